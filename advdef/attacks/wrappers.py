@@ -1,0 +1,58 @@
+"""Wrappers of a model that make every attack, own or from a library, adaptive: BPDA and EOT."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["expectation", "replace_gradient", "straight_through"]
+
+
+class _ReplaceGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, carrier: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
+        return None, grads[0]
+
+
+def replace_gradient(value: Tensor, carrier: Tensor) -> Tensor:
+    """``value`` exactly (no rounding by adding and subtracting), with the gradient of ``carrier`` (same shape)."""
+    if value.shape != carrier.shape:
+        raise ValueError(f"value and carrier must have one shape, not {tuple(value.shape)} and {tuple(carrier.shape)}")
+    result: Tensor = _ReplaceGradient.apply(value, carrier)
+    return result
+
+
+class _StraightThrough(nn.Module):
+    def __init__(self, model: nn.Module, surrogate: nn.Module) -> None:
+        super().__init__()
+        self.model, self.surrogate = model, surrogate
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            value = self.model(images)
+        return replace_gradient(value, self.surrogate(images)) if torch.is_grad_enabled() else value
+
+
+def straight_through(model: nn.Module, surrogate: nn.Module) -> nn.Module:
+    """BPDA (https://arxiv.org/abs/1802.00420): the logits of ``model``, the gradient of ``surrogate``."""
+    return _StraightThrough(model, surrogate)
+
+
+class _Expectation(nn.Module):
+    def __init__(self, model: nn.Module, samples: int) -> None:
+        super().__init__()
+        self.model, self.samples = model, samples
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.stack([self.model(images) for _ in range(self.samples)]).mean(0)
+
+
+def expectation(model: nn.Module, samples: int) -> nn.Module:
+    """EOT (https://arxiv.org/abs/1707.07397): logits averaged over ``samples`` passes of a randomised model."""
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, not {samples}")
+    return _Expectation(model, samples)

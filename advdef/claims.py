@@ -1,0 +1,106 @@
+"""Claims of the papers and how a run decides them."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import resources
+from typing import Any, Literal
+
+import yaml
+
+from advdef.statistics import Interval
+
+__all__ = ["Claim", "Condition", "Verdict", "VerdictWord", "claims", "decide"]
+
+VerdictWord = Literal["supported", "partly", "not supported", "not testable here"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of a paper that a run can decide. ``source`` says where it stands: "paper" or "inferred"."""
+
+    id: str
+    paper: str
+    sentence: str
+    source: Literal["paper", "inferred"]
+    decided_by: str
+    datasets: tuple[str, ...] = ()  # empty: any
+
+    def about(self, dataset: str) -> bool:
+        """Whether the claim speaks of this data set."""
+        return not self.datasets or dataset in self.datasets
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One thing that must hold for a claim, with the number that decides it."""
+
+    what: str
+    holds: bool
+    number: str
+
+    @classmethod
+    def overlaps(cls, what: str, interval: Interval, low: float, high: float) -> "Condition":
+        """The 95 % interval has a point in common with [low, high]."""
+        return cls(what, interval.low <= high and interval.high >= low, f"{interval:+}")
+
+    @classmethod
+    def above(cls, what: str, interval: Interval, bound: float) -> "Condition":
+        """The whole 95 % interval lies above ``bound``."""
+        return cls(what, interval.low > bound, f"{interval:+}")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim with the word that its conditions give and the numbers behind it."""
+
+    claim: Claim
+    dataset: str
+    word: VerdictWord
+    conditions: tuple[Condition, ...]
+    summary: str = ""
+
+    @property
+    def evidence(self) -> str:
+        """One line: how many conditions hold, and the summary, or the conditions with their numbers."""
+        if self.word == "not testable here":
+            return f"the claim is about {', '.join(self.claim.datasets)}" if self.conditions else "nothing was measured"
+        held = sum(c.holds for c in self.conditions)
+        listed = "; ".join(f"{c.what}: {c.number}" + ("" if c.holds else " (fails)") for c in self.conditions)
+        return f"{held} of {len(self.conditions)} conditions hold; {self.summary or listed}"
+
+    def as_record(self) -> dict[str, Any]:
+        """JSON form for the record file."""
+        return {
+            "claim": self.claim.id,
+            "sentence": self.claim.sentence,
+            "source": self.claim.source,
+            "verdict": self.word,
+            "evidence": self.evidence,
+            "conditions": [asdict(c) for c in self.conditions],
+        }
+
+
+def claims(paper: str) -> dict[str, Claim]:
+    """The claims of one paper by id; raises ValueError for an unknown paper, listing what exists."""
+    table = yaml.safe_load(resources.files("advdef").joinpath("claims.yml").read_text("utf-8"))
+    found = {row["id"]: Claim(**{**row, "datasets": tuple(row.get("datasets", ()))}) for row in table if row["paper"] == paper}
+    if not found:
+        raise ValueError(f"no claims of {paper!r}; papers: {', '.join(sorted({row['paper'] for row in table}))}")
+    return found
+
+
+def decide(claim: Claim, dataset: str, conditions: Sequence[Condition], *, summary: str = "") -> Verdict:
+    """Supported when every condition holds, not supported when none does, partly in between.
+
+    ``summary`` replaces the list of conditions in the one-line evidence.
+    Not testable here when the claim is about other data sets, or when nothing was measured.
+    """
+    held = sum(condition.holds for condition in conditions)
+    word: VerdictWord
+    if not conditions or not claim.about(dataset):
+        word = "not testable here"
+    elif held == len(conditions):
+        word = "supported"
+    else:
+        word = "partly" if held else "not supported"
+    return Verdict(claim, dataset, word, tuple(conditions), summary)

@@ -1,0 +1,6 @@
+"""Defences: one module per paper, each a :class:`~advdef.defenses.base.Defense`."""
+
+from advdef.defenses.base import Defense, Undefended
+from advdef.defenses.quantization import Quantized, Quantizer, kmeans_thresholds, train_quantized
+
+__all__ = ["Defense", "Quantized", "Quantizer", "Undefended", "kmeans_thresholds", "train_quantized"]

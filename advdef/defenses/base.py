@@ -1,0 +1,57 @@
+"""What every defence is: a module as deployed, and what an attacker who knows it needs."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from advdef.attacks.suites import Suite
+
+__all__ = ["Defense", "Undefended"]
+
+
+class Defense(nn.Module, ABC):
+    """Images (N, C, H, W) in [0, 1] -> logits (N, classes), as deployed: hard decisions included, no label taken."""
+
+    @property
+    @abstractmethod
+    def classifier(self) -> nn.Module:
+        """The bare model that an attacker who ignores the defence crafts on."""
+
+    @property
+    def network(self) -> nn.Module:
+        """The module whose forward and backward passes are counted as the cost of an attack."""
+        return self.classifier
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of the deployed defence."""
+
+    def surrogates(self) -> dict[str, nn.Module]:
+        """Differentiable stand-ins, by name. Adaptive attacks run on these and are judged on the defence itself.
+
+        A stand-in should have the defence's own values and only another gradient (see
+        :func:`advdef.attacks.straight_through`), so that its best iterate is the defence's best iterate.
+        """
+        return {}
+
+    def adaptive_attacks(self, eps: float) -> Suite:
+        """Attacks that exist only because of this defence; they are called with the defence as their model."""
+        return {}
+
+
+class Undefended(Defense):
+    """The classifier alone: every threat model is the same attack on it."""
+
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self._classifier = classifier
+
+    @property
+    def classifier(self) -> nn.Module:
+        """The classifier itself."""
+        return self._classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of the classifier."""
+        logits: Tensor = self._classifier(images)
+        return logits

@@ -1,0 +1,320 @@
+"""QuSecNets: constant (CQ) and trainable (TQ) input quantisation, https://arxiv.org/abs/1811.01437.
+
+Only the paper's abstract was available. The layer "as released" follows the code its second author published; the clean
+layer, the training schemes and the adaptive attacks are our reconstruction. A deterministic, known, piecewise-constant
+map hides no decision function: it only zeroes gradients (https://arxiv.org/abs/1802.00420).
+"""
+
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from advdef.attacks.gradient import pgd
+from advdef.attacks.level_space import level_space
+from advdef.attacks.suites import Suite
+from advdef.attacks.wrappers import replace_gradient
+from advdef.data import Split
+from advdef.defenses.base import Defense
+from advdef.training import fit
+
+__all__ = ["Mode", "Quantized", "Quantizer", "Scheme", "kmeans_thresholds", "train_quantized"]
+
+Mode = Literal["hard", "soft", "straight_through"]
+Scheme = Literal["joint", "alternating", "frozen"]
+
+
+class Quantizer(nn.Module):
+    """Pixels in [0, 1] -> ``levels`` values in [0, 1], elementwise: a sum of N - 1 steps at learnable thresholds.
+
+    ``soft``: (1/K) sum_i sigmoid(h (x - t_i)); ``hard``: (1/K) sum_i 1[x > t_i]; ``straight_through``: the value of
+    hard, the gradient of soft; with K = N - 1 and t_i = i/N, i = 1..K. With ``channels`` each channel has its own
+    thresholds (C, K), else one set (K,) serves all pixels.
+
+    ``released=True`` is the layer of the second author's code instead: K = N thresholds, the last one at 1.0, divided
+    by N - 1 and clipped to [0, 1]; it is soft only, and its clip zeroes every gradient above 1 - 1/(2N).
+
+    Raises ValueError for fewer than two levels, a hardness that is not positive, or thresholds of a wrong shape.
+
+    >>> Quantizer(4)(torch.tensor([0.1, 0.3, 0.6, 0.9]))
+    tensor([0.0000, 0.3333, 0.6667, 1.0000])
+    """
+
+    def __init__(
+        self,
+        levels: int,
+        *,
+        mode: Mode = "hard",
+        hardness: float = 10.0,
+        trainable: bool = False,
+        channels: int | None = None,
+        thresholds: Tensor | None = None,
+        released: bool = False,
+    ) -> None:
+        super().__init__()
+        if levels < 2:
+            raise ValueError(f"a quantiser needs at least 2 levels, not {levels}")
+        if hardness <= 0:
+            raise ValueError(f"hardness must be positive, not {hardness}")
+        if released and mode != "soft":
+            raise ValueError(f"the released layer is soft; mode {mode!r} does not exist for it")
+        count = levels if released else levels - 1
+        shape = (count,) if channels is None else (channels, count)
+        if thresholds is None:
+            thresholds = (torch.arange(1, count + 1) / levels).expand(shape)
+        if thresholds.shape != shape:
+            raise ValueError(f"{levels} levels need thresholds of shape {shape}, not {tuple(thresholds.shape)}")
+        self.levels, self.mode, self.released, self.trainable = levels, mode, released, trainable
+        self.thresholds = nn.Parameter(thresholds.clone().float(), requires_grad=trainable)
+        self.register_buffer("hardness", torch.tensor(float(hardness)))
+        self.hardness: Tensor
+
+    def extra_repr(self) -> str:
+        """The arguments, so that two quantisers print alike only if they are built alike."""
+        values = [round(v, 6) for v in self.thresholds.detach().flatten().tolist()]
+        return (
+            f"levels={self.levels}, mode={self.mode}, hardness={float(self.hardness):g}, trainable={self.trainable}, "
+            f"released={self.released}, thresholds={values}"
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Quantised pixels, shape of ``images``."""
+        if self.mode == "soft":
+            return self.soft(images)
+        hard = self.hard(images)
+        return replace_gradient(hard, self.soft(images)) if self.mode == "straight_through" else hard
+
+    def soft(self, images: Tensor, hardness: float | Tensor | None = None, *, clip: bool = True) -> Tensor:
+        """Sum of logistic steps at ``hardness`` (default: the layer's own); ``clip`` matters to the released layer."""
+        slope = self.hardness if hardness is None else hardness
+        total = torch.zeros_like(images)
+        for threshold in self._per_channel().unbind(-1):
+            total = total + torch.sigmoid(slope * (images - threshold))
+        total = total / (self.levels - 1)
+        return total.clamp(0, 1) if self.released and clip else total
+
+    def hard(self, images: Tensor) -> Tensor:
+        """Limit of ``soft`` at infinite hardness; its gradient is zero everywhere and autograd sees none."""
+        return self._count(images).to(images.dtype) / self._steps
+
+    def interval(self, images: Tensor, eps: float | Tensor) -> tuple[Tensor, Tensor]:
+        """Lowest and highest level each pixel can reach within ``eps`` (a number, or (N, 1, 1, 1)) and [0, 1]."""
+        return self.hard((images - eps).clamp(min=0)), self.hard((images + eps).clamp(max=1))
+
+    def snap(self, levels: Tensor) -> Tensor:
+        """The nearest of the equally spaced output levels."""
+        return torch.round(levels * self._steps) / self._steps
+
+    def preimage(self, images: Tensor, levels: Tensor) -> Tensor:
+        """The pixel value nearest to ``images`` that is mapped exactly to ``levels``.
+
+        Raises ValueError when a level is empty (two thresholds coincide, or one lies outside (0, 1)).
+        """
+        index, own = torch.round(levels * self._steps).long(), self._count(images)
+        ordered = self._per_channel().detach().sort(-1).values.expand(1, images.shape[1], 1, 1, -1)
+        # cell k is (t_k, t_k+1]: entered from below just above t_k, from above exactly at t_k+1
+        above = torch.nextafter(ordered, torch.full_like(ordered, 2.0)).expand(*images.shape, -1)
+        enter_up = above.gather(-1, (index - 1).clamp(min=0)[..., None])[..., 0]
+        enter_down = ordered.expand(*images.shape, -1).gather(-1, index.clamp(max=self._steps - 1)[..., None])[..., 0]
+        result = torch.where(index > own, enter_up, torch.where(index < own, enter_down, images))
+        if not torch.equal(self.hard(result), self.snap(levels)):
+            raise ValueError("some levels have no pre-image: thresholds coincide or lie outside (0, 1)")
+        return result
+
+    def set_hardness(self, hardness: float) -> None:
+        """Set the slope of the soft steps (per unit of pixel value)."""
+        self.hardness.fill_(hardness)
+
+    @property
+    def _steps(self) -> int:
+        return self.thresholds.shape[-1]
+
+    def _per_channel(self) -> Tensor:
+        """Thresholds that broadcast against (N, C, H, W) when one of them is taken from the last axis."""
+        return self.thresholds if self.thresholds.dim() == 1 else self.thresholds[None, :, None, None, :]
+
+    def _count(self, images: Tensor) -> Tensor:
+        """Number of thresholds strictly below each pixel."""
+        with torch.no_grad():
+            if self.thresholds.dim() == 1:
+                return torch.bucketize(images.detach().contiguous(), self.thresholds.sort().values)
+            return torch.stack(
+                [
+                    torch.bucketize(images[:, c].detach().contiguous(), self.thresholds[c].sort().values)
+                    for c in range(len(self.thresholds))
+                ],
+                1,
+            )
+
+
+class Quantized(Defense):
+    """A network behind a quantiser. ``undefended`` is the twin that an oblivious attacker crafts on (default: the
+    network itself, fed with raw pixels)."""
+
+    def __init__(self, network: nn.Module, quantizer: Quantizer, *, undefended: nn.Module | None = None) -> None:
+        super().__init__()
+        self._network, self.quantizer = network, quantizer
+        self.undefended = undefended
+
+    @property
+    def network(self) -> nn.Module:
+        """The network behind the quantiser."""
+        return self._network
+
+    @property
+    def classifier(self) -> nn.Module:
+        """The undefended twin if one is known, else the network behind the quantiser."""
+        return self._network if self.undefended is None else self.undefended
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of the network on quantised images."""
+        logits: Tensor = self._network(self.quantizer(images))
+        return logits
+
+    def surrogates(self) -> dict[str, nn.Module]:
+        """The deployed value with the gradient of the identity, or of a soft quantiser at hardness 5 or 20."""
+        return {"identity": self.surrogate("identity"), "soft 5": self.surrogate(5.0), "soft 20": self.surrogate(20.0)}
+
+    def surrogate(self, backward: float | Literal["identity"]) -> nn.Module:
+        """BPDA at the quantiser: its value forward; backward the identity, or its soft form at a given hardness."""
+        return _Surrogate(self, backward)
+
+    def adaptive_attacks(self, eps: float) -> Suite:
+        """Annealed BPDA for every layer; the level-space attack where the deployed layer is hard."""
+        suite = {"annealed BPDA": partial(annealed)}
+        if self.quantizer.mode != "soft":
+            suite["level-space"] = partial(level_space, network=self._network, quantizer=self.quantizer)
+        return suite
+
+
+class _Surrogate(nn.Module):
+    def __init__(self, defence: Quantized, backward: float | Literal["identity"]) -> None:
+        super().__init__()
+        self.network, self.quantizer, self.backward = defence.network, defence.quantizer, backward
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            value = self.quantizer(images)
+        if torch.is_grad_enabled():
+            soft = images if self.backward == "identity" else self.quantizer.soft(images, self.backward, clip=False)
+            value = replace_gradient(value, soft)
+        logits: Tensor = self.network(value)
+        return logits
+
+
+def annealed(
+    model: Quantized,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    steps: int = 40,
+    hardness: tuple[float, ...] = (5.0, 10.0, 20.0, 50.0),
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """BPDA whose soft surrogate hardens during the attack: ``steps`` in all, each stage starts where the last ended."""
+    point = None
+    for slope in hardness:
+        point = pgd(
+            model.surrogate(slope),
+            images,
+            labels,
+            eps=eps,
+            steps=max(1, steps // len(hardness)),
+            loss="margin",
+            start=point,
+            stop_early=True,
+            generator=generator,
+        )
+    assert point is not None
+    return point
+
+
+def kmeans_thresholds(split: Split, levels: int, *, channels: int | None = None, iterations: int = 50) -> Tensor:
+    """Lloyd-Max thresholds of the training pixels: midpoints between 1-D k-means centres, (K,) or (channels, K).
+
+    The control that learned thresholds must beat: fitted to the pixels, blind to the labels. Exact on the 256-bin
+    histogram; centres start equally spaced, and a centre without pixels stays where it is.
+    """
+    per_channel = split.images.transpose(0, 1).flatten(1) if channels else split.images.flatten()[None]
+    values = torch.arange(256, device=split.images.device) / 255
+    thresholds = []
+    for pixels in per_channel:
+        weights = torch.bincount(pixels.long(), minlength=256).float()
+        centres = (torch.arange(levels, device=values.device) + 0.5) / levels
+        for _ in range(iterations):
+            owner = torch.bucketize(values, (centres[1:] + centres[:-1]) / 2)
+            mass = torch.zeros(levels, device=values.device).index_add_(0, owner, weights)
+            total = torch.zeros(levels, device=values.device).index_add_(0, owner, weights * values)
+            centres = torch.where(mass > 0, total / mass.clamp(min=1), centres)
+        thresholds.append((centres[1:] + centres[:-1]) / 2)
+    return torch.stack(thresholds) if channels else thresholds[0]
+
+
+def train_quantized(
+    model: Quantized,
+    split: Split,
+    *,
+    epochs: int,
+    generator: torch.Generator,
+    scheme: Scheme = "joint",
+    hardness: tuple[float, float] | None = (10.0, 200.0),
+    threshold_rate: float = 1e-2,
+    finetune_epochs: int = 1,
+    **options: Any,
+) -> dict[str, Tensor]:
+    """Train the network behind a quantiser and, in the schemes "joint" and "alternating", its thresholds.
+
+    While thresholds are learned the layer is soft and its hardness grows geometrically between the two values of
+    ``hardness`` (None: it stays as it is); "alternating" trains the network in even epochs and the thresholds in odd
+    ones. The last ``finetune_epochs`` of the ``epochs`` train the network alone behind the hard layer as deployed, which
+    removes the mismatch between soft and hard. "frozen" trains the network behind the deployed layer all the time.
+
+    Returns ``{"thresholds": (epochs + 1, ...)}``, their values before training and after each epoch of it. Raises
+    ValueError for a trainable scheme on a quantiser that is not trainable (its thresholds would silently stay), or with
+    no epoch left to learn in.
+    """
+    quantizer, deployed = model.quantizer, model.quantizer.mode
+    learning = scheme != "frozen"
+    if learning and not quantizer.trainable:
+        raise ValueError(f"scheme {scheme!r} needs Quantizer(trainable=True): these thresholds would never move")
+    finetuning = finetune_epochs if learning and deployed != "soft" else 0
+    epochs -= finetuning
+    if epochs < (2 if scheme == "alternating" else 1):
+        raise ValueError(f"{finetuning} of {epochs + finetuning} epochs fine-tune: too few are left to learn thresholds")
+    weights = list(model.network.parameters())
+    trajectory = [quantizer.thresholds.detach().clone()]
+
+    def before_epoch(epoch: int) -> None:
+        if epoch:
+            trajectory.append(quantizer.thresholds.detach().clone())
+        if learning and hardness is not None:
+            quantizer.set_hardness(hardness[0] * (hardness[1] / hardness[0]) ** (epoch / max(1, epochs - 1)))
+        for parameter in weights:
+            parameter.requires_grad_(scheme != "alternating" or epoch % 2 == 0)
+        quantizer.thresholds.requires_grad_(learning and (scheme == "joint" or epoch % 2 == 1))
+
+    def after_step() -> None:
+        if learning and not quantizer.released:
+            with torch.no_grad():
+                quantizer.thresholds.clamp_(0.02, 0.98)
+
+    groups: list[dict[str, Any]] = [{"params": weights}]
+    if learning:
+        quantizer.mode = "soft"
+        groups.append({"params": [quantizer.thresholds], "lr": threshold_rate})
+    try:
+        fit(
+            model, split, epochs=epochs, generator=generator, parameters=groups,
+            before_epoch=before_epoch, after_step=after_step, **options,
+        )  # fmt: skip
+    finally:
+        quantizer.mode = deployed
+        for parameter in weights:
+            parameter.requires_grad_(True)
+        quantizer.thresholds.requires_grad_(quantizer.trainable)
+    trajectory.append(quantizer.thresholds.detach().clone())
+    if finetuning:
+        fit(model, split, epochs=finetuning, generator=generator, parameters=weights, **options)
+    return {"thresholds": torch.stack(trajectory)}

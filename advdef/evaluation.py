@@ -1,0 +1,258 @@
+"""Three threat models, judged on the deployed defence, with the worst case per image.
+
+``oblivious``: crafted on the bare classifier, replayed on the defence. ``direct``: through the deployed defence with
+plain autograd. ``adaptive``: through its surrogates, with its own attacks, by transfer and without gradients; it
+includes what the other two found. An image counts as robust under a threat model when nothing tried there broke it.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from advdef.attacks._common import borrowed, check_labels, validate
+from advdef.attacks.suites import Attack, Suite, stopping
+from advdef.defenses.base import Defense
+from advdef.statistics import Interval, wilson
+
+__all__ = [
+    "Attempt",
+    "Finding",
+    "Outcome",
+    "Threat",
+    "UnsoundAttack",
+    "accuracy",
+    "adaptive",
+    "correct",
+    "direct",
+    "evaluate",
+    "evaluate_curve",
+    "oblivious",
+]
+
+Threat = Literal["clean", "oblivious", "direct", "adaptive"]
+
+
+class UnsoundAttack(RuntimeError):
+    """An attack returned images outside its budget or [0, 1], or not finite: no number may come from it."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attack on one target: what is crafted on. Success is always judged on the defence."""
+
+    name: str
+    attack: Attack
+    target: nn.Module
+
+
+def oblivious(defence: Defense, suite: Suite) -> list[Attempt]:
+    """The suite on the bare classifier."""
+    return [Attempt(name, attack, defence.classifier) for name, attack in suite.items()]
+
+
+def direct(defence: Defense, suite: Suite) -> list[Attempt]:
+    """The suite on the deployed defence, with whatever gradient autograd finds there."""
+    return [Attempt(name, attack, defence) for name, attack in stopping(suite).items()]
+
+
+def adaptive(
+    defence: Defense, suite: Suite, *, eps: float, transfer: Mapping[str, nn.Module] | None = None, extra: Suite | None = None
+) -> list[Attempt]:
+    """The suite on every surrogate (on the defence itself when it has none), then the defence's own attacks, then
+    ``extra`` attacks on the deployed defence (gradient-free ones), then the suite replayed from ``transfer`` models."""
+    targets = defence.surrogates() or {"defence": defence}
+    own = defence.adaptive_attacks(eps)
+    attempts = [
+        Attempt(f"{name} through {label}", attack, target)
+        for label, target in targets.items()
+        for name, attack in stopping(suite).items()
+    ]
+    attempts += [Attempt(name, attack, defence) for name, attack in {**own, **(extra or {})}.items()]
+    for label, source in (transfer or {}).items():
+        attempts += [Attempt(f"{name} from {label}", attack, source) for name, attack in suite.items()]
+    return attempts
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one attempt did: images it was tried on and broke, (N,) booleans; its cost."""
+
+    name: str
+    tried: Tensor
+    broken: Tensor
+    seconds: float
+    forwards: int
+    backwards: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of one threat model at one eps on N images."""
+
+    eps: float
+    clean: Tensor  # (N,) correct without an attack
+    robust: Tensor  # (N,) correct under everything tried
+    adversarial: Tensor  # (N, C, H, W) what broke each image first, else the image itself
+    findings: tuple[Finding, ...] = field(default=())
+
+    @property
+    def interval(self) -> Interval:
+        """Robust accuracy with its Wilson interval."""
+        return wilson(int(self.robust.sum()), len(self.robust))
+
+    def survivors(self, attack: str) -> Tensor:
+        """(N,) correct under one attack alone; raises ValueError if that attack did not see every correct image."""
+        finding = next((f for f in self.findings if f.name == attack), None)
+        if finding is None:
+            raise ValueError(f"no attack {attack!r}; tried: {', '.join(f.name for f in self.findings)}")
+        if not torch.equal(finding.tried, self.clean):
+            raise ValueError(f"{attack!r} was tried only on what others left; evaluate with exhaustive=True")
+        return self.clean & ~finding.broken
+
+    def unique_breaks(self) -> dict[str, int]:
+        """Images that one attack alone broke, by attack. After a working-set run: what the attacks before it left."""
+        total = sum((f.broken.int() for f in self.findings), torch.zeros_like(self.clean, dtype=torch.int))
+        return {f.name: int((f.broken & (total == 1)).sum()) for f in self.findings}
+
+
+def correct(model: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = 500) -> Tensor:
+    """(N,) booleans: images (N, C, H, W) in [0, 1] that ``model`` classifies as their label."""
+    with borrowed(model), torch.no_grad():
+        hits = []
+        for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+            logits = model(x)
+            check_labels(y, logits)
+            hits.append(logits.argmax(1) == y)
+    return torch.cat(hits)
+
+
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> Interval:
+    """Clean accuracy with its Wilson interval."""
+    hits = correct(model, images, labels)
+    return wilson(int(hits.sum()), len(hits))
+
+
+def evaluate(
+    defence: Defense,
+    attempts: Iterable[Attempt],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    generator: torch.Generator,
+    known: Outcome | None = None,
+    exhaustive: bool = False,
+    batch_size: int = 250,
+    progress: bool = False,
+) -> Outcome:
+    """Run the attempts in order and judge each result on ``defence``.
+
+    Images (N, C, H, W) in [0, 1], labels (N,). An image leaves the working set once broken, so put cheap attacks first;
+    ``exhaustive`` tries every attack on every correct image instead, for tables of single attacks. ``known`` is an
+    earlier outcome on the same images at the same or a smaller eps: what it broke stays broken (so ``adaptive`` contains
+    ``direct`` and ``oblivious``, and a curve over eps falls). Raises UnsoundAttack when an attack leaves its budget.
+    """
+    validate(images, labels, eps)
+    if known is not None and (known.eps > eps or len(known.clean) != len(images)):
+        raise ValueError(f"known is for eps {known.eps:g} and {len(known.clean)} images: not contained in this evaluation")
+    clean = correct(defence, images, labels)
+    robust = clean.clone() if known is None else known.robust.clone()
+    adversarial = images.clone() if known is None else known.adversarial.clone()
+    findings = []
+    for attempt in tqdm(list(attempts), disable=not progress, unit="attack", leave=False):
+        tried = clean if exhaustive else robust
+        rows = torch.nonzero(tried)[:, 0]
+        broken = torch.zeros_like(clean)
+        started = time.perf_counter()
+        with _counted(attempt.target) as passes:
+            for part in rows.split(batch_size) if len(rows) else ():
+                found = attempt.attack(attempt.target, images[part], labels[part], eps=eps, generator=generator)
+                _check_sound(attempt.name, images[part], found, eps)
+                wins = ~correct(defence, found, labels[part])
+                broken[part] = wins
+                first = wins & robust[part]
+                adversarial[part[first]] = found[first]
+                robust[part] = robust[part] & ~wins
+        seconds = time.perf_counter() - started
+        findings.append(Finding(attempt.name, tried.clone(), broken, seconds, passes["forward"], passes["backward"]))
+    return Outcome(eps, clean, robust, adversarial, tuple(findings))
+
+
+def evaluate_curve(
+    defence: Defense,
+    attempts: Mapping[float, list[Attempt]],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    generator: torch.Generator,
+    known: Mapping[float, Outcome] | None = None,
+    batch_size: int = 250,
+    progress: bool = False,
+) -> dict[float, Outcome]:
+    """Robust accuracy over eps: one evaluation per eps in ascending order, each on what smaller eps left.
+
+    ``attempts`` maps eps to what is tried there; ``known`` may hold outcomes of weaker threat models per eps, whose
+    breaks count too.
+    """
+    outcomes: dict[float, Outcome] = {}
+    previous: Outcome | None = None
+    for eps in sorted(attempts):
+        before = [o for o in (previous, (known or {}).get(eps)) if o is not None]
+        previous = outcomes[eps] = evaluate(
+            defence,
+            attempts[eps],
+            images,
+            labels,
+            eps=eps,
+            generator=generator,
+            known=_merge(before, eps) if before else None,
+            batch_size=batch_size,
+            progress=progress,
+        )
+    return outcomes
+
+
+def _merge(outcomes: list[Outcome], eps: float) -> Outcome:
+    """What either outcome broke, as an outcome at ``eps``."""
+    first, *rest = outcomes
+    robust, adversarial = first.robust.clone(), first.adversarial.clone()
+    for other in rest:
+        new = robust & ~other.robust
+        adversarial[new] = other.adversarial[new]
+        robust &= other.robust
+    return Outcome(eps, first.clean, robust, adversarial)
+
+
+def _check_sound(name: str, images: Tensor, found: Tensor, eps: float) -> None:
+    if found.shape != images.shape or not bool(torch.isfinite(found).all()):
+        raise UnsoundAttack(f"{name} returned images of shape {tuple(found.shape)}, or not finite")
+    moved, low, high = float((found - images).abs().max()), float(found.min()), float(found.max())
+    if moved > eps + 1e-6 or low < 0 or high > 1:
+        raise UnsoundAttack(f"{name} moved pixels by {moved:g} (eps {eps:g}) into [{low:g}, {high:g}]")
+
+
+@contextmanager
+def _counted(target: nn.Module) -> Iterator[dict[str, int]]:
+    """Count images through ``target.network`` (``target`` itself where it names none), forward and backward."""
+    passes = {"forward": 0, "backward": 0}
+    network = getattr(target, "network", target)
+
+    def backward(gradient: Tensor) -> None:
+        passes["backward"] += len(gradient)
+
+    def forward(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        passes["forward"] += len(output)
+        if output.requires_grad:
+            output.register_hook(backward)
+
+    handle = network.register_forward_hook(forward)
+    try:
+        yield passes
+    finally:
+        handle.remove()

@@ -1,0 +1,124 @@
+"""Renders the site with jupyter-book from notebooks that have already been executed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from advdef.notebookfile import LANGUAGE, read_executed, without_injected, write
+from advdef.repository import Repository
+
+__all__ = ["SiteError", "assemble", "render", "toc_files", "warnings_in"]
+
+# jupyter-book 1 has no __main__ module.
+_JUPYTER_BOOK = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
+_SUFFIXES = (".md", ".ipynb", ".rst", "")
+_WARNING = re.compile(r"\b(WARNING|ERROR|CRITICAL|Error|Exception)\b")
+_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_SHOWN = 20
+
+
+class SiteError(RuntimeError):
+    """The site could not be rendered; the message names the log and shows its warnings."""
+
+
+def render(repository: Repository, destination: Path, *, notebooks: Mapping[str, Path] | None = None) -> Path:
+    """Render the site into ``destination/site`` and return its first page.
+
+    `notebooks` maps a committed notebook's file name to an executed one that takes its place. Nothing is executed,
+    and a warning is an error (`SiteError`). The sources stay in ``destination/source``, what jupyter-book said in
+    ``destination/site.log``; an earlier site is replaced only by a complete one.
+    """
+    source, output, log = (destination / name for name in ("source", "site.partial", "site.log"))
+    assemble(repository, source, notebooks=notebooks or {})
+    # A kept build folder would hide warnings: pages that have not changed are not read again.
+    shutil.rmtree(output, ignore_errors=True)
+    options = ["-W", "-n", "--keep-going", "--path-output", str(output)]
+    command = [sys.executable, "-c", _JUPYTER_BOOK, "build", *options, str(source)]
+    with log.open("wb") as stream:
+        finished = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, cwd=destination, check=False)
+    pages = output / "_build" / "html"
+    if finished.returncode or not (pages / "index.html").is_file():
+        found = warnings_in(log.read_text(errors="replace"), source) or ["no warning in the log"]
+        more = [f"... and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
+        raise SiteError("\n  ".join([f"jupyter-book failed; its output is in {log}", *found[:_SHOWN], *more]))
+    site = destination / "site"
+    shutil.rmtree(site, ignore_errors=True)
+    os.replace(pages, site)
+    shutil.rmtree(output)
+    return site / "index.html"
+
+
+def assemble(repository: Repository, target: Path, *, notebooks: Mapping[str, Path]) -> None:
+    """Copy what the site is made of to `target`, at the same relative paths, with the notebooks as ``.ipynb`` only.
+
+    The configuration is told not to execute anything.
+    """
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    root = repository.root
+    shutil.copyfile(root / "_toc.yml", target / "_toc.yml")
+    config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8")) or {}
+    config["execute"] = {"execute_notebooks": "off"}
+    (target / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    if (root / "book").is_dir():
+        ignored = shutil.ignore_patterns("_build", ".ipynb_checkpoints", "__pycache__")
+        shutil.copytree(root / "book", target / "book", ignore=ignored)
+    for entry in toc_files(yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))):
+        _copy_page(root, target, entry, notebooks)
+
+
+def toc_files(toc: Any) -> list[str]:
+    """The files that a table of contents names, in its order.
+
+    >>> toc_files({"format": "jb-book", "root": "book/intro", "parts": [{"chapters": [{"file": "notebooks/01_a"}]}]})
+    ['book/intro', 'notebooks/01_a']
+    """
+    return list(_toc_files(toc))
+
+
+def warnings_in(log: str, source: Path) -> list[str]:
+    """The lines of jupyter-book's output that tell what is wrong, with paths relative to `source`."""
+    lines = (_ANSI.sub("", line).replace(f"{source}{os.sep}", "").strip() for line in log.splitlines())
+    return list(dict.fromkeys(line for line in lines if _WARNING.search(line)))
+
+
+def _toc_files(node: Any) -> Iterator[str]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            if key in ("root", "file") and isinstance(value, str):
+                yield value
+            else:
+                yield from _toc_files(value)
+    elif isinstance(node, list):
+        for item in node:
+            yield from _toc_files(item)
+
+
+def _copy_page(root: Path, target: Path, entry: str, notebooks: Mapping[str, Path]) -> None:
+    if entry.startswith("notebooks/"):
+        name = entry.removesuffix(".ipynb").removesuffix(".py") + ".ipynb"
+        page = notebooks.get(Path(name).name, root / name)
+        if not page.is_file():
+            raise SiteError(f"_toc.yml names {entry}, but there is neither an executed nor a committed {name}")
+        notebook = without_injected(read_executed(page))
+        # Only an executed notebook says how its code is to be coloured, and without that there is a warning.
+        notebook.metadata.setdefault("language_info", LANGUAGE)
+        write(notebook, target / name)
+        return
+    for suffix in _SUFFIXES:
+        page = root / f"{entry}{suffix}"
+        if page.is_file():
+            copy = target / f"{entry}{suffix}"
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(page, copy)
+            return
+    raise SiteError(f"_toc.yml names {entry}, but there is no such file")

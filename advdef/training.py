@@ -1,0 +1,127 @@
+"""One fit loop for every classifier and defence; what is minimised is a function."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from advdef.attacks.gradient import pgd
+from advdef.data import Split
+
+__all__ = ["Objective", "TrainingDiverged", "fit", "train_adversarial", "train_standard"]
+
+Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""``objective(model, images, labels)`` -> scalar loss; images (N, C, H, W) in [0, 1]."""
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss became NaN or infinite; the message says in which epoch."""
+
+
+def cross_entropy(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Plain cross-entropy on clean images."""
+    return F.cross_entropy(model(images).float(), labels)
+
+
+def fit(
+    model: nn.Module,
+    split: Split,
+    *,
+    epochs: int,
+    generator: torch.Generator,
+    objective: Objective = cross_entropy,
+    parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]] | None = None,
+    learning_rate: float = 1e-3,
+    schedule: Literal["constant", "cosine"] = "constant",
+    batch_size: int = 128,
+    shift: int = 0,
+    flip: bool = False,
+    before_epoch: Callable[[int], None] | None = None,
+    after_step: Callable[[], None] | None = None,
+    progress: bool = False,
+) -> list[float]:
+    """Train with Adam and return the mean loss of each epoch.
+
+    ``parameters`` are Adam's groups (default: all of the model's). ``before_epoch(e)`` runs before epoch e, where a
+    scheme changes hardness or freezes a part; ``after_step()`` runs after each update, where a constraint is restored.
+    ``shift`` and ``flip`` augment (see :meth:`advdef.data.Split.batches`). The model is left in evaluation mode.
+
+    Raises TrainingDiverged when the loss of an epoch is not finite, ValueError for fewer than one epoch.
+    """
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, not {epochs}")
+    on_cuda = split.images.is_cuda
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.Adam(model.parameters() if parameters is None else parameters, lr=learning_rate)
+    total = epochs * math.ceil(len(split) / batch_size)
+    decay = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: 1.0 if schedule == "constant" else 0.5 * (1 + math.cos(math.pi * step / total))
+    )
+    losses: list[float] = []
+    with tqdm(total=total, disable=not progress, unit="step", leave=False) as bar:
+        for epoch in range(epochs):
+            if before_epoch is not None:
+                before_epoch(epoch)
+            model.train()
+            summed = torch.zeros((), device=split.images.device)
+            batches = split.batches(batch_size, shuffle=True, generator=generator, shift=shift, flip=flip)
+            for images, labels in batches:
+                # bfloat16 only where it is safe to assume it is fast; attacks and evaluation stay in float32
+                with torch.autocast(images.device.type, torch.bfloat16, enabled=on_cuda):
+                    loss = objective(model, images.contiguous(memory_format=torch.channels_last), labels)
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                decay.step()
+                if after_step is not None:
+                    after_step()
+                summed += loss.detach() * len(labels)
+                bar.update()
+            losses.append(float(summed) / len(split))
+            if not math.isfinite(losses[-1]):
+                raise TrainingDiverged(f"the loss is {losses[-1]} in epoch {epoch + 1} of {epochs}: lower learning_rate")
+            bar.set_postfix(loss=f"{losses[-1]:.3f}")
+    model.eval()
+    return losses
+
+
+def train_standard(model: nn.Module, split: Split, *, epochs: int, generator: torch.Generator, **options: Any) -> None:
+    """Cross-entropy on clean images; ``options`` go to :func:`fit`."""
+    fit(model, split, epochs=epochs, generator=generator, **options)
+
+
+def train_adversarial(
+    model: nn.Module,
+    split: Split,
+    *,
+    eps: float,
+    steps: int,
+    epochs: int,
+    generator: torch.Generator,
+    target: Callable[[nn.Module], nn.Module] = lambda model: model,
+    **options: Any,
+) -> None:
+    """PGD adversarial training (https://arxiv.org/abs/1706.06083): cross-entropy on PGD examples of the current model.
+
+    ``target(model)`` is what the inner attack differentiates through (the model itself, or a surrogate of it when the
+    model has no useful gradient). ``eps`` grows linearly to its value over the first half of training, without which
+    small networks on binary-like images stay at chance; ``options`` go to :func:`fit`.
+    """
+    attacked = target(model)
+    ramp = 0.0
+
+    def before_epoch(epoch: int) -> None:
+        nonlocal ramp
+        ramp = min(1.0, (epoch + 1) / max(1, epochs // 2))
+
+    def objective(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        adversarial = pgd(attacked, images, labels, eps=eps * ramp, steps=steps, generator=generator)
+        return F.cross_entropy(model(adversarial).float(), labels)
+
+    fit(
+        model, split, epochs=epochs, generator=generator, objective=objective, before_epoch=before_epoch, **options
+    )

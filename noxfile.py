@@ -1,0 +1,97 @@
+"""The jobs of the project. ``nox -s reproduce`` (the default), ``tests``, ``book``, ``bench``, ``lint``.
+
+All of them share one virtual environment, ``.nox/advdef``, with the exact versions of ``constraints.txt``. It is
+installed once: a stamp in it says for which Python, place, ``pyproject.toml`` and ``constraints.txt`` it was made.
+Arguments after ``--`` go to the command that a job runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sys
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).resolve().parent
+ENVIRONMENT = ROOT / ".nox" / "advdef"
+STAMP = ENVIRONMENT / "advdef-stamp"
+INPUTS = ("pyproject.toml", "constraints.txt")
+EXTRAS = "book,test,eval,dev"
+OLDEST, NEWEST = (3, 11), (3, 13)
+
+# nox itself would make one environment per session; "none" leaves that to `environment`.
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["reproduce"]
+
+
+@nox.session
+def reproduce(session: nox.Session) -> None:
+    """Execute the notebooks, render the site, print the verdicts: ``nox -s reproduce -- --profile laptop``."""
+    _run(session, "advdef", "reproduce", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests and the examples in docstrings: ``nox -s tests -- -k cli``."""
+    _run(session, "pytest", *session.posargs)
+
+
+@nox.session
+def book(session: nox.Session) -> None:
+    """Render the site from the committed notebooks."""
+    _run(session, "advdef", "book", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure speed against other libraries in the same run."""
+    _run(session, "pytest", "-s", "--override-ini", "python_files=bench_*.py", "tests/benchmarks", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and types."""
+    _run(session, "ruff", "check", ".")
+    _run(session, "ruff", "format", "--check", ".")
+    _run(session, "mypy")
+
+
+def _run(session: nox.Session, command: str, *args: str) -> None:
+    """Run a command of the shared environment, which is first made when it is not up to date."""
+    scripts = environment(session)
+    session.env["VIRTUAL_ENV"] = str(ENVIRONMENT)
+    session.run(str(scripts / command), *args, external=True)
+
+
+def environment(session: nox.Session) -> Path:
+    """The folder of the shared environment's commands; installs it when the stamp says that something has changed."""
+    here = sys.version_info[:2]
+    if not OLDEST <= here <= NEWEST:
+        session.error(
+            f"advdef is tested on Python {_dotted(OLDEST)} to {_dotted(NEWEST)}, and nox runs on {_dotted(here)}; "
+            f"with another one: python{_dotted(NEWEST)} -m pip install nox && python{_dotted(NEWEST)} -m nox"
+        )
+    scripts = ENVIRONMENT / ("Scripts" if sys.platform == "win32" else "bin")
+    place = f"Python {_dotted(here)} in {ENVIRONMENT}"
+    stamp = f"{place}\n{hashlib.sha256(b''.join((ROOT / name).read_bytes() for name in INPUTS)).hexdigest()}\n"
+    found = STAMP.read_text(encoding="utf-8") if STAMP.is_file() else ""
+    if found == stamp:
+        return scripts
+    # Only an environment that was finished, for this Python and at this place, can be brought up to date.
+    if found.splitlines()[:1] != [place]:
+        shutil.rmtree(ENVIRONMENT, ignore_errors=True)
+        session.run_install(sys.executable, "-m", "virtualenv", "--quiet", str(ENVIRONMENT), external=True)
+    STAMP.unlink(missing_ok=True)
+    session.log("installing the environment (once; torch alone is some hundred megabytes)")
+    # One call: constraints fix the version of torch before anything that depends on it is resolved.
+    quiet = [] if sys.stderr.isatty() else ["--quiet"]
+    install = ["-m", "pip", "install", *quiet, "--disable-pip-version-check", "-c", "constraints.txt"]
+    session.run_install(str(scripts / "python"), *install, "-e", f".[{EXTRAS}]", external=True)
+    STAMP.write_text(stamp, encoding="utf-8")
+    return scripts
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))

@@ -1,0 +1,84 @@
+"""A small checkout in a temporary folder, for the tests of everything that works on one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import jupytext
+import nbformat
+
+from advdef.repository import Repository
+
+PARAMETERS = '# %% tags=["parameters"]\nprofile = "smoke"\ndataset = None\nseed = 0\ndevice = None\n'
+
+GOOD = f"""# %% [markdown]
+# # A notebook
+#
+# It has some words.
+
+{PARAMETERS}
+# %%
+import json, os, pathlib
+
+folder = pathlib.Path(os.environ["ADVDEF_RESULTS"]) / "good"
+folder.mkdir(parents=True, exist_ok=True)
+verdict = dict(claim="good-G1", sentence="It works.", verdict="supported", evidence=f"seed {{seed}}")
+record = dict(schema=1, paper="good", dataset="digits", profile=profile, verdicts=[verdict])
+_ = (folder / f"digits-{{profile}}.json").write_text(json.dumps(record))
+
+# %%
+seed + 1
+"""
+
+BAD = f"""# %% [markdown]
+# # It fails
+
+{PARAMETERS}
+# %%
+print("so far, so good")
+
+# %%
+raise ValueError("the third wheel")
+
+# %%
+print("never")
+"""
+
+
+def make(root: Path, notebooks: Mapping[str, str]) -> Repository:
+    """A checkout with a page of prose and these notebooks (stem -> text in percent format)."""
+    (root / "notebooks").mkdir(parents=True)
+    (root / "book").mkdir()
+    (root / "book" / "intro.md").write_text("# A tiny book\n\nWith some prose.\n")
+    config = (
+        "title: Tiny\nauthor: The advdef authors\nonly_build_toc_files: true\nexecute:\n  execute_notebooks: force\n"
+    )
+    (root / "_config.yml").write_text(config)
+    chapters = "".join(f"  - file: notebooks/{stem}\n" for stem in notebooks)
+    (root / "_toc.yml").write_text(f"format: jb-book\nroot: book/intro\nchapters:\n{chapters}")
+    for stem, text in notebooks.items():
+        put(root, stem, text)
+    return Repository(root)
+
+
+def put(root: Path, stem: str, text: str) -> None:
+    """Write both files of a notebook."""
+    path = root / "notebooks" / stem
+    path.with_suffix(".py").write_text(text)
+    notebook = jupytext.reads(text, fmt="py:percent")
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    for number, cell in enumerate(notebook.cells):
+        cell["id"] = f"cell-{number}"
+    nbformat.write(notebook, path.with_suffix(".ipynb"))
+
+
+def tags(path: Path) -> list[str]:
+    """All tags of all cells of a notebook."""
+    return [tag for cell in nbformat.read(path, as_version=4).cells for tag in cell.metadata.get("tags", [])]
+
+
+def outputs(path: Path) -> str:
+    """All outputs of a notebook as JSON text."""
+    return json.dumps([cell.get("outputs", []) for cell in nbformat.read(path, as_version=4).cells])

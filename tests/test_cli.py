@@ -1,0 +1,207 @@
+"""The command line: exit codes, one-line errors, what it prints."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import checkout
+import nbformat
+import pytest
+from typer.testing import CliRunner, Result
+
+from advdef.cli import app
+from advdef.repository import Repository
+from advdef.summary import VerdictRow, read_verdicts, verdict_table
+
+
+def advdef(*args: str) -> Result:
+    return CliRunner().invoke(app, args)
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
+    monkeypatch.delenv("ADVDEF_ROOT", raising=False)
+    made = checkout.make(tmp_path, {"01_bad": checkout.BAD, "02_good": checkout.GOOD})
+    monkeypatch.chdir(tmp_path / "notebooks")
+    return made
+
+
+def write_record(folder: Path, dataset: str, profile: str, verdict: str, evidence: str = "0.9 against 0.5") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    verdicts = [{"claim": "good-G1", "sentence": "s", "verdict": verdict, "evidence": evidence}]
+    (folder / f"{dataset}-{profile}.json").write_text(json.dumps({"schema": 1, "verdicts": verdicts}))
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["reproduce", "nothing"], "unknown notebook 'nothing'; notebooks: bad, good"),
+        (["reproduce", "--profile", "huge"], "unknown profile 'huge'; profiles: smoke, laptop, paper"),
+        (["reproduce", "--dataset", "imagenet"], "unknown data set 'imagenet'; data sets: digits, mnist,"),
+        (["reproduce", "--device", "tpu"], "unknown device 'tpu'; devices of this machine: cpu"),
+        (["reproduce", "--seed", "-1"], "seed '-1' is not possible; seeds: whole numbers from 0 to 4294967295"),
+        (["reproduce", "--seed", "one"], "seed 'one' is not possible"),
+        (["record", "nothing"], "unknown notebook 'nothing'; notebooks: bad, good"),
+        (["record"], "nothing to record"),
+        (["record", "good"], "nothing to record for good"),
+        (["verdicts", "--profile", "huge"], "unknown profile 'huge'"),
+        (["data", "fetch", "imagenet"], "imagenet"),
+        (["data", "export", "imagenet", "there"], "imagenet"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(repository: Repository, args: list[str], message: str) -> None:
+    result = advdef(*args)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("advdef: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+    assert not (repository.root / "build").exists()
+
+
+@pytest.mark.parametrize("args", [["nonsense"], ["reproduce", "--nonsense"], ["data", "nonsense"]])
+def test_unknown_commands_and_options(args: list[str]) -> None:
+    assert advdef(*args).exit_code == 2
+
+
+def test_outside_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ADVDEF_ROOT", raising=False)
+    monkeypatch.chdir(tmp_path)
+    result = advdef("verdicts")
+    assert result.exit_code == 2
+    assert "is not inside a checkout of advdef" in result.stderr
+    monkeypatch.setenv("ADVDEF_ROOT", str(tmp_path))
+    assert "ADVDEF_ROOT=" in advdef("verdicts").stderr
+    checkout.make(tmp_path / "repository", {})
+    monkeypatch.setenv("ADVDEF_ROOT", str(tmp_path / "repository"))
+    assert advdef("verdicts").exit_code == 0
+
+
+def test_reproduce_reports_a_failing_cell_and_goes_on(repository: Repository) -> None:
+    result = advdef("reproduce", "--no-site")
+    assert result.exit_code == 1
+    assert "FAILED in cell 4" in result.stderr
+    assert "ValueError: the third wheel" in result.stderr
+    assert "01_bad.failed.ipynb" in result.stderr
+    assert "02_good.ipynb" in result.stdout
+    assert "good-G1  digits-smoke  supported  seed 0" in result.stdout
+    assert "Traceback" not in result.stdout
+
+
+@pytest.mark.site
+def test_reproduce_one_paper_renders_it_beside_committed_ones(repository: Repository) -> None:
+    # The edited .py runs; its .ipynb is only compared.
+    committed = nbformat.read(repository.notebooks["bad"], as_version=4)
+    committed.cells[2].outputs = [nbformat.v4.new_output("stream", text="committed words")]
+    committed.cells[2].execution_count = 1
+    nbformat.write(committed, repository.notebooks["bad"])
+    text = repository.notebooks["good"].with_suffix(".py")
+    text.write_text(checkout.GOOD + '\n# %%\nprint("edited")\n')
+    result = advdef("reproduce", "good", "--seed", "4")
+    assert result.exit_code == 0, result.stderr
+    assert "note: 02_good.py runs; 02_good.ipynb differs from it in cell 5" in result.stdout
+    assert "seed 4" in result.stdout
+    pages = repository.build("smoke") / "site/notebooks"
+    assert f"site: {(pages.parent / 'index.html').as_uri()}" in result.stdout
+    assert "edited" in (pages / "02_good.html").read_text()
+    assert "committed words" in (pages / "01_bad.html").read_text()
+
+
+@pytest.mark.site
+def test_book_renders_committed_notebooks_and_says_when_it_cannot(repository: Repository) -> None:
+    repository.notebooks["bad"].unlink()
+    result = advdef("book")
+    assert result.exit_code == 1
+    assert "neither an executed nor a committed notebooks/01_bad.ipynb" in result.stderr
+
+
+def test_record_takes_what_was_run(repository: Repository) -> None:
+    assert advdef("reproduce", "good", "--no-site").exit_code == 0
+    result = advdef("record", "--profile", "smoke")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.splitlines() == [
+        f"recorded {Path('notebooks/02_good.ipynb')}",
+        f"recorded {Path('book/results/good/digits-smoke.json')}",
+    ]
+    committed = advdef("verdicts", "--committed")
+    assert "good-G1  digits-smoke  supported  seed 0" in committed.stdout
+
+
+def test_verdicts_of_runs_and_of_committed_records(repository: Repository) -> None:
+    assert "no verdicts" in advdef("verdicts").stdout
+    write_record(repository.results("smoke") / "good", "digits", "smoke", "partly")
+    write_record(repository.results("laptop") / "good", "mnist", "laptop", "not supported")
+    write_record(repository.committed_results / "good", "cifar10", "laptop", "supported")
+    both = advdef("verdicts").stdout
+    assert "partly" in both
+    assert "not supported" in both
+    assert "cifar10" not in both
+    assert "partly" not in advdef("verdicts", "--profile", "laptop").stdout
+    assert "cifar10-laptop  supported" in advdef("verdicts", "good", "--committed").stdout
+    assert "no verdicts" in advdef("verdicts", "bad").stdout
+
+
+def test_a_broken_record_is_named(repository: Repository) -> None:
+    folder = repository.results("smoke") / "good"
+    folder.mkdir(parents=True)
+    (folder / "digits-smoke.json").write_text("{}")
+    result = advdef("verdicts")
+    assert result.exit_code == 2
+    assert "digits-smoke.json is not a record file: KeyError: 'verdicts'" in result.stderr
+
+
+def test_the_table_wraps_within_its_width(tmp_path: Path) -> None:
+    write_record(tmp_path / "good", "mnist", "laptop", "not testable here", evidence="many words " * 40)
+    rows = [*read_verdicts(tmp_path), VerdictRow("other-claim-1", "digits-smoke", "supported", "")]
+    lines = verdict_table(rows).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert sum("many" in line for line in lines) > 5
+    assert sum("good-G1" in line for line in lines) == 1
+
+
+def test_data_list_export_and_errors(tmp_path: Path) -> None:
+    listed = advdef("data", "list", "--root", str(tmp_path))
+    assert listed.exit_code == 0
+    assert listed.stdout.splitlines()[0] == f"in {tmp_path}:"
+    assert "digits" in listed.stdout
+    assert "missing" in listed.stdout
+    (tmp_path / "mnist.npz").write_bytes(b"not a bundle")
+    broken = advdef("data", "fetch", "mnist", "--root", str(tmp_path))
+    assert broken.exit_code == 2
+    assert broken.stderr.count("\n") == 1
+    assert "mnist.npz" in broken.stderr
+    exported = advdef("data", "export", "digits", str(tmp_path / "out"))
+    assert exported.stdout.strip() == str(tmp_path / "out/digits.npz")
+
+
+def test_an_unavailable_data_set_is_exit_code_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from advdef import data
+
+    def unavailable(name: str, **_: object) -> None:
+        raise data.DatasetUnavailable(f"{name} is not here,\nand there are three ways to get it")
+
+    monkeypatch.setattr(data, "load", unavailable)
+    result = advdef("data", "fetch", "svhn")
+    assert result.exit_code == 1
+    assert result.stderr == "advdef: svhn is not here, and there are three ways to get it\n"
+
+
+HELP = """
+import sys
+from typer.testing import CliRunner
+from advdef.cli import app
+
+assert CliRunner().invoke(app, ["--help"]).exit_code == 0
+assert CliRunner().invoke(app, ["reproduce", "--help"]).exit_code == 0
+sys.exit("torch" in sys.modules)
+"""
+
+
+def test_help_is_quick_and_does_not_import_torch() -> None:
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-c", HELP], check=True)
+    assert time.monotonic() - started < 5  # alone it takes a quarter of a second; a busy machine is not a failure

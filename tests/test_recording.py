@@ -1,0 +1,98 @@
+"""Moving a run into the repository: what is written, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import checkout
+import nbformat
+import pytest
+
+from advdef.notebookfile import cell_sources, read_executed, read_pair
+from advdef.recording import record
+from advdef.repository import InputError, Repository
+from advdef.reproduction import reproduce
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout in which a laptop run with a parameter has succeeded."""
+    root = tmp_path_factory.mktemp("finished")
+    repository = checkout.make(root, {"01_good": checkout.GOOD})
+    assert reproduce(repository, "good", profile="laptop", parameters={"seed": 5}).failure is None
+    return root
+
+
+@pytest.fixture
+def repository(finished: Path, tmp_path: Path) -> Repository:
+    """A copy that a test may change."""
+    import shutil
+
+    shutil.copytree(finished, tmp_path / "copy")
+    return Repository(tmp_path / "copy")
+
+
+def test_outputs_and_records_are_moved_without_traces_of_the_run(repository: Repository) -> None:
+    written = record(repository, "good", profile="laptop")
+    notebook = repository.notebooks["good"]
+    copied = repository.committed_results / "good/digits-laptop.json"
+    assert written == [notebook, copied]
+    assert json.loads(copied.read_text())["verdicts"][0]["evidence"] == "seed 5"
+    recorded = read_executed(notebook)
+    assert cell_sources(recorded) == cell_sources(read_pair(notebook))
+    assert "injected-parameters" not in checkout.tags(notebook)
+    assert recorded.cells[3].outputs[0].data["text/plain"] == "6"
+    assert [cell.execution_count for cell in recorded.cells if cell.cell_type == "code"] == [1, 2, 3]
+    assert recorded.cells[3].outputs[0].execution_count == 3
+    text = notebook.read_text()
+    assert "papermill" not in text
+    assert "iopub" not in text
+    assert recorded.metadata.kernelspec.name == "python3"
+    assert "version" not in recorded.metadata.language_info
+    nbformat.validate(recorded)
+    assert not list(notebook.parent.glob(".*"))
+
+
+def test_recording_twice_changes_nothing(repository: Repository) -> None:
+    record(repository, "good", profile="laptop")
+    before = repository.notebooks["good"].read_bytes()
+    record(repository, "good", profile="laptop")
+    assert repository.notebooks["good"].read_bytes() == before
+
+
+def test_nothing_to_record(repository: Repository) -> None:
+    with pytest.raises(InputError, match=r"nothing to record for good.*advdef reproduce good --profile paper"):
+        record(repository, "good", profile="paper")
+
+
+def test_a_notebook_edited_since_is_refused(repository: Repository) -> None:
+    notebook = repository.notebooks["good"]
+    before = notebook.read_bytes()
+    notebook.with_suffix(".py").write_text(checkout.GOOD.replace("seed + 1", "seed + 2"))
+    with pytest.raises(InputError, match=r"01_good.py has changed since the laptop run \(cell 4\)"):
+        record(repository, "good", profile="laptop")
+    assert notebook.read_bytes() == before
+    assert not repository.committed_results.exists()
+
+
+def test_a_failed_last_run_is_refused(repository: Repository) -> None:
+    (repository.executed("laptop") / "01_good.failed.ipynb").write_text("{}")
+    with pytest.raises(InputError, match="the last laptop run of good failed"):
+        record(repository, "good", profile="laptop")
+
+
+def test_records_of_an_earlier_run_are_not_taken(repository: Repository) -> None:
+    os.utime(repository.results("laptop") / "good/digits-laptop.json", (1, 1))
+    with pytest.raises(InputError, match="left no record"):
+        record(repository, "good", profile="laptop")
+
+
+@pytest.mark.parametrize("content", ["{", '{"schema": 1, "paper": "other", "profile": "laptop"}', "[]"])
+def test_a_file_that_is_no_record_of_the_paper_is_refused(repository: Repository, content: str) -> None:
+    before = repository.notebooks["good"].read_bytes()
+    (repository.results("laptop") / "good/digits-laptop.json").write_text(content)
+    with pytest.raises(InputError, match=r"digits-laptop\.json is not"):
+        record(repository, "good", profile="laptop")
+    assert repository.notebooks["good"].read_bytes() == before

@@ -1,0 +1,158 @@
+"""Executing notebooks: what is left behind when it goes well, when a cell fails, when the process is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import checkout
+import nbformat
+import pytest
+
+from advdef.notebookfile import parameter_defaults, read_pair
+from advdef.repository import InputError
+from advdef.reproduction import changed_parameters, out_of_step, reproduce, run_parameters
+
+SLEEPS = f"""{checkout.PARAMETERS}
+# %%
+import os, pathlib, time
+
+pathlib.Path(os.environ["ADVDEF_RESULTS"], "kernel-pid").write_text(str(os.getpid()))
+print("started")
+
+# %%
+time.sleep(120)
+"""
+
+DIES = f"""{checkout.PARAMETERS}
+# %%
+import os, sys
+
+os.write(2, b"out of memory, says the library\\n")
+os._exit(3)
+"""
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_default_run_leaves_the_notebook_its_records_and_no_injected_cell(tmp_path: Path) -> None:
+    repository = checkout.make(tmp_path, {"01_good": checkout.GOOD})
+    result = reproduce(repository, "good")
+    assert result.failure is None
+    assert result.notebook == tmp_path / "build/smoke/notebooks/01_good.ipynb"
+    assert files(result.notebook.parent) == {"01_good.ipynb", "01_good.log"}
+    assert "injected-parameters" not in checkout.tags(result.notebook)
+    assert '"1"' in checkout.outputs(result.notebook)
+    record = json.loads((tmp_path / "build/smoke/results/good/digits-smoke.json").read_text())
+    assert record["verdicts"][0]["evidence"] == "seed 0"
+
+
+def test_other_parameters_are_injected(tmp_path: Path) -> None:
+    repository = checkout.make(tmp_path, {"01_good": checkout.GOOD})
+    result = reproduce(repository, "good", profile="laptop", parameters={"seed": 7})
+    cells = nbformat.read(result.notebook, as_version=4).cells
+    (injected,) = (cell for cell in cells if "injected-parameters" in cell.metadata.get("tags", []))
+    assert injected.source.splitlines()[1:] == ['profile = "laptop"', "seed = 7"]
+    assert (tmp_path / "build/laptop/results/good/digits-laptop.json").is_file()
+
+
+def test_the_kernel_is_this_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A kernel that somebody registered under the same name must not be used.
+    spec = tmp_path / "jupyter/kernels/python3/kernel.json"
+    spec.parent.mkdir(parents=True)
+    spec.write_text(json.dumps({"argv": ["/bin/false"], "display_name": "Other", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    text = f"{checkout.PARAMETERS}\n# %%\nimport os, sys\n\nprint(sys.executable, os.getcwd())\n"
+    root = tmp_path / "root"
+    result = reproduce(checkout.make(root, {"01_where": text}), "where")
+    assert f"{sys.executable} {root / 'notebooks'}" in checkout.outputs(result.notebook)
+
+
+def test_a_failing_cell_keeps_what_was_executed(tmp_path: Path) -> None:
+    repository = checkout.make(tmp_path, {"01_bad": checkout.BAD})
+    result = reproduce(repository, "bad", parameters={"seed": 1})
+    assert result.failure is not None
+    assert result.failure.cell == 4  # the injected cell is not one of the source
+    assert result.failure.error.endswith("ValueError: the third wheel")
+    assert "\x1b" not in result.failure.error
+    assert files(result.notebook.parent) == {"01_bad.failed.ipynb", "01_bad.log"}
+    assert "so far, so good" in checkout.outputs(result.notebook)
+    assert "never" not in checkout.outputs(result.notebook)
+
+    checkout.put(tmp_path, "01_bad", checkout.BAD.replace("raise ValueError", "print"))
+    assert reproduce(repository, "bad").failure is None
+    assert files(result.notebook.parent) == {"01_bad.ipynb", "01_bad.log"}
+
+
+def test_a_kernel_that_dies_is_a_failure_with_its_last_words(tmp_path: Path) -> None:
+    result = reproduce(checkout.make(tmp_path, {"01_dies": DIES}), "dies")
+    assert result.failure is not None
+    assert "out of memory, says the library" in result.failure.error
+    assert result.notebook.name == "01_dies.failed.ipynb"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POSIX")
+def test_a_killed_run_leaves_nothing_under_a_final_name(tmp_path: Path) -> None:
+    checkout.make(tmp_path, {"01_sleeps": SLEEPS})
+    code = "from advdef.repository import find; from advdef.reproduction import reproduce; reproduce(find(), 'sleeps')"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, start_new_session=True)
+    pid_file = tmp_path / "build/smoke/results/kernel-pid"
+    notebooks = tmp_path / "build/smoke/notebooks"
+    try:
+        deadline = time.monotonic() + 30
+        while not (pid_file.is_file() and pid_file.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert pid_file.is_file()
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert files(notebooks) <= {"01_sleeps.partial.ipynb", "01_sleeps.log"}
+    deadline = time.monotonic() + 10  # the kernel notices that its parent is gone
+    while _alive(int(pid_file.read_text())) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _alive(int(pid_file.read_text()))
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")
+    return not (status.is_file() and status.read_text().rsplit(")", 1)[1].split()[0] == "Z")
+
+
+def test_the_text_runs_and_a_difference_is_noticed(tmp_path: Path) -> None:
+    repository = checkout.make(tmp_path, {"01_good": checkout.GOOD})
+    path = repository.notebooks["good"]
+    assert out_of_step(path) is None
+    path.with_suffix(".py").write_text(checkout.GOOD.replace("seed + 1", "seed + 2"))
+    assert out_of_step(path) == 4
+    assert read_pair(path).cells[3].source == "seed + 2"
+    # Unchanged cells keep their ids; new ones have the same id each time.
+    ids = [cell.id for cell in read_pair(path).cells]
+    assert ids[:3] == ["cell-0", "cell-1", "cell-2"]
+    assert ids == [cell.id for cell in read_pair(path).cells]
+
+
+def test_parameters(tmp_path: Path) -> None:
+    notebook = read_pair(checkout.make(tmp_path, {"01_good": checkout.GOOD}).notebooks["good"])
+    assert parameter_defaults(notebook) == {"profile": "smoke", "dataset": None, "seed": 0, "device": None}
+    assert changed_parameters(notebook, {"profile": "smoke", "seed": 3}) == {"seed": 3}
+    with pytest.raises(
+        InputError, match="unknown notebook parameter 'epochs'; parameters: profile, dataset, seed, device"
+    ):
+        changed_parameters(notebook, {"epochs": 3})
+
+
+@pytest.mark.parametrize("seed", ["-1", "1.5", "x", "", "4294967296"])
+def test_seeds_that_are_not_possible(seed: str) -> None:
+    with pytest.raises(InputError, match="whole numbers from 0"):
+        run_parameters(seed=seed)

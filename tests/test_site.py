@@ -1,0 +1,84 @@
+"""Rendering a tiny book without executing it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import checkout
+import nbformat
+import pytest
+import yaml
+
+from advdef.repository import Repository
+from advdef.site import SiteError, assemble, render, warnings_in
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    return checkout.make(tmp_path, {"01_good": checkout.GOOD})
+
+
+def executed(repository: Repository, path: Path, said: str) -> Path:
+    """A stand-in for an executed notebook, with an injected cell."""
+    notebook = nbformat.read(repository.notebooks["good"], as_version=4)
+    notebook.cells[2].outputs = [nbformat.v4.new_output("stream", text=said)]
+    notebook.cells[2].execution_count = 1
+    injected = nbformat.v4.new_code_cell("seed = 99", metadata={"tags": ["injected-parameters"]}, id="injected")
+    notebook.cells.insert(2, injected)
+    nbformat.write(notebook, path)
+    return path
+
+
+@pytest.mark.site
+def test_the_executed_notebook_is_rendered(repository: Repository, tmp_path: Path) -> None:
+    # The committed notebook would raise nothing, but say nothing either: the outputs come from the given file alone.
+    given = executed(repository, tmp_path / "given.ipynb", "hello from the run")
+    index = render(repository, tmp_path / "build/smoke", notebooks={"01_good.ipynb": given})
+    assert index == tmp_path / "build/smoke/site/index.html"
+    page = (index.parent / "notebooks/01_good.html").read_text()
+    assert "hello from the run" in page
+    assert "seed = 99" not in page
+    assert "A tiny book" in (index.parent / "book/intro.html").read_text()
+    assert not (tmp_path / "build/smoke/site.partial").exists()
+
+
+@pytest.mark.site
+def test_a_warning_is_an_error_and_an_earlier_site_stays(repository: Repository, tmp_path: Path) -> None:
+    (tmp_path / "book/intro.md").write_text("# A tiny book\n\nSee [](nowhere.md) and {ref}`nothing`.\n")
+    earlier = tmp_path / "build/x/site/index.html"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("earlier")
+    with pytest.raises(SiteError) as caught:
+        render(repository, tmp_path / "build/x")
+    assert str(tmp_path / "build/x/site.log") in str(caught.value)
+    assert "book/intro.md:3: WARNING" in str(caught.value)
+    assert "'nothing'" in str(caught.value)
+    assert earlier.read_text() == "earlier"
+
+
+def test_the_source_tree(repository: Repository, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# Read me\n")
+    (tmp_path / "NOT.md").write_text("# Not in the toc\n")
+    toc = (
+        "format: jb-book\nroot: book/intro\nparts:\n  - chapters:\n    - file: notebooks/01_good\n    - file: README\n"
+    )
+    (tmp_path / "_toc.yml").write_text(toc)
+    (tmp_path / "book/_build").mkdir()
+    assemble(repository, tmp_path / "out", notebooks={})
+    copied = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert copied == {"_config.yml", "_toc.yml", "README.md", "book/intro.md", "notebooks/01_good.ipynb"}
+    assert yaml.safe_load((tmp_path / "out/_config.yml").read_text())["execute"] == {"execute_notebooks": "off"}
+
+
+def test_what_the_contents_name_must_exist(repository: Repository, tmp_path: Path) -> None:
+    repository.notebooks["good"].unlink()
+    with pytest.raises(SiteError, match=r"neither an executed nor a committed notebooks/01_good\.ipynb"):
+        assemble(repository, tmp_path / "out", notebooks={})
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/missing\n")
+    with pytest.raises(SiteError, match="book/missing"):
+        assemble(repository, tmp_path / "out", notebooks={})
+
+
+def test_warnings_are_found_once_and_without_colours(tmp_path: Path) -> None:
+    log = f"reading\n\x1b[91m{tmp_path}/book/a.md:3: WARNING: bad\x1b[39m\n{tmp_path}/book/a.md:3: WARNING: bad\ndone"
+    assert warnings_in(log, tmp_path) == ["book/a.md:3: WARNING: bad"]
