@@ -1,4 +1,4 @@
-"""Trained weights on disk, keyed by everything that determines them, so that an interrupted run trains nothing twice."""
+"""Trained weights on disk, keyed by all that determines them, so that an interrupted run trains nothing twice."""
 
 import ast
 import hashlib
@@ -6,8 +6,8 @@ import inspect
 import json
 import os
 import sys
-import tempfile
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from advdef.data import Dataset
 
 __all__ = ["Training", "cache_folder", "fingerprint", "trained", "write_atomically"]
+
+_ALWAYS = ("training", "data", "attacks.gradient", "attacks.losses", "attacks.wrappers", "attacks._common")
 
 
 @dataclass(frozen=True)
@@ -50,39 +52,65 @@ def trained(
 ) -> Training:
     """``train(build(), data.train, generator=..., **settings)`` under ``seed``, or the weights of an earlier such call.
 
-    The key holds the built model (its repr and class), the training function and its settings, the seed, the data set's
-    checksum and training size, the device type, the torch version, and the code of the modules involved (docstrings and
-    comments aside). ``settings`` must print alike when they are alike. Weights are written atomically as safetensors.
+    The key holds the built model (its repr and its weights before training), the training function and its settings,
+    the seed, the data set's checksum and training size, the device type, the torch version, and the code of the modules
+    involved (docstrings and comments aside). ``settings`` must print alike when they are alike. Weights are written
+    atomically as safetensors.
     """
     device = data.train.images.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         model = build()
         function = train.func if isinstance(train, partial) else train
-        fixed = train.keywords if isinstance(train, partial) else {}
+        given = {**(train.keywords if isinstance(train, partial) else {}), **settings}
         key = {
             "model": repr(model),
+            "start": _digest(model),
             "train": f"{function.__module__}.{function.__qualname__}",
-            "settings": {name: repr(value) for name, value in sorted({**fixed, **settings}.items())},
+            "settings": {name: _printed(value) for name, value in sorted(given.items())},
             "seed": seed,
             "data": [data.name, data.checksum, len(data.train)],
             "device": device.type,
             "torch": torch.__version__,
-            "code": fingerprint(function, *(type(module) for module in model.modules())),
+            "code": fingerprint(function, *filter(callable, given.values()), *map(type, model.modules())),
         }
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
         path = cache_folder() / f"{data.name}-{type(model).__name__.lower()}-{digest}.safetensors"
-        model.to(device)
+        # the layout that training leaves, so that a cached model computes the same floats as a trained one
+        model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if path.exists():
             return _load(path, model, device)
         started = time.perf_counter()
         history = train(model, data.train, generator=torch.Generator().manual_seed(seed), **settings) or {}
         seconds = time.perf_counter() - started
-    tensors = {f"model.{name}": value.contiguous().cpu() for name, value in model.state_dict().items()}
-    tensors |= {f"history.{name}": value.contiguous().cpu() for name, value in history.items()}
+    tensors = {f"model.{name}": _saved(value) for name, value in model.state_dict().items()}
+    tensors |= {f"history.{name}": _saved(value) for name, value in history.items()}
     metadata = {"key": json.dumps(key, sort_keys=True), "seconds": repr(seconds)}
     write_atomically(path, safetensors.torch.save(tensors, metadata))
     return Training(model, history, seconds, from_cache=False)
+
+
+def _saved(value: Tensor) -> Tensor:
+    """A tensor as safetensors wants it: contiguous, and sharing memory with no other."""
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _digest(model: nn.Module) -> str:
+    """Hash of all weights and buffers."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(_saved(value).reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def _printed(value: Any) -> str:
+    """A setting as text that is alike for alike settings; a function is named by where it stands."""
+    if not callable(value):
+        return repr(value)
+    if "<" in getattr(value, "__qualname__", "<"):
+        raise ValueError(f"{value!r} has no name that a cache key could hold: use a module-level function")
+    return f"{value.__module__}.{value.__qualname__}"
 
 
 def _load(path: Path, model: nn.Module, device: torch.device) -> Training:
@@ -96,29 +124,33 @@ def _load(path: Path, model: nn.Module, device: torch.device) -> Training:
 
 
 def fingerprint(*objects: Any) -> str:
-    """Hash of the code of the advdef modules that the objects live in, with training, data and gradient attacks.
+    """Hash of the code of the advdef modules that the objects live in, and of those that all training runs through.
 
     Docstrings, comments and layout do not count.
     """
-    names = {"advdef.training", "advdef.data", "advdef.attacks.gradient"} | {inspect.getmodule(o).__name__ for o in objects}  # type: ignore[union-attr]
+    names = {f"advdef.{name}" for name in _ALWAYS} | {o.__module__ for o in objects}
     digest = hashlib.sha256()
     for name in sorted(n for n in names if n.startswith("advdef.")):
         tree = ast.parse(inspect.getsource(sys.modules[name]))
         for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-                node.body = node.body[1:]
+            if isinstance(body := getattr(node, "body", None), list):
+                node.body = [statement for statement in body if not _is_text(statement)]  # type: ignore[attr-defined]
         digest.update(ast.dump(tree).encode())
     return digest.hexdigest()[:16]
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file under a temporary name beside it, then rename: it is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from advdef.attacks._common import check_labels
+
 __all__ = ["certified"]
 
 
@@ -12,8 +14,9 @@ def certified(network: nn.Module, low: Tensor, high: Tensor, labels: Tensor) -> 
 
     Interval bound propagation (https://arxiv.org/abs/1810.12715), with the last linear layer folded into the margins.
     On the box of levels that a hard quantiser can reach (:meth:`advdef.defenses.Quantizer.interval`) this bounds the
-    quantised network's robust accuracy from below. Raises TypeError for a layer other than Conv2d, ReLU, Flatten and
-    Linear, ValueError for a box that is empty somewhere.
+    quantised network's robust accuracy from below. Raises TypeError for a network that is not a sequence of Conv2d,
+    ReLU, Flatten and Linear layers with a Linear last one, ValueError for a box that is empty somewhere or labels out
+    of range.
     """
     if bool((low > high).any()):
         raise ValueError("low exceeds high: the box is empty")
@@ -21,10 +24,19 @@ def certified(network: nn.Module, low: Tensor, high: Tensor, labels: Tensor) -> 
     if not isinstance(layers[-1], nn.Linear):
         raise TypeError(f"the last layer must be Linear, not {type(layers[-1]).__name__}")
     with torch.no_grad():
+        logits, plain = network(low), low
+        for layer in layers:
+            plain = layer(plain)
+        if plain.shape != logits.shape or not torch.allclose(plain, logits, rtol=1e-3, atol=1e-4):
+            raise TypeError(f"{type(network).__name__} does not run its layers one after another, each of them once")
+        check_labels(labels, logits)
         centre, radius = (low + high) / 2, (high - low) / 2
         for layer in layers[:-1]:
             if isinstance(layer, nn.Conv2d):
-                radius = F.conv2d(radius, layer.weight.abs(), None, layer.stride, layer.padding, layer.dilation, layer.groups)
+                if layer.padding_mode != "zeros":
+                    raise TypeError(f"no interval bounds for a convolution with padding mode {layer.padding_mode!r}")
+                size, stride, padding = layer.weight.abs(), layer.stride, layer.padding
+                radius = F.conv2d(radius, size, None, stride, padding, layer.dilation, layer.groups)
                 centre = layer(centre)
             elif isinstance(layer, nn.Linear):
                 centre, radius = layer(centre), F.linear(radius, layer.weight.abs())
@@ -38,7 +50,8 @@ def certified(network: nn.Module, low: Tensor, high: Tensor, labels: Tensor) -> 
         last = layers[-1]
         # each row: true class minus another class, as one linear map, so that shared terms cancel
         weight = last.weight[labels][:, None] - last.weight[None]
-        offset = last.bias[labels][:, None] - last.bias[None]
+        bias = weight.new_zeros(len(last.weight)) if last.bias is None else last.bias
+        offset = bias[labels][:, None] - bias[None]
         margins = (weight @ centre[..., None])[..., 0] + offset - (weight.abs() @ radius[..., None])[..., 0]
         margins.scatter_(1, labels[:, None], float("inf"))
         return (margins > 0).all(1)

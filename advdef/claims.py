@@ -83,7 +83,8 @@ class Verdict:
 def claims(paper: str) -> dict[str, Claim]:
     """The claims of one paper by id; raises ValueError for an unknown paper, listing what exists."""
     table = yaml.safe_load(resources.files("advdef").joinpath("claims.yml").read_text("utf-8"))
-    found = {row["id"]: Claim(**{**row, "datasets": tuple(row.get("datasets", ()))}) for row in table if row["paper"] == paper}
+    rows = [{**row, "datasets": tuple(row.get("datasets", ()))} for row in table if row["paper"] == paper]
+    found = {row["id"]: Claim(**row) for row in rows}
     if not found:
         raise ValueError(f"no claims of {paper!r}; papers: {', '.join(sorted({row['paper'] for row in table}))}")
     return found

@@ -6,14 +6,14 @@ includes what the other two found. An image counts as robust under a threat mode
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from advdef.attacks._common import borrowed, check_labels, validate
 from advdef.attacks.suites import Attack, Suite, stopping
@@ -62,10 +62,18 @@ def direct(defence: Defense, suite: Suite) -> list[Attempt]:
 
 
 def adaptive(
-    defence: Defense, suite: Suite, *, eps: float, transfer: Mapping[str, nn.Module] | None = None, extra: Suite | None = None
+    defence: Defense,
+    suite: Suite,
+    *,
+    eps: float,
+    transfer: Mapping[str, nn.Module] | None = None,
+    extra: Suite | None = None,
 ) -> list[Attempt]:
-    """The suite on every surrogate (on the defence itself when it has none), then the defence's own attacks, then
-    ``extra`` attacks on the deployed defence (gradient-free ones), then the suite replayed from ``transfer`` models."""
+    """The suite on every surrogate (on the defence itself when it has none), then the defence's own attacks.
+
+    After those come ``extra`` attacks on the deployed defence (gradient-free ones) and the suite replayed from
+    ``transfer`` models.
+    """
     targets = defence.surrogates() or {"defence": defence}
     own = defence.adaptive_attacks(eps)
     attempts = [
@@ -81,7 +89,10 @@ def adaptive(
 
 @dataclass(frozen=True)
 class Finding:
-    """What one attempt did: images it was tried on and broke, (N,) booleans; its cost."""
+    """What one attempt did: images it was tried on and broke, (N,) booleans; its cost.
+
+    ``seconds`` include the judging; ``forwards`` and ``backwards`` count images that the attack alone sent through.
+    """
 
     name: str
     tried: Tensor
@@ -155,32 +166,35 @@ def evaluate(
 
     Images (N, C, H, W) in [0, 1], labels (N,). An image leaves the working set once broken, so put cheap attacks first;
     ``exhaustive`` tries every attack on every correct image instead, for tables of single attacks. ``known`` is an
-    earlier outcome on the same images at the same or a smaller eps: what it broke stays broken (so ``adaptive`` contains
-    ``direct`` and ``oblivious``, and a curve over eps falls). Raises UnsoundAttack when an attack leaves its budget.
+    earlier outcome on the same images at the same or a smaller eps: what it broke stays broken (so ``adaptive``
+    contains ``direct`` and ``oblivious``, and a curve over eps falls). Raises UnsoundAttack when an attack leaves its
+    budget, ValueError for a ``known`` that does not belong here.
     """
     validate(images, labels, eps)
     if known is not None and (known.eps > eps or len(known.clean) != len(images)):
-        raise ValueError(f"known is for eps {known.eps:g} and {len(known.clean)} images: not contained in this evaluation")
+        raise ValueError(f"known is for eps {known.eps:g} and {len(known.clean)} images, not contained in this one")
     clean = correct(defence, images, labels)
-    robust = clean.clone() if known is None else known.robust.clone()
+    robust = clean.clone() if known is None else clean & known.robust
     adversarial = images.clone() if known is None else known.adversarial.clone()
     findings = []
     for attempt in tqdm(list(attempts), disable=not progress, unit="attack", leave=False):
-        tried = clean if exhaustive else robust
+        tried = (clean if exhaustive else robust).clone()
         rows = torch.nonzero(tried)[:, 0]
         broken = torch.zeros_like(clean)
+        passes = {"forward": 0, "backward": 0}
         started = time.perf_counter()
-        with _counted(attempt.target) as passes:
-            for part in rows.split(batch_size) if len(rows) else ():
-                found = attempt.attack(attempt.target, images[part], labels[part], eps=eps, generator=generator)
-                _check_sound(attempt.name, images[part], found, eps)
-                wins = ~correct(defence, found, labels[part])
-                broken[part] = wins
-                first = wins & robust[part]
-                adversarial[part[first]] = found[first]
-                robust[part] = robust[part] & ~wins
+        for part in rows.split(batch_size) if len(rows) else ():
+            x, y = images[part], labels[part]
+            with _counted(attempt.target, passes):
+                found = attempt.attack(attempt.target, x, y, eps=eps, generator=generator).detach()
+            _check_sound(attempt.name, x, found, eps)
+            wins = ~correct(defence, found, y)
+            broken[part] = wins
+            first = wins & robust[part]
+            adversarial[part[first]] = found[first]
+            robust[part] = robust[part] & ~wins
         seconds = time.perf_counter() - started
-        findings.append(Finding(attempt.name, tried.clone(), broken, seconds, passes["forward"], passes["backward"]))
+        findings.append(Finding(attempt.name, tried, broken, seconds, passes["forward"], passes["backward"]))
     return Outcome(eps, clean, robust, adversarial, tuple(findings))
 
 
@@ -191,19 +205,19 @@ def evaluate_curve(
     labels: Tensor,
     *,
     generator: torch.Generator,
-    known: Mapping[float, Outcome] | None = None,
+    known: Sequence[Mapping[float, Outcome]] = (),
     batch_size: int = 250,
     progress: bool = False,
 ) -> dict[float, Outcome]:
     """Robust accuracy over eps: one evaluation per eps in ascending order, each on what smaller eps left.
 
-    ``attempts`` maps eps to what is tried there; ``known`` may hold outcomes of weaker threat models per eps, whose
-    breaks count too.
+    ``attempts`` maps eps to what is tried there; ``known`` may hold the curves of weaker threat models, whose breaks
+    count too. Raises what :func:`evaluate` raises.
     """
     outcomes: dict[float, Outcome] = {}
     previous: Outcome | None = None
     for eps in sorted(attempts):
-        before = [o for o in (previous, (known or {}).get(eps)) if o is not None]
+        before = [o for o in (previous, *(curve.get(eps) for curve in known)) if o is not None]
         previous = outcomes[eps] = evaluate(
             defence,
             attempts[eps],
@@ -219,7 +233,9 @@ def evaluate_curve(
 
 
 def _merge(outcomes: list[Outcome], eps: float) -> Outcome:
-    """What either outcome broke, as an outcome at ``eps``."""
+    """What any of the outcomes broke, as an outcome at ``eps``."""
+    if max(o.eps for o in outcomes) > eps or len({len(o.clean) for o in outcomes}) > 1:
+        raise ValueError(f"a known outcome is for an eps above {eps:g}, or for other images")
     first, *rest = outcomes
     robust, adversarial = first.robust.clone(), first.adversarial.clone()
     for other in rest:
@@ -238,9 +254,8 @@ def _check_sound(name: str, images: Tensor, found: Tensor, eps: float) -> None:
 
 
 @contextmanager
-def _counted(target: nn.Module) -> Iterator[dict[str, int]]:
+def _counted(target: nn.Module, passes: dict[str, int]) -> Iterator[None]:
     """Count images through ``target.network`` (``target`` itself where it names none), forward and backward."""
-    passes = {"forward": 0, "backward": 0}
     network = getattr(target, "network", target)
 
     def backward(gradient: Tensor) -> None:
@@ -253,6 +268,6 @@ def _counted(target: nn.Module) -> Iterator[dict[str, int]]:
 
     handle = network.register_forward_hook(forward)
     try:
-        yield passes
+        yield
     finally:
         handle.remove()

@@ -5,8 +5,8 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,32 +19,50 @@ from advdef.data import Dataset
 from advdef.evaluation import Outcome, Threat
 from advdef.statistics import wilson
 
-__all__ = ["Kind", "Run", "record", "results_folder"]
+__all__ = ["Kind", "Run", "provenance", "record", "results_folder"]
 
 Kind = Literal["accuracy", "count", "number", "text", "info"]
 """How a regression test compares a value: by interval, exactly, by a tolerance, exactly, not at all."""
 
 _PACKAGES = ("advdef", "torch", "torchvision", "numpy", "scikit-learn", "pyautoattack")
+_COMPARABLE: dict[str, type | tuple[type, ...]] = {
+    "accuracy": (int, float),
+    "count": int,
+    "number": (int, float),
+    "text": str,
+    "info": object,
+}
 
 
 def record(name: str, value: Any, *, kind: Kind = "info", n: int | None = None, tolerance: float | None = None) -> None:
     """Emit a value so that prose can paste it, a test can compare it, and it stays in the notebook file.
 
-    The output has the form that myst-nb's ``glue`` writes, so ``{glue:text}`name` `` works; it needs IPython alone and
-    does nothing visible. ``n`` is the sample size of an "accuracy" (a share in [0, 1]), ``tolerance`` the absolute
-    tolerance of a "number". Raises ValueError when they are missing. Objects with a rich display (a data frame, say)
-    are recorded with it, for pasting.
+    The output has the form that myst-nb's ``glue`` writes, so ``{glue:text}`name` `` works; it needs IPython alone,
+    does nothing visible, and nothing at all outside a notebook. ``n`` is the sample size of an "accuracy" (a share in
+    [0, 1]), ``tolerance`` the absolute tolerance of a "number". Raises ValueError when they are missing or the share is
+    none, TypeError for a value that a test could not compare (only "info" takes any). Objects with a rich display (a
+    data frame, say) are recorded with it, for pasting.
     """
     if (kind == "accuracy" and not n) or (kind == "number" and tolerance is None):
         raise ValueError(f"{name}: an accuracy needs n, a number needs tolerance")
-    from IPython.core.formatters import format_display_data
+    if kind not in _COMPARABLE:
+        raise ValueError(f"{name}: no kind {kind!r}; there are {', '.join(_COMPARABLE)}")
+    if not isinstance(value, _COMPARABLE[kind]):
+        raise TypeError(f"{name}: a plain Python value is needed for kind {kind!r}, not {type(value).__name__}")
+    if kind == "accuracy" and not 0 <= float(value) <= 1:  # type: ignore[arg-type]
+        raise ValueError(f"{name}: an accuracy is a share in [0, 1], not {value}")
+    from IPython.core.interactiveshell import InteractiveShell
     from IPython.display import display
 
-    data, _ = format_display_data(value)
+    formatter = InteractiveShell.instance().display_formatter if InteractiveShell.initialized() else None
+    if formatter is None:
+        return
+    data, _ = formatter.format(value)
     metadata: dict[str, Any] = {"scrapbook": {"name": name, "mime_prefix": "application/papermill.record/"}}
     if isinstance(value, str | int | float | bool):
         metadata["advdef"] = {"value": value, "kind": kind, "n": n, "tolerance": tolerance}
-    display({f"application/papermill.record/{mime}": content for mime, content in data.items()}, raw=True, metadata=metadata)
+    bundle = {f"application/papermill.record/{mime}": content for mime, content in data.items()}
+    display(bundle, raw=True, metadata=metadata)
 
 
 def results_folder() -> Path:
@@ -54,7 +72,7 @@ def results_folder() -> Path:
 
 @dataclass
 class Run:
-    """Collects what one notebook finds on one data set and writes it as ``<results>/<paper>/<dataset>-<profile>.json``."""
+    """What one notebook finds on one data set, for ``<results>/<paper>/<dataset>-<profile>.json``."""
 
     paper: str
     profile: str
@@ -65,8 +83,10 @@ class Run:
     verdicts: list[dict[str, Any]] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
 
-    def add(self, outcome: Outcome, *, defence: str, threat: Threat, model: str, seed: int | None = None) -> None:
-        """One row for the worst case under ``threat`` and one per attack tried there."""
+    def add(
+        self, outcome: Outcome, *, defence: str, threat: Threat, model: str, seed: int | None = None, **extra: Any
+    ) -> None:
+        """One row for the worst case under ``threat`` and one per attack there; each gets the ``extra`` columns."""
         shared = {
             "dataset": self.data.name,
             "model": model,
@@ -74,32 +94,34 @@ class Run:
             "threat": threat,
             "eps": round(outcome.eps, 6),
             "seed": self.seed if seed is None else seed,
-        }
-        self.rows.append(shared | {"attack": "worst case"} | _proportion(int(outcome.robust.sum()), len(outcome.robust)))
+        } | extra
+        worst = _proportion(int(outcome.robust.sum()), len(outcome.robust))
+        self.rows.append(shared | {"attack": "worst case"} | worst)
         unique = outcome.unique_breaks()
         for finding in outcome.findings:
-            tried = int(finding.tried.sum())
-            row = shared | {"attack": finding.name, "tried": tried, "broken": int(finding.broken.sum())}
+            tried, broken = int(finding.tried.sum()), int(finding.broken.sum())
+            row = shared | {"attack": finding.name, "tried": tried, "broken": broken}
             if torch.equal(finding.tried, outcome.clean):  # else its accuracy alone is not known
-                row |= _proportion(tried - row["broken"], len(outcome.clean))
+                row |= _proportion(tried - broken, len(outcome.clean))
             row |= {"unique_breaks": unique[finding.name], "seconds": round(finding.seconds, 3)}
             self.rows.append(row | {"forwards": finding.forwards, "backwards": finding.backwards})
 
     def add_clean(self, hits: torch.Tensor, *, defence: str, model: str, seed: int | None = None, **extra: Any) -> None:
         """One row for accuracy without an attack."""
-        row = {"dataset": self.data.name, "model": model, "defence": defence, "threat": "clean", "attack": "none", "eps": 0.0}
-        row |= {"seed": self.seed if seed is None else seed} | extra
+        row = {"dataset": self.data.name, "model": model, "defence": defence, "threat": "clean", "attack": "none"}
+        row |= {"eps": 0.0, "seed": self.seed if seed is None else seed} | extra
         self.rows.append(row | _proportion(int(hits.sum()), len(hits)))
 
     def save(self) -> Path:
         """Write the record atomically and return its path."""
         path = results_folder() / self.paper / f"{self.data.name}-{self.profile}.json"
+        wall = {"wall_seconds": round(time.perf_counter() - self.started, 1), "peak_memory_mib": _peak_memory_mib()}
         content = {
             "schema": 1,
             "paper": self.paper,
             "dataset": self.data.name,
             "profile": self.profile,
-            "provenance": provenance(self.data, seed=self.seed) | {"wall_seconds": round(time.perf_counter() - self.started, 1)},
+            "provenance": provenance(self.data, seed=self.seed) | wall,
             "values": self.values,
             "verdicts": self.verdicts,
             "rows": self.rows,
@@ -132,6 +154,16 @@ def _proportion(hits: int, n: int) -> dict[str, Any]:
     return {"n": n, "correct": hits} | {name: round(share, 4) for name, share in shares.items()}
 
 
+def _peak_memory_mib() -> int | None:
+    """Largest resident size of this process so far; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
+
+
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
@@ -143,10 +175,9 @@ def _commit() -> str | None:
     """The commit of the checkout that the package runs from, with "+" for local changes; None outside one."""
     folder = Path(__file__).parent
 
-    def git(*arguments: Sequence[str] | str) -> str:
-        return subprocess.run(  # type: ignore[call-overload,no-any-return]
-            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
-        ).stdout.strip()
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")

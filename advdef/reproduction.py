@@ -63,7 +63,11 @@ def reproduce(
         repository.executed(profile) / path.name,
         paper=paper,
         parameters={"profile": profile, **(parameters or {})},
-        environment={"ADVDEF_RESULTS": str(results)},
+        environment={
+            "ADVDEF_RESULTS": str(results),
+            # Threads wait asleep: spinning ones stall a run to a fraction of its speed on a machine that is shared.
+            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+        },
         folder=path.parent,
         progress=progress,
     )

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from advdef.attacks.gradient import pgd
 from advdef.data import Split
@@ -70,11 +70,11 @@ def fit(
             summed = torch.zeros((), device=split.images.device)
             batches = split.batches(batch_size, shuffle=True, generator=generator, shift=shift, flip=flip)
             for images, labels in batches:
-                # bfloat16 only where it is safe to assume it is fast; attacks and evaluation stay in float32
+                # bfloat16 only where it is safe to assume it is fast; evaluation stays in float32
                 with torch.autocast(images.device.type, torch.bfloat16, enabled=on_cuda):
                     loss = objective(model, images.contiguous(memory_format=torch.channels_last), labels)
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
                 decay.step()
                 if after_step is not None:
@@ -83,7 +83,8 @@ def fit(
                 bar.update()
             losses.append(float(summed) / len(split))
             if not math.isfinite(losses[-1]):
-                raise TrainingDiverged(f"the loss is {losses[-1]} in epoch {epoch + 1} of {epochs}: lower learning_rate")
+                seen = f"the loss is {losses[-1]} in epoch {epoch + 1} of {epochs}"
+                raise TrainingDiverged(f"{seen}: lower learning_rate")
             bar.set_postfix(loss=f"{losses[-1]:.3f}")
     model.eval()
     return losses
@@ -122,6 +123,4 @@ def train_adversarial(
         adversarial = pgd(attacked, images, labels, eps=eps * ramp, steps=steps, generator=generator)
         return F.cross_entropy(model(adversarial).float(), labels)
 
-    fit(
-        model, split, epochs=epochs, generator=generator, objective=objective, before_epoch=before_epoch, **options
-    )
+    fit(model, split, epochs=epochs, generator=generator, objective=objective, before_epoch=before_epoch, **options)

@@ -99,9 +99,10 @@ def pgd(
     """Projected gradient descent (https://arxiv.org/abs/1706.06083) in the Linf ball.
 
     ``step_size`` is relative to eps (default 2.5 / steps, at most 1). Restarts attack only what ``model`` still gets
-    right. ``start`` (N, C, H, W) replaces the first start point. With ``stop_early`` an image leaves the batch once
-    ``model`` misclassifies it: right when success is judged on this very model; leave it off for examples that will be
-    replayed on another one, which a large margin helps. ``generator`` (CPU) draws the random starts.
+    right. ``start`` (N, C, H, W) replaces the first start point; it is clipped into the ball. With ``stop_early`` an
+    image leaves the batch once ``model`` misclassifies it: right when success is judged on this very model; leave it
+    off for examples that will be replayed on another one, which a large margin helps. ``generator`` (CPU) draws the
+    random starts.
 
     >>> import torch
     >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
@@ -112,6 +113,12 @@ def pgd(
     budget = validate(images, labels, eps)
     if steps < 1 or restarts < 1:
         raise ValueError(f"steps and restarts must be at least 1, not {steps} and {restarts}")
+    if step_size is not None and not 0 < step_size < float("inf"):
+        raise ValueError(f"step_size must be positive and finite, not {step_size}")
+    if loss not in LOSSES:
+        raise ValueError(f"no loss {loss!r}; there are {', '.join(LOSSES)}")
+    if start is not None and start.shape != images.shape:
+        raise ValueError(f"start must have the shape of images, {tuple(images.shape)}, not {tuple(start.shape)}")
     relative = min(1.0, 2.5 / steps) if step_size is None else step_size
     images = images.detach()
     best = images.clone()
@@ -184,7 +191,8 @@ def _ascend(
             best_margin[rows] = torch.where(better, found, best_margin[rows])
         if last:
             return
-        slope = _slope(ascended(logits, labels[rows]).sum(), point)
+        with torch.enable_grad():  # the caller may have switched it off
+            slope = _slope(ascended(logits, labels[rows]).sum(), point)
         point = point.detach()
         # asking costs a synchronisation, so a GPU is asked less often
         if stop_early and (not images.is_cuda or step % 10 == 9) and bool((found > 0).any()):
@@ -194,6 +202,6 @@ def _ascend(
                 return
             low, high, stride = ball(rows)
         if momentum is not None:
-            velocity = momentum * velocity + slope / slope.abs().mean((1, 2, 3), keepdim=True).clamp_min(1e-30)
-            slope = velocity
+            size = slope.abs().mean((1, 2, 3), keepdim=True).clamp_min(torch.finfo(slope.dtype).tiny)
+            slope = velocity = momentum * velocity + slope / size
         point = torch.minimum(torch.maximum(point + stride * slope.sign(), low), high)

@@ -27,7 +27,7 @@ class LevelMap(Protocol):
         """Lowest and highest level each pixel can reach within eps."""
 
     def snap(self, levels: Tensor) -> Tensor:
-        """The nearest level."""
+        """The nearest level that has a pre-image."""
 
     def preimage(self, images: Tensor, levels: Tensor) -> Tensor:
         """For each pixel, the nearest value that is mapped to the given level."""
@@ -54,19 +54,26 @@ class _Search:
         self.best[rows] = torch.where(better[:, None, None, None], levels, self.best[rows])
         self.best_margin[rows] = torch.where(better, found, self.best_margin[rows])
 
-    def slope(self, levels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Margin (N,) and its gradient with respect to the levels."""
+    def slope(self, levels: Tensor, labels: Tensor, target: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Margin (N,), and the gradient of it or of the lead of a target class (N,) over the label."""
         levels = levels.detach().requires_grad_()
-        value = margin(self.network(levels), labels)
-        (gradient,) = torch.autograd.grad(value.sum(), levels)
-        return value.detach(), gradient
+        with torch.enable_grad():  # the caller may have switched it off
+            logits = self.network(levels)
+            found = value = margin(logits, labels)
+            if target is not None:
+                value = logits.gather(1, target[:, None]) - logits.gather(1, labels[:, None])
+            (gradient,) = torch.autograd.grad(value.sum(), levels)
+        return found.detach(), gradient
 
-    def ascend(self, rows: Tensor, point: Tensor, *, steps: int, relaxed: bool) -> None:
+    def ascend(self, point: Tensor, *, steps: int, relaxed: bool, target: Tensor | None) -> None:
         """Sign steps that shrink from 1/4 to 1/100 of the box, judged at the rounded levels."""
+        rows = self.unbroken()
+        point = point[rows]
         for step in range(steps):
             size = 0.25 * 0.04 ** (step / max(1, steps - 1))
             levels = self.quantizer.snap(point)
-            found, gradient = self.slope(point if relaxed else levels, self.labels[rows])
+            wanted = None if target is None else target[rows]
+            found, gradient = self.slope(point if relaxed else levels, self.labels[rows], wanted)
             if not relaxed:
                 self.keep(rows, levels, found)
                 going = found <= 0
@@ -106,39 +113,44 @@ def level_space(
     images: Tensor,
     labels: Tensor,
     *,
-    eps: float,
+    eps: float | Tensor,
     network: nn.Module,
     quantizer: LevelMap,
     steps: int = 40,
-    restarts: int = 3,
+    restarts: int = 4,
     repairs: int = 10,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Attack ``model`` = ``network`` after a hard ``quantizer`` in the space of levels.
 
-    The first restart starts at the image's own levels, the others at random levels of the box; every second one takes
-    its gradient at the relaxed point instead of at the rounded levels. ``repairs`` rounds of greedy flips follow each.
-    What is found is mapped back to pixels by the exact pre-image.
+    The first restart starts at the image's own levels and ascends the margin. The others start at random levels of the
+    box and ascend the lead of one wrong class each, the most likely ones first (then the margin again); every second
+    one takes its gradient at the relaxed point instead of at the rounded levels. ``repairs`` rounds of greedy flips
+    follow each. What is found is mapped back to pixels by the exact pre-image. On a linear network with as many
+    restarts as classes the result is the optimum.
 
     Contract as in :mod:`advdef.attacks.gradient`; an image leaves the batch once broken.
     """
-    validate(images, labels, eps)
+    budget = validate(images, labels, eps)
+    if steps < 1 or restarts < 1 or repairs < 0:
+        raise ValueError(f"need steps and restarts of at least 1, repairs not negative: {steps}, {restarts}, {repairs}")
     images = images.detach()
-    low, high = quantizer.interval(images, eps)
+    low, high = quantizer.interval(images, budget)
     with borrowed(model), borrowed(network):
         levels = quantizer.hard(images)
         with torch.no_grad():
             logits = network(levels)
         check_labels(labels, logits)
         search = _Search(network, quantizer, labels, low, high, levels.clone(), margin(logits, labels))
+        wrong = logits.scatter(1, labels[:, None], float("-inf")).argsort(1, descending=True)[:, :-1]
         for restart in range(restarts):
-            rows = search.unbroken()
-            if len(rows) == 0:
+            if len(search.unbroken()) == 0:
                 break
-            point = levels[rows]
+            point, target = levels, None
             if restart:
-                noise = torch.rand(point.shape, generator=generator, dtype=point.dtype).to(point.device)
-                point = low[rows] + noise * (high[rows] - low[rows])
-            search.ascend(rows, point, steps=steps, relaxed=restart % 2 == 1)
+                noise = torch.rand(levels.shape, generator=generator, dtype=levels.dtype).to(levels.device)
+                point = low + noise * (high - low)
+                target = wrong[:, restart - 1] if restart <= wrong.shape[1] else None
+            search.ascend(point, steps=steps, relaxed=restart % 2 == 1, target=target)
             search.repair(repairs)
     return quantizer.preimage(images, search.best)

@@ -29,7 +29,12 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def dlr(logits: Tensor, labels: Tensor) -> Tensor:
-    """Difference of logits ratio (https://arxiv.org/abs/2003.01690, eq. 6): the margin, free of the logits' scale."""
+    """Difference of logits ratio (https://arxiv.org/abs/2003.01690, eq. 6): the margin, free of the logits' scale.
+
+    Raises ValueError for fewer than three classes.
+    """
+    if logits.shape[1] < 3:
+        raise ValueError(f"the DLR loss needs at least 3 classes, not {logits.shape[1]}")
     ordered = logits.sort(1, descending=True).values
     return margin(logits, labels) / (ordered[:, 0] - ordered[:, 2] + 1e-12)
 

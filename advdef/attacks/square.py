@@ -27,11 +27,14 @@ def square(
     except ImportError as error:
         raise ImportError("the Square attack needs pyautoattack: pip install 'advdef[eval]'") from error
     validate(images, labels, eps)
+    if not isinstance(eps, int | float):
+        raise TypeError("the Square attack takes one eps for all images, a number")
+    if queries < 1:
+        raise ValueError(f"queries must be at least 1, not {queries}")
     seed = int(torch.randint(2**31 - 1, (), generator=generator))
-    state = torch.get_rng_state()
-    with borrowed(model), torch.no_grad():
+    devices = [images.device] if images.is_cuda else []
+    with borrowed(model), torch.no_grad(), torch.random.fork_rng(devices=devices):
         check_labels(labels, model(images[:1]))
         peer = SquareAttack(model, eps=eps, norm="Linf", n_queries=queries, seed=seed, device=str(images.device))
         adversarial: Tensor = peer.perturb(images, labels)
-    torch.set_rng_state(state)
     return adversarial

@@ -6,9 +6,10 @@ map hides no decision function: it only zeroes gradients (https://arxiv.org/abs/
 """
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advdef.attacks.gradient import pgd
@@ -19,7 +20,7 @@ from advdef.data import Split
 from advdef.defenses.base import Defense
 from advdef.training import fit
 
-__all__ = ["Mode", "Quantized", "Quantizer", "Scheme", "kmeans_thresholds", "train_quantized"]
+__all__ = ["Mode", "Quantized", "Quantizer", "Scheme", "kmeans_thresholds", "through_identity", "train_quantized"]
 
 Mode = Literal["hard", "soft", "straight_through"]
 Scheme = Literal["joint", "alternating", "frozen"]
@@ -55,7 +56,7 @@ class Quantizer(nn.Module):
         super().__init__()
         if levels < 2:
             raise ValueError(f"a quantiser needs at least 2 levels, not {levels}")
-        if hardness <= 0:
+        if not hardness > 0:
             raise ValueError(f"hardness must be positive, not {hardness}")
         if released and mode != "soft":
             raise ValueError(f"the released layer is soft; mode {mode!r} does not exist for it")
@@ -96,29 +97,32 @@ class Quantizer(nn.Module):
 
     def hard(self, images: Tensor) -> Tensor:
         """Limit of ``soft`` at infinite hardness; its gradient is zero everywhere and autograd sees none."""
-        return self._count(images).to(images.dtype) / self._steps
+        return self._count(images).to(images.dtype) / (self.levels - 1)
 
     def interval(self, images: Tensor, eps: float | Tensor) -> tuple[Tensor, Tensor]:
         """Lowest and highest level each pixel can reach within ``eps`` (a number, or (N, 1, 1, 1)) and [0, 1]."""
         return self.hard((images - eps).clamp(min=0)), self.hard((images + eps).clamp(max=1))
 
     def snap(self, levels: Tensor) -> Tensor:
-        """The nearest of the equally spaced output levels."""
-        return torch.round(levels * self._steps) / self._steps
+        """The nearest output level that has a pre-image: thresholds that coincide leave a level empty."""
+        if self.thresholds.dim() == 1:
+            return self._snap(levels, self.thresholds)
+        return torch.stack([self._snap(levels[:, c], own) for c, own in enumerate(self.thresholds)], 1)
 
     def preimage(self, images: Tensor, levels: Tensor) -> Tensor:
         """The pixel value nearest to ``images`` that is mapped exactly to ``levels``.
 
         Raises ValueError when a level is empty (two thresholds coincide, or one lies outside (0, 1)).
         """
-        index, own = torch.round(levels * self._steps).long(), self._count(images)
+        index, own = torch.round(levels * (self.levels - 1)).long(), self._count(images)
         ordered = self._per_channel().detach().sort(-1).values.expand(1, images.shape[1], 1, 1, -1)
         # cell k is (t_k, t_k+1]: entered from below just above t_k, from above exactly at t_k+1
         above = torch.nextafter(ordered, torch.full_like(ordered, 2.0)).expand(*images.shape, -1)
         enter_up = above.gather(-1, (index - 1).clamp(min=0)[..., None])[..., 0]
-        enter_down = ordered.expand(*images.shape, -1).gather(-1, index.clamp(max=self._steps - 1)[..., None])[..., 0]
+        below = ordered.expand(*images.shape, -1)
+        enter_down = below.gather(-1, index.clamp(max=below.shape[-1] - 1)[..., None])[..., 0]
         result = torch.where(index > own, enter_up, torch.where(index < own, enter_down, images))
-        if not torch.equal(self.hard(result), self.snap(levels)):
+        if not torch.equal(self._count(result), index) or bool(((result < 0) | (result > 1)).any()):
             raise ValueError("some levels have no pre-image: thresholds coincide or lie outside (0, 1)")
         return result
 
@@ -126,31 +130,40 @@ class Quantizer(nn.Module):
         """Set the slope of the soft steps (per unit of pixel value)."""
         self.hardness.fill_(hardness)
 
-    @property
-    def _steps(self) -> int:
-        return self.thresholds.shape[-1]
+    def _snap(self, levels: Tensor, thresholds: Tensor) -> Tensor:
+        """Nearest level whose cell (t_k, t_k+1] of these thresholds (K,) has a point in [0, 1]."""
+        ordered = thresholds.detach().sort().values
+        starts, ends = F.pad(ordered, (1, 0), value=-1.0), F.pad(ordered, (0, 1), value=2.0)
+        there = torch.nonzero((starts < ends) & (starts < 1) & (ends >= 0))[:, 0].clamp(max=self.levels - 1)
+        values = there.to(levels.dtype) / (self.levels - 1)
+        return values[torch.bucketize(levels.detach().contiguous(), (values[1:] + values[:-1]) / 2)]
 
     def _per_channel(self) -> Tensor:
         """Thresholds that broadcast against (N, C, H, W) when one of them is taken from the last axis."""
         return self.thresholds if self.thresholds.dim() == 1 else self.thresholds[None, :, None, None, :]
 
     def _count(self, images: Tensor) -> Tensor:
-        """Number of thresholds strictly below each pixel."""
+        """Index of each pixel's level: the number of thresholds strictly below it, at most levels - 1."""
         with torch.no_grad():
             if self.thresholds.dim() == 1:
-                return torch.bucketize(images.detach().contiguous(), self.thresholds.sort().values)
-            return torch.stack(
-                [
-                    torch.bucketize(images[:, c].detach().contiguous(), self.thresholds[c].sort().values)
-                    for c in range(len(self.thresholds))
-                ],
-                1,
-            )
+                count = torch.bucketize(images.detach().contiguous(), self.thresholds.sort().values)
+            elif images.shape[1] != len(self.thresholds):
+                raise ValueError(f"thresholds for {len(self.thresholds)} channels, images {tuple(images.shape)}")
+            else:
+                count = torch.stack(
+                    [
+                        torch.bucketize(images[:, c].detach().contiguous(), own.sort().values)
+                        for c, own in enumerate(self.thresholds)
+                    ],
+                    1,
+                )
+            return count.clamp(max=self.levels - 1)
 
 
 class Quantized(Defense):
     """A network behind a quantiser. ``undefended`` is the twin that an oblivious attacker crafts on (default: the
-    network itself, fed with raw pixels)."""
+    network itself, fed with raw pixels).
+    """
 
     def __init__(self, network: nn.Module, quantizer: Quantizer, *, undefended: nn.Module | None = None) -> None:
         super().__init__()
@@ -186,6 +199,11 @@ class Quantized(Defense):
         if self.quantizer.mode != "soft":
             suite["level-space"] = partial(level_space, network=self._network, quantizer=self.quantizer)
         return suite
+
+
+def through_identity(model: Quantized) -> nn.Module:
+    """What adversarial training of a quantised network differentiates through: BPDA with the identity."""
+    return model.surrogate("identity")
 
 
 class _Surrogate(nn.Module):
@@ -268,13 +286,19 @@ def train_quantized(
 
     While thresholds are learned the layer is soft and its hardness grows geometrically between the two values of
     ``hardness`` (None: it stays as it is); "alternating" trains the network in even epochs and the thresholds in odd
-    ones. The last ``finetune_epochs`` of the ``epochs`` train the network alone behind the hard layer as deployed, which
-    removes the mismatch between soft and hard. "frozen" trains the network behind the deployed layer all the time.
+    ones. The last ``finetune_epochs`` of the ``epochs`` train the network alone behind the hard layer as deployed,
+    which removes the mismatch between soft and hard. "frozen" trains the network behind the deployed layer throughout.
 
-    Returns ``{"thresholds": (epochs + 1, ...)}``, their values before training and after each epoch of it. Raises
-    ValueError for a trainable scheme on a quantiser that is not trainable (its thresholds would silently stay), or with
-    no epoch left to learn in.
+    Returns ``{"thresholds": (1 + learning epochs, ...)}``, their values before training and after each epoch of it that
+    is no fine-tuning. Raises ValueError for an unknown scheme, for one that learns thresholds on a quantiser that is
+    not trainable (they would silently stay) or with no epoch left to learn in, and for a hardness that is not positive.
     """
+    if scheme not in get_args(Scheme):
+        raise ValueError(f"no scheme {scheme!r}; there are {', '.join(get_args(Scheme))}")
+    if hardness is not None and not min(hardness) > 0:
+        raise ValueError(f"hardness must be positive, not {hardness}")
+    if finetune_epochs < 0:
+        raise ValueError(f"finetune_epochs must not be negative, not {finetune_epochs}")
     quantizer, deployed = model.quantizer, model.quantizer.mode
     learning = scheme != "frozen"
     if learning and not quantizer.trainable:
@@ -282,7 +306,7 @@ def train_quantized(
     finetuning = finetune_epochs if learning and deployed != "soft" else 0
     epochs -= finetuning
     if epochs < (2 if scheme == "alternating" else 1):
-        raise ValueError(f"{finetuning} of {epochs + finetuning} epochs fine-tune: too few are left to learn thresholds")
+        raise ValueError(f"{epochs} epochs before {finetuning} of fine-tuning are too few to train by {scheme!r}")
     weights = list(model.network.parameters())
     trajectory = [quantizer.thresholds.detach().clone()]
 

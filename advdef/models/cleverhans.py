@@ -38,6 +38,7 @@ class CleverhansCNN(nn.Module):
         for layer in self.layers:
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(layer.weight)
+                assert layer.bias is not None
                 nn.init.zeros_(layer.bias)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -1,0 +1,82 @@
+"""What every notebook of the book needs besides results: choices checked in one line, tables, verdict badges."""
+
+import html
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+import pandas as pd
+import torch
+from IPython.display import HTML
+
+from advdef.claims import Verdict
+from advdef.data import DATASETS
+from advdef.records import Run, provenance
+
+__all__ = ["choose", "choose_datasets", "choose_device", "provenance_table", "table", "verdict_table"]
+
+Settings = TypeVar("Settings")
+
+
+def choose(profiles: Mapping[str, Settings], profile: str) -> Settings:
+    """The settings of a profile; raises ValueError with one line that lists what exists."""
+    if profile not in profiles:
+        raise ValueError(f"unknown profile {profile!r}; profiles: {', '.join(profiles)}")
+    return profiles[profile]
+
+
+def choose_datasets(dataset: str | None, default: Sequence[str]) -> tuple[str, ...]:
+    """The one named data set, else the profile's; raises ValueError with one line that lists what exists."""
+    names = tuple(default) if dataset is None else (dataset,)
+    for name in names:
+        if name not in DATASETS:
+            raise ValueError(f"unknown data set {name!r}; data sets: {', '.join(DATASETS)}")
+    return names
+
+
+def choose_device(device: str | None) -> torch.device:
+    """The named device, else CUDA when there is one, else the CPU; raises ValueError for one that is not here."""
+    here = ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+    if device is not None and device.split(":")[0] not in here:
+        raise ValueError(f"no device {device!r} here; devices: {', '.join(here)}")
+    return torch.device(device or ("cuda" if "cuda" in here else "cpu"))
+
+
+def table(frame: pd.DataFrame, caption: str, *, index: bool = False) -> HTML:
+    """A data frame as an HTML table with a caption; cells that hold HTML are left as they are."""
+    body = frame.to_html(index=index, escape=False, border=0, classes="results", na_rep="–")
+    body = re.sub(r"\[([-+.\d]+), ([-+.\d]+)\]", "[\\1,\u00a0\\2]", body)  # an interval is not broken over lines
+    body = body.replace("<table ", '<table tabindex="0" ', 1)  # wide tables scroll, and keyboards should reach them
+    return HTML(body.replace("<thead>", f"<caption>{html.escape(caption)}</caption>\n<thead>", 1))
+
+
+def verdict_table(verdicts: Sequence[Verdict], caption: str) -> HTML:
+    """Claims with their verdicts as words with a badge, and the numbers that decide them."""
+    rows = [
+        {
+            "claim": f"<strong>{v.claim.id.split('-')[-1]}</strong> {html.escape(v.claim.sentence)} "
+            f"<em>[{'paper' if v.claim.source == 'paper' else 'implied; our wording'}]</em>",
+            "data": v.dataset,
+            "verdict": _badge(v.word),
+            "evidence": html.escape(v.evidence),
+        }
+        for v in verdicts
+    ]
+    return table(pd.DataFrame(rows), caption)
+
+
+def provenance_table(runs: Iterable[Run]) -> HTML:
+    """What ran where: one column per data set."""
+    columns = {}
+    for run in runs:
+        facts = provenance(run.data, seed=run.seed)
+        versions = ", ".join(f"{name} {version}" for name, version in facts.pop("versions").items() if version)
+        columns[run.data.name] = {name.replace("_", " "): value for name, value in facts.items()} | {
+            "versions": versions
+        }
+    return table(pd.DataFrame(columns).map(str), "Provenance of this run", index=True)
+
+
+def _badge(word: str) -> str:
+    kind = "not-testable" if word == "not testable here" else word.replace(" ", "-")
+    return f'<span class="verdict {kind}">{word}</span>'

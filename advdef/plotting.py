@@ -1,0 +1,99 @@
+"""The figures that more than one notebook draws, in one style with one colour per defence."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from advdef.evaluation import Outcome
+
+__all__ = ["COLOURS", "image_grid", "robustness_curves", "use_style"]
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart
+COLOURS = {
+    "undefended": "#000000",
+    "CQ": "#0072B2",
+    "TQ": "#D55E00",
+    "k-means": "#009E73",
+    "CQ released": "#56B4E9",
+    "TQ released": "#E69F00",
+    "bit depth": "#CC79A7",
+    "AT": "#7F7F7F",
+    "AT + CQ": "#3D348B",
+}
+THREAT_STYLES = {"oblivious": (":", "o"), "direct": ("--", "s"), "adaptive": ("-", "D")}
+
+
+def use_style() -> None:
+    """Set the style of all figures: white background (they are read in dark mode too), retina resolution."""
+    plt.rcParams.update(
+        {
+            "figure.facecolor": "white",
+            "figure.dpi": 110,
+            "savefig.dpi": 160,
+            "savefig.bbox": "tight",
+            "figure.constrained_layout.use": True,
+            "font.size": 10,
+            "axes.grid": True,
+            "grid.alpha": 0.25,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "legend.frameon": False,
+            "lines.markersize": 4,
+        }
+    )
+
+
+def robustness_curves(curves: Mapping[str, Mapping[str, Mapping[str, Mapping[float, Outcome]]]]) -> Figure:
+    """Robust accuracy against eps: a row per data set, a panel per defence, a line per threat model, 95 % Wilson bands.
+
+    ``curves[dataset][defence][threat][eps]`` is an outcome.
+    """
+    columns = 4
+    depth = {dataset: -(-len(defences) // columns) for dataset, defences in curves.items()}
+    size = (2.2 * columns + 0.6, 2.3 * sum(depth.values()))
+    figure, axes = plt.subplots(sum(depth.values()), columns, figsize=size, sharey=True, squeeze=False)
+    for panel in axes.flat:
+        panel.set_visible(False)
+    top = 0
+    for dataset, defences in curves.items():
+        rows = axes[top : top + depth[dataset]]
+        for panel, (defence, threats) in zip(rows.flat, defences.items(), strict=False):
+            for threat, outcomes in threats.items():
+                _line(
+                    panel, outcomes, label=threat, style=THREAT_STYLES[threat], colour=COLOURS.get(defence, "#000000")
+                )
+            panel.set(title=defence, xlabel="eps", ylim=(-0.03, 1.03), visible=True)
+        for row in rows:
+            row[0].set_ylabel(f"{dataset}\nrobust accuracy")
+        top += depth[dataset]
+    axes[0][0].legend(title="attacker", loc="upper right", fontsize=8)
+    return figure
+
+
+def _line(axes: Axes, outcomes: Mapping[float, Outcome], *, label: str, style: tuple[str, str], colour: str) -> None:
+    budgets = sorted(outcomes)
+    intervals = [outcomes[eps].interval for eps in budgets]
+    values = [interval.value for interval in intervals]
+    axes.plot(budgets, values, style[0], marker=style[1], color=colour, label=label)
+    axes.fill_between(budgets, [i.low for i in intervals], [i.high for i in intervals], color=colour, alpha=0.12, lw=0)
+
+
+def image_grid(rows: Mapping[str, Tensor], *, columns: Sequence[str], size: float = 1.15) -> Figure:
+    """Rows of images (N, C, H, W) in [0, 1] with names at the left and a title over each column."""
+    count = len(columns)
+    figure, axes = plt.subplots(len(rows), count, figsize=(size * count + 1, size * len(rows) + 0.3), squeeze=False)
+    for line, (name, images) in zip(axes, rows.items(), strict=True):
+        for cell, image in zip(line, images, strict=True):
+            pixels = image.detach().cpu().permute(1, 2, 0)
+            cell.imshow(pixels.squeeze(-1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            cell.set(xticks=[], yticks=[])
+            cell.grid(False)
+            for spine in cell.spines.values():
+                spine.set_visible(False)
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    for cell, title in zip(axes[0], columns, strict=True):
+        cell.set_title(title, fontsize=8)
+    return figure

@@ -1,0 +1,68 @@
+"""What all tests share: one thread, as tensors are small here, and a small network that has learned something."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advdef.data import Dataset, load
+from advdef.training import train_standard
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def digits() -> Dataset:
+    return load("digits")
+
+
+def small_network() -> nn.Sequential:
+    """A quick classifier of 28x28 grey images."""
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 5, stride=2, padding=2),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 5, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(16 * 5 * 5, 10),
+    )
+
+
+@pytest.fixture(scope="session")
+def _trained_network(digits: Dataset) -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = small_network()
+    generator = torch.Generator().manual_seed(0)
+    train_standard(network, digits.train, epochs=8, learning_rate=3e-3, generator=generator)
+    return network
+
+
+@pytest.fixture
+def network(_trained_network: nn.Sequential) -> nn.Sequential:
+    """The network trained on digits, in evaluation mode and without gradients."""
+    _trained_network.zero_grad()
+    return _trained_network.eval()
+
+
+@pytest.fixture
+def batch(digits: Dataset) -> tuple[Tensor, Tensor]:
+    """100 test images and their labels."""
+    return digits.test.float_images()[:100], digits.test.labels[:100]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-baselines",
+        action="store_true",
+        help="rewrite tests/baselines from this run instead of comparing with them",
+    )

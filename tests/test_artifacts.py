@@ -1,0 +1,327 @@
+"""The weight cache: a hit is the same model, another question is a miss, and a file is there whole or not at all."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import time
+import types
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advdef import artifacts
+from advdef.artifacts import Training, cache_folder, fingerprint, trained, write_atomically
+from advdef.data import Dataset, Split
+from advdef.defenses import Quantized, Quantizer, through_identity, train_quantized
+from advdef.training import train_adversarial, train_standard
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ADVDEF_CACHE", str(tmp_path))
+    return tmp_path / "weights"
+
+
+@pytest.fixture
+def small(digits: Dataset) -> Dataset:
+    return digits.subset(train=64, test=10)
+
+
+def build() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 4, 5, stride=3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 8 * 8, 10))
+
+
+def build_quantized() -> Quantized:
+    return Quantized(build(), Quantizer(4, trainable=True))
+
+
+calls: list[dict[str, Any]] = []
+
+
+def count(model: nn.Module, split: Split, *, generator: torch.Generator, **settings: Any) -> dict[str, Tensor]:
+    """Training that takes no time and notes that it ran."""
+    calls.append(settings)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.rand(parameter.shape, generator=generator))
+    return {"noise": torch.rand(3, generator=generator)}
+
+
+def count_too(model: nn.Module, split: Split, *, generator: torch.Generator, **settings: Any) -> dict[str, Tensor]:
+    return count(model, split, generator=generator, **settings)
+
+
+@pytest.fixture(autouse=True)
+def _forget_calls() -> None:
+    calls.clear()
+
+
+def logits(training: Training, data: Dataset) -> Tensor:
+    with torch.no_grad():
+        return training.model(data.test.float_images())
+
+
+@pytest.mark.parametrize(
+    ("make", "train", "settings"),
+    [
+        (build, train_standard, {"epochs": 2}),
+        (build_quantized, train_quantized, {"epochs": 3}),
+        (build_quantized, train_adversarial, {"epochs": 1, "eps": 0.1, "steps": 1, "target": through_identity}),
+    ],
+)
+def test_a_hit_is_the_same_model(
+    small: Dataset, make: Callable[[], nn.Module], train: Any, settings: dict[str, Any]
+) -> None:
+    state = torch.get_rng_state()
+    first = trained(make, train, small, seed=3, **settings)
+    again = trained(make, train, small, seed=3, **settings)
+    assert (first.from_cache, again.from_cache) == (False, True)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert again.model is not first.model
+    ours, theirs = first.model.state_dict(), again.model.state_dict()
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert all(ours[name].stride() == theirs[name].stride() for name in ours)
+    assert torch.equal(logits(first, small), logits(again, small))  # to the last bit, or a re-run would not agree
+    assert list(first.history) == list(again.history)
+    assert all(torch.equal(value, again.history[name]) for name, value in first.history.items())
+    assert again.seconds == first.seconds > 0
+    assert not again.model.training
+
+
+def test_the_cache_stands_where_it_is_told(small: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cache_folder() == cache
+    trained(build, count, small, seed=0)
+    (file,) = cache.iterdir()
+    assert file.name.startswith("digits-sequential-")
+    assert file.suffix == ".safetensors"
+    monkeypatch.delenv("ADVDEF_CACHE")
+    assert cache_folder().parts[-2:] == ("advdef", "weights")
+
+
+def wider() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 5, 5, stride=3), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 8 * 8, 10))
+
+
+def shifted() -> nn.Module:
+    """Prints like `build`, but starts from other weights, as a model that was trained before does."""
+    model = build()
+    with torch.no_grad():
+        model[3].bias.add_(1)
+    return model
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"build": wider},
+        {"build": shifted},
+        {"train": count_too},
+        {"train": partial(count, rate=1)},
+        {"seed": 1},
+        {"settings": {"epochs": 2}},
+        {"settings": {"epochs": 1, "rate": 0.1}},
+        {"settings": {"epochs": 1, "target": through_identity}},
+        {"data": lambda d: replace(d, checksum="0" * 16)},
+        {"data": lambda d: d.subset(train=63)},
+        {"data": lambda d: replace(d, name="other")},
+        {"torch": "0.0.0"},
+        {"code": "0" * 16},
+    ],
+    ids=str,
+)
+def test_every_part_of_the_key_matters(small: Dataset, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]) -> None:
+    trained(build, count, small, seed=0, epochs=1)
+    if "torch" in change:
+        monkeypatch.setattr(torch, "__version__", change["torch"])
+    if "code" in change:
+        monkeypatch.setattr(artifacts, "fingerprint", lambda *objects: change["code"])
+    other = trained(
+        change.get("build", build),
+        change.get("train", count),
+        change.get("data", lambda d: d)(small),
+        seed=change.get("seed", 0),
+        **change.get("settings", {"epochs": 1}),
+    )
+    assert not other.from_cache
+    assert len(calls) == 2
+
+
+def test_what_does_not_matter_is_no_part_of_the_key(small: Dataset) -> None:
+    trained(build, count, small, seed=0, epochs=1, rate=0.1)
+    torch.manual_seed(99)
+    assert trained(build, count, small, seed=0, rate=0.1, epochs=1).from_cache
+    assert trained(build, partial(count, rate=0.1), small, seed=0, epochs=1).from_cache
+    assert trained(build, count, replace(small, test=small.test.head(5)), seed=0, epochs=1, rate=0.1).from_cache
+    assert len(calls) == 1
+
+
+def test_a_setting_without_a_name_is_refused(small: Dataset) -> None:
+    for setting in (lambda model: model, partial(through_identity)):
+        with pytest.raises(ValueError, match="module-level function"):
+            trained(build, count, small, seed=0, target=setting)
+    assert not calls
+
+
+def test_models_that_share_weights_can_be_kept(small: Dataset) -> None:
+    def shared() -> nn.Module:
+        network = build()
+        return Quantized(network, Quantizer(4), undefended=network)
+
+    first, again = (trained(shared, count, small, seed=0) for _ in range(2))
+    assert again.from_cache
+    assert torch.equal(logits(first, small), logits(again, small))
+
+
+def test_a_failed_training_leaves_nothing(small: Dataset, cache: Path) -> None:
+    def failing(model: nn.Module, split: Split, *, generator: torch.Generator) -> None:
+        raise RuntimeError("the third wheel")
+
+    with pytest.raises(RuntimeError, match="third wheel"):
+        trained(build, failing, small, seed=0)
+    assert not cache.exists()
+
+
+# Files
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "er" / "file.json"
+    write_atomically(path, b"one")
+    write_atomically(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert list(path.parent.iterdir()) == [path]
+    (tmp_path / "plain").write_bytes(b"")
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode  # readable by whom other files are readable
+
+
+@pytest.mark.parametrize("name", ["write_bytes", "replace"])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = tmp_path / "file.json"
+    write_atomically(path, b"old")
+    real = Path.write_bytes
+
+    def fail(*arguments: Any) -> None:
+        if name == "write_bytes":
+            real(arguments[0], arguments[1][:1])
+        raise OSError("no space left")
+
+    monkeypatch.setattr(artifacts.os if name == "replace" else Path, name, fail)
+    with pytest.raises(OSError, match="no space"):
+        write_atomically(path, b"new")
+    monkeypatch.undo()
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_killed_writer_leaves_nothing_under_the_final_name(tmp_path: Path) -> None:
+    path, ready = tmp_path / "file.bin", tmp_path / "ready"
+    program = f"""
+        import os, pathlib, time
+        from advdef.artifacts import write_atomically
+
+        def hang(*arguments):
+            pathlib.Path({str(ready)!r}).touch()
+            time.sleep(60)
+
+        os.replace = hang
+        write_atomically(pathlib.Path({str(path)!r}), b"x" * 100)
+    """
+    root = str(Path(artifacts.__file__).parents[1])
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], cwd=root) as process:
+        deadline = time.monotonic() + 60
+        while not ready.exists() and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.02)
+        process.kill()
+    assert ready.exists()
+    assert not path.exists()
+    write_atomically(path, b"whole")  # and the next one is not in its way
+    assert path.read_bytes() == b"whole"
+
+
+# The fingerprint of the code
+
+SOURCE = '''
+"""A module."""
+
+LIMIT = 3
+"""What it is."""
+
+
+class Thing:
+    """A thing."""
+
+    def double(self, x):
+        """Twice."""
+        # a comment
+        return 2 * x
+
+
+async def later():
+    """Later."""
+    return LIMIT
+'''
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """The fingerprint of a module advdef.made_up with this source."""
+
+    def of(source: str) -> str:
+        made_up = types.ModuleType("advdef.made_up")
+        exec(source, made_up.__dict__)
+        monkeypatch.setitem(sys.modules, "advdef.made_up", made_up)
+        real = artifacts.inspect.getsource
+        with monkeypatch.context() as patch:
+            patch.setattr(artifacts.inspect, "getsource", lambda m: source if m is made_up else real(m))
+            return fingerprint(made_up.Thing)
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"""A module."""', '"""Another text."""'),
+        ('"""A module."""\n', ""),
+        ('    """A thing."""\n', '    """A thing\n\n    of beauty.\n    """\n'),
+        ('        """Twice."""\n', ""),
+        ('"""What it is."""', '"""Something else."""'),
+        ('    """Later."""\n', ""),
+        ("        # a comment\n", ""),
+        ("2 * x", "(2\n                * x)"),
+    ],
+)
+def test_the_fingerprint_ignores_words_and_layout(module: Callable[[str], str], old: str, new: str) -> None:
+    assert SOURCE.count(old) == 1
+    assert module(SOURCE.replace(old, new)) == module(SOURCE)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("2 * x", "3 * x"), ("LIMIT = 3", "LIMIT = 4"), ("double(self, x)", "double(self, x=1)")]
+)
+def test_the_fingerprint_sees_code(module: Callable[[str], str], old: str, new: str) -> None:
+    assert SOURCE.count(old) == 1
+    assert module(SOURCE.replace(old, new)) != module(SOURCE)
+
+
+def test_the_fingerprint_covers_what_all_training_runs_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = fingerprint(nn.Linear)  # lives elsewhere: its library's version is in the key
+    assert before == fingerprint()
+    assert fingerprint(Quantized) != before
+    real = artifacts.inspect.getsource
+    for name in ("training", "data", "attacks.gradient", "attacks.losses", "attacks.wrappers", "attacks._common"):
+        changed = sys.modules[f"advdef.{name}"]
+        with monkeypatch.context() as patch:
+            patch.setattr(artifacts.inspect, "getsource", lambda m, c=changed: real(m) + "\nx = 1" * (m is c))
+            assert fingerprint() != before, name

@@ -1,0 +1,542 @@
+"""Attacks keep their contract: sound, harmless to the model, reproducible, strong where strength has a closed form."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from advdef.attacks import (
+    LOSSES,
+    bim,
+    cleverhans,
+    expectation,
+    fgsm,
+    level_space,
+    margin,
+    mim,
+    pgd,
+    replace_gradient,
+    square,
+    stopping,
+    straight_through,
+    strong,
+)
+from advdef.defenses import Quantized, Quantizer
+from advdef.evaluation import correct
+
+Pair = tuple[Tensor, Tensor]
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def tiny(seed: int = 0, shape: tuple[int, int, int] = (2, 3, 3), classes: int = 4) -> nn.Sequential:
+    """A random network with parts whose mode matters."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        inputs = shape[0] * shape[1] * shape[2]
+        return nn.Sequential(
+            nn.BatchNorm2d(shape[0]), nn.Flatten(), nn.Linear(inputs, 16), nn.Tanh(), nn.Dropout(0.5),
+            nn.Linear(16, classes),
+        )  # fmt: skip
+
+
+def random_batch(n: int = 6, shape: tuple[int, int, int] = (2, 3, 3), classes: int = 4, seed: int = 0) -> Pair:
+    generator = seeded(seed)
+    return torch.rand(n, *shape, generator=generator), torch.randint(classes, (n,), generator=generator)
+
+
+def quantised_level_space(model: nn.Module, images: Tensor, labels: Tensor, **options: Any) -> Tensor:
+    """The level-space attack with the signature of the others: behind a quantiser of four levels."""
+    quantizer = Quantizer(4)
+    defence = Quantized(model, quantizer)
+    return level_space(defence, images, labels, network=model, quantizer=quantizer, **options)
+
+
+GRADIENT = {
+    "fgsm": fgsm,
+    "bim": bim,
+    "mim": mim,
+    "pgd": partial(pgd, steps=5),
+    "pgd-plain": partial(pgd, steps=5, random_start=False),
+    "pgd-restarts": partial(pgd, steps=3, restarts=2, loss="margin"),
+    "pgd-early": partial(pgd, steps=5, stop_early=True, loss="dlr"),
+}
+ALL: dict[str, Callable[..., Tensor]] = GRADIENT | {
+    "square": partial(square, queries=20),
+    "level-space": quantised_level_space,
+}
+DETERMINISTIC = ("fgsm", "bim", "mim", "pgd-plain")
+
+
+@pytest.fixture(params=list(ALL))
+def attack(request: pytest.FixtureRequest) -> Callable[..., Tensor]:
+    if request.param == "square":
+        pytest.importorskip("pyautoattack")
+    return ALL[request.param]
+
+
+# The contract
+
+
+@pytest.mark.parametrize("name", list(ALL))
+@settings(max_examples=15, deadline=None)
+@given(data=st.data(), seed=st.integers(0, 100), eps=st.sampled_from([0.0, 1e-3, 0.03, 8 / 255, 0.3, 1.0, 2.0]))
+def test_the_ball_and_the_box_are_kept_exactly(name: str, data: st.DataObject, seed: int, eps: float) -> None:
+    if name == "square":
+        pytest.importorskip("pyautoattack")
+    pixels = st.sampled_from([0.0, 1.0, 0.5, 1 / 3, 1e-7, 1 - 2**-24, 0.25, 0.75]) | st.floats(0, 1, width=32)
+    images = torch.tensor(data.draw(st.lists(pixels, min_size=36, max_size=36))).reshape(2, 2, 3, 3)
+    found = ALL[name](tiny(seed), images, torch.tensor([seed % 4, 1]), eps=eps, generator=seeded(seed))
+    assert found.shape == images.shape
+    assert found.dtype == images.dtype
+    assert bool((found >= 0).all())
+    assert bool((found <= 1).all())
+    # what float32 makes of x - eps and x + eps are the ends of the ball, to the last bit
+    assert bool((found >= images - eps).all())
+    assert bool((found <= images + eps).all())
+
+
+def test_the_model_is_left_as_it_was(attack: Callable[..., Tensor]) -> None:
+    model = tiny()
+    model.train()
+    model[4].eval()  # a mixed mode comes back mixed
+    model[2].weight.requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 7.0) if parameter.requires_grad else None
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    images, labels = random_batch()
+    kept = images.clone(), labels.clone()
+    attack(model, images, labels, eps=0.1, generator=seeded())
+    assert [m.training for m in model] == [True, True, True, True, False, True]
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == (name != "2.weight")
+        assert parameter.grad is None if name == "2.weight" else bool((parameter.grad == 7.0).all())
+    assert torch.equal(images, kept[0])
+    assert torch.equal(labels, kept[1])
+
+
+def test_the_mode_comes_back_after_an_error() -> None:
+    model = tiny().train()
+    images, _ = random_batch()
+    with pytest.raises(ValueError, match=r"0\.\.3; seen: 0 to 4"):
+        pgd(model, images, torch.tensor([0, 1, 2, 3, 4, 0]), eps=0.1)
+    assert all(m.training for m in model.modules())
+
+
+def spoiled(images: Tensor, value: float) -> Tensor:
+    images = images.clone()
+    images[1, 0, 0, 0] = value
+    return images
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda x, y: (x * 255, y, 0.1), ValueError, r"\[0, 1\]; seen"),
+        (lambda x, y: (x - 0.5, y, 0.1), ValueError, r"\[0, 1\]; seen: -0\."),
+        (lambda x, y: (spoiled(x, float("nan")), y, 0.1), ValueError, "seen: nan"),
+        (lambda x, y: (spoiled(x, float("inf")), y, 0.1), ValueError, "to inf"),
+        (lambda x, y: (x[:0], y[:0], 0.1), ValueError, "N > 0"),
+        (lambda x, y: (x[0], y[:1], 0.1), ValueError, r"\(2, 3, 3\)"),
+        (lambda x, y: ((x * 255).byte(), y, 0.1), TypeError, "uint8"),
+        (lambda x, y: (x, y.int(), 0.1), TypeError, "int64, not torch.int32"),
+        (lambda x, y: (x, y[:3], 0.1), ValueError, r"\(6,\), not \(3,\)"),
+        (lambda x, y: (x, y[:, None], 0.1), ValueError, r"\(6,\), not \(6, 1\)"),
+        (lambda x, y: (x, y + 1 - y.min() + 3, 0.1), ValueError, r"0\.\.3; seen"),
+        (lambda x, y: (x, y * 0 - 1, 0.1), ValueError, "seen: -1 to -1"),
+        (lambda x, y: (x, y, -0.1), ValueError, "seen: -0.1"),
+        (lambda x, y: (x, y, float("nan")), ValueError, "seen: nan"),
+        (lambda x, y: (x, y, float("inf")), ValueError, "to inf"),
+        (lambda x, y: (x, y, torch.full((5,), 0.1)), ValueError, r"\(6,\), not \(5,\)"),
+        (lambda x, y: (x, y, torch.full((6, 1), 0.1)), ValueError, r"not \(6, 1\)"),
+    ],
+)
+def test_bad_input_is_refused(
+    attack: Callable[..., Tensor], change: Callable[..., Any], error: type[Exception], message: str
+) -> None:
+    images, labels, eps = change(*random_batch())
+    with pytest.raises(error, match=message):
+        attack(tiny(), images, labels, eps=eps, generator=seeded())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps and restarts"),
+        ({"restarts": 0}, "steps and restarts"),
+        ({"step_size": 0.0}, "step_size"),
+        ({"step_size": -1.0}, "step_size"),
+        ({"step_size": float("nan")}, "step_size"),
+        ({"loss": "hinge"}, "ce, margin, dlr"),
+        ({"start": torch.zeros(1, 2, 3, 3)}, "shape of images"),
+    ],
+)
+def test_pgd_refuses_bad_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        pgd(tiny(), *random_batch(), eps=0.1, **options)
+
+
+def test_other_attacks_refuse_bad_options() -> None:
+    with pytest.raises(ValueError, match="steps and restarts"):
+        quantised_level_space(tiny(), *random_batch(), eps=0.1, steps=0)
+    with pytest.raises(ValueError, match="repairs"):
+        quantised_level_space(tiny(), *random_batch(), eps=0.1, repairs=-1)
+    pytest.importorskip("pyautoattack")
+    with pytest.raises(ValueError, match="queries"):
+        square(tiny(), *random_batch(), eps=0.1, queries=0)
+    with pytest.raises(TypeError, match="one eps"):
+        square(tiny(), *random_batch(), eps=torch.full((6,), 0.1))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="at least 1"):
+        expectation(tiny(), 0)
+
+
+def test_square_names_the_extra_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyautoattack.square", None)
+    with pytest.raises(ImportError, match=r"advdef\[eval\]"):
+        square(tiny(), *random_batch(), eps=0.1)
+
+
+def test_eps_zero_returns_the_image(attack: Callable[..., Tensor]) -> None:
+    images, labels = random_batch()
+    assert torch.equal(attack(tiny(), images, labels, eps=0.0, generator=seeded()), images)
+
+
+@pytest.mark.parametrize("name", [*GRADIENT, "level-space"])
+def test_each_image_may_have_its_own_eps(name: str) -> None:
+    images, _ = random_batch()
+    labels = tiny().eval()(images).argmax(1)
+    eps = torch.tensor([0.0, 0.01, 0.05, 0.1, 0.3, 1.0])
+    found = ALL[name](tiny(), images, labels, eps=eps, generator=seeded())
+    moved = (found - images).abs().amax((1, 2, 3))
+    assert bool((moved <= eps + 1e-6).all())
+    assert moved[0] == 0
+    assert moved[5] > 0.1  # the largest is used
+    same = ALL[name](tiny(), images, labels, eps=torch.full((6,), 0.1), generator=seeded())
+    assert torch.equal(same, ALL[name](tiny(), images, labels, eps=0.1, generator=seeded()))
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_an_image_alone_fares_as_in_a_batch(name: str) -> None:
+    model, (images, labels) = tiny().double(), random_batch()
+    images = images.double()
+    together = GRADIENT[name](model, images, labels, eps=0.1)
+    for i in range(len(images)):
+        alone = GRADIENT[name](model, images[i : i + 1], labels[i : i + 1], eps=0.1)
+        assert torch.allclose(alone[0], together[i], rtol=0, atol=1e-12)
+
+
+def test_a_seed_reproduces_and_another_one_differs(attack: Callable[..., Tensor], request: Any) -> None:
+    images, _ = random_batch()
+    labels = tiny().eval()(images).argmax(1)
+    name = request.node.callspec.params["attack"]
+    state = torch.get_rng_state()
+    first, again, other = (attack(tiny(), images, labels, eps=0.6, generator=seeded(s)) for s in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert torch.equal(torch.get_rng_state(), state)  # nothing else is drawn from
+    if name in DETERMINISTIC:
+        assert torch.equal(first, other)
+    if name in ("pgd", "square"):
+        assert not torch.equal(first, other)
+
+
+def test_attacks_work_where_gradients_are_switched_off() -> None:
+    images, _ = random_batch()
+    labels = tiny().eval()(images).argmax(1)
+    for name in (*GRADIENT, "level-space"):
+        expected = ALL[name](tiny(), images, labels, eps=0.2, generator=seeded())
+        with torch.no_grad():
+            found = ALL[name](tiny(), images, labels, eps=0.2, generator=seeded())
+        assert torch.equal(found, expected)
+        assert not torch.equal(found, images)
+        assert not found.requires_grad
+
+
+# Strength
+
+
+class Bump(nn.Module):
+    """Two logits whose margin for label 0 is largest at a mean of 0.6 and falls steeply on both sides."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        value = images.flatten(1).mean(1)
+        return torch.stack([torch.zeros_like(value), 1 - 10 * (value - 0.6).abs() - 2], 1)
+
+
+def test_the_best_iterate_is_returned() -> None:
+    images, labels = torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])
+    seen: list[float] = []
+
+    class Watched(Bump):
+        def forward(self, images: Tensor) -> Tensor:
+            logits = super().forward(images)
+            seen.extend((logits[:, 1] - logits[:, 0]).tolist())
+            return logits
+
+    # steps of 0.16 from 0.5 jump over the best point again and again
+    found = pgd(Watched(), images, labels, eps=0.2, steps=6, step_size=0.8, random_start=False)
+    logits = Bump()(found)
+    assert float(logits[0, 1] - logits[0, 0]) == max(seen)
+    assert seen[-1] < max(seen)
+
+
+def test_an_attack_never_makes_things_worse_for_the_attacker(network: nn.Module, batch: Pair) -> None:
+    images, labels = batch
+    with torch.no_grad():
+        before = margin(network(images), labels)
+        for name in GRADIENT:
+            after = margin(network(GRADIENT[name](network, images, labels, eps=0.02, generator=seeded())), labels)
+            # recomputed in another batch, so equal up to rounding
+            assert bool((after >= before - 1e-4).all()), name
+
+
+def test_stopping_early_succeeds_as_often(network: nn.Module, batch: Pair) -> None:
+    images, labels = batch
+    for attack in (bim, mim, partial(pgd, steps=10, restarts=2)):
+        for eps in (0.05, 0.1):
+            full = attack(network, images, labels, eps=eps, generator=seeded(), stop_early=False)
+            early = attack(network, images, labels, eps=eps, generator=seeded(), stop_early=True)
+            full_hits, early_hits = correct(network, full, labels), correct(network, early, labels)
+            assert 0 < int(early_hits.sum()) < 100
+            if attack is not bim and attack is not mim:  # restarts draw for fewer images: same success up to luck
+                assert abs(int(full_hits.sum()) - int(early_hits.sum())) <= 2
+            else:
+                assert torch.equal(full_hits, early_hits)
+
+
+def test_a_wrong_image_is_left_alone_when_stopping_early(network: nn.Module, batch: Pair) -> None:
+    images, labels = batch
+    wrong = (labels + 1) % 10
+    assert torch.equal(bim(network, images, wrong, eps=0.1, stop_early=True), images)
+    assert not torch.equal(bim(network, images, wrong, eps=0.1), images)
+
+
+def linear(classes: int = 3, inputs: int = 12, seed: int = 0) -> nn.Sequential:
+    generator = seeded(seed)
+    layer = nn.Linear(inputs, classes)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(classes, inputs, generator=generator))
+        layer.bias.copy_(torch.randn(classes, generator=generator) / 10)
+    return nn.Sequential(nn.Flatten(), layer)
+
+
+def optimal_distance(model: nn.Sequential, images: Tensor, labels: Tensor) -> Tensor:
+    """Smallest Linf distance to another class, when no pixel meets the ends of [0, 1]."""
+    weight, logits = model[1].weight.detach(), model(images).detach()
+    gaps = logits.gather(1, labels[:, None]) - logits
+    norms = (weight[labels][:, None] - weight[None]).abs().sum(2)
+    distances = (gaps / norms.clamp_min(1e-12)).scatter(1, labels[:, None], float("inf"))
+    return distances.amin(1)
+
+
+@pytest.mark.parametrize("name", [n for n in GRADIENT if n != "square"])
+def test_a_linear_model_falls_just_beyond_its_optimal_distance(name: str) -> None:
+    model = linear()
+    images = 0.4 + 0.2 * torch.rand(40, 1, 3, 4, generator=seeded())
+    labels = model(images).argmax(1)
+    distance = optimal_distance(model, images, labels)
+    keep = (distance > 0.005) & (distance < 0.3)  # 1.25 times as far stays inside [0, 1]
+    images, labels, distance = images[keep], labels[keep], distance[keep]
+    assert len(images) > 20
+    broken = ~correct(model, GRADIENT[name](model, images, labels, eps=1.25 * distance, generator=seeded()), labels)
+    if name == "fgsm":  # one step may run towards the wrong one of several classes
+        assert broken.float().mean() > 0.8
+    else:
+        assert bool(broken.all())
+    below = GRADIENT[name](model, images, labels, eps=0.99 * distance, generator=seeded())
+    assert bool(correct(model, below, labels).all())
+
+
+def test_restarts_only_help(network: nn.Module, batch: Pair) -> None:
+    images, labels = batch
+    left = []
+    for restarts in (1, 3):
+        found = pgd(network, images, labels, eps=0.06, steps=3, restarts=restarts, generator=seeded())
+        left.append(correct(network, found, labels))
+    assert bool((left[1] <= left[0]).all())  # the first run is the same; what it broke stays broken
+
+
+def test_restarts_attack_what_is_left() -> None:
+    seen: list[int] = []
+
+    class Watched(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append(len(images))
+            # image means above 0.5 are wrong and those below cannot be moved
+            hopeless = (images.flatten(1).mean(1) > 0.5).float()
+            return torch.stack([0 * images.flatten(1).sum(1), 2 * hopeless - 1], 1)
+
+    images = torch.stack([torch.full((1, 2, 2), v) for v in (0.1, 0.9, 0.2, 0.8)])
+    pgd(Watched(), images, torch.zeros(4, dtype=torch.int64), eps=0.01, steps=2, restarts=3, generator=seeded())
+    assert seen == [4, *[4] * 3, *[2] * 3, *[2] * 3]
+
+
+def test_pgd_starts_where_it_is_told() -> None:
+    images, labels = random_batch()
+    start = (images + 0.5).clamp(max=1)
+    seen: list[Tensor] = []
+    model = tiny().eval()
+    model.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].detach().clone()))
+    pgd(model, images, labels, eps=0.1, steps=1, start=start)
+    assert torch.equal(seen[1], (images + 0.1).clamp(max=1).minimum(start))
+
+
+def test_momentum_accumulates_normalised_gradients() -> None:
+    """Two steps of MIM by hand: the second follows the sum of the L1-normalised gradients."""
+    torch.manual_seed(0)
+    model = tiny().double().eval()
+    images, labels = random_batch()
+    images = 0.3 + 0.4 * images.double()
+
+    def gradient(point: Tensor) -> Tensor:
+        point = point.clone().requires_grad_()
+        loss = nn.functional.cross_entropy(model(point), labels, reduction="sum")
+        return torch.autograd.grad(loss, point)[0]
+
+    first = gradient(images)
+    velocity = first / first.abs().mean((1, 2, 3), keepdim=True)
+    point = images + 0.02 * velocity.sign()
+    second = gradient(point)
+    velocity = 0.5 * velocity + second / second.abs().mean((1, 2, 3), keepdim=True)
+    expected = (point + 0.02 * velocity.sign()).clamp(images - 0.1, images + 0.1)
+    found = mim(model, images, labels, eps=0.1, steps=2, step_size=0.2, decay=0.5)
+    margins = torch.stack([margin(model(p), labels) for p in (images, point, expected)])
+    path = torch.stack([images, point, expected])
+    assert torch.allclose(found, path[margins.argmax(0), torch.arange(len(images))], atol=1e-9)
+
+
+@pytest.mark.parametrize("eps", [0.05, 0.1, 0.2])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_gradient_family_agrees_with_foolbox(network: nn.Module, batch: Pair, eps: float) -> None:
+    foolbox = pytest.importorskip("foolbox")
+    images, labels = batch
+    peer = foolbox.PyTorchModel(network, bounds=(0, 1), device="cpu")
+    names = foolbox.attacks
+    pairs = [
+        (fgsm, names.LinfFastGradientAttack(random_start=False)),
+        (bim, names.LinfBasicIterativeAttack(rel_stepsize=1 / 6, steps=10, random_start=False)),
+        (
+            partial(pgd, steps=10, step_size=1 / 6, generator=seeded()),
+            names.LinfProjectedGradientDescentAttack(rel_stepsize=1 / 6, steps=10, random_start=True),
+        ),
+    ]
+    if hasattr(names, "LinfMomentumIterativeFastGradientMethod"):
+        pairs.append((mim, names.LinfMomentumIterativeFastGradientMethod(steps=10, rel_stepsize=0.2)))
+    torch.manual_seed(0)
+    for ours, theirs in pairs:
+        _, _, success = theirs(peer, images, labels, epsilons=eps)
+        left = correct(network, ours(network, images, labels, eps=eps), labels)
+        # ours keeps the best iterate, theirs the last: never weaker, and hardly stronger
+        assert int(left.sum()) <= int((~success).sum()) + 1
+        assert int(left.sum()) >= int((~success).sum()) - 4
+
+
+def test_square_breaks_what_has_no_gradient(network: nn.Module, batch: Pair) -> None:
+    pytest.importorskip("pyautoattack")
+
+    class Cut(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return network(images.detach())
+
+    images, labels = batch[0][:40], batch[1][:40]
+    assert torch.equal(bim(Cut(), images, labels, eps=0.2), images)
+    left = correct(network, square(Cut(), images, labels, eps=0.2, queries=150, generator=seeded()), labels)
+    assert left.float().mean() < 0.5
+
+
+# Losses and suites
+
+
+def test_losses_by_hand() -> None:
+    logits, labels = torch.tensor([[2.0, 0.5, 1.0], [0.0, 3.0, 1.0]]), torch.tensor([0, 2])
+    assert torch.allclose(LOSSES["margin"](logits, labels), torch.tensor([-1.0, 2.0]))
+    assert torch.allclose(LOSSES["dlr"](logits, labels), torch.tensor([-1.0 / 1.5, 2.0 / 3.0]))
+    expected = torch.logsumexp(logits, 1) - logits[[0, 1], labels]
+    assert torch.allclose(LOSSES["ce"](logits, labels), expected)
+    with pytest.raises(ValueError, match="3 classes"):
+        LOSSES["dlr"](logits[:, :2], torch.tensor([0, 1]))
+
+
+def test_suites_are_named_partials_that_run() -> None:
+    images, labels = random_batch()
+    for suite in (cleverhans(), strong(steps=3, restarts=2), stopping(cleverhans())):
+        for attack in suite.values():
+            found = attack(tiny(), images, labels, eps=0.1, generator=seeded())
+            assert float((found - images).abs().max()) <= 0.1 + 1e-6
+    assert list(cleverhans()) == ["FGSM", "BIM", "MIM", "PGD"]
+    early = stopping(cleverhans())
+    assert [a.keywords.get("stop_early", False) for a in early.values()] == [False, True, True, True]
+    assert cleverhans()["PGD"].keywords == {"steps": 10, "step_size": 1 / 6}
+
+
+# Wrappers of the model
+
+
+def test_straight_through_has_the_models_value_and_the_surrogates_gradient() -> None:
+    images, _ = random_batch()
+    model, surrogate = tiny(1).eval(), tiny(2).eval()
+    weights = torch.rand(6, 4, generator=seeded(5))
+
+    def gradient(module: nn.Module) -> Tensor:
+        point = images.clone().requires_grad_()
+        (slope,) = torch.autograd.grad((module(point) * weights).sum(), point)
+        return slope
+
+    both = straight_through(model, surrogate)
+    assert torch.equal(both(images), model(images))
+    with torch.no_grad():
+        assert torch.equal(both(images), model(images))
+    assert torch.equal(gradient(both), gradient(surrogate))
+    assert not torch.allclose(gradient(both), gradient(model))
+
+
+def test_replace_gradient_is_exact() -> None:
+    value, carrier = torch.tensor([1e-8, 1.0]), torch.tensor([1e8, 3.0], requires_grad=True)
+    result = replace_gradient(value, carrier)
+    assert torch.equal(result.detach(), value)  # value + carrier - carrier would not be
+    result.sum().backward()
+    assert carrier.grad is not None
+    assert torch.equal(carrier.grad, torch.ones(2))
+    with pytest.raises(ValueError, match=r"\(2,\) and \(3,\)"):
+        replace_gradient(value, torch.zeros(3))
+
+
+def test_expectation_averages_a_random_model() -> None:
+    class Noisy(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.flatten(1) + torch.randn(len(images), images[0].numel())
+
+    images, _ = random_batch(n=4)
+    torch.manual_seed(0)
+    spread = float((expectation(Noisy(), 400)(images) - images.flatten(1)).std())
+    assert 0.03 < spread < 0.07  # 1 / sqrt(400)
+    assert torch.equal(expectation(tiny().eval(), 1)(images), tiny().eval()(images))
+
+
+def test_a_cut_graph_gives_no_gradient_and_an_unmoved_image() -> None:
+    class Cut(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = tiny()
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.inner((images > 0.5).float())
+
+    images, labels = random_batch()
+    labels = Cut().eval()(images).argmax(1)
+    for name in DETERMINISTIC:
+        assert torch.equal(GRADIENT[name](Cut(), images, labels, eps=0.2), images)
+    # the same attack, made adaptive by the wrapper, moves
+    through = straight_through(Cut(), tiny())
+    assert not torch.equal(bim(through, images, labels, eps=1.0), images)

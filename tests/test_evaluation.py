@@ -1,0 +1,385 @@
+"""Evaluation: judged on the deployed defence, worst case per image, nothing unsound; DEEPSEC's mistakes by name."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advdef.attacks import Suite, bim, cleverhans, fgsm, pgd, stopping
+from advdef.defenses import Defense, Quantized, Quantizer, Undefended
+from advdef.evaluation import (
+    Attempt,
+    Finding,
+    Outcome,
+    UnsoundAttack,
+    accuracy,
+    adaptive,
+    correct,
+    direct,
+    evaluate,
+    evaluate_curve,
+    oblivious,
+)
+
+Pair = tuple[Tensor, Tensor]
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+class Threshold(nn.Module):
+    """Label 1 for images whose mean exceeds ``limit``, label 0 for others."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def forward(self, images: Tensor) -> Tensor:
+        value = images.flatten(1).mean(1) - self.limit
+        return torch.stack([-value, value], 1)
+
+
+def greys(*values: float) -> Pair:
+    """Even grey images, labelled 0."""
+    images = torch.tensor(values).reshape(-1, 1, 1, 1).expand(-1, 1, 2, 2).clone()
+    return images, torch.zeros(len(values), dtype=torch.int64)
+
+
+def move(
+    model: nn.Module, images: Tensor, labels: Tensor, *, eps: float, by: float, generator: torch.Generator | None = None
+) -> Tensor:
+    """Not an attack to be proud of: all pixels up by a constant, which may be too much."""
+    return images + by
+
+
+def moving(name: str, by: float, target: nn.Module) -> Attempt:
+    return Attempt(name, partial(move, by=by), target)
+
+
+class Lying(Defense):
+    """A defence whose surrogate and bare classifier fall at once, while it does not, or the other way round."""
+
+    def __init__(self, deployed: float, surrogate: float, bare: float) -> None:
+        super().__init__()
+        self.deployed, self.stand_in, self.bare = Threshold(deployed), Threshold(surrogate), Threshold(bare)
+
+    @property
+    def classifier(self) -> nn.Module:
+        return self.bare
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.deployed(images)
+
+    def surrogates(self) -> dict[str, nn.Module]:
+        return {"stand-in": self.stand_in}
+
+
+# Judging
+
+
+@pytest.mark.parametrize("threat", ["oblivious", "direct", "adaptive"])
+def test_success_is_judged_on_the_deployed_defence(threat: str) -> None:
+    images, labels = greys(0.1, 0.2, 0.3, 0.45)
+    easy, hard = Lying(0.5, 0.35, 0.35), Lying(0.5, 0.9, 0.9)
+    suite: Suite = {"PGD": partial(pgd, steps=5)}
+    for defence in (easy, hard):
+        attempts = {
+            "oblivious": oblivious(defence, suite),
+            "direct": direct(defence, suite),
+            "adaptive": adaptive(defence, suite, eps=0.1),
+        }[threat]
+        outcome = evaluate(defence, attempts, images, labels, eps=0.1, generator=seeded())
+        expected = correct(defence, images + 0.1, labels)  # the best attack there is
+        assert bool((outcome.robust >= expected).all())
+        assert torch.equal(outcome.robust, correct(defence, outcome.adversarial, labels))
+        # the surrogate and the bare classifier of `easy` say that 0.3 is broken too; it is not
+        assert outcome.robust.tolist()[:3] == [True] * 3
+
+
+def test_targets_are_those_of_the_threat_model() -> None:
+    twin = Threshold(0.4)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    defence = Quantized(network, Quantizer(2), undefended=twin)
+    suite = cleverhans()
+    assert all(a.target is twin for a in oblivious(defence, suite))
+    assert all(a.target is defence for a in direct(defence, suite))
+    # replayed examples want a large margin; on the judge itself a broken image is done
+    assert [a.attack.keywords.get("stop_early") for a in oblivious(defence, suite)] == [None] * 4
+    assert [a.attack.keywords.get("stop_early") for a in direct(defence, suite)] == [None, True, True, True]
+    bare = adaptive(
+        Undefended(network), suite, eps=0.1, transfer={"twin": twin}, extra={"extra": partial(bim, steps=2)}
+    )
+    assert [a.name for a in bare] == [
+        *(f"{name} through defence" for name in suite), "extra", *(f"{name} from twin" for name in suite),
+    ]  # fmt: skip
+    assert {type(a.target) for a in bare[:5]} == {Undefended}
+    assert all(a.target is twin for a in bare[5:])
+
+
+def test_accuracy_counts_what_is_right() -> None:
+    images, labels = greys(0.1, 0.2, 0.6, 0.7, 0.3)
+    labels[3] = 1
+    model = Threshold(0.5).train()
+    assert correct(model, images, labels, batch_size=2).tolist() == [True, True, False, True, True]
+    assert accuracy(model, images, labels).value == pytest.approx(0.8)
+    assert model.training
+    with pytest.raises(ValueError, match=r"0\.\.1; seen: 2 to 2"):
+        correct(model, images, labels * 0 + 2)
+
+
+# The working set
+
+
+@pytest.mark.parametrize("eps", [0.05, 0.1])
+def test_the_working_set_finds_what_trying_everything_finds(network: nn.Module, batch: Pair, eps: float) -> None:
+    defence, (images, labels) = Undefended(network), batch
+    # without random numbers an attack does the same to an image whatever else is in its batch
+    suite: Suite = {
+        "FGSM": partial(fgsm),
+        "BIM": partial(bim),
+        "PGD": partial(pgd, steps=10, random_start=False, loss="margin"),
+    }
+    quick = evaluate(defence, direct(defence, suite), images, labels, eps=eps, generator=seeded(), batch_size=33)
+    attempts = oblivious(defence, suite)  # not stopping early
+    full = evaluate(defence, attempts, images, labels, eps=eps, generator=seeded(), exhaustive=True)
+    assert torch.equal(quick.clean, full.clean)
+    assert torch.equal(quick.robust, full.robust)
+    assert 0 < int(full.robust.sum()) < int(full.clean.sum())
+    assert all(torch.equal(f.tried, full.clean) for f in full.findings)
+    left = quick.clean
+    for finding in quick.findings:  # each attack saw exactly what those before it had left
+        assert torch.equal(finding.tried, left)
+        assert bool((finding.broken <= finding.tried).all())
+        left = left & ~finding.broken
+    assert torch.equal(left, quick.robust)
+    assert sum(f.forwards for f in quick.findings) < sum(f.forwards for f in full.findings)
+    # the images handed back are what broke each image, or the image itself
+    assert torch.equal(correct(network, quick.adversarial, labels), quick.robust)
+    unharmed = quick.robust | ~quick.clean
+    assert torch.equal(quick.adversarial[unharmed], images[unharmed])
+    assert float((quick.adversarial - images).abs().max()) <= eps + 1e-6
+
+
+def test_nothing_left_is_no_error() -> None:
+    model, (images, labels) = Threshold(0.5), greys(0.6, 0.7)
+    outcome = evaluate(Undefended(model), [moving("up", 0.0, model)], images, labels, eps=0.1, generator=seeded())
+    assert outcome.findings[0].forwards == 0
+    assert outcome.interval.value == 0
+
+
+def test_known_breaks_stay_broken() -> None:
+    model, (images, labels) = Threshold(0.5), greys(0.1, 0.42, 0.46, 0.6)
+    defence = Undefended(model)
+    first = evaluate(defence, [moving("up", 0.05, model)], images, labels, eps=0.05, generator=seeded())
+    assert first.robust.tolist() == [True, True, False, False]
+    idle = [moving("idle", 0.0, model)]
+    second = evaluate(defence, idle, images, labels, eps=0.1, generator=seeded(), known=first)
+    assert torch.equal(second.robust, first.robust)
+    assert second.findings[0].tried.tolist() == [True, True, False, False]
+    assert torch.equal(second.adversarial, first.adversarial)
+    with pytest.raises(ValueError, match=r"eps 0\.1"):
+        evaluate(defence, idle, images, labels, eps=0.05, generator=seeded(), known=second)
+    with pytest.raises(ValueError, match="4 images"):
+        evaluate(defence, idle, images[:3], labels[:3], eps=0.1, generator=seeded(), known=second)
+
+
+def test_adaptive_contains_direct_and_oblivious() -> None:
+    images, labels = greys(0.1, 0.42, 0.44, 0.46)
+    model = Threshold(0.5)
+    defence = Undefended(model)
+    outcomes: list[Outcome] = []
+    known = None
+    for by in (0.05, 0.07, 0.0):  # the last, as "adaptive", is the weakest
+        known = evaluate(
+            defence, [moving(str(by), by, model)], images, labels, eps=0.1, generator=seeded(), known=known
+        )
+        outcomes.append(known)
+    counts = [int(o.robust.sum()) for o in outcomes]
+    assert counts == [3, 2, 2]
+
+
+# Soundness
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (lambda x: x + 0.2, r"moved pixels by 0\.2 \(eps 0\.1\)"),
+        (lambda x: x - 0.05, r"into \[-0\.0"),
+        (lambda x: (x + 0.05) * float("nan"), "not finite"),
+        (lambda x: x[:, :, :1], r"\(2, 1, 1, 2\)"),
+        (lambda x: x + 0.1 + 1e-5, "moved"),
+    ],
+)
+def test_an_unsound_attack_gives_no_number(found: Any, message: str) -> None:
+    def cheating(model: nn.Module, images: Tensor, labels: Tensor, *, eps: float, generator: Any) -> Tensor:
+        return found(images)
+
+    model, (images, labels) = Threshold(0.5), greys(0.01, 0.2)
+    with pytest.raises(UnsoundAttack, match=message):
+        evaluate(
+            Undefended(model), [Attempt("cheat", partial(cheating), model)], images, labels, eps=0.1, generator=seeded()
+        )
+
+
+def test_rounding_is_not_called_unsound() -> None:
+    model, (images, labels) = Threshold(0.5), greys(0.1, 0.3)
+    evaluate(Undefended(model), [moving("up", 0.1 + 5e-7, model)], images, labels, eps=0.1, generator=seeded())
+
+
+def test_bad_images_are_refused() -> None:
+    model, (images, labels) = Threshold(0.5), greys(0.1, 0.3)
+    for bad in (images * 255, images * float("nan"), images[:0]):
+        with pytest.raises(ValueError, match="images must"):
+            evaluate(Undefended(model), [], bad, labels[: len(bad)], eps=0.1, generator=seeded())
+
+
+# Reading an outcome
+
+
+def test_survivors_and_unique_breaks_by_hand() -> None:
+    def finding(name: str, tried: list[int], broken: list[int]) -> Finding:
+        return Finding(name, torch.tensor(tried).bool(), torch.tensor(broken).bool(), 0.0, 0, 0)
+
+    clean = torch.tensor([1, 1, 1, 1, 0]).bool()
+    everything = [1, 1, 1, 1, 0]
+    findings = (
+        finding("a", everything, [1, 1, 0, 0, 0]),
+        finding("b", everything, [0, 1, 1, 0, 0]),
+        finding("c", [0, 0, 0, 1, 0], [0, 0, 0, 0, 0]),
+    )
+    outcome = Outcome(0.1, clean, torch.tensor([0, 0, 0, 1, 0]).bool(), torch.zeros(5, 1, 1, 1), findings)
+    assert outcome.survivors("a").tolist() == [False, False, True, True, False]
+    assert outcome.survivors("b").tolist() == [True, False, False, True, False]
+    assert outcome.unique_breaks() == {"a": 1, "b": 1, "c": 0}
+    assert outcome.interval.value == pytest.approx(0.2)
+    with pytest.raises(ValueError, match="exhaustive=True"):
+        outcome.survivors("c")
+    with pytest.raises(ValueError, match="tried: a, b, c"):
+        outcome.survivors("d")
+
+
+def test_forward_and_backward_passes_are_counted() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    defence = Undefended(network)
+    images = torch.rand(5, 1, 2, 2, generator=seeded())
+    labels = network(images).argmax(1)
+    suite = {"PGD": partial(pgd, steps=3)}
+    (finding,) = evaluate(
+        defence, oblivious(defence, suite), images, labels, eps=0.1, generator=seeded(), exhaustive=True, batch_size=2
+    ).findings
+    # once to look at the image, once per step, once at the end; the judge's own passes are not the attack's
+    assert finding.forwards == 5 * (1 + 3 + 1)
+    assert finding.backwards == 5 * 3
+    quantised = Quantized(network, Quantizer(4))
+    labels = quantised(images).argmax(1)
+    (masked,) = evaluate(quantised, direct(quantised, suite), images, labels, eps=1e-4, generator=seeded()).findings
+    # the level map has no graph, so nothing runs backward
+    assert (masked.forwards, masked.backwards) == (5 * 5, 0)
+    through = Attempt("BPDA", partial(pgd, steps=3), quantised.surrogate("identity"))
+    (bpda,) = evaluate(quantised, [through], images, labels, eps=1e-4, generator=seeded()).findings
+    assert (bpda.forwards, bpda.backwards) == (5 * 5, 5 * 3)
+    assert not network._forward_hooks
+
+
+# Curves
+
+
+def test_a_curve_falls_and_is_never_above_single_evaluations(network: nn.Module, batch: Pair) -> None:
+    images, labels = batch
+    defence = Undefended(network)
+    suite = stopping({"FGSM": partial(fgsm), "PGD": partial(pgd, steps=5)})
+    sizes = (0.02, 0.05, 0.1, 0.2)
+    curve = evaluate_curve(
+        defence, {e: direct(defence, suite) for e in reversed(sizes)}, images, labels, generator=seeded()
+    )
+    assert list(curve) == list(sizes)
+    left = [o.robust for o in curve.values()]
+    assert all(bool((b <= a).all()) for a, b in pairwise(left))
+    assert int(left[0].sum()) > int(left[-1].sum())
+    for eps, outcome in curve.items():
+        alone = evaluate(defence, direct(defence, suite), images, labels, eps=eps, generator=seeded())
+        assert outcome.eps == eps
+        assert abs(int(outcome.robust.sum()) - int(alone.robust.sum())) <= 2  # other draws, the same attacks
+        assert torch.equal(correct(network, outcome.adversarial, labels), outcome.robust)
+        assert float((outcome.adversarial - images).abs().max()) <= eps + 1e-6
+
+
+def test_a_curve_counts_what_weaker_threat_models_broke() -> None:
+    model, (images, labels) = Threshold(0.5), greys(0.1, 0.42, 0.46)
+    defence = Undefended(model)
+    weaker = evaluate_curve(
+        defence, {e: [moving("up", e, model)] for e in (0.05, 0.1)}, images, labels, generator=seeded()
+    )
+    idle = {e: [moving("idle", 0.0, model)] for e in (0.05, 0.1)}
+    for known in ([weaker], [{}, weaker], [weaker, weaker]):
+        curve = evaluate_curve(defence, idle, images, labels, generator=seeded(), known=known)
+        assert [int(o.robust.sum()) for o in curve.values()] == [2, 1]
+        assert torch.equal(curve[0.1].adversarial, weaker[0.1].adversarial)
+    with pytest.raises(ValueError, match=r"eps above 0\.05"):
+        evaluate_curve(defence, {0.05: []}, images, labels, generator=seeded(), known=[{0.05: weaker[0.1]}])
+
+
+# The mistakes of DEEPSEC
+
+
+def test_deepsec_attacks_run_on_the_defence_itself() -> None:
+    """Direct and adaptive attempts never craft on the bare classifier."""
+    defence = Lying(0.5, 0.5, 0.9)
+    suite = cleverhans()
+    for attempt in [*direct(defence, suite), *adaptive(defence, suite, eps=0.1)]:
+        assert attempt.target is not defence.classifier
+
+
+def test_deepsec_worst_case_per_image_rather_than_an_average() -> None:
+    """Two attacks that break one half each leave nothing, not one half."""
+
+    def half(
+        model: nn.Module, images: Tensor, labels: Tensor, *, eps: float, low: bool, generator: torch.Generator
+    ) -> Tensor:
+        chosen = (images.flatten(1).mean(1) < 0.45) == low
+        return torch.where(chosen[:, None, None, None], images + eps, images)
+
+    model, (images, labels) = Threshold(0.5), greys(0.42, 0.44, 0.46, 0.48)
+    attempts = [Attempt(str(low), partial(half, low=low), model) for low in (True, False)]
+    outcome = evaluate(Undefended(model), attempts, images, labels, eps=0.1, generator=seeded(), exhaustive=True)
+    assert [int(outcome.survivors(a.name).sum()) for a in attempts] == [2, 2]
+    assert int(outcome.robust.sum()) == 0
+    assert outcome.unique_breaks() == {"True": 2, "False": 2}
+
+
+def test_deepsec_robust_accuracy_falls_with_eps(network: nn.Module, batch: Pair) -> None:
+    images, labels = batch
+    defence = Undefended(network)
+    sizes = (0.0, 0.05, 0.1, 0.2, 0.5)
+    left = [
+        int(
+            evaluate(
+                defence, direct(defence, {"PGD": partial(pgd, steps=5)}), images, labels, eps=e, generator=seeded()
+            ).robust.sum()
+        )
+        for e in sizes
+    ]
+    assert left == sorted(left, reverse=True)
+    assert left[0] == int(correct(network, images, labels).sum())
+    assert left[-1] == 0
+
+
+def test_deepsec_only_correctly_classified_images_count(network: nn.Module, batch: Pair) -> None:
+    """An image that is wrong without an attack is not robust, and no attack is credited with it."""
+    images, labels = batch
+    wrong = labels.clone()
+    wrong[:10] = (labels[:10] + 1) % 10
+    defence = Undefended(network)
+    outcome = evaluate(
+        defence, direct(defence, cleverhans()), images, wrong, eps=0.0, generator=seeded(), exhaustive=True
+    )
+    assert torch.equal(outcome.robust, outcome.clean)
+    assert not bool(outcome.robust[:10].any())
+    assert outcome.unique_breaks() == dict.fromkeys(cleverhans(), 0)

@@ -1,0 +1,44 @@
+"""What notebooks use besides results."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+import torch
+
+from advdef.claims import Claim, Condition, decide
+from advdef.notebook import choose, choose_datasets, choose_device, table, verdict_table
+
+
+def test_wrong_choices_list_what_exists_in_one_line() -> None:
+    for wrong, expected in [
+        (lambda: choose({"smoke": 1, "laptop": 2}, "huge"), "unknown profile 'huge'; profiles: smoke, laptop"),
+        (lambda: choose_datasets("imagenet", ()), "unknown data set 'imagenet'; data sets: digits"),
+        (lambda: choose_device("tpu"), "no device 'tpu' here; devices: cpu"),
+    ]:
+        with pytest.raises(ValueError, match=expected) as error:
+            wrong()
+        assert "\n" not in str(error.value)
+
+
+def test_choices() -> None:
+    assert choose({"smoke": 1}, "smoke") == 1
+    assert choose_datasets(None, ["digits", "mnist"]) == ("digits", "mnist")
+    assert choose_datasets("mnist", ["digits"]) == ("mnist",)
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_a_table_has_a_caption_with_its_text_escaped_and_keeps_markup_in_cells() -> None:
+    page = table(pd.DataFrame({"a": ["<b>x</b>"]}), "5 < 6")._repr_html_()
+    assert "<caption>5 &lt; 6</caption>" in page
+    assert "<b>x</b>" in page
+
+
+def test_verdicts_are_words_with_a_badge_and_say_whose_wording_it_is() -> None:
+    claim = Claim("x-Q1", "x", "a > b", "inferred", "by looking")
+    word = decide(claim, "digits", [Condition("it", False, "0.1")])
+    page = verdict_table([word], "Verdicts")._repr_html_()
+    assert '<span class="verdict not-supported">not supported</span>' in page
+    assert "a &gt; b" in page
+    assert "implied; our wording" in page

@@ -1,0 +1,100 @@
+"""Every notebook, executed by papermill in the smoke profile: does it run, and did its numbers move?
+
+The baselines are in tests/baselines; ``nox -s tests -- --update-baselines`` rewrites them, and nothing else does.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from advdef.notebookfile import read_pair
+from advdef.regression import compare, read_baseline, recorded_values, report, write_baseline
+from advdef.repository import Repository
+from advdef.reproduction import execute
+
+ROOT = Path(__file__).resolve().parents[1]
+PAPERS = Repository(ROOT).notebooks
+
+pytestmark = pytest.mark.slow
+
+Run = tuple[str, nbformat.NotebookNode, Path]
+
+
+@pytest.fixture(scope="module", params=sorted(PAPERS))
+def run(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, nbformat.NotebookNode, Path]:
+    """A paper, its executed notebook and its results; weights are trained anew, so that training is tested too."""
+    paper, folder = request.param, tmp_path_factory.mktemp(request.param)
+    path = PAPERS[paper]
+    execution = execute(
+        read_pair(path),
+        folder / path.name,
+        paper=paper,
+        parameters={},
+        environment={
+            "ADVDEF_RESULTS": str(folder / "results"),
+            "ADVDEF_CACHE": str(folder / "cache"),
+            "OMP_WAIT_POLICY": "PASSIVE",
+        },
+        folder=path.parent,
+    )
+    assert execution.failure is None, f"cell {execution.failure.cell}: {execution.failure.error}"
+    return paper, nbformat.read(execution.notebook, as_version=4), folder / "results" / paper
+
+
+def test_recorded_values_agree_with_the_baseline(run: Run, pytestconfig: pytest.Config) -> None:
+    paper, notebook, _ = run
+    found, path = recorded_values(notebook), ROOT / "tests" / "baselines" / f"{PAPERS[paper].stem}.json"
+    assert found, "the notebook records nothing"
+    if pytestconfig.getoption("update_baselines"):
+        write_baseline(path, found)
+        return
+    changes = compare(read_baseline(path), {name: value for name, value in found.items() if value["kind"] != "info"})
+    assert not changes, f"{paper} has moved:\n{report(changes)}"
+
+
+def test_the_record_is_complete(run: Run) -> None:
+    paper, _, results = run
+    (file,) = results.glob("*-smoke.json")
+    record = json.loads(file.read_text())
+    assert (record["schema"], record["paper"], record["profile"]) == (1, paper, "smoke")
+    assert {"seed", "device", "versions", "data_checksum", "commit", "date", "wall_seconds"} <= set(
+        record["provenance"]
+    )
+    assert record["verdicts"]
+    for row in record["rows"]:
+        assert {"dataset", "model", "defence", "threat", "attack", "eps", "seed"} <= set(row)
+    for row in (r for r in record["rows"] if "accuracy" in r):
+        assert row["low"] <= row["accuracy"] <= row["high"]
+        assert row["accuracy"] == pytest.approx(row["correct"] / row["n"], abs=1e-4)
+
+
+def test_the_run_fits_into_a_small_machine(run: Run) -> None:
+    _, _, results = run
+    (file,) = results.glob("*-smoke.json")
+    assert json.loads(file.read_text())["provenance"]["peak_memory_mib"] < 2.5 * 1024
+
+
+def test_every_figure_has_a_caption_and_alternative_text(run: Run) -> None:
+    _, notebook, _ = run
+    figures = [
+        cell
+        for cell in notebook.cells
+        if cell.cell_type == "code" and any("image/png" in output.get("data", {}) for output in cell.outputs)
+    ]
+    assert figures
+    for cell in figures:
+        described = cell.metadata.get("mystnb", {})
+        assert described.get("figure", {}).get("caption"), cell.source[:80]
+        assert described.get("image", {}).get("alt"), cell.source[:80]
+
+
+def test_nothing_is_printed_by_accident(run: Run) -> None:
+    _, notebook, _ = run
+    streams = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "stream"]
+    assert [o.text for o in streams if o.name == "stdout" or "Warning" in o.text] == []

@@ -1,0 +1,127 @@
+"""Intervals agree with known values and cover the truth as often as they say."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from advdef.statistics import Interval, paired_difference, wilson
+
+
+@pytest.mark.parametrize(
+    ("correct", "total", "low", "high"),
+    [
+        (81, 263, 0.2553, 0.3662),  # Newcombe, Statistics in Medicine 17, 1998, table I, method 3
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_gives_newcombes_values(correct: int, total: int, low: float, high: float) -> None:
+    interval = wilson(correct, total)
+    assert interval.value == correct / total
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_wilson_agrees_with_scipy() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for total in (1, 7, 100, 1000):
+        for correct in {0, 1, total // 3, total - 1, total}:
+            theirs = stats.binomtest(correct, total).proportion_ci(method="wilson")
+            ours = wilson(correct, total)
+            assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
+
+
+def test_wilson_ends_are_exact() -> None:
+    for total in (1, 3, 100, 977):
+        assert wilson(0, total).low == 0.0
+        assert wilson(total, total).high == 1.0
+        assert 0 < wilson(0, total).high < 1
+
+
+@pytest.mark.parametrize(("correct", "total"), [(1, 0), (0, 0), (-1, 5), (6, 5), (0, -1)])
+def test_wilson_refuses_what_is_no_count(correct: int, total: int) -> None:
+    with pytest.raises(ValueError, match=f"not {correct} of {total}"):
+        wilson(correct, total)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.9])
+def test_wilson_covers_the_truth(share: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.binomial(torch.full((4000,), 100.0), torch.full((4000,), share), generator=generator).int()
+    hits = [interval.low <= share <= interval.high for interval in (wilson(int(c), 100) for c in counts)]
+    assert 0.93 < sum(hits) / len(hits) < 0.98
+
+
+def cells(both: int, first: int, second: int, neither: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Paired results: right in both, in the first only, in the second only, in neither."""
+    treated = torch.tensor([1] * both + [1] * first + [0] * second + [0] * neither).bool()
+    control = torch.tensor([1] * both + [0] * first + [1] * second + [0] * neither).bool()
+    return treated, control
+
+
+def test_paired_difference_by_hand() -> None:
+    """Half a pseudo-image a cell: 40.5, 20.5, 10.5 and 30.5 of 102."""
+    interval = paired_difference(*cells(40, 20, 10, 30))
+    p, q = 20.5 / 102, 10.5 / 102
+    half = 1.959964 * math.sqrt((p + q - (p - q) ** 2) / 102)
+    assert interval.value == pytest.approx(0.1)
+    assert (interval.low, interval.high) == pytest.approx((p - q - half, p - q + half), abs=1e-6)
+
+
+def test_paired_difference_uses_the_pairing() -> None:
+    """As many are right in each; where the same ones are, less is left to chance."""
+    same, other = paired_difference(*cells(50, 5, 5, 40)), paired_difference(*cells(5, 50, 50, 0))
+    assert same.value == other.value == 0
+    assert same.high < other.high / 2
+
+
+def test_paired_difference_at_the_ends_and_in_both_directions() -> None:
+    treated, control = cells(10, 30, 5, 5)
+    forth, back = paired_difference(treated, control), paired_difference(control, treated)
+    assert (forth.value, forth.low, forth.high) == pytest.approx((-back.value, -back.high, -back.low))
+    nothing = paired_difference(*cells(20, 0, 0, 0))
+    assert nothing.low < 0 < nothing.high  # 20 images do not prove that nothing changed
+    everything = paired_difference(*cells(0, 20, 0, 0))
+    assert everything.high == 1.0
+    assert 0.7 < everything.low < 1
+
+
+def test_seeds_are_averaged_per_image() -> None:
+    treated, control = cells(40, 20, 10, 30)
+    one = paired_difference(treated, control)
+    same = paired_difference(torch.stack([treated] * 3), torch.stack([control] * 3))
+    assert (same.value, same.low, same.high) == pytest.approx((one.value, one.low, one.high))
+    mixed = paired_difference(torch.stack([treated, control]), torch.stack([control, treated]))
+    assert mixed.value == 0
+    assert mixed.high < one.high - one.low  # the seeds cancel image by image
+
+
+@pytest.mark.parametrize("shares", [(0.4, 0.2, 0.1), (0.9, 0.04, 0.01), (0.1, 0.0, 0.5)])
+def test_paired_difference_covers_the_truth(shares: tuple[float, float, float]) -> None:
+    generator = torch.Generator().manual_seed(1)
+    weights = torch.tensor([*shares, 1 - sum(shares)])
+    draws = torch.multinomial(weights, 2000 * 100, replacement=True, generator=generator).reshape(2000, 100)
+    truth, hits = shares[1] - shares[2], 0
+    for draw in draws:
+        interval = paired_difference((draw == 0) | (draw == 1), (draw == 0) | (draw == 2))
+        hits += interval.low <= truth <= interval.high
+    assert 0.93 < hits / len(draws) < 0.985
+
+
+def test_paired_difference_refuses_what_is_not_paired() -> None:
+    for first, second in (
+        (torch.ones(3), torch.ones(4)),
+        (torch.ones(0), torch.ones(0)),
+        (torch.ones(1, 3), torch.ones(3)),
+    ):
+        with pytest.raises(ValueError, match="same images"):
+            paired_difference(first, second)
+
+
+def test_intervals_print_in_percent() -> None:
+    interval = Interval(0.123, -0.05, 0.2)
+    assert f"{interval}" == "12.3 [-5.0, 20.0]"
+    assert f"{interval:+}" == "+12.3 [-5.0, +20.0]"

@@ -1,0 +1,170 @@
+"""The fit loop: reproducible, honest about failure, with hooks where the schemes need them."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advdef.attacks import pgd
+from advdef.data import Dataset, Split
+from advdef.evaluation import correct
+from advdef.training import TrainingDiverged, fit, train_adversarial, train_standard
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def softmax_regression(seed: int = 0) -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+
+
+@pytest.fixture(scope="module")
+def part(digits: Dataset) -> Split:
+    return digits.train.head(300)
+
+
+def test_training_learns_and_returns_the_mean_loss(part: Split) -> None:
+    model = softmax_regression()
+    losses = fit(model, part, epochs=5, generator=seeded(), batch_size=64)
+    assert len(losses) == 5
+    assert losses == sorted(losses, reverse=True)
+    assert not model.training
+    assert correct(model, part.float_images(), part.labels).float().mean() > 0.8
+    # the mean is over images, not over batches of unequal size: 300 = 4 * 64 + 44
+    still = softmax_regression()
+    (loss,) = fit(still, part, epochs=1, generator=seeded(), batch_size=64, learning_rate=1e-12)
+    expected = nn.functional.cross_entropy(softmax_regression()(part.float_images()), part.labels)
+    assert loss == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_a_seed_reproduces_training(part: Split) -> None:
+    def weights(seed: int) -> Tensor:
+        model = softmax_regression()
+        train_standard(model, part, epochs=2, generator=seeded(seed), shift=2, batch_size=64)
+        return model[1].weight.detach()
+
+    torch.manual_seed(5)  # the default generator has no part in it
+    first = weights(1)
+    assert torch.equal(first, weights(1))
+    assert not torch.equal(first, weights(2))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_divergence_is_an_error(part: Split, value: float) -> None:
+    def objective(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return model(images).sum() * value
+
+    with pytest.raises(TrainingDiverged, match=r"the loss is (nan|-?inf) in epoch 1 of 3: lower learning_rate"):
+        fit(softmax_regression(), part, epochs=3, generator=seeded(), objective=objective)
+
+
+def test_no_epoch_is_an_error(part: Split) -> None:
+    with pytest.raises(ValueError, match="at least 1, not 0"):
+        fit(softmax_regression(), part, epochs=0, generator=seeded())
+
+
+def test_hooks_run_where_they_say(part: Split) -> None:
+    model, events = softmax_regression(), []
+
+    def objective(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        assert model.training
+        events.append("step")
+        return nn.functional.cross_entropy(model(images), labels)
+
+    def after_step() -> None:
+        events.append("after")
+        with torch.no_grad():
+            model[1].bias.zero_()
+
+    fit(
+        model, part, epochs=2, generator=seeded(), objective=objective, batch_size=150,
+        before_epoch=lambda epoch: events.append(epoch), after_step=after_step,
+    )  # fmt: skip
+    steps = ["step", "after"] * 2
+    assert events == [0, *steps, 1, *steps]
+    assert not bool(model[1].bias.any())  # the constraint holds after the last step too
+
+
+def test_only_the_given_parameters_move_each_at_its_own_rate(part: Split) -> None:
+    model = softmax_regression()
+    weight, bias = model[1].weight.detach().clone(), model[1].bias.detach().clone()
+    fit(model, part, epochs=1, generator=seeded(), parameters=[model[1].bias], batch_size=300)
+    assert torch.equal(model[1].weight, weight)
+    groups: list[dict[str, Any]] = [{"params": [model[1].weight]}, {"params": [model[1].bias], "lr": 0.1}]
+    model[1].bias.data = bias.clone()
+    fit(model, part, epochs=1, generator=seeded(), parameters=groups, batch_size=300, learning_rate=1e-3)
+    # the first step of Adam is as long as the learning rate
+    assert float((model[1].bias.detach() - bias).abs().max()) == pytest.approx(0.1, rel=1e-3)
+    assert float((model[1].weight.detach() - weight).abs().max()) == pytest.approx(1e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_the_learning_rate_follows_its_schedule(part: Split, schedule: Any) -> None:
+    model, path = softmax_regression(), []
+
+    def objective(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        path.append(model[1].bias.detach().clone())
+        return model[1].bias.sum()  # a constant gradient: each step of Adam is as long as the learning rate
+
+    fit(
+        model, part, epochs=2, generator=seeded(), objective=objective, schedule=schedule, learning_rate=0.1,
+        batch_size=60, parameters=[model[1].bias],
+    )  # fmt: skip
+    path.append(model[1].bias.detach())
+    lengths = [float((a - b).mean()) for a, b in pairwise(path)]
+    expected = [0.1 * (1.0 if schedule == "constant" else 0.5 * (1 + math.cos(math.pi * i / 10))) for i in range(10)]
+    assert lengths == pytest.approx(expected, rel=1e-3)
+
+
+def stripes(n: int = 400) -> Split:
+    """One strong pixel and many weak ones tell two classes apart; only the strong one survives an eps of 0.15."""
+    generator = seeded(3)
+    labels = torch.randint(2, (n,), generator=generator)
+    sign = 2 * labels[:, None] - 1
+    images = 0.5 + 0.08 * sign * torch.ones(n, 64) + 0.02 * torch.randn(n, 64, generator=generator)
+    strong = 0.5 + 0.35 * sign[:, 0] * torch.where(torch.rand(n, generator=generator) < 0.97, 1, -1)
+    images[:, 0] = strong
+    return Split((images.clamp(0, 1) * 255).round().byte().reshape(n, 1, 8, 8), labels)
+
+
+def test_adversarial_training_raises_robust_accuracy() -> None:
+    split, eps = stripes(), 0.15
+    images, labels = split.float_images(), split.labels
+    left = {}
+    for name in ("standard", "adversarial"):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+        if name == "standard":
+            train_standard(model, split, epochs=20, learning_rate=1e-2, generator=seeded())
+        else:
+            train_adversarial(model, split, eps=eps, steps=3, epochs=20, learning_rate=1e-2, generator=seeded())
+        found = pgd(model, images, labels, eps=eps, steps=10, generator=seeded())
+        left[name] = float(correct(model, found, labels).float().mean())
+    assert left["standard"] < 0.3
+    assert left["adversarial"] > 0.9
+
+
+def test_adversarial_training_attacks_the_target_with_a_growing_eps(part: Split, monkeypatch: Any) -> None:
+    import advdef.training as training
+
+    seen: list[tuple[nn.Module, float]] = []
+
+    def spy(model: nn.Module, images: Tensor, labels: Tensor, *, eps: float, **options: Any) -> Tensor:
+        seen.append((model, eps))
+        return images
+
+    monkeypatch.setattr(training, "pgd", spy)
+    model, stand_in = softmax_regression(), softmax_regression(1)
+    train_adversarial(
+        model, part, eps=0.2, steps=2, epochs=4, generator=seeded(), target=lambda model: stand_in, batch_size=300
+    )
+    assert [m is stand_in for m, _ in seen] == [True] * 4
+    assert [eps for _, eps in seen] == pytest.approx([0.1, 0.2, 0.2, 0.2])
