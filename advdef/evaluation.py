@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import torch
@@ -66,16 +67,19 @@ def adaptive(
     suite: Suite,
     *,
     eps: float,
+    steps: int | None = None,
     transfer: Mapping[str, nn.Module] | None = None,
     extra: Suite | None = None,
 ) -> list[Attempt]:
     """The suite on every surrogate (on the defence itself when it has none), then the defence's own attacks.
 
-    After those come ``extra`` attacks on the deployed defence (gradient-free ones) and the suite replayed from
-    ``transfer`` models.
+    ``steps`` is the budget of those own attacks, if not their default. After them come ``extra`` attacks on the
+    deployed defence (gradient-free ones) and the suite replayed from ``transfer`` models.
     """
     targets = defence.surrogates() or {"defence": defence}
     own = defence.adaptive_attacks(eps)
+    if steps is not None:
+        own = {name: partial(attack, steps=steps) for name, attack in own.items()}
     attempts = [
         Attempt(f"{name} through {label}", attack, target)
         for label, target in targets.items()

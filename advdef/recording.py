@@ -60,7 +60,7 @@ def record(repository: Repository, paper: str, *, profile: Profile) -> list[Path
 
 
 def with_outputs(source: NotebookNode, run: NotebookNode) -> NotebookNode:
-    """The source notebook with the outputs of a run, and nothing else of it: no timings, no parameters, no versions.
+    """The source notebook with the outputs of a run and nothing else of it: no timings, parameters, progress bars.
 
     Cells are numbered anew, so that a run with an injected cell gives the same numbers as one without.
     """
@@ -75,7 +75,8 @@ def with_outputs(source: NotebookNode, run: NotebookNode) -> NotebookNode:
         if done.execution_count is not None:
             number += 1
             cell.execution_count = number
-        cell.outputs = done.outputs
+        # progress bars are for the person who waits
+        cell.outputs = [o for o in done.outputs if (o.output_type, o.get("name")) != ("stream", "stderr")]
         for output in cell.outputs:
             if output.output_type == "execute_result":
                 output.execution_count = cell.execution_count

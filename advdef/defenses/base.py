@@ -35,7 +35,7 @@ class Defense(nn.Module, ABC):
         return {}
 
     def adaptive_attacks(self, eps: float) -> Suite:
-        """Attacks that exist only because of this defence; they are called with the defence as their model."""
+        """Attacks that exist only because of this defence; called with it as their model, each takes ``steps``."""
         return {}
 
 
