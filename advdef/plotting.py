@@ -87,8 +87,8 @@ def image_grid(rows: Mapping[str, Tensor], *, columns: Sequence[str], size: floa
     figure, axes = plt.subplots(len(rows), count, figsize=(size * count + 1, size * len(rows) + 0.3), squeeze=False)
     for line, (name, images) in zip(axes, rows.items(), strict=True):
         for cell, image in zip(line, images, strict=True):
-            pixels = image.detach().cpu().permute(1, 2, 0).numpy()
-            cell.imshow(pixels.squeeze(-1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            pixels = image.detach().cpu().permute(1, 2, 0).squeeze(-1).numpy()
+            cell.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             cell.set(xticks=[], yticks=[])
             cell.grid(False)
             for spine in cell.spines.values():
