@@ -10,10 +10,19 @@ import torch
 from IPython.display import HTML
 
 from advdef.claims import Verdict
-from advdef.data import DATASETS
+from advdef.data import DATASETS, Split
 from advdef.records import Run, provenance
 
-__all__ = ["choose", "choose_datasets", "choose_device", "provenance_table", "table", "verdict_table"]
+__all__ = [
+    "choose",
+    "choose_datasets",
+    "choose_device",
+    "provenance_table",
+    "sample",
+    "show_eps",
+    "table",
+    "verdict_table",
+]
 
 Settings = TypeVar("Settings")
 
@@ -40,6 +49,20 @@ def choose_device(device: str | None) -> torch.device:
     if device is not None and device.split(":")[0] not in here:
         raise ValueError(f"no device {device!r} here; devices: {', '.join(here)}")
     return torch.device(device or ("cuda" if "cuda" in here else "cpu"))
+
+
+def sample(split: Split, n: int) -> Split:
+    """n images (all, if there are fewer) drawn at random but always the same; a smaller sample is part of a larger one.
+
+    The first images of a test set need not be typical: those of MNIST are the easier half.
+    """
+    rows = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:n].to(split.images.device)
+    return Split(split.images[rows], split.labels[rows])
+
+
+def show_eps(eps: float) -> str:
+    """A budget as the field writes it: in steps of 1/255 where it is small, else as a decimal."""
+    return f"{round(255 * eps)}/255" if eps < 0.05 else f"{eps:g}"
 
 
 def table(frame: pd.DataFrame, caption: str, *, index: bool = False) -> HTML:

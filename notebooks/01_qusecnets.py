@@ -82,6 +82,7 @@ from advdef.evaluation import (
     oblivious,
 )
 from advdef.models import CleverhansCNN
+from advdef.notebook import show_eps
 from advdef.records import Run, record
 from advdef.statistics import paired_difference, wilson
 from advdef.training import train_adversarial, train_standard
@@ -92,7 +93,8 @@ plotting.use_style()
 # %% [markdown]
 # ## How much is computed
 #
-# The same code runs in three sizes. The numbers on this page come from the profile named below the table.
+# The same code runs in three sizes. The numbers on this page come from the profile named in the table's caption. Attacks
+# run on images drawn at random from the test set, always the same ones.
 
 # %%
 PROFILES = {
@@ -273,7 +275,7 @@ for name, data in studies.items():
 # %% tags=["hide-input"]
 clean = {}  # data set -> seed -> name -> (N,) correct
 for name, data in studies.items():
-    test = data.test.head(min(len(data.test), 2_000))
+    test = notebook.sample(data.test, 2_000)
     for s, ready in defences[name].items():
         hits = {
             k: correct(d, test.float_images(), test.labels) for k, d in ready.items()
@@ -321,7 +323,7 @@ figure, axes = plt.subplots(
     1, len(studies), figsize=(4.6 * len(studies), 3), squeeze=False
 )
 for panel, (name, data) in zip(axes[0], studies.items(), strict=True):
-    test = data.test.head(min(len(data.test), 2_000))
+    test = notebook.sample(data.test, 2_000)
     images, labels = test.float_images(), test.labels
     for variant in ("CQ", "TQ", "k-means"):
         hard, soft = [], []
@@ -421,7 +423,7 @@ CLAIMED = ("CQ", "TQ", "CQ released", "TQ released")
 suite = cleverhans()
 measured = {}  # data set -> name -> threat -> outcome; every attack on every image
 for name, data in studies.items():
-    batch = data.test.head(min(P["images"], len(data.test)))
+    batch = notebook.sample(data.test, P["images"])
     images, labels, eps = batch.float_images(), batch.labels, EPS[data.shape[0]]
     for k in tqdm(("undefended", *CLAIMED, "AT"), desc=name, leave=False):
         defence, draws = defences[name][seed][k], torch.Generator().manual_seed(seed)
@@ -479,7 +481,7 @@ for name in studies:
                 row | {k: f"{gain(name, k, threat, attack):+}" for k in CLAIMED}
             )
 notebook.table(
-    pd.DataFrame(rows),
+    pd.DataFrame(rows)[["data", "attacker", "attack", "undefended %", *CLAIMED]],
     "Gain in points over the undefended network, with 95 % paired intervals. Rows marked [paper] are the abstract's "
     "ranges, for which it names neither attack, eps nor number of levels",
 )
@@ -508,16 +510,13 @@ SHOWN = (
 )
 curves = {}  # data set -> seed -> name -> threat -> eps -> outcome
 for name, data in studies.items():
-    batch = data.test.head(min(P["adaptive_images"], len(data.test)))
+    batch = notebook.sample(data.test, P["adaptive_images"])
     images, labels, grid = batch.float_images(), batch.labels, CURVE[data.shape[0]]
     powerful = strong(steps=P["steps"], restarts=P["restarts"])
     blind = {"Square": partial(square, queries=P["queries"])}
     for s, ready in defences[name].items():
-        for k in tqdm(
-            [k for k in (*SHOWN, "bit depth") if k in ready],
-            desc=f"{name}, seed {s}",
-            leave=False,
-        ):
+        wanted = (*SHOWN, "bit depth") if s == seed else ("CQ", "TQ")
+        for k in tqdm(wanted, desc=f"{name}, seed {s}", leave=False):
             defence, draws = ready[k], torch.Generator().manual_seed(s)
             run_curve = partial(
                 evaluate_curve, defence, images=images, labels=labels, generator=draws
@@ -572,7 +571,7 @@ for name, data in studies.items():
                 f"{name}/{threat}/{k}", value, kind="accuracy", n=len(outcome.robust)
             )
 budgets = " and ".join(
-    f"eps {EPS[data.shape[0]]:.3g} on {name}" for name, data in studies.items()
+    f"eps {show_eps(EPS[data.shape[0]])} on {name}" for name, data in studies.items()
 )
 headline = notebook.table(
     pd.DataFrame(rows),
@@ -649,7 +648,7 @@ notebook.table(
 figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.2))
 budgets = np.linspace(0.005, 0.4, 60)
 for style, (name, data) in zip(("-", "--", "-."), studies.items(), strict=False):
-    images = data.test.head(min(200, len(data.test))).float_images()
+    images = notebook.sample(data.test, 200).float_images()
     for colour, levels in zip(("C0", "C1", "C2"), (2, 4, 16), strict=True):
         moved = [
             (low < high).float().mean().item()
@@ -676,7 +675,7 @@ plt.show()
 # %% tags=["hide-input"]
 rows = []
 for name, data in studies.items():
-    batch = data.test.head(min(P["adaptive_images"], len(data.test)))
+    batch = notebook.sample(data.test, P["adaptive_images"])
     images, labels = batch.float_images(), batch.labels
     for k in ("CQ", "TQ", "k-means", "AT + CQ"):
         model = defences[name][seed][k]
@@ -693,7 +692,7 @@ for name, data in studies.items():
                 {
                     "data": name,
                     "defence": k,
-                    "eps": f"{eps:.3g}",
+                    "eps": show_eps(eps),
                     "proven robust %": f"{100 * n / len(labels):.1f}",
                     "robust to the adaptive attacker %": f"{outcome.interval}",
                 }
@@ -708,9 +707,7 @@ notebook.table(frame, "Lower bound by interval arithmetic and upper bound by att
 rows = {}
 for name, data in studies.items():
     model = defences[name][seed]["CQ"]
-    clean_images = data.test.head(
-        min(P["adaptive_images"], len(data.test))
-    ).float_images()
+    clean_images = notebook.sample(data.test, P["adaptive_images"]).float_images()
     for outcome in curves[name][seed]["CQ"]["adaptive"].values():
         broken = torch.nonzero(outcome.clean & ~outcome.robust)[:8, 0]
         if len(broken) == 8:
@@ -719,8 +716,8 @@ for name, data in studies.items():
     rows |= {
         f"{name}": plain,
         f"{name} quantised": model.quantizer(plain),
-        f"{name}, eps {outcome.eps:.2g}": attacked,
-        f"{name}, eps {outcome.eps:.2g},\nquantised": model.quantizer(attacked),
+        f"{name}, eps {show_eps(outcome.eps)}": attacked,
+        f"{name}, eps {show_eps(outcome.eps)},\nquantised": model.quantizer(attacked),
     }
 figure = plotting.image_grid(rows, columns=[f"{i + 1}" for i in range(len(broken))])
 plt.show()
@@ -735,7 +732,7 @@ plt.show()
 # %% tags=["hide-input"]
 rows = []
 for name, data in studies.items():
-    batch = data.test.head(min(P["adaptive_images"], len(data.test)))
+    batch = notebook.sample(data.test, P["adaptive_images"])
     for k in ("undefended", "CQ", "TQ", "CQ released", "TQ released", "AT"):
         outcomes = {
             threat: curves[name][seed][k][threat][EPS[data.shape[0]]]
@@ -826,7 +823,9 @@ for name, data in studies.items():
             if naive.mean() >= 0.1:
                 remains = paired_difference(true, 0.5 * naive)
                 number = f"{100 * true.mean():+.0f} of {100 * naive.mean():+.0f}"
-                kept.append(Condition(f"{k} at eps {eps:.3g}", remains.low > 0, number))
+                kept.append(
+                    Condition(f"{k} at eps {show_eps(eps)}", remains.low > 0, number)
+                )
     verdicts.append(decide(table["qusecnets-Q5"], name, kept))
 
 for name, run in runs.items():
@@ -868,7 +867,7 @@ notebook.table(pd.DataFrame(rules), "How each claim is decided")
 # %%
 rows = []
 for name, data in studies.items():
-    batch = data.test.head(min(P["adaptive_images"], len(data.test)))
+    batch = notebook.sample(data.test, P["adaptive_images"])
     model, eps = defences[name][seed]["CQ"], EPS[data.shape[0]]
     for label, target in [
         ("the deployed layer", model),
@@ -885,7 +884,7 @@ for name, data in studies.items():
         rows.append(
             {
                 "data": name,
-                "eps": f"{eps:.3g}",
+                "eps": show_eps(eps),
                 "PGD through": label,
                 "CQ accuracy %": f"{outcome.interval}",
             }

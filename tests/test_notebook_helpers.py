@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from advdef.claims import Claim, Condition, decide
-from advdef.notebook import choose, choose_datasets, choose_device, table, verdict_table
+from advdef.data import Split
+from advdef.notebook import choose, choose_datasets, choose_device, sample, show_eps, table, verdict_table
 
 
 def test_wrong_choices_list_what_exists_in_one_line() -> None:
@@ -42,3 +43,18 @@ def test_verdicts_are_words_with_a_badge_and_say_whose_wording_it_is() -> None:
     assert '<span class="verdict not-supported">not supported</span>' in page
     assert "a &gt; b" in page
     assert "implied; our wording" in page
+
+
+def test_a_sample_is_random_fixed_and_nested() -> None:
+    split = Split(torch.arange(1000).remainder(256).to(torch.uint8).view(-1, 1, 1, 1), torch.arange(1000))
+    small, large = sample(split, 50), sample(split, 100)
+    assert torch.equal(small.labels, large.labels[:50])
+    assert torch.equal(small.images[:, 0, 0, 0], (small.labels % 256).to(torch.uint8))
+    assert len(set(large.labels.tolist())) == 100
+    assert int(large.labels.max()) > 900  # not the first ones
+    assert len(sample(split, 5_000)) == 1000
+
+
+@pytest.mark.parametrize(("eps", "shown"), [(8 / 255, "8/255"), (1 / 255, "1/255"), (0.3, "0.3"), (0.05, "0.05")])
+def test_budgets_are_written_as_the_field_writes_them(eps: float, shown: str) -> None:
+    assert show_eps(eps) == shown
