@@ -51,7 +51,7 @@ def deterministic(defence: Defense, images: Tensor) -> Check:
     with borrowed(defence), torch.no_grad():
         passes = torch.stack([F.normalize(defence(images), dim=1) for _ in range(5)])
     worst = float((passes - passes[0]).norm(dim=2).max())
-    return _check("B2", "deterministic", worst <= 1e-4, f"logits differ by {worst:.1e}")
+    return _check("B2", "deterministic", worst <= 1e-4, f"differ by {worst:.0e}")
 
 
 def gives_logits(defence: Defense, images: Tensor) -> Check:
@@ -77,7 +77,7 @@ def nonzero_gradient(defence: Defense, images: Tensor, labels: Tensor) -> Check:
                 (gradient,) = torch.autograd.grad(value, point, allow_unused=True)
             size = torch.zeros(len(images)) if gradient is None else gradient.abs().sum((1, 2, 3))
             shares[name] = float(((size == 0) | ~size.isfinite()).float().mean())
-    detail = ", ".join(f"{name}: {100 * share:.0f} % of images without" for name, share in shares.items())
+    detail = "none for " + ", ".join(f"{100 * share:.0f} % ({name})" for name, share in shares.items())
     return _check("B5", "gradient is not zero", max(shares.values()) == 0, detail)
 
 
@@ -93,7 +93,7 @@ def unbounded_attack_wins(
     """C6: with eps = 1 a white-box attack leaves at most chance (Carlini et al. 2019; ART's security curve)."""
     attempt = Attempt("PGD eps=1", partial(pgd, steps=steps, stop_early=True), defence)
     left = evaluate(defence, [attempt], images, labels, eps=1.0, generator=generator).robust.float().mean().item()
-    return _check("C6", "unbounded attack wins", left <= 1 / classes, f"{100 * left:.0f} % robust at eps 1")
+    return _check("C6", "unbounded attack wins", left <= 1 / classes, f"{100 * left:.0f} % left at eps 1")
 
 
 def beats_gradient_free(

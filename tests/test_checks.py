@@ -57,10 +57,10 @@ def test_a_missing_or_saturated_gradient_fires(
     honest: Defense, masked: Defense, network: nn.Module, batch: Batch
 ) -> None:
     assert checks.nonzero_gradient(honest, *batch).status == "pass"
-    assert "ce: 100 %" in checks.nonzero_gradient(masked, *batch).detail
+    assert "100 % (ce)" in checks.nonzero_gradient(masked, *batch).detail
     saturated = checks.nonzero_gradient(Wrapped(network, lambda z: 1e4 * z), *batch)
     assert saturated.status == "fire"
-    assert "margin: 0 %" in saturated.detail  # the margin still has a gradient: that is the diagnosis
+    assert "0 % (margin)" in saturated.detail  # the margin still has a gradient: that is the diagnosis
     assert checks.nonzero_gradient(Wrapped(network, lambda z: z.detach()), *batch).status == "fire"
 
 
