@@ -104,6 +104,9 @@ def read_bundle(path: Path) -> Arrays:
     try:
         # np.load would leave a file that it opened itself, and cannot read, open.
         with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise zipfile.BadZipFile("File is not a zip file")
+            file.seek(0)
             bundle = np.load(file, allow_pickle=False)
             if not isinstance(bundle, np.lib.npyio.NpzFile):
                 raise ValueError("a single array")

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import importlib.util
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ParamSpec
@@ -79,6 +80,7 @@ def reproduce(
     if not selected:
         raise InputError(f"no notebooks in {repository.root / 'notebooks'}")
     executions: list[Execution] = []
+    started = time.time()
     for number, (paper, path) in enumerate(selected.items(), start=1):
         if (cell := reproduction.out_of_step(path)) is not None:
             _say(f"note: {path.stem}.py runs; {path.name} differs from it in cell {cell} (jupytext --sync mends it)")
@@ -92,8 +94,8 @@ def reproduce(
     failed = [execution for execution in executions if execution.failure]
     done = {execution.notebook.name: execution.notebook for execution in executions if not execution.failure}
     rendered = not site or _render(repository, repository.build(chosen), done)
-    # A record of a failed notebook is left over from an earlier run.
-    _verdicts(repository.results(chosen), {e.paper for e in executions if not e.failure}, chosen)
+    # Records of a failed notebook, or of other data sets, are left over from earlier runs.
+    _verdicts(repository.results(chosen), {e.paper for e in executions if not e.failure}, chosen, since=started)
     if failed or not rendered:
         raise typer.Exit(1)
 
@@ -227,10 +229,10 @@ def _report(execution: Execution) -> None:
     typer.echo(f"      FAILED{where} after {execution.seconds:.0f} s: {execution.notebook}\n{error}", err=True)
 
 
-def _verdicts(results: Path, papers: set[str], profile: str) -> None:
+def _verdicts(results: Path, papers: set[str], profile: str, *, since: float) -> None:
     from advdef.summary import read_verdicts, verdict_table
 
-    found = read_verdicts(results, papers=papers, profile=profile)
+    found = read_verdicts(results, papers=papers, profile=profile, since=since)
     typer.echo(f"\n{verdict_table(found)}" if found else "no verdicts were recorded")
 
 

@@ -137,7 +137,11 @@ class Outcome:
 
 
 def correct(model: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = 500) -> Tensor:
-    """(N,) booleans: images (N, C, H, W) in [0, 1] that ``model`` classifies as their label."""
+    """(N,) booleans: images (N, C, H, W) in [0, 1] that ``model`` classifies as their label (N,).
+
+    Raises TypeError or ValueError for images or labels that are none, among them NaN and an empty batch.
+    """
+    validate(images, labels, 0.0)
     with borrowed(model), torch.no_grad():
         hits = []
         for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):

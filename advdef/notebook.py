@@ -92,7 +92,7 @@ def provenance_table(runs: Iterable[Run]) -> HTML:
     """What ran where: one column per data set."""
     columns = {}
     for run in runs:
-        facts = provenance(run.data, seed=run.seed)
+        facts = {"profile": run.profile} | provenance(run.data, seed=run.seed)
         versions = ", ".join(f"{name} {version}" for name, version in facts.pop("versions").items() if version)
         columns[run.data.name] = {name.replace("_", " "): value for name, value in facts.items()} | {
             "versions": versions

@@ -22,6 +22,7 @@ __all__ = ["Execution", "Failure", "changed_parameters", "execute", "out_of_step
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _ERROR_LINES = 12
+_FOLDERS = ("ADVDEF_DATA", "ADVDEF_CACHE")
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ def reproduce(
         parameters={"profile": profile, **(parameters or {})},
         environment={
             "ADVDEF_RESULTS": str(results),
+            # The kernel works in notebooks/, but a relative folder is meant from where the command was given.
+            **{name: str(Path(os.environ[name]).resolve()) for name in _FOLDERS if os.environ.get(name)},
             # Threads wait asleep: spinning ones stall a run to a fraction of its speed on a machine that is shared.
             "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         },

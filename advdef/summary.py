@@ -24,15 +24,20 @@ class VerdictRow:
 
 
 def read_verdicts(
-    results: Path, *, papers: Iterable[str] | None = None, profile: str | None = None
+    results: Path, *, papers: Iterable[str] | None = None, profile: str | None = None, since: float = 0.0
 ) -> list[VerdictRow]:
-    """The verdicts in the record files of a results folder; raises `InputError` for a file that is no record."""
+    """The verdicts in the record files of a results folder; raises `InputError` for a file that is no record.
+
+    `since` (seconds since the epoch) leaves out files that were last written before.
+    """
     wanted = None if papers is None else set(papers)
     found = []
     for file in sorted(results.glob("*/*.json")):
         if (wanted is not None and file.parent.name not in wanted) or (
             profile is not None and not file.stem.endswith(f"-{profile}")
         ):
+            continue
+        if file.stat().st_mtime < since:
             continue
         try:
             record = json.loads(file.read_text(encoding="utf-8"))

@@ -187,7 +187,7 @@ def test_the_references_list_the_paper(visit: Visit) -> None:
 
 def test_formulas_are_typeset(visit: Visit) -> None:
     page = visit.open("book/protocol.html")
-    page.wait_for_selector("mjx-container svg")
+    page.wait_for_selector("mjx-container mjx-math")
     assert page.locator("mjx-merror").count() == 0
 
 

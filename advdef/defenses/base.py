@@ -40,14 +40,23 @@ class Defense(nn.Module, ABC):
 
 
 class Undefended(Defense):
-    """The classifier alone: every threat model is the same attack on it."""
+    """The classifier alone: every threat model is the same attack on it.
 
-    def __init__(self, classifier: nn.Module) -> None:
+    A classifier whose defence is its training (adversarial training, say) has a ``twin`` that was trained without it,
+    which is what an attacker who ignores the defence crafts on.
+    """
+
+    def __init__(self, classifier: nn.Module, *, twin: nn.Module | None = None) -> None:
         super().__init__()
-        self._classifier = classifier
+        self._classifier, self._twin = classifier, twin
 
     @property
     def classifier(self) -> nn.Module:
+        """The twin if there is one, else the classifier itself."""
+        return self._classifier if self._twin is None else self._twin
+
+    @property
+    def network(self) -> nn.Module:
         """The classifier itself."""
         return self._classifier
 

@@ -34,7 +34,8 @@ class Quantizer(nn.Module):
     thresholds (C, K), else one set (K,) serves all pixels.
 
     ``released=True`` is the layer of the second author's code instead: K = N thresholds, the last one at 1.0, divided
-    by N - 1 and clipped to [0, 1]; it is soft only, and its clip zeroes every gradient above 1 - 1/(2N).
+    by N - 1 and clipped to [0, 1]; it is soft only, and where the sum exceeds 1 its clip zeroes the gradient: for
+    N = 2 exactly above 1 - 1/(2N), for larger N nearer to 1 or, if h is small, nowhere.
 
     Raises ValueError for fewer than two levels, a hardness that is not positive, or thresholds of a wrong shape.
 
