@@ -205,3 +205,9 @@ def test_help_is_quick_and_does_not_import_torch() -> None:
     started = time.monotonic()
     subprocess.run([sys.executable, "-c", HELP], check=True)
     assert time.monotonic() - started < 5  # alone it takes a quarter of a second; a busy machine is not a failure
+
+
+def test_verdicts_of_earlier_runs_are_left_out_when_asked(tmp_path: Path) -> None:
+    write_record(tmp_path / "good", "digits", "smoke", "supported")
+    assert len(read_verdicts(tmp_path)) == 1
+    assert read_verdicts(tmp_path, since=time.time() + 60) == []

@@ -428,6 +428,7 @@ def test_files_that_are_no_bundles(write: Callable[[Path], object], tmp_path: Pa
     with pytest.raises(BundleError, match="not a readable") as caught:
         load("mnist", root=tmp_path)
     assert str(path) in str(caught.value)
+    assert "allow_pickle" not in str(caught.value)  # nobody should load such a file unsafely
     assert caught.value.__cause__ is not None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import small_network
 from torch import Tensor, nn
 
 from advdef.attacks import Suite, bim, cleverhans, fgsm, pgd, stopping
@@ -383,3 +384,30 @@ def test_deepsec_only_correctly_classified_images_count(network: nn.Module, batc
     assert torch.equal(outcome.robust, outcome.clean)
     assert not bool(outcome.robust[:10].any())
     assert outcome.unique_breaks() == dict.fromkeys(cleverhans(), 0)
+
+
+def test_a_classifier_defended_by_its_training_has_a_twin_that_the_oblivious_attacker_uses(
+    network: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    images, labels = batch
+    twin = small_network()
+    defence = Undefended(network, twin=twin)
+    (attempt,) = oblivious(defence, {"FGSM": partial(fgsm)})
+    assert attempt.target is twin
+    assert [a.target for a in direct(defence, {"FGSM": partial(fgsm)})] == [defence]
+    assert torch.equal(defence(images), network(images))
+    assert defence.network is network  # whose passes are the cost
+    outcome = evaluate(defence, [attempt], images, labels, eps=0.1, generator=seeded())
+    assert torch.equal(outcome.robust, outcome.clean & correct(network, outcome.adversarial, labels))
+
+
+@pytest.mark.parametrize("value", [float("nan"), 9.0, -0.1])
+def test_accuracy_is_not_measured_on_images_that_are_none(
+    network: nn.Module, batch: tuple[Tensor, Tensor], value: float
+) -> None:
+    images, labels = batch[0].clone(), batch[1]
+    images[0, 0, 0, 0] = value
+    with pytest.raises(ValueError, match="finite and lie in"):
+        accuracy(network, images, labels)
+    with pytest.raises(ValueError, match="N > 0"):
+        accuracy(network, images[:0], labels[:0])

@@ -18,6 +18,13 @@ from advdef.notebookfile import parameter_defaults, read_pair
 from advdef.repository import InputError
 from advdef.reproduction import changed_parameters, out_of_step, reproduce, run_parameters
 
+FOLDERS = f"""{checkout.PARAMETERS}
+# %%
+import os
+
+print(os.environ["ADVDEF_DATA"], os.environ["ADVDEF_CACHE"])
+"""
+
 SLEEPS = f"""{checkout.PARAMETERS}
 # %%
 import os, pathlib, time
@@ -73,6 +80,17 @@ def test_the_kernel_is_this_interpreter(tmp_path: Path, monkeypatch: pytest.Monk
     root = tmp_path / "root"
     result = reproduce(checkout.make(root, {"01_where": text}), "where")
     assert f"{sys.executable} {root / 'notebooks'}" in checkout.outputs(result.notebook)
+
+
+def test_relative_folders_are_meant_from_where_the_command_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = checkout.make(tmp_path, {"01_folders": FOLDERS})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ADVDEF_DATA", "bundles")
+    monkeypatch.setenv("ADVDEF_CACHE", str(tmp_path / "cache"))
+    result = reproduce(repository, "folders")
+    assert f"{tmp_path / 'bundles'} {tmp_path / 'cache'}" in checkout.outputs(result.notebook)
 
 
 def test_a_failing_cell_keeps_what_was_executed(tmp_path: Path) -> None:
