@@ -44,7 +44,7 @@ if "google.colab" in sys.modules:
     # %pip install -q "advdef[eval] @ {source}"
 
 # %% tags=["parameters"]
-profile = "smoke"  # smoke, laptop or paper: see the table below
+profile = "smoke"  # smoke, laptop or paper; what is shown below may be another
 dataset = None  # one of advdef's data sets; None: those of the profile
 seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
@@ -261,10 +261,11 @@ for name, data in studies.items():
                 **robust,
             )
         plain = done["undefended"].model
-        ready = {
-            k: t.model if isinstance(t.model, Quantized) else Undefended(t.model)
-            for k, t in done.items()
-        }
+        ready = {"undefended": Undefended(plain)}
+        for k in [k for k in done if k != "undefended"]:
+            model = done[k].model
+            layer = isinstance(model, Quantized)
+            ready[k] = model if layer else Undefended(model, twin=plain)
         if s == seed:
             ready["bit depth"] = Quantized(plain, Quantizer(levels)).to(DEVICE).eval()
         for defence in ready.values():
@@ -273,7 +274,14 @@ for name, data in studies.items():
         defences.setdefault(name, {})[s] = ready
         trainings.setdefault(name, {})[s] = done
 
+
 # %% tags=["hide-input"]
+def thresholds(defence):
+    if not isinstance(defence, Quantized):
+        return "–"
+    return ", ".join(f"{t:.2f}" for t in defence.quantizer.thresholds.tolist())
+
+
 clean = {}  # data set -> seed -> name -> (N,) correct
 for name, data in studies.items():
     test = notebook.sample(data.test, 2_000)
@@ -290,6 +298,7 @@ rows = [
         "data": name,
         "defence": k,
         "clean accuracy %": f"{wilson(int(right.sum()), len(right))}",
+        "thresholds": thresholds(defences[name][seed][k]),
         "trained in s": f"{trainings[name][seed][k].seconds:.0f}"
         if k in trainings[name][seed]
         else "–",
@@ -298,6 +307,9 @@ rows = [
     for k, right in clean[name][seed].items()
 ]
 for name in studies:
+    for k in ("TQ", "TQ released"):
+        path = trainings[name][seed][k].history["thresholds"]
+        assert not torch.equal(path[0], path[-1]), f"{k}: thresholds did not move"
     size = sum(p.numel() for p in defences[name][seed]["undefended"].parameters())
     record(f"{name}/parameters", size, kind="count")
     for k in ("undefended", "CQ", "TQ"):
@@ -448,6 +460,15 @@ for name, data in studies.items():
 
 
 # %% tags=["hide-input"]
+def place(interval, low, high):
+    """Where an interval lies against the range that the abstract gives."""
+    if low is None:
+        return ""
+    return (
+        "below" if interval.high < low else "above" if interval.low > high else "inside"
+    )
+
+
 def gain(name, k, threat, attack):
     """Paired gain over the undefended network under one attack."""
     mine, plain = measured[name][k][threat], measured[name]["undefended"][threat]
@@ -478,13 +499,16 @@ for name in studies:
                 "attack": attack,
                 "undefended %": f"{100 * plain.float().mean():.1f}",
             }
-            rows.append(
-                row | {k: f"{gain(name, k, threat, attack):+}" for k in CLAIMED}
-            )
+            for k in CLAIMED:
+                found = gain(name, k, threat, attack)
+                row[k] = f"{found:+} {place(found, low, high)}"
+                key = f"{name}/gain/{threat}/{attack}/{k}"
+                record(key, found.value, kind="number", tolerance=0.2)
+            rows.append(row)
 notebook.table(
     pd.DataFrame(rows)[["data", "attacker", "attack", "undefended %", *CLAIMED]],
-    "Gain in points over the undefended network, with 95 % paired intervals. Rows marked [paper] are the abstract's "
-    "ranges, for which it names neither attack, eps nor number of levels",
+    "Gain in points over the undefended network, with 95 % paired intervals, and where they lie against the abstract's "
+    "range. Rows marked [paper] give that range, for which it names neither attack, eps nor number of levels",
 )
 
 # %% [markdown]
@@ -583,7 +607,7 @@ budgets = " and ".join(
 )
 headline = notebook.table(
     pd.DataFrame(rows),
-    f"Accuracy under the three attackers at {budgets}, with 95 % Wilson intervals",
+    f"Accuracy of {len(outcome.robust)} images under the three attackers at {budgets}, with 95 % Wilson intervals",
 )
 record("headline_table", headline)
 headline
@@ -630,6 +654,8 @@ for name in studies:
         difference = paired_difference(robust["TQ"], robust["CQ"])
         by_seed = (robust["TQ"] - robust["CQ"]).mean(1).tolist()
         AREA.setdefault(name, {})[threat] = difference, by_seed
+        key = f"{name}/TQ - CQ/{threat}"
+        record(key, difference.value, kind="number", tolerance=0.15)
         rows.append(
             {
                 "data": name,
@@ -663,6 +689,8 @@ for style, (name, data) in zip(("-", "--", "-."), studies.items(), strict=False)
             for low, high in (Quantizer(levels).interval(images, e) for e in budgets)
         ]
         left.plot(budgets, moved, style, color=colour, label=f"{name}, N={levels}")
+        key = f"{name}/flippable/{levels}"
+        record(key, float(np.mean(moved)), kind="number", tolerance=1e-4)
 for colour, levels in zip(("C0", "C1", "C2"), (2, 4, 16), strict=True):
     left.plot(
         budgets, np.minimum(1, 2 * budgets * (levels - 1)), ":", color=colour, lw=1
@@ -696,6 +724,8 @@ for name, data in studies.items():
             )
             n = int(proven.sum())
             runs[name].values[f"certified/{k}/{eps:.4g}"] = n / len(labels)
+            key = f"{name}/proven/{k}/{show_eps(eps)}"
+            record(key, n / len(labels), kind="accuracy", n=len(labels))
             rows.append(
                 {
                     "data": name,
@@ -720,6 +750,7 @@ for name, data in studies.items():
         broken = torch.nonzero(outcome.clean & ~outcome.robust)[:8, 0]
         if len(broken) == 8:
             break
+    broken = broken.repeat(8)[:8]  # should there be fewer than eight
     plain, attacked = clean_images[broken], outcome.adversarial[broken]
     rows |= {
         f"{name}": plain,
