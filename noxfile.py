@@ -17,6 +17,9 @@ import nox
 ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".nox" / "advdef"
 STAMP = ENVIRONMENT / "advdef-stamp"
+# Libraries that our attacks are compared with. They pin old versions of what the book needs, and work without these.
+PEERS = ROOT / ".nox" / "peers"
+PEER_PACKAGES = ("torchattacks==3.5.1", "adversarial-robustness-toolbox==1.20.1", "six==1.17.0")
 INPUTS = ("pyproject.toml", "constraints.txt")
 EXTRAS = "book,test,eval,dev"
 OLDEST, NEWEST = (3, 11), (3, 13)
@@ -62,6 +65,7 @@ def _run(session: nox.Session, command: str, *args: str) -> None:
     """Run a command of the shared environment, which is first made when it is not up to date."""
     scripts = environment(session)
     session.env["VIRTUAL_ENV"] = str(ENVIRONMENT)
+    session.env["ADVDEF_PEERS"] = str(PEERS)
     session.run(str(scripts / command), *args, external=True)
 
 
@@ -75,7 +79,8 @@ def environment(session: nox.Session) -> Path:
         )
     scripts = ENVIRONMENT / ("Scripts" if sys.platform == "win32" else "bin")
     place = f"Python {_dotted(here)} in {ENVIRONMENT}"
-    stamp = f"{place}\n{hashlib.sha256(b''.join((ROOT / name).read_bytes() for name in INPUTS)).hexdigest()}\n"
+    inputs = b"".join((ROOT / name).read_bytes() for name in INPUTS) + " ".join(PEER_PACKAGES).encode()
+    stamp = f"{place}\n{hashlib.sha256(inputs).hexdigest()}\n"
     found = STAMP.read_text(encoding="utf-8") if STAMP.is_file() else ""
     if found == stamp:
         return scripts
@@ -89,6 +94,11 @@ def environment(session: nox.Session) -> Path:
     quiet = [] if sys.stderr.isatty() else ["--quiet"]
     install = ["-m", "pip", "install", *quiet, "--disable-pip-version-check", "-c", "constraints.txt"]
     session.run_install(str(scripts / "python"), *install, "-e", f".[{EXTRAS}]", external=True)
+    shutil.rmtree(PEERS, ignore_errors=True)
+    peers = [*install[:-2], "--no-deps", "--target", str(PEERS), *PEER_PACKAGES]
+    session.run_install(str(scripts / "python"), *peers, external=True, success_codes=[0, 1])
+    if not PEERS.is_dir():
+        session.warn("the peers could not be installed: comparisons with them will be skipped")
     STAMP.write_text(stamp, encoding="utf-8")
     return scripts
 

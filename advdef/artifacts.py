@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import sys
+import textwrap
 import time
 import uuid
 from collections.abc import Callable
@@ -22,9 +23,17 @@ from torch import Tensor, nn
 
 from advdef.data import Dataset
 
-__all__ = ["Training", "cache_folder", "fingerprint", "trained", "write_atomically"]
+__all__ = ["Training", "cache_folder", "digest", "fingerprint", "trained", "write_atomically"]
 
-_ALWAYS = ("training", "data", "attacks.gradient", "attacks.losses", "attacks.wrappers", "attacks._common")
+_ALWAYS = (
+    "training",
+    "data",
+    "attacks.gradient",
+    "attacks.losses",
+    "attacks.wrappers",
+    "attacks._balls",
+    "attacks._common",
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,7 @@ def trained(
         given = {**(train.keywords if isinstance(train, partial) else {}), **settings}
         key = {
             "model": repr(model),
-            "start": _digest(model),
+            "start": digest(model),
             "train": f"{function.__module__}.{function.__qualname__}",
             "settings": {name: _printed(value) for name, value in sorted(given.items())},
             "seed": seed,
@@ -74,8 +83,8 @@ def trained(
             "torch": torch.__version__,
             "code": fingerprint(function, *filter(callable, given.values()), *map(type, model.modules())),
         }
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
-        path = cache_folder() / f"{data.name}-{type(model).__name__.lower()}-{digest}.safetensors"
+        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
+        path = cache_folder() / f"{data.name}-{type(model).__name__.lower()}-{name}.safetensors"
         # the layout that training leaves, so that a cached model computes the same floats as a trained one
         model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if path.exists():
@@ -95,13 +104,13 @@ def _saved(value: Tensor) -> Tensor:
     return value.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
-def _digest(model: nn.Module) -> str:
+def digest(model: nn.Module) -> str:
     """Hash of all weights and buffers."""
-    digest = hashlib.sha256()
+    content = hashlib.sha256()
     for name, value in model.state_dict().items():
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(_saved(value).reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
+        content.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        content.update(_saved(value).reshape(-1).view(torch.uint8).numpy().data)
+    return content.hexdigest()[:16]
 
 
 def _printed(value: Any) -> str:
@@ -126,17 +135,20 @@ def _load(path: Path, model: nn.Module, device: torch.device) -> Training:
 def fingerprint(*objects: Any) -> str:
     """Hash of the code of the advdef modules that the objects live in, and of those that all training runs through.
 
-    Docstrings, comments and layout do not count.
+    Of a function that lives elsewhere, in a notebook say, its own code counts. Docstrings, comments and layout do not.
     """
     names = {f"advdef.{name}" for name in _ALWAYS} | {o.__module__ for o in objects}
-    digest = hashlib.sha256()
-    for name in sorted(n for n in names if n.startswith("advdef.")):
-        tree = ast.parse(inspect.getsource(sys.modules[name]))
+    sources = [inspect.getsource(sys.modules[name]) for name in sorted(names) if name.startswith("advdef.")]
+    own = [o for o in objects if inspect.isfunction(o) and not o.__module__.startswith("advdef.")]
+    sources += sorted(textwrap.dedent(inspect.getsource(function)) for function in own)
+    content = hashlib.sha256()
+    for source in sources:
+        tree = ast.parse(source)
         for node in ast.walk(tree):
             if isinstance(body := getattr(node, "body", None), list):
                 node.body = [statement for statement in body if not _is_text(statement)]  # type: ignore[attr-defined]
-        digest.update(ast.dump(tree).encode())
-    return digest.hexdigest()[:16]
+        content.update(ast.dump(tree).encode())
+    return content.hexdigest()[:16]
 
 
 def _is_text(statement: ast.stmt) -> bool:

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from advdef.attacks._common import check_labels
+from advdef.attacks._common import check_logits
 
 __all__ = ["certified"]
 
@@ -29,7 +29,7 @@ def certified(network: nn.Module, low: Tensor, high: Tensor, labels: Tensor) -> 
             plain = layer(plain)
         if plain.shape != logits.shape or not torch.allclose(plain, logits, rtol=1e-3, atol=1e-4):
             raise TypeError(f"{type(network).__name__} does not run its layers one after another, each of them once")
-        check_labels(labels, logits)
+        check_logits(logits, labels)
         centre, radius = (low + high) / 2, (high - low) / 2
         for layer in layers[:-1]:
             if isinstance(layer, nn.Conv2d):

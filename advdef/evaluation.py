@@ -8,17 +8,22 @@ includes what the other two found. An image counts as robust under a threat mode
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from advdef.attacks._common import borrowed, check_labels, validate
-from advdef.attacks.suites import Attack, Suite, stopping
+from advdef import resume as resuming
+from advdef.attacks._balls import Norm, size
+from advdef.attacks._common import borrowed, check_logits, validate
+from advdef.attacks._types import Attack, Suite, describe
+from advdef.attacks.suites import stopping
 from advdef.defenses.base import Defense
+from advdef.outcomes import Finding, Outcome
 from advdef.statistics import Interval, wilson
 
 __all__ = [
@@ -29,6 +34,7 @@ __all__ = [
     "UnsoundAttack",
     "accuracy",
     "adaptive",
+    "check_sound",
     "correct",
     "direct",
     "evaluate",
@@ -91,51 +97,6 @@ def adaptive(
     return attempts
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What one attempt did: images it was tried on and broke, (N,) booleans; its cost.
-
-    ``seconds`` include the judging; ``forwards`` and ``backwards`` count images that the attack alone sent through.
-    """
-
-    name: str
-    tried: Tensor
-    broken: Tensor
-    seconds: float
-    forwards: int
-    backwards: int
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The result of one threat model at one eps on N images."""
-
-    eps: float
-    clean: Tensor  # (N,) correct without an attack
-    robust: Tensor  # (N,) correct under everything tried
-    adversarial: Tensor  # (N, C, H, W) what broke each image first, else the image itself
-    findings: tuple[Finding, ...] = field(default=())
-
-    @property
-    def interval(self) -> Interval:
-        """Robust accuracy with its Wilson interval."""
-        return wilson(int(self.robust.sum()), len(self.robust))
-
-    def survivors(self, attack: str) -> Tensor:
-        """(N,) correct under one attack alone; raises ValueError if that attack did not see every correct image."""
-        finding = next((f for f in self.findings if f.name == attack), None)
-        if finding is None:
-            raise ValueError(f"no attack {attack!r}; tried: {', '.join(f.name for f in self.findings)}")
-        if not torch.equal(finding.tried, self.clean):
-            raise ValueError(f"{attack!r} was tried only on what others left; evaluate with exhaustive=True")
-        return self.clean & ~finding.broken
-
-    def unique_breaks(self) -> dict[str, int]:
-        """Images that one attack alone broke, by attack. After a working-set run: what the attacks before it left."""
-        total = sum((f.broken.int() for f in self.findings), torch.zeros_like(self.clean, dtype=torch.int))
-        return {f.name: int((f.broken & (total == 1)).sum()) for f in self.findings}
-
-
 def correct(model: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = 500) -> Tensor:
     """(N,) booleans: images (N, C, H, W) in [0, 1] that ``model`` classifies as their label (N,).
 
@@ -146,7 +107,7 @@ def correct(model: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int
         hits = []
         for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
             logits = model(x)
-            check_labels(y, logits)
+            check_logits(logits, y)
             hits.append(logits.argmax(1) == y)
     return torch.cat(hits)
 
@@ -165,45 +126,88 @@ def evaluate(
     *,
     eps: float,
     generator: torch.Generator,
+    norm: Norm = "Linf",
     known: Outcome | None = None,
     exhaustive: bool = False,
     batch_size: int = 250,
+    resume: Path | None = None,
     progress: bool = False,
 ) -> Outcome:
     """Run the attempts in order and judge each result on ``defence``.
 
     Images (N, C, H, W) in [0, 1], labels (N,). An image leaves the working set once broken, so put cheap attacks first;
-    ``exhaustive`` tries every attack on every correct image instead, for tables of single attacks. ``known`` is an
-    earlier outcome on the same images at the same or a smaller eps: what it broke stays broken (so ``adaptive``
-    contains ``direct`` and ``oblivious``, and a curve over eps falls). Raises UnsoundAttack when an attack leaves its
-    budget, ValueError for a ``known`` that does not belong here.
+    ``exhaustive`` tries every attack on every correct image instead, for tables of single attacks. ``eps`` is a size in
+    ``norm``; infinity for attacks that look for the smallest perturbation. ``known`` is an earlier outcome on the same
+    images and norm at the same or a smaller eps: what it broke stays broken (so ``adaptive`` contains ``direct`` and
+    ``oblivious``, and a curve over eps falls). In the folder ``resume`` each finished attempt is kept, and the same
+    evaluation, called again, goes on after it with the same result.
+
+    Raises UnsoundAttack when an attack leaves its budget, ValueError for a ``known`` that does not belong here.
     """
-    validate(images, labels, eps)
-    if known is not None and (known.eps > eps or len(known.clean) != len(images)):
-        raise ValueError(f"known is for eps {known.eps:g} and {len(known.clean)} images, not contained in this one")
+    validate(images, labels, eps, unbounded=True)
+    if known is not None and (known.eps > eps or known.norm != norm or len(known.clean) != len(images)):
+        here = f"eps {eps:g} in {norm} and {len(images)} images"
+        raise ValueError(
+            f"known is for eps {known.eps:g} in {known.norm} and {len(known.clean)} images, not for {here}"
+        )
     clean = correct(defence, images, labels)
-    robust = clean.clone() if known is None else clean & known.robust
-    adversarial = images.clone() if known is None else known.adversarial.clone()
-    findings = []
-    for attempt in tqdm(list(attempts), disable=not progress, unit="attack", leave=False):
-        tried = (clean if exhaustive else robust).clone()
-        rows = torch.nonzero(tried)[:, 0]
-        broken = torch.zeros_like(clean)
-        passes = {"forward": 0, "backward": 0}
-        started = time.perf_counter()
-        for part in rows.split(batch_size) if len(rows) else ():
-            x, y = images[part], labels[part]
-            with _counted(attempt.target, passes):
-                found = attempt.attack(attempt.target, x, y, eps=eps, generator=generator).detach()
-            _check_sound(attempt.name, x, found, eps)
-            wins = ~correct(defence, found, y)
-            broken[part] = wins
-            first = wins & robust[part]
-            adversarial[part[first]] = found[first]
-            robust[part] = robust[part] & ~wins
-        seconds = time.perf_counter() - started
-        findings.append(Finding(attempt.name, tried, broken, seconds, passes["forward"], passes["backward"]))
-    return Outcome(eps, clean, robust, adversarial, tuple(findings))
+    state = resuming.State(
+        robust=clean.clone() if known is None else clean & known.robust,
+        adversarial=images.clone() if known is None else known.adversarial.clone(),
+        findings=[],
+        generator=generator.get_state(),
+    )
+    planned, file = list(attempts), None
+    if resume is not None:
+        steps = [[a.name, describe(a.attack)] for a in planned]
+        settings = {"eps": eps, "norm": norm, "attempts": steps, "exhaustive": exhaustive, "batch_size": batch_size}
+        start = (images, labels, state.robust, state.adversarial, state.generator)
+        file = resume / f"{resuming.key(settings, start, dict.fromkeys([defence, *(a.target for a in planned)]))}.safetensors"
+        state = resuming.load(file, images.device) or state
+        generator.set_state(state.generator)
+    bar = tqdm(planned[len(state.findings) :], disable=not progress, unit="attack", leave=False)
+    for attempt in bar:
+        bar.set_postfix_str(attempt.name)
+        tried = (clean if exhaustive else state.robust).clone()
+        state.findings.append(
+            _attempt(defence, attempt, images, labels, eps, norm, tried, state, generator, batch_size)
+        )
+        if file is not None:
+            state.generator = generator.get_state()
+            resuming.save(file, state)
+    return Outcome(eps, clean, state.robust, state.adversarial, tuple(state.findings), norm)
+
+
+def _attempt(
+    defence: Defense,
+    attempt: Attempt,
+    images: Tensor,
+    labels: Tensor,
+    eps: float,
+    norm: Norm,
+    tried: Tensor,
+    state: resuming.State,
+    generator: torch.Generator,
+    batch_size: int,
+) -> Finding:
+    """One attempt on the images ``tried`` (N,); writes what it breaks into ``state``."""
+    rows = torch.nonzero(tried)[:, 0]
+    broken = torch.zeros_like(tried)
+    passes = {"forward": 0, "backward": 0}
+    started = time.perf_counter()
+    for part in rows.split(batch_size) if len(rows) else ():
+        x, y = images[part], labels[part]
+        with _counted(attempt.target, passes):
+            found = attempt.attack(attempt.target, x, y, eps=eps, generator=generator).detach()
+        check_sound(attempt.name, x, found, eps=eps, norm=norm)
+        wins = ~correct(defence, found, y)
+        broken[part] = wins
+        first = part[wins & state.robust[part]]
+        state.adversarial[first] = found[wins & state.robust[part]]
+        state.robust[first] = False
+    seconds = time.perf_counter() - started
+    settings = describe(attempt.attack)
+    return Finding(attempt.name, tried, broken, seconds, passes["forward"], passes["backward"], settings)
 
 
 def evaluate_curve(
@@ -213,8 +217,10 @@ def evaluate_curve(
     labels: Tensor,
     *,
     generator: torch.Generator,
+    norm: Norm = "Linf",
     known: Sequence[Mapping[float, Outcome]] = (),
     batch_size: int = 250,
+    resume: Path | None = None,
     progress: bool = False,
 ) -> dict[float, Outcome]:
     """Robust accuracy over eps: one evaluation per eps in ascending order, each on what smaller eps left.
@@ -233,8 +239,10 @@ def evaluate_curve(
             labels,
             eps=eps,
             generator=generator,
+            norm=norm,
             known=_merge(before, eps) if before else None,
             batch_size=batch_size,
+            resume=resume,
             progress=progress,
         )
     return outcomes
@@ -250,15 +258,17 @@ def _merge(outcomes: list[Outcome], eps: float) -> Outcome:
         new = robust & ~other.robust
         adversarial[new] = other.adversarial[new]
         robust &= other.robust
-    return Outcome(eps, first.clean, robust, adversarial)
+    return Outcome(eps, first.clean, robust, adversarial, norm=first.norm)
 
 
-def _check_sound(name: str, images: Tensor, found: Tensor, eps: float) -> None:
+def check_sound(name: str, images: Tensor, found: Tensor, *, eps: float, norm: Norm = "Linf") -> None:
+    """Raise UnsoundAttack unless what an attack found lies in its budget and in [0, 1]."""
     if found.shape != images.shape or not bool(torch.isfinite(found).all()):
         raise UnsoundAttack(f"{name} returned images of shape {tuple(found.shape)}, or not finite")
-    moved, low, high = float((found - images).abs().max()), float(found.min()), float(found.max())
+    moved, low, high = float(size(found - images, norm).max()), float(found.min()), float(found.max())
     if moved > eps + 1e-6 or low < 0 or high > 1:
-        raise UnsoundAttack(f"{name} moved pixels by {moved:g} (eps {eps:g}) into [{low:g}, {high:g}]")
+        unit = "moved pixels by" if norm == "Linf" else f"moved an image in {norm} by"
+        raise UnsoundAttack(f"{name} {unit} {moved:g} (eps {eps:g}) into [{low:g}, {high:g}]")
 
 
 @contextmanager

@@ -1,23 +1,28 @@
 """What every notebook of the book needs besides results: choices checked in one line, tables, verdict badges."""
 
 import html
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import pandas as pd
 import torch
 from IPython.display import HTML
 
+from advdef.checks import Check
 from advdef.claims import Verdict
 from advdef.data import DATASETS, Split
 from advdef.records import Run, provenance
 
 __all__ = [
+    "check_table",
     "choose",
     "choose_datasets",
     "choose_device",
     "provenance_table",
+    "resume_folder",
     "sample",
     "show_eps",
     "table",
@@ -51,6 +56,12 @@ def choose_device(device: str | None) -> torch.device:
     return torch.device(device or ("cuda" if "cuda" in here else "cpu"))
 
 
+def resume_folder() -> Path | None:
+    """Where evaluations keep what they have found, for the case of an interruption: ``$ADVDEF_RESUME``, else nowhere."""
+    named = os.environ.get("ADVDEF_RESUME")
+    return Path(named) if named else None
+
+
 def sample(split: Split, n: int) -> Split:
     """n images (all, if there are fewer) drawn at random but always the same; a smaller sample is part of a larger one.
 
@@ -71,6 +82,19 @@ def table(frame: pd.DataFrame, caption: str, *, index: bool = False) -> HTML:
     body = re.sub(r"\[([-+.\d]+), ([-+.\d]+)\]", "[\\1,\u00a0\\2]", body)  # an interval is not broken over lines
     body = body.replace("<table ", '<table tabindex="0" ', 1)  # wide tables scroll, and keyboards should reach them
     return HTML(body.replace("<thead>", f"<caption>{html.escape(caption)}</caption>\n<thead>", 1))
+
+
+def check_table(rows: Mapping[str, Sequence[Check]], caption: str) -> HTML:
+    """Sanity checks as a matrix: one line per check that ran anywhere, one column per defence; what fired says why."""
+
+    def cell(check: Check) -> str:
+        if check.status == "fire":
+            return f"<strong>FIRES</strong><br><small>{html.escape(check.detail)}</small>"
+        return "pass" if check.status == "pass" else "–"
+
+    columns = {name: {f"{c.id} {c.title}": cell(c) for c in row} for name, row in rows.items()}
+    frame = pd.DataFrame(columns)
+    return table(frame[(frame != "–").any(axis=1)], caption, index=True)
 
 
 def verdict_table(verdicts: Sequence[Verdict], caption: str) -> HTML:

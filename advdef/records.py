@@ -92,6 +92,7 @@ class Run:
             "model": model,
             "defence": defence,
             "threat": threat,
+            "norm": outcome.norm,
             "eps": round(outcome.eps, 6),
             "seed": self.seed if seed is None else seed,
         } | extra
@@ -103,7 +104,8 @@ class Run:
             row = shared | {"attack": finding.name, "tried": tried, "broken": broken}
             if torch.equal(finding.tried, outcome.clean):  # else its accuracy alone is not known
                 row |= _proportion(tried - broken, len(outcome.clean))
-            row |= {"unique_breaks": unique[finding.name], "seconds": round(finding.seconds, 3)}
+            row |= {"settings": finding.settings, "unique_breaks": unique[finding.name]}
+            row |= {"seconds": round(finding.seconds, 3)}
             self.rows.append(row | {"forwards": finding.forwards, "backwards": finding.backwards})
 
     def add_clean(self, hits: torch.Tensor, *, defence: str, model: str, seed: int | None = None, **extra: Any) -> None:

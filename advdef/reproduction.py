@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -53,19 +54,23 @@ def reproduce(
 ) -> Execution:
     """Execute the notebook of a paper in a profile; the records go to ``build/<profile>/results``.
 
-    `parameters` are further notebook parameters (dataset, seed, device). Raises `InputError` for an unknown paper or
+    A run that was interrupted or failed keeps its evaluations in ``build/<profile>/resume``; the next one goes on from
+    them. `parameters` are further notebook parameters (dataset, seed, device). Raises `InputError` for an unknown paper or
     parameter; a failing cell is no exception, but the `failure` of the result.
     """
     (path,) = repository.select([paper]).values()
     results = repository.results(profile)
     results.mkdir(parents=True, exist_ok=True)
-    return execute(
+    # a smoke run takes seconds; from the others nothing that has been attacked should have to be attacked again
+    resume = repository.build(profile) / "resume" / paper
+    execution = execute(
         read_pair(path),
         repository.executed(profile) / path.name,
         paper=paper,
         parameters={"profile": profile, **(parameters or {})},
         environment={
             "ADVDEF_RESULTS": str(results),
+            "ADVDEF_RESUME": "" if profile == "smoke" else str(resume),
             # The kernel works in notebooks/, but a relative folder is meant from where the command was given.
             **{name: str(Path(os.environ[name]).resolve()) for name in _FOLDERS if os.environ.get(name)},
             # Threads wait asleep: spinning ones stall a run to a fraction of its speed on a machine that is shared.
@@ -74,6 +79,9 @@ def reproduce(
         folder=path.parent,
         progress=progress,
     )
+    if execution.failure is None:
+        shutil.rmtree(resume, ignore_errors=True)
+    return execution
 
 
 def execute(

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from advdef.attacks._common import borrowed
 from advdef.attacks.gradient import pgd
 from advdef.data import Split
 
@@ -16,6 +17,9 @@ __all__ = ["Objective", "TrainingDiverged", "fit", "train_adversarial", "train_s
 
 Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """``objective(model, images, labels)`` -> scalar loss; images (N, C, H, W) in [0, 1]."""
+
+
+Schedule = Literal["constant", "cosine"]
 
 
 class TrainingDiverged(RuntimeError):
@@ -36,7 +40,7 @@ def fit(
     objective: Objective = cross_entropy,
     parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]] | None = None,
     learning_rate: float = 1e-3,
-    schedule: Literal["constant", "cosine"] = "constant",
+    schedule: Schedule = "constant",
     batch_size: int = 128,
     shift: int = 0,
     flip: bool = False,
@@ -50,10 +54,15 @@ def fit(
     scheme changes hardness or freezes a part; ``after_step()`` runs after each update, where a constraint is restored.
     ``shift`` and ``flip`` augment (see :meth:`advdef.data.Split.batches`). The model is left in evaluation mode.
 
-    Raises TrainingDiverged when the loss of an epoch is not finite, ValueError for fewer than one epoch.
+    Raises TrainingDiverged when the loss of an epoch is not finite; ValueError for fewer than one epoch, an empty split
+    or an unknown schedule.
     """
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, not {epochs}")
+    if len(split) == 0:
+        raise ValueError("the training split is empty")
+    if schedule not in get_args(Schedule):
+        raise ValueError(f"no schedule {schedule!r}; there are {', '.join(get_args(Schedule))}")
     on_cuda = split.images.is_cuda
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(model.parameters() if parameters is None else parameters, lr=learning_rate)
@@ -120,7 +129,9 @@ def train_adversarial(
         ramp = min(1.0, (epoch + 1) / max(1, epochs // 2))
 
     def objective(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        adversarial = pgd(attacked, images, labels, eps=eps * ramp, steps=steps, generator=generator)
+        # the attack runs in evaluation mode and, like every attack, in float32
+        with borrowed(attacked, quiet=True), torch.autocast(images.device.type, enabled=False):
+            adversarial = pgd(attacked, images, labels, eps=eps * ramp, steps=steps, generator=generator)
         return F.cross_entropy(model(adversarial).float(), labels)
 
     fit(model, split, epochs=epochs, generator=generator, objective=objective, before_epoch=before_epoch, **options)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from advdef.attacks import (
     LOSSES,
     bim,
-    cleverhans,
+    describe,
     expectation,
     fgsm,
     level_space,
@@ -27,8 +27,14 @@ from advdef.attacks import (
     square,
     stopping,
     straight_through,
-    strong,
+    suite,
 )
+from advdef.attacks._balls import Norm, size
+from advdef.attacks._common import ProbabilitiesWarning, TrainingModeWarning
+from advdef.attacks.apgd import apgd
+from advdef.attacks.each_class import each_class
+from advdef.attacks.gradient import ffgsm
+from advdef.attacks.suites import adaptive, cleverhans, nip, quick, standard
 from advdef.defenses import Quantized, Quantizer
 from advdef.evaluation import correct
 
@@ -47,7 +53,7 @@ def tiny(seed: int = 0, shape: tuple[int, int, int] = (2, 3, 3), classes: int = 
         return nn.Sequential(
             nn.BatchNorm2d(shape[0]), nn.Flatten(), nn.Linear(inputs, 16), nn.Tanh(), nn.Dropout(0.5),
             nn.Linear(16, classes),
-        )  # fmt: skip
+        ).eval()  # fmt: skip
 
 
 def random_batch(n: int = 6, shape: tuple[int, int, int] = (2, 3, 3), classes: int = 4, seed: int = 0) -> Pair:
@@ -70,12 +76,29 @@ GRADIENT = {
     "pgd-plain": partial(pgd, steps=5, random_start=False),
     "pgd-restarts": partial(pgd, steps=3, restarts=2, loss="margin"),
     "pgd-early": partial(pgd, steps=5, stop_early=True, loss="dlr"),
+    "ffgsm": ffgsm,
+    "apgd": partial(apgd, steps=10),
+    "apgd-early": partial(apgd, steps=5, restarts=2, stop_early=True, loss="dlr"),
+    "each class": partial(each_class, attack=partial(apgd, steps=5, loss="dlr"), classes=2),
 }
-ALL: dict[str, Callable[..., Tensor]] = GRADIENT | {
-    "square": partial(square, queries=20),
-    "level-space": quantised_level_space,
+L2 = {
+    "fgsm in L2": partial(fgsm, norm="L2"),
+    "bim in L2": partial(bim, norm="L2"),
+    "mim in L2": partial(mim, norm="L2"),
+    "pgd in L2": partial(pgd, norm="L2", steps=5),
+    "apgd in L2": partial(apgd, norm="L2", steps=10, loss="margin"),
+    "each class in L2": partial(each_class, attack=partial(apgd, steps=5, norm="L2")),
 }
-DETERMINISTIC = ("fgsm", "bim", "mim", "pgd-plain")
+ALL: dict[str, Callable[..., Tensor]] = (
+    GRADIENT
+    | L2
+    | {
+        "square": partial(square, queries=20),
+        "level-space": quantised_level_space,
+    }
+)
+DETERMINISTIC = ("fgsm", "bim", "mim", "pgd-plain", "fgsm in L2", "bim in L2", "mim in L2")
+RANDOM = ("pgd", "ffgsm", "pgd in L2", "square")
 
 
 @pytest.fixture(params=list(ALL))
@@ -101,9 +124,12 @@ def test_the_ball_and_the_box_are_kept_exactly(name: str, data: st.DataObject, s
     assert found.dtype == images.dtype
     assert bool((found >= 0).all())
     assert bool((found <= 1).all())
-    # what float32 makes of x - eps and x + eps are the ends of the ball, to the last bit
-    assert bool((found >= images - eps).all())
-    assert bool((found <= images + eps).all())
+    if name in L2:
+        assert bool((size((found - images).double(), "L2") <= 1.000001 * eps + 1e-7).all())  # float32
+    else:
+        # what float32 makes of x - eps and x + eps are the ends of the ball, to the last bit
+        assert bool((found >= images - eps).all())
+        assert bool((found <= images + eps).all())
 
 
 def test_the_model_is_left_as_it_was(attack: Callable[..., Tensor]) -> None:
@@ -116,7 +142,8 @@ def test_the_model_is_left_as_it_was(attack: Callable[..., Tensor]) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     images, labels = random_batch()
     kept = images.clone(), labels.clone()
-    attack(model, images, labels, eps=0.1, generator=seeded())
+    with pytest.warns(TrainingModeWarning, match=r"call model\.eval\(\) first"):
+        attack(model, images, labels, eps=0.1, generator=seeded())
     assert [m.training for m in model] == [True, True, True, True, False, True]
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -130,7 +157,7 @@ def test_the_model_is_left_as_it_was(attack: Callable[..., Tensor]) -> None:
 def test_the_mode_comes_back_after_an_error() -> None:
     model = tiny().train()
     images, _ = random_batch()
-    with pytest.raises(ValueError, match=r"0\.\.3; seen: 0 to 4"):
+    with pytest.raises(ValueError, match=r"0\.\.3; seen: 0 to 4"), pytest.warns(TrainingModeWarning):
         pgd(model, images, torch.tensor([0, 1, 2, 3, 4, 0]), eps=0.1)
     assert all(m.training for m in model.modules())
 
@@ -213,13 +240,13 @@ def test_eps_zero_returns_the_image(attack: Callable[..., Tensor]) -> None:
     assert torch.equal(attack(tiny(), images, labels, eps=0.0, generator=seeded()), images)
 
 
-@pytest.mark.parametrize("name", [*GRADIENT, "level-space"])
+@pytest.mark.parametrize("name", [*GRADIENT, *L2, "level-space"])
 def test_each_image_may_have_its_own_eps(name: str) -> None:
     images, _ = random_batch()
     labels = tiny().eval()(images).argmax(1)
     eps = torch.tensor([0.0, 0.01, 0.05, 0.1, 0.3, 1.0])
     found = ALL[name](tiny(), images, labels, eps=eps, generator=seeded())
-    moved = (found - images).abs().amax((1, 2, 3))
+    moved = size(found - images, "L2" if name in L2 else "Linf")
     assert bool((moved <= eps + 1e-6).all())
     assert moved[0] == 0
     assert moved[5] > 0.1  # the largest is used
@@ -231,9 +258,9 @@ def test_each_image_may_have_its_own_eps(name: str) -> None:
 def test_an_image_alone_fares_as_in_a_batch(name: str) -> None:
     model, (images, labels) = tiny().double(), random_batch()
     images = images.double()
-    together = GRADIENT[name](model, images, labels, eps=0.1)
+    together = ALL[name](model, images, labels, eps=0.1)
     for i in range(len(images)):
-        alone = GRADIENT[name](model, images[i : i + 1], labels[i : i + 1], eps=0.1)
+        alone = ALL[name](model, images[i : i + 1], labels[i : i + 1], eps=0.1)
         assert torch.allclose(alone[0], together[i], rtol=0, atol=1e-12)
 
 
@@ -247,14 +274,14 @@ def test_a_seed_reproduces_and_another_one_differs(attack: Callable[..., Tensor]
     assert torch.equal(torch.get_rng_state(), state)  # nothing else is drawn from
     if name in DETERMINISTIC:
         assert torch.equal(first, other)
-    if name in ("pgd", "square"):
+    if name in RANDOM:
         assert not torch.equal(first, other)
 
 
 def test_attacks_work_where_gradients_are_switched_off() -> None:
     images, _ = random_batch()
     labels = tiny().eval()(images).argmax(1)
-    for name in (*GRADIENT, "level-space"):
+    for name in (*GRADIENT, *L2, "level-space"):
         expected = ALL[name](tiny(), images, labels, eps=0.2, generator=seeded())
         with torch.no_grad():
             found = ALL[name](tiny(), images, labels, eps=0.2, generator=seeded())
@@ -322,40 +349,183 @@ def test_a_wrong_image_is_left_alone_when_stopping_early(network: nn.Module, bat
     assert not torch.equal(bim(network, images, wrong, eps=0.1), images)
 
 
-def linear(classes: int = 3, inputs: int = 12, seed: int = 0) -> nn.Sequential:
+def linear(inputs: int, seed: int = 0, classes: int = 5) -> nn.Sequential:
+    """Two classes that a plane divides, and others that no image comes near: they are there for targeted losses."""
     generator = seeded(seed)
     layer = nn.Linear(inputs, classes)
     with torch.no_grad():
         layer.weight.copy_(torch.randn(classes, inputs, generator=generator))
-        layer.bias.copy_(torch.randn(classes, generator=generator) / 10)
+        layer.weight[2:] = 0
+        layer.bias.copy_(torch.tensor([0.0, 0.0] + [-50.0 - 0.1 * c for c in range(2, classes)]))
+        # the plane passes through the middle of the cube, so that there are images on both sides
+        layer.bias[1] = 0.5 * (layer.weight[0] - layer.weight[1]).sum()
     return nn.Sequential(nn.Flatten(), layer)
 
 
-def optimal_distance(model: nn.Sequential, images: Tensor, labels: Tensor) -> Tensor:
-    """Smallest Linf distance to another class, when no pixel meets the ends of [0, 1]."""
+def optimal_distance(model: nn.Sequential, images: Tensor, labels: Tensor, norm: Norm) -> Tensor:
+    """Smallest distance to another class, when no pixel meets the ends of [0, 1]: gap over dual norm of its slope."""
     weight, logits = model[1].weight.detach(), model(images).detach()
     gaps = logits.gather(1, labels[:, None]) - logits
-    norms = (weight[labels][:, None] - weight[None]).abs().sum(2)
-    distances = (gaps / norms.clamp_min(1e-12)).scatter(1, labels[:, None], float("inf"))
-    return distances.amin(1)
+    slopes = weight[labels][:, None] - weight[None]
+    distances = gaps / slopes.norm(p=1 if norm == "Linf" else 2, dim=2).clamp_min(1e-12)
+    return distances.scatter(1, labels[:, None], float("inf")).amin(1)
 
 
-@pytest.mark.parametrize("name", [n for n in GRADIENT if n != "square"])
-def test_a_linear_model_falls_just_beyond_its_optimal_distance(name: str) -> None:
-    model = linear()
-    images = 0.4 + 0.2 * torch.rand(40, 1, 3, 4, generator=seeded())
+SHAPES = [(8, 1, 1), (1, 4, 6), (5, 7, 7)]
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", [*GRADIENT, *L2])
+def test_a_linear_model_falls_just_beyond_its_optimal_distance(
+    name: str, shape: tuple[int, int, int], count: int
+) -> None:
+    """At 1.25 times the closed-form optimum nothing stands, and below it nothing falls."""
+    norm: Norm = "L2" if name in L2 else "Linf"
+    model = linear(inputs=shape[0] * shape[1] * shape[2], seed=count).double()
+    images = 0.3 + 0.4 * torch.rand(60, *shape, generator=seeded(count), dtype=torch.float64)
     labels = model(images).argmax(1)
-    distance = optimal_distance(model, images, labels)
-    keep = (distance > 0.005) & (distance < 0.3)  # 1.25 times as far stays inside [0, 1]
-    images, labels, distance = images[keep], labels[keep], distance[keep]
-    assert len(images) > 20
-    broken = ~correct(model, GRADIENT[name](model, images, labels, eps=1.25 * distance, generator=seeded()), labels)
-    if name == "fgsm":  # one step may run towards the wrong one of several classes
-        assert broken.float().mean() > 0.8
-    else:
-        assert bool(broken.all())
-    below = GRADIENT[name](model, images, labels, eps=0.99 * distance, generator=seeded())
+    distance = optimal_distance(model, images, labels, norm)
+    keep = (distance > 1e-4) & (distance < 0.14)  # twice as far stays inside [0, 1]
+    images, labels, distance = images[keep][:count], labels[keep][:count], distance[keep][:count]
+    assert len(images) == count
+    # a random start costs FFGSM a part of its single step
+    eps = (2 if name == "ffgsm" else 1.25) * distance
+    found = ALL[name](model, images, labels, eps=eps, generator=seeded())
+    assert bool((size(found - images, norm) <= 1.000001 * eps).all())
+    assert not bool(correct(model, found, labels).any())
+    below = ALL[name](model, images, labels, eps=0.99 * distance, generator=seeded())
     assert bool(correct(model, below, labels).all())
+
+
+# Targets
+
+
+@pytest.mark.parametrize("name", ["fgsm", "bim", "mim", "pgd", "pgd in L2", "apgd", "apgd in L2"])
+def test_a_target_is_reached(network: nn.Module, batch: Pair, name: str) -> None:
+    images, labels = batch[0][:40], batch[1][:40]
+    targets = (labels + 1) % 10
+    found = ALL[name](network, images, labels, eps=5.0 if "L2" in name else 0.3, targets=targets, generator=seeded())
+    before, after = (int(correct(network, x, targets).sum()) for x in (images, found))
+    assert before == 0
+    assert after >= (10 if name == "fgsm" else 30)
+
+
+@pytest.mark.parametrize("attack", [pgd, apgd])
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda y: y, ValueError, "own label"),
+        (lambda y: y * 0 + 9, ValueError, r"0\.\.3; seen: 9"),
+        (lambda y: y.float(), TypeError, "int64"),
+        (lambda y: y[:2], TypeError, "like the labels"),
+    ],
+)
+def test_bad_targets_are_refused(
+    attack: Callable[..., Tensor], change: Callable[[Tensor], Tensor], error: type[Exception], message: str
+) -> None:
+    images, labels = random_batch()
+    with pytest.raises(error, match=message):
+        attack(tiny(), images, labels, eps=0.1, targets=change(labels))
+
+
+def test_going_through_the_classes_is_never_weaker_than_its_first_class(network: nn.Module, batch: Pair) -> None:
+    images, labels = batch
+    attack = partial(apgd, steps=8, loss="dlr")
+    left = [
+        correct(
+            network, each_class(network, images, labels, eps=0.12, attack=attack, classes=k, generator=seeded()), labels
+        )
+        for k in (1, 4)
+    ]
+    assert bool((left[1] <= left[0]).all())
+    assert 0 < int(left[1].sum()) < int(left[0].sum())
+    with pytest.raises(ValueError, match="classes must be"):
+        each_class(network, images, labels, eps=0.1, attack=attack, classes=0)
+
+
+def test_stopping_early_never_goes_on_to_the_next_class(network: nn.Module, batch: Pair) -> None:
+    images, labels = batch[0][:20], batch[1][:20]
+    seen: list[int] = []
+
+    def watched(model: nn.Module, images: Tensor, labels: Tensor, **options: Any) -> Tensor:
+        seen.append(len(images))
+        return apgd(model, images, labels, steps=10, **options)
+
+    each_class(network, images, labels, eps=0.1, attack=partial(watched), classes=3, stop_early=True)
+    assert seen[0] == int(correct(network, images, labels).sum())
+    assert seen == sorted(seen, reverse=True)
+    assert seen[-1] < seen[0]
+    seen.clear()
+    each_class(network, images, labels, eps=0.1, attack=partial(watched), classes=3)
+    assert seen == [20, 20, 20]
+
+
+# Models that are not as they should be
+
+
+class Fixed(nn.Module):
+    """The same output for every image."""
+
+    def __init__(self, *output: float) -> None:
+        super().__init__()
+        self.output = torch.tensor(output)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.output.expand(len(images), -1) + 0 * images.flatten(1).sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("attack", [fgsm, pgd, apgd, partial(each_class, attack=partial(apgd, steps=2))])
+def test_a_model_that_gives_no_logits_is_named(attack: Callable[..., Tensor]) -> None:
+    images, labels = random_batch()
+    with pytest.raises(ValueError, match="NaN or infinite logits"):
+        attack(Fixed(0.0, float("nan"), 0.0, 0.0), images, labels, eps=0.1)
+    with pytest.raises(ValueError, match="NaN or infinite logits"):
+        attack(Fixed(0.0, float("-inf"), 0.0, 0.0), images, labels, eps=0.1)
+    with pytest.raises(ValueError, match=r"must return logits \(6, classes\), not \(6, 2, 3, 3\)"):
+        attack(nn.Identity(), images, labels, eps=0.1)
+    with pytest.warns(ProbabilitiesWarning, match="drop the softmax"):
+        attack(nn.Sequential(tiny(), nn.Softmax(1)).eval(), images, labels, eps=0.1)
+
+
+def test_a_norm_without_a_ball_is_refused() -> None:
+    for attack in (pgd, apgd):
+        with pytest.raises(ValueError, match="Linf, L2"):
+            attack(tiny(), *random_batch(), eps=0.1, norm="L1")  # type: ignore[operator]
+    with pytest.raises(ValueError, match="Linf, L2, L1, L0"):
+        size(torch.zeros(1, 1, 1, 1), "L3")  # type: ignore[arg-type]
+
+
+def test_sizes_by_hand() -> None:
+    moved = torch.zeros(2, 2, 1, 3)
+    moved[0, :, 0, 0] = torch.tensor([3.0, -4.0])  # one pixel, both channels
+    found = {norm: size(moved, norm).tolist() for norm in ("Linf", "L2", "L1", "L0")}
+    assert found == {"Linf": [4.0, 0.0], "L2": [5.0, 0.0], "L1": [7.0, 0.0], "L0": [1.0, 0.0]}
+
+
+def test_apgd_refuses_bad_options() -> None:
+    for options, message in [
+        ({"steps": 0}, "steps and restarts"), ({"loss": "hinge"}, "ce, margin, dlr"),
+        ({"start": torch.zeros(1, 2, 3, 3)}, "shape of images"),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            apgd(tiny(), *random_batch(), eps=0.1, **options)  # type: ignore[arg-type]
+
+
+def test_apgd_goes_on_from_its_best_point_with_half_the_step() -> None:
+    """On a loss with a ridge, the points visited close in on it and the last ones lie nearer than the first step."""
+    images, labels = torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])
+    seen: list[float] = []
+
+    class Watched(Bump):
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append(float(images.detach().mean()))
+            return super().forward(images)
+
+    found = apgd(Watched(), images, labels, eps=0.3, steps=60, loss="margin", start=images)
+    assert abs(float(found.mean()) - 0.6) < 1e-2
+    assert abs(seen[2] - 0.6) > 0.1  # the first step, of twice eps, goes far beyond
+    assert max(abs(value - 0.6) for value in seen[-5:]) < 0.05
 
 
 def test_restarts_only_help(network: nn.Module, batch: Pair) -> None:
@@ -468,16 +638,64 @@ def test_losses_by_hand() -> None:
         LOSSES["dlr"](logits[:, :2], torch.tensor([0, 1]))
 
 
-def test_suites_are_named_partials_that_run() -> None:
-    images, labels = random_batch()
-    for suite in (cleverhans(), strong(steps=3, restarts=2), stopping(cleverhans())):
-        for attack in suite.values():
-            found = attack(tiny(), images, labels, eps=0.1, generator=seeded())
-            assert float((found - images).abs().max()) <= 0.1 + 1e-6
-    assert list(cleverhans()) == ["FGSM", "BIM", "MIM", "PGD"]
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_suites_of_a_norm_stay_in_its_ball(network: nn.Module, batch: Pair, norm: Norm) -> None:
+    pytest.importorskip("pyautoattack")
+    images, labels = batch[0][:10], batch[1][:10]
+    eps = {"Linf": 0.1, "L2": 1.5}[norm]
+    for made in (quick(norm=norm), standard(norm=norm, steps=4, queries=10), adaptive(norm=norm, steps=4, restarts=1)):
+        for name, attack in (made | stopping(made)).items():
+            found = attack(network, images, labels, eps=eps, generator=seeded())
+            assert bool((size(found - images, norm) <= eps + 1e-6).all()), name
+
+
+def test_stopping_early_is_switched_on_where_it_exists() -> None:
     early = stopping(cleverhans())
     assert [a.keywords.get("stop_early", False) for a in early.values()] == [False, True, True, True]
     assert cleverhans()["PGD"].keywords == {"steps": 10, "step_size": 1 / 6}
+    assert {n for n, a in stopping(standard()).items() if "stop_early" not in a.keywords} == {"FGSM", "Square-1000"}
+
+
+def test_suites_have_names() -> None:
+    assert {name: list(suite(name)) for name in ("cleverhans", "nip")} == {
+        "cleverhans": ["FGSM", "BIM", "MIM", "PGD"],
+        "nip": ["FGSM", "BIM", "MI-FGSM", "PGD", "DeepFool", "JSMA", "UAP", "AUNA", "Pixel", "Pointwise", "Boundary"],
+    }
+    assert "Square-1000" in suite("standard")
+    assert "Square-1000" not in standard(queries=0)
+    with pytest.raises(ValueError, match="quick, standard, adaptive, cleverhans, nip"):
+        suite("everything")  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_the_attacks_that_nip_lists_run_without_a_bound(network: nn.Module, batch: Pair) -> None:
+    """Each returns what fools the model or, where it finds nothing, the image; the closest ones stay close."""
+    pytest.importorskip("foolbox")
+    images, labels = batch[0][:6], batch[1][:6]
+    assert bool(correct(network, images, labels).all())
+    found = {
+        name: attack(network, images, labels, eps=float("inf"), generator=seeded())
+        for name, attack in nip(trials=8, levels=50, boundary_steps=100).items()
+    }
+    for name, adversarial in found.items():
+        wrong = ~correct(network, adversarial, labels)
+        moved = (adversarial != images).flatten(1).any(1)
+        if name != "UAP":  # one perturbation for all moves all
+            assert torch.equal(wrong, moved), name
+        if name not in ("AUNA", "Pixel", "UAP"):
+            assert int(wrong.sum()) >= 5, name
+    assert float(size(found["UAP"] - images, "Linf").max()) <= 10 / 255 + 1e-6
+    assert float(size(found["Pixel"] - images, "L0").max()) <= 1
+    assert float(size(found["PGD"] - images, "Linf").median()) < float(size(found["FGSM"] - images, "Linf").median())
+
+
+def test_an_attack_is_described_with_its_settings() -> None:
+    assert describe(partial(pgd, steps=3)) == "pgd(steps=3)"
+    inner = partial(apgd, loss="dlr")
+    assert describe(partial(each_class, attack=inner, classes=2)) == "each_class(attack=apgd(loss='dlr'), classes=2)"
+    assert describe(partial(level_space, network=tiny(), quantizer=Quantizer(2))) == (
+        "level_space(network=Sequential, quantizer=Quantizer)"
+    )
 
 
 # Wrappers of the model
@@ -536,7 +754,7 @@ def test_a_cut_graph_gives_no_gradient_and_an_unmoved_image() -> None:
     images, labels = random_batch()
     labels = Cut().eval()(images).argmax(1)
     for name in DETERMINISTIC:
-        assert torch.equal(GRADIENT[name](Cut(), images, labels, eps=0.2), images)
+        assert torch.equal(ALL[name](Cut(), images, labels, eps=0.2), images)
     # the same attack, made adaptive by the wrapper, moves
     through = straight_through(Cut(), tiny())
     assert not torch.equal(bim(through, images, labels, eps=1.0), images)

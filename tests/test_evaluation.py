@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,8 @@ import torch
 from conftest import small_network
 from torch import Tensor, nn
 
-from advdef.attacks import Suite, bim, cleverhans, fgsm, pgd, stopping
+from advdef.attacks import Suite, bim, fgsm, pgd, stopping
+from advdef.attacks.suites import cleverhans
 from advdef.defenses import Defense, Quantized, Quantizer, Undefended
 from advdef.evaluation import (
     Attempt,
@@ -239,6 +242,129 @@ def test_bad_images_are_refused() -> None:
     for bad in (images * 255, images * float("nan"), images[:0]):
         with pytest.raises(ValueError, match="images must"):
             evaluate(Undefended(model), [], bad, labels[: len(bad)], eps=0.1, generator=seeded())
+
+
+# Other norms and no bound
+
+
+def test_a_budget_is_a_size_in_its_norm(network: nn.Module, batch: Pair) -> None:
+    images, labels = batch[0][:30], batch[1][:30]
+    defence = Undefended(network)
+    attempts = [Attempt("PGD", partial(pgd, norm="L2", loss="margin"), network)]
+    outcome = evaluate(defence, attempts, images, labels, eps=1.5, generator=seeded(), norm="L2")
+    assert outcome.norm == "L2"
+    assert 0 < int(outcome.robust.sum()) < int(outcome.clean.sum())
+    moved = outcome.adversarial - images
+    assert float(moved.flatten(1).norm(dim=1).max()) <= 1.5
+    assert float(moved.abs().max()) > 0.2  # no Linf ball of a size that would do
+    with pytest.raises(UnsoundAttack, match="moved an image in L1 by"):
+        evaluate(defence, attempts, images, labels, eps=1.5, generator=seeded(), norm="L1")
+    with pytest.raises(ValueError, match="in L2"):
+        evaluate(defence, [], images, labels, eps=2.0, generator=seeded(), known=outcome)
+
+
+def test_without_a_bound_only_the_range_is_checked() -> None:
+    model, (images, labels) = Threshold(0.5), greys(0.1, 0.3)
+    up = [moving("up", 0.6, model)]
+    outcome = evaluate(Undefended(model), up, images, labels, eps=float("inf"), generator=seeded())
+    assert outcome.robust.tolist() == [False, False]
+    with pytest.raises(UnsoundAttack, match="moved"):
+        evaluate(Undefended(model), [moving("up", 0.8, model)], images, labels, eps=float("inf"), generator=seeded())
+
+
+# Interruption
+
+
+class Interrupted(Exception):
+    """Somebody pressed a key."""
+
+
+def test_an_interrupted_evaluation_goes_on_at_the_next_unfinished_attack(
+    network: nn.Module, batch: Pair, tmp_path: Path
+) -> None:
+    images, labels = batch
+    defence = Undefended(network)
+    calls: list[str] = []
+    broken_once = [True]
+
+    def watched(model: nn.Module, *args: Any, name: str, fails: bool = False, **options: Any) -> Tensor:
+        calls.append(name)
+        if fails and broken_once.pop():
+            raise Interrupted
+        return pgd(model, *args, steps=3, **options)
+
+    attempts = [
+        Attempt("first", partial(watched, name="first"), network),
+        Attempt("second", partial(watched, name="second", fails=True), network),
+        Attempt("third", partial(watched, name="third"), network),
+    ]
+    run = partial(evaluate, defence, attempts, images, labels, eps=0.06, resume=tmp_path)
+    with pytest.raises(Interrupted):
+        run(generator=seeded())
+    broken_once.append(False)
+    draws = seeded()
+    resumed = run(generator=draws)
+    assert calls == ["first", "second", "second", "third"]
+    broken_once.append(False)
+    whole_draws = seeded()
+    whole = evaluate(defence, attempts, images, labels, eps=0.06, generator=whole_draws)
+    assert 0 < int(whole.robust.sum()) < int(whole.clean.sum())
+    # the same as without the interruption, and the generator stands where it would
+    assert torch.equal(resumed.robust, whole.robust)
+    assert torch.equal(resumed.adversarial, whole.adversarial)
+    assert torch.equal(draws.get_state(), whole_draws.get_state())
+    for mine, other in zip(resumed.findings, whole.findings, strict=True):
+        assert (mine.name, mine.forwards, mine.settings) == (other.name, other.forwards, other.settings)
+        assert torch.equal(mine.broken, other.broken)
+        assert torch.equal(mine.tried, other.tried)
+    # once finished, nothing is attacked again
+    calls.clear()
+    assert torch.equal(run(generator=seeded()).robust, whole.robust)
+    assert calls == []
+
+
+@pytest.mark.parametrize("change", ["eps", "seed", "images", "weights", "settings", "known"])
+def test_another_evaluation_does_not_go_on_from_this_one(
+    network: nn.Module, batch: Pair, tmp_path: Path, change: str
+) -> None:
+    images, labels = batch[0][:20], batch[1][:20]
+    suite: Suite = {"PGD": partial(pgd, steps=2)}
+    evaluate(
+        Undefended(network), direct(Undefended(network), suite), images, labels, eps=0.05, generator=seeded(),
+        resume=tmp_path,
+    )  # fmt: skip
+    assert len(list(tmp_path.iterdir())) == 1
+    known = None
+    if change == "images":
+        images = images.flip(0)
+        labels = labels.flip(0)
+    if change == "weights":
+        network = deepcopy(network)
+        with torch.no_grad():
+            next(network.parameters()).mul_(1.001)
+    if change == "settings":
+        suite = {"PGD": partial(pgd, steps=3)}
+    if change == "known":
+        known = evaluate(
+            Undefended(network), direct(Undefended(network), suite), images, labels, eps=0.05, generator=seeded()
+        )
+        assert not bool(known.robust.all())
+    evaluate(
+        Undefended(network), direct(Undefended(network), suite), images, labels,
+        eps=0.06 if change == "eps" else 0.05, generator=seeded(1 if change == "seed" else 0), resume=tmp_path,
+        known=known,
+    )  # fmt: skip
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_spoiled_file_is_not_gone_on_from(network: nn.Module, batch: Pair, tmp_path: Path) -> None:
+    images, labels = batch[0][:20], batch[1][:20]
+    defence = Undefended(network)
+    run = partial(evaluate, defence, direct(defence, {"PGD": partial(pgd, steps=2)}), images, labels, eps=0.05)
+    first = run(generator=seeded(), resume=tmp_path)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:100])
+    assert torch.equal(run(generator=seeded(), resume=tmp_path).adversarial, first.adversarial)
 
 
 # Reading an outcome

@@ -360,7 +360,7 @@ def test_the_adaptive_suite_has_what_the_defence_offers(quantised: Quantized) ->
     assert set(quantised.adaptive_attacks(0.1)) == {"annealed BPDA", "level-space"}
     soft = Quantized(quantised.network, Quantizer(4, mode="soft", released=True))
     assert set(soft.adaptive_attacks(0.1)) == {"annealed BPDA"}  # no levels to search: it is soft
-    from advdef.attacks import cleverhans
+    from advdef.attacks.suites import cleverhans
 
     names = [a.name for a in adaptive(quantised, cleverhans(), eps=0.1, transfer={"twin": quantised.network})]
     assert names[:4] == [f"{n} through identity" for n in ("FGSM", "BIM", "MIM", "PGD")]

@@ -123,8 +123,8 @@ def outcome() -> Outcome:
         return torch.tensor(values).bool()
 
     findings = (
-        Finding("FGSM", flags(1, 1, 1, 0), flags(1, 0, 0, 0), 0.1234567, 30, 10),
-        Finding("PGD", flags(0, 1, 1, 0), flags(0, 1, 0, 0), 1.5, 60, 20),
+        Finding("FGSM", flags(1, 1, 1, 0), flags(1, 0, 0, 0), 0.1234567, 30, 10, "fgsm()"),
+        Finding("PGD", flags(0, 1, 1, 0), flags(0, 1, 0, 0), 1.5, 60, 20, "pgd(steps=3)"),
     )
     return Outcome(8 / 255, flags(1, 1, 1, 0), flags(0, 0, 1, 0), torch.zeros(4, 1, 1, 1), findings)
 
@@ -138,20 +138,22 @@ def run(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run
 def test_rows_of_an_outcome(run: Run) -> None:
     run.add(outcome(), defence="CQ", threat="direct", model="CleverhansCNN", levels=4)
     shared = {
-        "dataset": "digits", "model": "CleverhansCNN", "defence": "CQ", "threat": "direct", "eps": 0.031373, "seed": 7,
-        "levels": 4,
+        "dataset": "digits", "model": "CleverhansCNN", "defence": "CQ", "threat": "direct", "norm": "Linf",
+        "eps": 0.031373, "seed": 7, "levels": 4,
     }  # fmt: skip
     low, high = round(wilson(1, 4).low, 4), round(wilson(1, 4).high, 4)
     worst, first, second = run.rows
     assert worst == shared | {"attack": "worst case", "n": 4, "correct": 1, "accuracy": 0.25, "low": low, "high": high}
-    cost = {"tried": 3, "broken": 1, "unique_breaks": 1, "seconds": 0.123, "forwards": 30, "backwards": 10}
+    cost = {"settings": "fgsm()", "tried": 3, "broken": 1, "unique_breaks": 1, "seconds": 0.123}
+    cost |= {"forwards": 30, "backwards": 10}
     single = {"n": 4, "correct": 2, "accuracy": 0.5, "low": 0.15, "high": 0.85}
     assert first == shared | {"attack": "FGSM"} | cost | single | {
         "low": round(wilson(2, 4).low, 4), "high": round(wilson(2, 4).high, 4),
     }  # fmt: skip
     # PGD saw only what FGSM left: its accuracy alone is not known, and none is given
     assert second == shared | {
-        "attack": "PGD", "tried": 2, "broken": 1, "unique_breaks": 1, "seconds": 1.5, "forwards": 60, "backwards": 20,
+        "attack": "PGD", "settings": "pgd(steps=3)", "tried": 2, "broken": 1, "unique_breaks": 1, "seconds": 1.5,
+        "forwards": 60, "backwards": 20,
     }  # fmt: skip
 
 

@@ -1,30 +1,62 @@
 """Attacks: pure functions ``attack(model, images, labels, *, eps, ...) -> adversarial images``.
 
-An attack knows nothing of defences; a defence hands over what an adaptive attacker needs.
+An attack knows nothing of defences; a defence hands over what an adaptive attacker needs. Own code stands beside
+adapters to foolbox and pyautoattack (extra ``eval``), all with one signature.
 """
 
-from advdef.attacks.gradient import bim, fgsm, mim, pgd
+from advdef.attacks._balls import Norm
+from advdef.attacks._common import ProbabilitiesWarning, TrainingModeWarning
+from advdef.attacks._types import Attack, Suite, describe
+from advdef.attacks.apgd import apgd
+from advdef.attacks.each_class import each_class
+from advdef.attacks.from_foolbox import boundary, carlini_wagner, ddn, deepfool, ead, hop_skip_jump, pointwise
+from advdef.attacks.from_pyautoattack import autoattack, fab, square
+from advdef.attacks.gradient import bim, ffgsm, fgsm, mim, pgd
+from advdef.attacks.jsma import jsma
 from advdef.attacks.level_space import level_space
 from advdef.attacks.losses import LOSSES, margin
-from advdef.attacks.square import square
-from advdef.attacks.suites import Attack, Suite, cleverhans, stopping, strong
+from advdef.attacks.minimal import minimal
+from advdef.attacks.noise import uniform_noise
+from advdef.attacks.single_pixel import single_pixel
+from advdef.attacks.suites import stopping, suite
+from advdef.attacks.universal import universal
 from advdef.attacks.wrappers import expectation, replace_gradient, straight_through
 
 __all__ = [
     "LOSSES",
     "Attack",
+    "Norm",
+    "ProbabilitiesWarning",
     "Suite",
+    "TrainingModeWarning",
+    "apgd",
+    "autoattack",
     "bim",
-    "cleverhans",
+    "boundary",
+    "carlini_wagner",
+    "ddn",
+    "deepfool",
+    "describe",
+    "ead",
+    "each_class",
     "expectation",
+    "fab",
+    "ffgsm",
     "fgsm",
+    "hop_skip_jump",
+    "jsma",
     "level_space",
     "margin",
     "mim",
+    "minimal",
     "pgd",
+    "pointwise",
     "replace_gradient",
+    "single_pixel",
     "square",
     "stopping",
     "straight_through",
-    "strong",
+    "suite",
+    "uniform_noise",
+    "universal",
 ]

@@ -1,25 +1,57 @@
-"""The gradient family in the Linf ball: FGSM, BIM, PGD and MIM are one loop with different settings.
+"""The gradient family in the Linf and L2 balls: FGSM, FFGSM, BIM, PGD and MIM are one loop with different settings.
 
 All are pure functions ``attack(model, images, labels, *, eps, ...) -> adversarial images``: images (N, C, H, W) in
 [0, 1], labels (N,) int64, ``eps`` a number or one per image (N,), in pixel units. They return each image's best iterate
-(largest margin on ``model``), keep the ball and [0, 1] exactly, and leave the model's mode, parameters and ``.grad``
-untouched. Raises TypeError or ValueError for input that breaks this contract.
+(largest margin on ``model``), keep the ball and [0, 1], and leave the model's mode, parameters and ``.grad`` untouched.
+
+With ``targets`` (N,) the goal is that class instead of any wrong one; ``any_wrong`` then only aims at it. With
+``stop_early`` an image leaves the batch once its goal is reached: right when success is judged on this very model;
+leave it off for examples that will be replayed on another one, which a large margin helps. ``generator`` (CPU) draws
+all random numbers.
+
+Raises TypeError or ValueError for input that breaks this contract. Warns with TrainingModeWarning for a model in
+training mode (it is attacked in evaluation mode) and with ProbabilitiesWarning for one that returns no logits.
 """
 
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._common import borrowed, check_labels, per_image, validate
-from advdef.attacks.losses import LOSSES, LossName, margin
+from advdef.attacks._balls import Ball, BallNorm, ball, spread
+from advdef.attacks._common import borrowed, check_logits, slope, validate
+from advdef.attacks.losses import LOSSES, Goal, LossName
 
-__all__ = ["bim", "fgsm", "mim", "pgd"]
+__all__ = ["bim", "ffgsm", "fgsm", "mim", "pgd"]
 
 
 def fgsm(
-    model: nn.Module, images: Tensor, labels: Tensor, *, eps: float | Tensor, generator: torch.Generator | None = None
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float | Tensor,
+    norm: BallNorm = "Linf",
+    targets: Tensor | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Fast gradient sign method (https://arxiv.org/abs/1412.6572): one step of size eps. Draws nothing."""
-    return pgd(model, images, labels, eps=eps, steps=1, step_size=1.0, random_start=False, generator=generator)
+    return pgd(
+        model, images, labels, eps=eps, norm=norm, steps=1, step_size=1.0, targets=targets, random_start=False,
+        generator=generator,
+    )  # fmt: skip
+
+
+def ffgsm(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float | Tensor,
+    step_size: float = 1.25,
+    targets: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Fast FGSM (https://arxiv.org/abs/2001.03994): one step of 1.25 eps from a random point of the Linf ball."""
+    return pgd(model, images, labels, eps=eps, steps=1, step_size=step_size, targets=targets, generator=generator)
 
 
 def bim(
@@ -28,8 +60,10 @@ def bim(
     labels: Tensor,
     *,
     eps: float | Tensor,
+    norm: BallNorm = "Linf",
     steps: int = 10,
     step_size: float = 1 / 6,
+    targets: Tensor | None = None,
     stop_early: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -38,16 +72,9 @@ def bim(
     The defaults are those of Cleverhans v3.0.1 (0.05 per step for eps 0.3, 10 steps), relative to eps.
     """
     return pgd(
-        model,
-        images,
-        labels,
-        eps=eps,
-        steps=steps,
-        step_size=step_size,
-        random_start=False,
-        stop_early=stop_early,
-        generator=generator,
-    )
+        model, images, labels, eps=eps, norm=norm, steps=steps, step_size=step_size, targets=targets,
+        random_start=False, stop_early=stop_early, generator=generator,
+    )  # fmt: skip
 
 
 def mim(
@@ -56,9 +83,11 @@ def mim(
     labels: Tensor,
     *,
     eps: float | Tensor,
+    norm: BallNorm = "Linf",
     steps: int = 10,
     step_size: float = 1 / 5,
     decay: float = 1.0,
+    targets: Tensor | None = None,
     stop_early: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -67,17 +96,9 @@ def mim(
     The defaults are those of Cleverhans v3.0.1 (0.06 per step for eps 0.3, 10 steps, decay 1), relative to eps.
     """
     return pgd(
-        model,
-        images,
-        labels,
-        eps=eps,
-        steps=steps,
-        step_size=step_size,
-        momentum=decay,
-        random_start=False,
-        stop_early=stop_early,
-        generator=generator,
-    )
+        model, images, labels, eps=eps, norm=norm, steps=steps, step_size=step_size, momentum=decay, targets=targets,
+        random_start=False, stop_early=stop_early, generator=generator,
+    )  # fmt: skip
 
 
 def pgd(
@@ -86,23 +107,23 @@ def pgd(
     labels: Tensor,
     *,
     eps: float | Tensor,
+    norm: BallNorm = "Linf",
     steps: int = 20,
     step_size: float | None = None,
     restarts: int = 1,
     loss: LossName = "ce",
     momentum: float | None = None,
+    targets: Tensor | None = None,
+    any_wrong: bool = False,
     random_start: bool = True,
     start: Tensor | None = None,
     stop_early: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Projected gradient descent (https://arxiv.org/abs/1706.06083) in the Linf ball.
+    """Projected gradient descent (https://arxiv.org/abs/1706.06083).
 
     ``step_size`` is relative to eps (default 2.5 / steps, at most 1). Restarts attack only what ``model`` still gets
-    right. ``start`` (N, C, H, W) replaces the first start point; it is clipped into the ball. With ``stop_early`` an
-    image leaves the batch once ``model`` misclassifies it: right when success is judged on this very model; leave it
-    off for examples that will be replayed on another one, which a large margin helps. ``generator`` (CPU) draws the
-    random starts.
+    right. ``start`` (N, C, H, W) replaces the first start point; it is moved into the ball.
 
     >>> import torch
     >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
@@ -121,47 +142,41 @@ def pgd(
         raise ValueError(f"start must have the shape of images, {tuple(images.shape)}, not {tuple(start.shape)}")
     relative = min(1.0, 2.5 / steps) if step_size is None else step_size
     images = images.detach()
-    best = images.clone()
+    best, around, goal = images.clone(), ball(images, budget, norm), Goal(labels, targets, any_wrong)
     with borrowed(model):
         with torch.no_grad():
             logits = model(images)
-        check_labels(labels, logits)
-        best_margin = margin(logits, labels)
+        check_logits(logits, labels)
+        goal.check(logits)
+        best_score = goal.score(logits)
         for restart in range(restarts):
             rows = torch.arange(len(images), device=images.device)
             if restart or stop_early:
-                rows = rows[best_margin <= 0]
+                rows = rows[best_score <= 0]
             if len(rows) == 0:
                 break
-            first = start if restart == 0 else None
-            point = images[rows] if first is None else first[rows]
-            if first is None and (random_start or restart):
-                noise = torch.rand(point.shape, generator=generator, dtype=point.dtype).to(point.device)
-                point = point + (2 * noise - 1) * per_image(budget, rows)
+            own = around.of(rows)
+            if restart == 0 and start is not None:
+                point = start[rows]
+            elif random_start or restart:
+                point = own.sample(generator)
+            else:
+                point = images[rows]
             _ascend(
-                model, images, labels, budget, rows, point, best, best_margin,
+                model, own, goal, rows, point, best, best_score,
                 steps=steps, relative=relative, loss=loss, momentum=momentum, stop_early=stop_early,
             )  # fmt: skip
     return best
 
 
-def _slope(value: Tensor, point: Tensor) -> Tensor:
-    """Gradient as an attacker with plain autograd gets it: zero where the model cuts the graph (a hard decision)."""
-    if not value.requires_grad:
-        return torch.zeros_like(point)
-    (slope,) = torch.autograd.grad(value, point, allow_unused=True)
-    return torch.zeros_like(point) if slope is None else slope
-
-
 def _ascend(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    budget: Tensor,
+    around: Ball,
+    goal: Goal,
     rows: Tensor,
     point: Tensor,
     best: Tensor,
-    best_margin: Tensor,
+    best_score: Tensor,
     *,
     steps: int,
     relative: float,
@@ -169,15 +184,9 @@ def _ascend(
     momentum: float | None,
     stop_early: bool,
 ) -> None:
-    """One run from ``point`` over the images ``rows``; writes what it finds into ``best`` and ``best_margin``."""
-    ascended = LOSSES[loss]
-
-    def ball(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        size = per_image(budget, rows)
-        return (images[rows] - size).clamp_(min=0), (images[rows] + size).clamp_(max=1), relative * size
-
-    low, high, stride = ball(rows)
-    point = torch.minimum(torch.maximum(point, low), high)
+    """One run from ``point`` over the images ``rows``; writes what it finds into ``best`` and ``best_score``."""
+    mine = goal.of(rows)
+    point = around.project(point)
     velocity = torch.zeros_like(point)
     for step in range(steps + 1):
         last = step == steps
@@ -185,23 +194,23 @@ def _ascend(
             point = point.detach().requires_grad_(not last)
             logits = model(point)
         with torch.no_grad():
-            found = margin(logits, labels[rows])
-            better = found > best_margin[rows]
-            best[rows] = torch.where(better[:, None, None, None], point, best[rows])
-            best_margin[rows] = torch.where(better, found, best_margin[rows])
+            found = mine.score(logits)
+            better = found > best_score[rows]
+            best[rows] = torch.where(spread(better), point, best[rows])
+            best_score[rows] = torch.where(better, found, best_score[rows])
         if last:
             return
         with torch.enable_grad():  # the caller may have switched it off
-            slope = _slope(ascended(logits, labels[rows]).sum(), point)
+            direction = slope(mine.loss(loss, logits).sum(), point)
         point = point.detach()
         # asking costs a synchronisation, so a GPU is asked less often
-        if stop_early and (not images.is_cuda or step % 10 == 9) and bool((found > 0).any()):
+        if stop_early and (not point.is_cuda or step % 10 == 9) and bool((found > 0).any()):
             going = found <= 0
-            rows, point, slope, velocity = rows[going], point[going], slope[going], velocity[going]
+            rows, point, direction, velocity = rows[going], point[going], direction[going], velocity[going]
             if len(rows) == 0:
                 return
-            low, high, stride = ball(rows)
+            mine, around = mine.of(going), around.of(going)
         if momentum is not None:
-            size = slope.abs().mean((1, 2, 3), keepdim=True).clamp_min(torch.finfo(slope.dtype).tiny)
-            slope = velocity = momentum * velocity + slope / size
-        point = torch.minimum(torch.maximum(point + stride * slope.sign(), low), high)
+            length = direction.abs().mean((1, 2, 3), keepdim=True).clamp_min(torch.finfo(direction.dtype).tiny)
+            direction = velocity = momentum * velocity + direction / length
+        point = around.project(point + relative * around.eps * around.ascent(direction))

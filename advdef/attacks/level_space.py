@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._common import borrowed, check_labels, validate
+from advdef.attacks._common import borrowed, check_logits, validate
 from advdef.attacks.losses import margin
 
 __all__ = ["LevelMap", "level_space"]
@@ -140,7 +140,7 @@ def level_space(
         levels = quantizer.hard(images)
         with torch.no_grad():
             logits = network(levels)
-        check_labels(labels, logits)
+        check_logits(logits, labels)
         search = _Search(network, quantizer, labels, low, high, levels.clone(), margin(logits, labels))
         wrong = logits.scatter(1, labels[:, None], float("-inf")).argsort(1, descending=True)[:, :-1]
         for restart in range(restarts):

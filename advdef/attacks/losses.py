@@ -1,12 +1,14 @@
-"""Losses an attack ascends: logits (N, K), labels (N,) -> one value per image (N,)."""
+"""What an attack wants, and the losses that it ascends to get it: logits (N, K), labels (N,) -> one value per image."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["LOSSES", "LossName", "margin"]
+__all__ = ["LOSSES", "Goal", "LossName", "margin"]
 
 LossName = Literal["ce", "margin", "dlr"]
 
@@ -39,4 +41,59 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     return margin(logits, labels) / (ordered[:, 0] - ordered[:, 2] + 1e-12)
 
 
+def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """Targeted DLR (https://arxiv.org/abs/2003.01690, eq. 7): the target's lead over the label, free of the scale.
+
+    Raises ValueError for fewer than four classes.
+    """
+    if logits.shape[1] < 4:
+        raise ValueError(f"the targeted DLR loss needs at least 4 classes, not {logits.shape[1]}")
+    ordered = logits.sort(1, descending=True).values
+    lead = (logits.gather(1, targets[:, None]) - logits.gather(1, labels[:, None]))[:, 0]
+    return lead / (ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + 1e-12)
+
+
 LOSSES: Mapping[LossName, Callable[[Tensor, Tensor], Tensor]] = {"ce": cross_entropy, "margin": margin, "dlr": dlr}
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What an attack wants of each image: any class but its label or, with ``targets`` (N,), that class.
+
+    ``any_wrong`` aims at the targets but is content with any class that is not the label. Raises ValueError for a
+    target that is no class or is the label, TypeError for targets that are not int64 (:meth:`check`).
+    """
+
+    labels: Tensor
+    targets: Tensor | None = None
+    any_wrong: bool = False
+
+    def check(self, logits: Tensor) -> None:
+        """Raise unless the targets fit the labels and the classes of the logits (N, K)."""
+        if self.targets is None:
+            return
+        if self.targets.dtype != torch.int64 or self.targets.shape != self.labels.shape:
+            raise TypeError(f"targets must be int64 and of shape {tuple(self.labels.shape)}, like the labels")
+        low, high = (int(v) for v in torch.aminmax(self.targets))
+        if low < 0 or high >= logits.shape[1]:
+            raise ValueError(f"targets must lie in 0..{logits.shape[1] - 1}; seen: {low} to {high}")
+        if bool((self.targets == self.labels).any()):
+            raise ValueError("a target must not be the image's own label")
+
+    def of(self, rows: Tensor) -> "Goal":
+        """The goal for some of the images."""
+        return Goal(self.labels[rows], None if self.targets is None else self.targets[rows], self.any_wrong)
+
+    def score(self, logits: Tensor) -> Tensor:
+        """(N,): positive exactly when the goal is reached, and the larger the better."""
+        if self.targets is None or self.any_wrong:
+            return margin(logits, self.labels)
+        return -margin(logits, self.targets)
+
+    def loss(self, name: LossName, logits: Tensor) -> Tensor:
+        """(N,): what an attack ascends."""
+        if self.targets is None:
+            return LOSSES[name](logits, self.labels)
+        if name == "dlr":
+            return targeted_dlr(logits, self.labels, self.targets)
+        return -LOSSES[name](logits, self.targets)

@@ -1,19 +1,78 @@
-"""Named sets of configured attacks. A suite maps a name to a partial; its keywords go into the record."""
+"""Named sets of configured attacks, cheap ones first. A suite maps a name to a partial; its keywords are its settings."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Literal, get_args
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from advdef.attacks._balls import BallNorm
+from advdef.attacks._types import Attack, Suite
+from advdef.attacks.apgd import apgd
+from advdef.attacks.each_class import each_class
+from advdef.attacks.from_foolbox import boundary, deepfool, pointwise
+from advdef.attacks.from_pyautoattack import square
 from advdef.attacks.gradient import bim, fgsm, mim, pgd
+from advdef.attacks.jsma import jsma
+from advdef.attacks.minimal import minimal
+from advdef.attacks.noise import uniform_noise
+from advdef.attacks.single_pixel import single_pixel
+from advdef.attacks.universal import universal
 
-__all__ = ["Attack", "Suite", "cleverhans", "stopping", "strong"]
+__all__ = ["Attack", "Suite", "SuiteName", "adaptive", "cleverhans", "nip", "quick", "standard", "stopping", "suite"]
 
-Attack = partial[Tensor]
-"""Called as ``attack(model, images, labels, eps=eps, generator=generator)``."""
-Suite = Mapping[str, Attack]
+SuiteName = Literal["quick", "standard", "adaptive", "cleverhans", "nip"]
 
-_STOPPABLE = (bim, mim, pgd)
+_STOPPABLE = (apgd, bim, each_class, mim, pgd, uniform_noise)
+
+
+def suite(name: SuiteName) -> Suite:
+    """A suite by its name, with its default settings; raises ValueError for an unknown one.
+
+    >>> list(suite("quick"))
+    ['FGSM', 'PGD-20 CE', 'PGD-20 margin']
+    """
+    if name not in _SUITES:
+        raise ValueError(f"no suite {name!r}; there are {', '.join(get_args(SuiteName))}")
+    return _SUITES[name]()
+
+
+def quick(*, norm: BallNorm = "Linf") -> Suite:
+    """FGSM, and PGD with two losses: a first look, no verdict."""
+    return {
+        "FGSM": partial(fgsm, norm=norm),
+        "PGD-20 CE": partial(pgd, norm=norm),
+        "PGD-20 margin": partial(pgd, norm=norm, loss="margin"),
+    }
+
+
+def standard(*, norm: BallNorm = "Linf", steps: int = 100, restarts: int = 1, queries: int = 1000) -> Suite:
+    """What every defence should face: two short attacks, APGD with CE and towards nine classes with DLR, and Square.
+
+    In the spirit of AutoAttack (https://arxiv.org/abs/2003.01690), whose order and FAB are left out: the short attacks
+    take what is easy, so that the dear ones see few images. The targeted DLR loss needs at least four classes. Square
+    needs the extra ``eval``; ``queries=0`` leaves it out.
+    """
+    strong = {
+        "FGSM": partial(fgsm, norm=norm),
+        "PGD-20 margin": partial(pgd, norm=norm, loss="margin"),
+        f"APGD-{steps} CE": partial(apgd, norm=norm, steps=steps, restarts=restarts),
+        f"APGD-{steps} DLR towards 9": partial(
+            each_class, attack=partial(apgd, norm=norm, steps=steps, restarts=restarts, loss="dlr")
+        ),
+    }
+    return strong | ({f"Square-{queries}": partial(square, norm=norm, queries=queries)} if queries else {})
+
+
+def adaptive(*, norm: BallNorm = "Linf", steps: int = 100, restarts: int = 5) -> Suite:
+    """For surrogates of a defence, whose gradient may be rough: PGD and APGD, each with CE and the margin."""
+    return {
+        f"PGD-{steps} CE": partial(pgd, norm=norm, steps=steps, restarts=restarts),
+        f"PGD-{steps} margin": partial(pgd, norm=norm, steps=steps, restarts=restarts, loss="margin"),
+        f"APGD-{steps} CE": partial(apgd, norm=norm, steps=steps, restarts=restarts),
+        f"APGD-{steps} margin": partial(apgd, norm=norm, steps=steps, restarts=restarts, loss="margin"),
+    }
 
 
 def cleverhans() -> Suite:
@@ -26,12 +85,44 @@ def cleverhans() -> Suite:
     }
 
 
-def strong(*, steps: int, restarts: int) -> Suite:
-    """PGD as an adaptive attacker runs it: a cross-entropy and a margin ascent, with restarts."""
+def nip(*, trials: int = 20, levels: int = 1000, universal_eps: float = 10 / 255, boundary_steps: int = 5000) -> Suite:
+    """The eleven attacks that code by the authors of NIP lists, with the defaults of Foolbox 2.3.0 where it had them.
+
+    Most look for the smallest perturbation, each in its own norm: evaluate them with ``eps=float("inf")``. ``trials``
+    are halvings of eps, ``levels`` the budgets that FGSM and the noise try upwards. Foolbox 2 has no universal
+    perturbation, and its budget here is our choice; DeepFool, Pointwise and Boundary need the extra ``eval``.
+    """
+
+    def closest(attack: Attack) -> Attack:
+        return partial(minimal, attack=attack, trials=trials)
+
     return {
-        f"PGD-{steps} CE": partial(pgd, steps=steps, restarts=restarts),
-        f"PGD-{steps} margin": partial(pgd, steps=steps, restarts=restarts, loss="margin"),
+        "FGSM": partial(minimal, attack=partial(fgsm), search="upwards", trials=levels),
+        "BIM": closest(partial(bim, steps=10, step_size=0.05 / 0.3, stop_early=True)),
+        "MI-FGSM": closest(partial(mim, steps=10, step_size=0.06 / 0.3, stop_early=True)),
+        "PGD": closest(partial(pgd, steps=40, step_size=0.01 / 0.3, stop_early=True)),
+        "DeepFool": partial(deepfool, steps=100),
+        "JSMA": partial(jsma, theta=0.1),
+        "UAP": partial(at_most, attack=partial(universal), largest=universal_eps),
+        "AUNA": partial(minimal, attack=partial(uniform_noise, draws=1), search="upwards", trials=levels),
+        "Pixel": partial(single_pixel, pixels=1000),
+        "Pointwise": partial(pointwise),
+        "Boundary": partial(boundary, steps=boundary_steps),
     }
+
+
+def at_most(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    attack: Attack,
+    largest: float,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """``attack`` at eps or at ``largest``, whichever is smaller: one that needs a finite budget in an unbounded run."""
+    return attack(model, images, labels, eps=min(eps, largest), generator=generator)
 
 
 def stopping(suite: Suite) -> Suite:
@@ -43,3 +134,12 @@ def stopping(suite: Suite) -> Suite:
         name: partial(attack, stop_early=True) if attack.func in _STOPPABLE else attack
         for name, attack in suite.items()
     }
+
+
+_SUITES: Mapping[SuiteName, Callable[[], Suite]] = {
+    "quick": quick,
+    "standard": standard,
+    "adaptive": adaptive,
+    "cleverhans": cleverhans,
+    "nip": nip,
+}

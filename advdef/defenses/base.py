@@ -49,6 +49,7 @@ class Undefended(Defense):
     def __init__(self, classifier: nn.Module, *, twin: nn.Module | None = None) -> None:
         super().__init__()
         self._classifier, self._twin = classifier, twin
+        self.training = classifier.training
 
     @property
     def classifier(self) -> nn.Module:

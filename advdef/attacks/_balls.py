@@ -1,0 +1,100 @@
+"""The perturbations an attacker may choose: an Linf or L2 ball around each image, cut to [0, 1]."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from advdef.attacks._common import per_image
+
+__all__ = ["Ball", "BallNorm", "Norm", "ball", "size", "spread"]
+
+BallNorm = Literal["Linf", "L2"]
+Norm = Literal["Linf", "L2", "L1", "L0"]
+
+
+def size(perturbation: Tensor, norm: Norm) -> Tensor:
+    """Size of each perturbation (N, C, H, W) -> (N,); L0 counts pixels, whatever number of their channels changed."""
+    if norm not in get_args(Norm):
+        raise ValueError(f"no norm {norm!r}; there are {', '.join(get_args(Norm))}")
+    if norm == "L0":
+        return (perturbation != 0).any(1).flatten(1).sum(1).to(perturbation.dtype)
+    return torch.linalg.vector_norm(perturbation.flatten(1), {"Linf": float("inf"), "L2": 2, "L1": 1}[norm], 1)
+
+
+def spread(values: Tensor) -> Tensor:
+    """(N,) -> (N, 1, 1, 1), which broadcasts against images."""
+    return values[:, None, None, None]
+
+
+class Ball(ABC):
+    """Balls of radius ``eps`` (N or 1, 1, 1, 1) around ``images`` (N, C, H, W)."""
+
+    def __init__(self, images: Tensor, eps: Tensor) -> None:
+        self.images, self.eps = images, eps
+
+    def of(self, rows: Tensor) -> "Ball":
+        """The balls around some of the images."""
+        return type(self)(self.images[rows], per_image(self.eps, rows))
+
+    @abstractmethod
+    def project(self, points: Tensor) -> Tensor:
+        """The points, moved into the ball and [0, 1]."""
+
+    @abstractmethod
+    def ascent(self, slope: Tensor) -> Tensor:
+        """The direction of size 1 along which a function with this gradient grows fastest; zero where it is zero."""
+
+    @abstractmethod
+    def sample(self, generator: torch.Generator | None) -> Tensor:
+        """A random point of each ball (not yet in [0, 1]); drawn on the CPU, so that every device sees the same."""
+
+
+class _Linf(Ball):
+    def __init__(self, images: Tensor, eps: Tensor) -> None:
+        super().__init__(images, eps)
+        self.low, self.high = (images - eps).clamp_(min=0), (images + eps).clamp_(max=1)
+
+    def project(self, points: Tensor) -> Tensor:
+        return torch.minimum(torch.maximum(points, self.low), self.high)
+
+    def ascent(self, slope: Tensor) -> Tensor:
+        return slope.sign()
+
+    def sample(self, generator: torch.Generator | None) -> Tensor:
+        noise = torch.rand(self.images.shape, generator=generator, dtype=self.images.dtype).to(self.images.device)
+        return self.images + (2 * noise - 1) * self.eps
+
+
+class _L2(Ball):
+    def project(self, points: Tensor) -> Tensor:
+        moved = points - self.images
+        length = spread(size(moved, "L2")).clamp_min(torch.finfo(points.dtype).tiny)
+        # a hair inside, so that rounding does not carry the point out again
+        inside = self.images + moved * (self.eps * (1 - 1e-6) / length).clamp(max=1)
+        # clipping moves every pixel towards the image, which lies in [0, 1]: it never leaves the ball
+        return inside.clamp_(0, 1)
+
+    def ascent(self, slope: Tensor) -> Tensor:
+        # a gradient may be so small that its squares vanish
+        scaled = slope / spread(size(slope, "Linf")).clamp_min(torch.finfo(slope.dtype).tiny)
+        return scaled / spread(size(scaled, "L2")).clamp_min(torch.finfo(slope.dtype).tiny)
+
+    def sample(self, generator: torch.Generator | None) -> Tensor:
+        shape, dtype = self.images.shape, self.images.dtype
+        noise = torch.randn(shape, generator=generator, dtype=dtype)
+        radius = torch.rand(len(noise), generator=generator, dtype=dtype) ** (1 / noise[0].numel())
+        noise = noise * spread(radius / size(noise, "L2").clamp_min(torch.finfo(dtype).tiny))
+        return self.images + noise.to(self.images.device) * self.eps
+
+
+_BALLS: Mapping[BallNorm, type[Ball]] = {"Linf": _Linf, "L2": _L2}
+
+
+def ball(images: Tensor, eps: Tensor, norm: BallNorm) -> Ball:
+    """Balls of a norm; raises ValueError for one that has none here."""
+    if norm not in _BALLS:
+        raise ValueError(f"no ball in norm {norm!r}; there are {', '.join(_BALLS)}")
+    return _BALLS[norm](images, eps)

@@ -1,0 +1,121 @@
+"""Attacks of other libraries, none of them taken at its word: what they may touch, and what is kept of what they find.
+
+A library's attack gets a :class:`StandIn` of the model and the images that the model gets right, with torch's and
+numpy's random numbers seeded for it. Of what it returns, :func:`verified` keeps only what it may and what fools the
+model when it is asked once more.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from advdef.attacks._balls import spread
+from advdef.attacks._common import borrowed, check_logits, per_image
+from advdef.attacks.losses import Goal
+
+__all__ = ["Search", "StandIn", "needs", "reached", "verified"]
+
+Search = Callable[[nn.Module, Tensor, Goal, Tensor, int], tuple[Tensor, Tensor]]
+"""Called as ``search(model, images, goal, eps, seed)``; returns images and (N,) which of them may be kept."""
+
+
+@contextmanager
+def needs(package: str) -> Iterator[None]:
+    """Make a failing import of an optional package say what to install."""
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(f"this attack needs {package}: pip install 'advdef[eval]'") from error
+
+
+def reached(logits: Tensor, goal: Goal) -> Tensor:
+    """(N,) booleans: the decision is the target or, without targets, is not the label."""
+    decision = logits.argmax(1)
+    return decision != goal.labels if goal.targets is None else decision == goal.targets
+
+
+def verified(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    search: Search,
+    *,
+    eps: Tensor,
+    targets: Tensor | None,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """What ``search`` finds for each image, where it may be kept and the model is fooled; else the image itself.
+
+    ``eps`` is what :func:`advdef.attacks._common.validate` returned. Images that need no attack, and those with eps 0,
+    are not searched for.
+    """
+    images, goal = images.detach(), Goal(labels, targets)
+    found, allowed = images.clone(), torch.zeros_like(labels, dtype=torch.bool)
+    with borrowed(model), torch.no_grad():
+        logits = model(images)
+        check_logits(logits, labels)
+        goal.check(logits)
+        rows = (~reached(logits, goal) & (eps.flatten() > 0)).nonzero()[:, 0]
+        if len(rows) == 0:
+            return found
+        with _seeded(generator) as seed, torch.enable_grad():
+            peer = StandIn(model, images.dtype).eval()
+            found[rows], allowed[rows] = search(peer, images[rows], goal.of(rows), per_image(eps, rows), seed)
+        # the whole batch is asked, as an evaluation asks: batches of another size round differently
+        found = torch.where(spread(allowed), found, images)
+        return torch.where(spread(allowed & reached(model(found), goal)), found, images)
+
+
+@contextmanager
+def _seeded(generator: torch.Generator | None) -> Iterator[int]:
+    """Seed the global random numbers of torch and numpy from ``generator``; afterwards they are as before."""
+    seed = int(torch.randint(2**31 - 1, (), generator=generator))
+    state = np.random.get_state()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        try:
+            yield seed
+        finally:
+            np.random.set_state(state)
+
+
+class StandIn(nn.Module):
+    """The model as a library may have it: its values, and a gradient with respect to the images alone.
+
+    Libraries call ``.backward()``, which would write into every parameter's ``.grad``, fail where the model cuts the
+    graph, and write into the logits. ``dtype`` is what the model takes, whatever the library makes of the images.
+    """
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._model = (model,)  # in a tuple it is no submodule, which .to() or .eval() would reach
+        self._dtype = dtype
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, in the images' own precision."""
+        if len(images) == 0:  # Square asks about nothing when only ties are left
+            return self(images.new_zeros(1, *images.shape[1:]))[:0]
+        logits: Tensor = _Asked.apply(images.to(self._dtype), self._model[0])
+        return logits.to(images.dtype)
+
+
+class _Asked(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, model: nn.Module) -> Tensor:
+        with torch.set_grad_enabled(ctx.needs_input_grad[0]):
+            ctx.point = images.detach().requires_grad_(ctx.needs_input_grad[0])
+            ctx.logits = model(ctx.point)
+        return ctx.logits.detach().clone()
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
+        gradient = None
+        if ctx.logits.requires_grad:
+            (gradient,) = torch.autograd.grad(ctx.logits, ctx.point, slopes, retain_graph=True, allow_unused=True)
+        return torch.zeros_like(ctx.point) if gradient is None else gradient, None

@@ -1,0 +1,156 @@
+"""Auto-PGD: projected gradient ascent with momentum, whose step size is set by its own progress.
+
+Croce & Hein 2020, https://arxiv.org/abs/2003.01690, algorithm 1. Targeted DLR towards the nine most likely wrong
+classes (their APGD-T) is ``each_class(..., attack=partial(apgd, loss="dlr"))``.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from advdef.attacks._balls import Ball, BallNorm, ball, spread
+from advdef.attacks._common import borrowed, check_logits, slope, validate
+from advdef.attacks.losses import LOSSES, Goal, LossName
+
+__all__ = ["apgd"]
+
+_MOMENTUM, _RISING = 0.75, 0.75
+
+
+def apgd(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float | Tensor,
+    norm: BallNorm = "Linf",
+    steps: int = 100,
+    restarts: int = 1,
+    loss: LossName = "ce",
+    targets: Tensor | None = None,
+    any_wrong: bool = False,
+    start: Tensor | None = None,
+    stop_early: bool = False,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Auto-PGD with cross-entropy, the margin or DLR; no step size to choose.
+
+    Contract and options as in :mod:`advdef.attacks.gradient`. Restarts attack what ``model`` still gets right.
+    """
+    budget = validate(images, labels, eps)
+    if steps < 1 or restarts < 1:
+        raise ValueError(f"steps and restarts must be at least 1, not {steps} and {restarts}")
+    if loss not in LOSSES:
+        raise ValueError(f"no loss {loss!r}; there are {', '.join(LOSSES)}")
+    if start is not None and start.shape != images.shape:
+        raise ValueError(f"start must have the shape of images, {tuple(images.shape)}, not {tuple(start.shape)}")
+    images = images.detach()
+    best, around, goal = images.clone(), ball(images, budget, norm), Goal(labels, targets, any_wrong)
+    with borrowed(model):
+        with torch.no_grad():
+            logits = model(images)
+        check_logits(logits, labels)
+        goal.check(logits)
+        best_score = goal.score(logits)
+        for restart in range(restarts):
+            rows = torch.arange(len(images), device=images.device)
+            if restart or stop_early:
+                rows = rows[best_score <= 0]
+            if len(rows) == 0:
+                break
+            own = around.of(rows)
+            point = own.sample(generator) if restart or start is None else start[rows]
+            _ascend(
+                model, own, goal.of(rows), rows, point, best, best_score,
+                steps=steps, loss=loss, stop_early=stop_early,
+            )  # fmt: skip
+    return best
+
+
+@dataclass
+class _Path:
+    """Where each image stands: all tensors have one row per image still attacked."""
+
+    point: Tensor
+    before: Tensor  # the point one step ago
+    slope: Tensor
+    value: Tensor  # the loss at the point
+    top: Tensor  # the point of largest loss so far, its gradient and its loss
+    top_slope: Tensor
+    top_value: Tensor
+    checked: Tensor  # the largest loss at the last checkpoint
+    stride: Tensor
+    rises: Tensor  # steps since the last checkpoint that raised the loss
+    halved: Tensor  # whether the last checkpoint halved the step
+
+    def of(self, rows: Tensor) -> "_Path":
+        return _Path(*(value[rows] for value in vars(self).values()))
+
+
+def _ascend(
+    model: nn.Module,
+    around: Ball,
+    goal: Goal,
+    rows: Tensor,
+    point: Tensor,
+    best: Tensor,
+    best_score: Tensor,
+    *,
+    steps: int,
+    loss: LossName,
+    stop_early: bool,
+) -> None:
+    """One run from ``point`` over the images ``rows``; writes what it finds into ``best`` and ``best_score``."""
+
+    def look(point: Tensor, *, climb: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Score, loss and gradient at a point; keeps the point where it is the best."""
+        with torch.set_grad_enabled(climb):
+            point = point.detach().requires_grad_(climb)
+            logits = model(point)
+            value = goal.loss(loss, logits)
+            direction = slope(value.sum(), point) if climb else point
+        with torch.no_grad():
+            score = goal.score(logits)
+            better = score > best_score[rows]
+            best[rows] = torch.where(spread(better), point, best[rows])
+            best_score[rows] = torch.where(better, score, best_score[rows])
+        return score, value.detach(), direction.detach()
+
+    point = around.project(point)
+    score, value, direction = look(point, climb=True)
+    eps = around.eps.expand(len(point), 1, 1, 1)
+    none = torch.zeros_like(value)
+    path = _Path(point, point, direction, value, point, direction, value, value, 2 * eps, none, none == 0)
+    window, next_check = max(int(0.22 * steps), 1), max(int(0.22 * steps), 1)
+    for step in range(steps):
+        # asking costs a synchronisation, so a GPU is asked less often
+        if stop_early and (not point.is_cuda or step % 10 == 9) and bool((score > 0).any()):
+            going = score <= 0
+            if not bool(going.any()):
+                return
+            rows, path, goal, around = rows[going], path.of(going), goal.of(going), around.of(going)
+        share = 1.0 if step == 0 else _MOMENTUM
+        proposed = around.project(path.point + path.stride * around.ascent(path.slope))
+        moved = share * (proposed - path.point) + (1 - share) * (path.point - path.before)
+        path.before, path.point = path.point, around.project(path.point + moved)
+        earlier = path.value
+        score, path.value, path.slope = look(path.point, climb=step < steps - 1)
+        if step == steps - 1:
+            return
+        path.rises = path.rises + (path.value > earlier)
+        higher = path.value > path.top_value
+        path.top = torch.where(spread(higher), path.point, path.top)
+        path.top_slope = torch.where(spread(higher), path.slope, path.top_slope)
+        path.top_value = torch.maximum(path.value, path.top_value)
+        if step + 1 == next_check:
+            stuck = ~path.halved & (path.checked >= path.top_value)
+            path.halved = stuck | (path.rises <= _RISING * window)
+            path.stride = torch.where(spread(path.halved), path.stride / 2, path.stride)
+            # where the step is halved, the search goes on from the best point
+            path.point = torch.where(spread(path.halved), path.top, path.point)
+            path.slope = torch.where(spread(path.halved), path.top_slope, path.slope)
+            path.value = torch.where(path.halved, path.top_value, path.value)
+            path.checked, path.rises = path.top_value, torch.zeros_like(path.rises)
+            window = max(window - max(int(0.03 * steps), 1), max(int(0.06 * steps), 1))
+            next_check += window

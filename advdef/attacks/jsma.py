@@ -1,0 +1,100 @@
+"""Jacobian-based saliency map attack: few pixels, changed a lot, two values at a time."""
+
+import torch
+from torch import Tensor, nn
+
+from advdef.attacks._balls import size, spread
+from advdef.attacks._common import borrowed, check_logits, validate
+from advdef.attacks.losses import Goal
+
+__all__ = ["jsma"]
+
+_PAIRS = 20_000_000  # most pairs looked at at once
+
+
+def jsma(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float | Tensor,
+    theta: float = 1.0,
+    targets: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Jacobian-based saliency map attack (https://arxiv.org/abs/1511.07528) on the logits.
+
+    Each step adds ``theta`` (-1 to 1, not 0) to the two values that together do most for the target and against all
+    other classes. The default target is the likeliest wrong class; then any wrong class ends the search. Contract as in
+    :mod:`advdef.attacks.gradient`, for an ``eps`` in pixels (L0, infinity allowed), whatever number of their channels
+    changes; an image is done when its next pair would exceed it or when no pair helps. Draws nothing.
+    """
+    budget = validate(images, labels, eps, unbounded=True).flatten().expand(len(images))
+    if not 0 < abs(theta) <= 1:
+        raise ValueError(f"theta must lie in -1..1 and not be 0, not {theta}")
+    sign = 1 if theta > 0 else -1
+    images = images.detach()
+    points, best = images.clone(), images.clone()
+    with borrowed(model):
+        with torch.no_grad():
+            logits = model(images)
+        check_logits(logits, labels)
+        likeliest = logits.scatter(1, labels[:, None], float("-inf")).argmax(1)
+        aims = likeliest if targets is None else targets
+        goal = Goal(labels, aims, any_wrong=targets is None)
+        goal.check(logits)
+        best_score = goal.score(logits)
+        rows = torch.nonzero(best_score <= 0)[:, 0]
+        while len(rows):
+            now = points[rows]
+            moved = (now + theta).clamp(0, 1)
+            stuck, now = moved == now, now.requires_grad_()
+            with torch.enable_grad():
+                logits = model(now)
+                aimed = sign * logits.gather(1, aims[rows, None]).sum()
+                against = aimed - sign * logits.sum()
+            score = goal.of(rows).score(logits.detach())
+            better = score > best_score[rows]
+            best[rows] = torch.where(spread(better), points[rows], best[rows])
+            best_score[rows] = torch.where(better, score, best_score[rows])
+            if not logits.requires_grad:  # a hard decision: there is no saliency
+                break
+            rise, fall = (
+                torch.autograd.grad(value, now, retain_graph=True, allow_unused=True, materialize_grads=True)[0]
+                for value in (aimed, against)
+            )
+            pair, value = _best_pair(*(slope.masked_fill(stuck, float("-inf")).flatten(1) for slope in (rise, fall)))
+            values = moved.flatten(1).gather(1, pair)
+            moved = now.detach().flatten(1).scatter(1, pair, values).view_as(moved)
+            going = (score <= 0) & (value > 0) & (size(moved - images[rows], "L0") <= budget[rows])
+            rows = rows[going]
+            points[rows] = moved[going]
+    return best
+
+
+def _best_pair(rise: Tensor, fall: Tensor) -> tuple[Tensor, Tensor]:
+    """The p and q with the largest (rise_p + rise_q)(fall_p + fall_q), both sums positive: two (N, D) -> (N, 2), (N,).
+
+    The product is 0 where there is no such pair. Exact, though it looks at few pairs: the product grows with both sums,
+    so a value that two others surpass in both is never needed, as one of the two is free to take its place.
+    """
+    order = rise.argsort(dim=1, descending=True, stable=True)
+    rise, fall = rise.gather(1, order), fall.gather(1, order)
+    nothing = torch.full_like(fall[:, :1], float("-inf"))
+    # the highest and the second highest fall among the values before each one, whose rise is no smaller
+    highest = torch.cat([nothing, fall[:, :-1].cummax(1).values], 1)
+    second = torch.cat([nothing, torch.minimum(fall, highest)[:, :-1].cummax(1).values], 1)
+    needed = fall > second
+    width = max(1, int(needed.sum(1).max()))
+    kept = needed.byte().argsort(dim=1, descending=True, stable=True)[:, :width]
+    order, rise, fall = (values.gather(1, kept) for values in (order, rise.where(needed, float("-inf")), fall))
+    pair, best = torch.zeros_like(order[:, :1]).expand(-1, 2), torch.zeros_like(rise[:, 0])
+    places = torch.arange(width, device=rise.device)
+    for part in places.split(max(1, _PAIRS // (len(rise) * width))):
+        up, down = (values[:, part, None] + values[:, None] for values in (rise, fall))
+        helps = (up > 0) & (part[:, None] != places)  # and down > 0, or the product does not exceed 0
+        found, which = torch.where(helps, up * down, 0).flatten(1).max(1)
+        better = found > best
+        pair = torch.where(better[:, None], torch.stack([part[which // width], which % width], 1), pair)
+        best = torch.where(better, found, best)
+    return order.gather(1, pair), best

@@ -1,0 +1,85 @@
+"""The smallest budget at which an attack succeeds, by searching over budgets."""
+
+from functools import partial
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from advdef.attacks._balls import BallNorm, size
+from advdef.attacks._common import borrowed, check_logits, validate
+from advdef.attacks._types import Attack
+from advdef.attacks.losses import margin
+
+__all__ = ["Search", "minimal"]
+
+Search = Literal["bisection", "upwards"]
+
+
+def minimal(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float | Tensor,
+    attack: Attack,
+    search: Search = "bisection",
+    trials: int = 20,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """The closest misclassified image that ``attack`` finds on ``model`` in the balls up to ``eps`` (infinity allowed).
+
+    ``attack`` is a partial of one with an eps per image, such as ``partial(pgd, steps=40, stop_early=True)``; its norm
+    (Linf unless it says otherwise) is that of eps. It sees part of the batch at a time, so it can have no targets.
+    "bisection" tries the whole budget and then, where that succeeds, halves the interval ``trials`` times; as it never
+    returns to a budget that failed, an attack that depends on luck should have restarts. "upwards" tries ``trials``
+    equidistant budgets from below until the first success. No success, no change: such an image comes back as it is,
+    and so does one that the model gets wrong anyway. Contract otherwise as in :mod:`advdef.attacks.gradient`; also
+    raises TypeError for an attack that is no partial.
+    """
+    budget = validate(images, labels, eps, unbounded=True)
+    if not isinstance(attack, partial):
+        raise TypeError("attack must be a partial of an attack, such as functools.partial(pgd, stop_early=True)")
+    norm: BallNorm = attack.keywords.get("norm", "Linf")
+    if norm not in get_args(BallNorm):
+        raise ValueError(f"no search in norm {norm!r}; there are {', '.join(get_args(BallNorm))}")
+    if search not in get_args(Search):
+        raise ValueError(f"no search {search!r}; there are {', '.join(get_args(Search))}")
+    if trials < 1:
+        raise ValueError(f"trials must be at least 1, not {trials}")
+    images = images.detach()
+    best = images.clone()
+    # no two images are farther apart than this
+    largest = budget.flatten().expand(len(images)).clamp(max=1.0 if norm == "Linf" else images[0].numel() ** 0.5)
+
+    def attempt(rows: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+        """Attack some images; note what succeeds; return which did and how far they moved."""
+        found = attack(model, images[rows], labels[rows], eps=radius, generator=generator)
+        with torch.no_grad():
+            logits = model(found)
+        # the search ends at the boundary itself: ask for more than rounding, which another batch size or device changes
+        wins = margin(logits, labels[rows]) > 100 * torch.finfo(logits.dtype).eps * logits.abs().amax(1)
+        best[rows[wins]] = found[wins]
+        return wins, size(found - images[rows], norm)
+
+    with borrowed(model):
+        with torch.no_grad():
+            logits = model(images)
+        check_logits(logits, labels)
+        rows = torch.nonzero(margin(logits, labels) <= 0)[:, 0]
+        if search == "upwards":
+            for trial in range(1, trials + 1):
+                if len(rows) == 0:
+                    break
+                wins, _ = attempt(rows, largest[rows] * (trial / trials))
+                rows = rows[~wins]
+        elif len(rows):
+            wins, distance = attempt(rows, largest[rows])
+            rows, high = rows[wins], distance[wins]
+            low = torch.zeros_like(high)
+            for _ in range(trials if len(rows) else 0):
+                middle = (low + high) / 2
+                wins, distance = attempt(rows, middle)
+                # what succeeded may lie well inside the ball that was tried
+                low, high = torch.where(wins, low, middle), torch.where(wins, distance, high)
+    return best

@@ -1,0 +1,56 @@
+"""Additive uniform noise: random search, the control that every attack with a gradient must beat."""
+
+import torch
+from torch import Tensor, nn
+
+from advdef.attacks._balls import BallNorm, ball, spread
+from advdef.attacks._common import borrowed, check_logits, validate
+from advdef.attacks.losses import margin
+
+__all__ = ["uniform_noise"]
+
+_FORWARD = 512  # most candidates in one forward pass, unless the batch itself is larger
+
+
+def uniform_noise(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float | Tensor,
+    norm: BallNorm = "Linf",
+    draws: int = 100,
+    stop_early: bool = False,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """The best of ``draws`` points drawn uniformly from each ball, a control (https://arxiv.org/abs/1902.06705).
+
+    Contract as in :mod:`advdef.attacks.gradient`: the draw with the largest margin is returned, or the image itself if
+    none has a larger one. With ``stop_early`` an image leaves the batch once it is misclassified. Needs no gradient.
+    """
+    budget = validate(images, labels, eps)
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1, not {draws}")
+    images = images.detach()
+    best, around = images.clone(), ball(images, budget, norm)
+    with borrowed(model), torch.no_grad():
+        logits = model(images)
+        check_logits(logits, labels)
+        best_margin = margin(logits, labels)
+        rows = torch.arange(len(images), device=images.device)
+        while draws > 0:
+            if stop_early:
+                rows = rows[best_margin[rows] <= 0]
+                if len(rows) == 0:
+                    break
+            copies = min(draws, max(1, _FORWARD // len(rows)))
+            draws -= copies
+            several = rows.repeat(copies)
+            own = around.of(several)
+            points = own.project(own.sample(generator))
+            found, which = margin(model(points), labels[several]).unflatten(0, (copies, -1)).max(0)
+            points = points[which * len(rows) + torch.arange(len(rows), device=rows.device)]
+            better = found > best_margin[rows]
+            best[rows] = torch.where(spread(better), points, best[rows])
+            best_margin[rows] = torch.where(better, found, best_margin[rows])
+    return best

@@ -1,0 +1,69 @@
+"""One perturbation for a whole batch of images."""
+
+import torch
+from torch import Tensor, nn
+
+from advdef.attacks._balls import BallNorm, ball, size
+from advdef.attacks._common import borrowed, check_logits, slope, validate
+from advdef.attacks.losses import LOSSES, margin
+
+__all__ = ["universal"]
+
+
+def universal(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    norm: BallNorm = "Linf",
+    steps: int = 50,
+    step_size: float = 0.1,
+    ceiling: float = 9.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Universal perturbation by gradient ascent (https://arxiv.org/abs/1811.11304), the same for all images.
+
+    Much faster than the loop over images of https://arxiv.org/abs/1610.08401. It ascends the sum of cross-entropies,
+    each cut at ``ceiling`` so that none counts for too much, in steps of ``step_size`` relative to eps. Contract as in
+    :mod:`advdef.attacks.gradient`, except that the perturbation is kept that fools most images (of equals, the one with
+    the largest loss): by design, what becomes of an image depends on its batch. One ``eps`` for all; draws nothing.
+    """
+    if not isinstance(eps, int | float):
+        raise TypeError("a universal perturbation takes one eps for all images, a number")
+    budget = validate(images, labels, eps)
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, not {steps}")
+    if not 0 < step_size < float("inf"):
+        raise ValueError(f"step_size must be positive and finite, not {step_size}")
+    if not ceiling > 0:
+        raise ValueError(f"ceiling must be positive, not {ceiling}")
+    images = images.detach()
+    around = ball(images, budget, norm)
+    with borrowed(model):
+        with torch.no_grad():
+            check_logits(model(images), labels)
+        shift = best = torch.zeros_like(images[:1])
+        most = highest = torch.full((), -1.0, dtype=images.dtype, device=images.device)
+        for step in range(steps + 1):
+            last = step == steps
+            with torch.set_grad_enabled(not last):
+                points = around.project(images + shift).requires_grad_(not last)
+                logits = model(points)
+                total = LOSSES["ce"](logits, labels).clamp(max=ceiling).sum()
+            fooled, loss = (margin(logits.detach(), labels) > 0).sum(), total.detach()
+            better = (fooled > most) | (fooled == most) & (loss > highest)
+            best = torch.where(better, shift, best)
+            most, highest = torch.where(better, fooled, most), torch.where(better, loss, highest)
+            if not last:
+                # of the clipped images, but not through the clipping: there a pixel could not find back
+                ascent = around.ascent(slope(total, points).sum(0, keepdim=True))
+                shift = _limited(shift + step_size * eps * ascent, eps, norm)
+    return around.project(images + best)
+
+
+def _limited(shift: Tensor, eps: float, norm: BallNorm) -> Tensor:
+    """The shift (1, C, H, W), scaled or cut down to size eps; it is no image, so [0, 1] means nothing to it."""
+    if norm == "Linf":
+        return shift.clamp(-eps, eps)
+    return shift * (eps / size(shift, norm).clamp_min(max(eps, torch.finfo(shift.dtype).tiny)))

@@ -1,0 +1,116 @@
+"""What a check returns, and what several of them need."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from advdef.attacks import Attack
+from advdef.defenses.base import Defense
+from advdef.evaluation import Attempt, Outcome, evaluate
+
+__all__ = ["TITLES", "Check", "attacked", "few", "judged", "not_run", "passes_of"]
+
+TITLES: Mapping[str, str] = {
+    "A1": "inside the budget",
+    "A2": "success is reproducible",
+    "A3": "reaches known optima",
+    "A4": "undefended control falls",
+    "A5": "libraries agree",
+    "A6": "pixels at 0 and 1 move",
+    "A7": "no silent success",
+    "A8": "attack sees the defence",
+    "B1": "evaluation mode",
+    "B2": "deterministic",
+    "B3": "gives logits",
+    "B4": "graph is not cut",
+    "B5": "gradient is not zero",
+    "B6": "no optimisation inside",
+    "B7": "scale of logits is harmless",
+    "B8": "smooth predictions",
+    "C1": "iterative beats one step",
+    "C2": "steps suffice",
+    "C3": "restarts suffice",
+    "C4": "loss has levelled off",
+    "C5": "falls with eps",
+    "C6": "unbounded attack wins",
+    "C7": "white box beats gradient-free",
+    "C8": "white box beats decision-based",
+    "C9": "white box beats transfer",
+    "C10": "white box beats noise",
+    "C11": "worst case per image",
+    "C12": "planted example is found",
+    "C13": "targets add nothing",
+    "D1": "expectation has converged",
+    "D2": "falls when randomness is fixed",
+    "D3": "surrogates add nothing",
+    "D4": "components fall alone",
+    "D5": "loss fits the defence",
+    "D6": "simplest break shown",
+    "E1": "threat model stated",
+    "E2": "uncertainty stated",
+    "E3": "settings recorded",
+    "E4": "weights released",
+    "E5": "compared with the paper",
+    "E6": "cost counted",
+}
+"""Every check by its id: A is the attack sound, B the defence usual, C the search converged, D adaptive, E reported."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One result: "pass" is as an honest white-box evaluation should look, "fire" needs an explanation."""
+
+    id: str
+    title: str
+    status: Literal["pass", "fire", "not run"]
+    detail: str
+
+
+def judged(id: str, passed: bool, detail: str) -> Check:
+    """A check that ran."""
+    return Check(id, TITLES[id], "pass" if passed else "fire", detail)
+
+
+def not_run(id: str, why: str) -> Check:
+    """A check that did not run, and why."""
+    return Check(id, TITLES[id], "not run", why)
+
+
+def few(points: float, images: int) -> float:
+    """``points`` percentage points of ``images``, but never less than one image, which chance can move (ours)."""
+    return max(1.0, points / 100 * images)
+
+
+def attacked(
+    defence: Defense,
+    attack: Attack,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    generator: torch.Generator,
+    target: nn.Module | None = None,
+    known: Outcome | None = None,
+) -> Outcome:
+    """One attack through ``target`` (default: the defence), judged on the defence."""
+    attempt = Attempt("attack", attack, defence if target is None else target)
+    return evaluate(defence, [attempt], images, labels, eps=eps, generator=generator, known=known)
+
+
+@contextmanager
+def passes_of(model: nn.Module) -> Iterator[list[Tensor]]:
+    """The logits of every pass through ``model`` while something runs, an attack for instance."""
+    seen: list[Tensor] = []
+
+    def remember(module: nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> None:
+        seen.append(logits.detach())
+
+    handle = model.register_forward_hook(remember)
+    try:
+        yield seen
+    finally:
+        handle.remove()

@@ -1,0 +1,101 @@
+"""Table D: what an adaptive evaluation must show, once table B has found randomness or a broken gradient."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from advdef.attacks import Attack, expectation, pgd
+from advdef.checks._check import Check, attacked, few, judged, not_run
+from advdef.defenses.base import Defense, Undefended
+from advdef.evaluation import Attempt, evaluate
+
+__all__ = ["components_fall", "expectation_converged", "falls_with_fixed_randomness", "surrogates_add_nothing"]
+
+
+def expectation_converged(
+    defence: Defense,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    generator: torch.Generator,
+    draws: Sequence[int] = (1, 5, 20, 50),
+    steps: int = 20,
+) -> Check:
+    """D1: PGD through the mean of 20 and of 50 draws leaves the same, within 1 point or one image (ours).
+
+    EOT, https://arxiv.org/abs/1707.07397; AutoAttack's "rand" (https://github.com/fra31/auto-attack) takes 20 draws.
+    """
+    attack = partial(pgd, steps=steps)
+    left = [
+        int(
+            attacked(
+                defence, attack, images, labels, eps=eps, generator=generator, target=expectation(defence, count)
+            ).robust.sum()
+        )
+        for count in draws
+    ]
+    detail = ", ".join(f"{n} at {count}" for n, count in zip(left, draws, strict=True))
+    return judged("D1", abs(left[-1] - left[-2]) <= few(1, len(images)), f"draws leave {detail}")
+
+
+class _Seeded(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
+            torch.manual_seed(0)
+            logits: Tensor = self.model(images)
+        return logits
+
+
+def falls_with_fixed_randomness(
+    defence: Defense, images: Tensor, labels: Tensor, *, eps: float, generator: torch.Generator, steps: int = 20
+) -> Check:
+    """D2: with torch's seed fixed in every pass, PGD leaves no more than of the undefended classifier.
+
+    Within 1 point or one image (ours). Carlini et al., https://arxiv.org/abs/1902.06705. Noise that does not come from
+    torch's global generator stays random.
+    """
+    attack = partial(pgd, steps=steps)  # without stop_early: a pass draws the same noise only for the same batch
+    left = [
+        int(attacked(Undefended(model), attack, images, labels, eps=eps, generator=generator).robust.sum())
+        for model in (_Seeded(defence), defence.classifier)
+    ]
+    return judged("D2", left[0] <= left[1] + few(1, len(images)), f"leaves {left[0]}, undefended {left[1]}")
+
+
+def surrogates_add_nothing(
+    defence: Defense, images: Tensor, labels: Tensor, *, attack: Attack, eps: float, generator: torch.Generator
+) -> Check:
+    """D3: BPDA through the surrogates breaks at most 1 point or one image more (ours) than the naive gradient.
+
+    Athalye et al., https://arxiv.org/abs/1802.00420. Where it fires, the direct number is not the defence's.
+    """
+    surrogates = defence.surrogates()
+    if not surrogates:
+        return not_run("D3", "the defence names no surrogate")
+    naive = attacked(defence, attack, images, labels, eps=eps, generator=generator)
+    attempts = [Attempt(name, attack, surrogate) for name, surrogate in surrogates.items()]
+    after = evaluate(defence, attempts, images, labels, eps=eps, generator=generator, known=naive)
+    left, remains = int(naive.robust.sum()), int(after.robust.sum())
+    return judged("D3", left - remains <= few(1, len(images)), f"naive gradient leaves {left}, surrogates {remains}")
+
+
+def components_fall(
+    defence: Defense, images: Tensor, labels: Tensor, *, attack: Attack, eps: float, generator: torch.Generator
+) -> Check:
+    """D4: attacked alone, the undefended classifier and each surrogate keep at most 5 % (ours).
+
+    Carlini et al., https://arxiv.org/abs/1902.06705: else the attack, not the defence, may explain what is left.
+    """
+    left = {
+        name: attacked(Undefended(model), attack, images, labels, eps=eps, generator=generator).interval.value
+        for name, model in {"undefended": defence.classifier, **defence.surrogates()}.items()
+    }
+    detail = ", ".join(f"{name} {100 * share:.0f} %" for name, share in left.items())
+    return judged("D4", max(left.values()) <= 0.05, f"left: {detail}")

@@ -1,0 +1,165 @@
+"""The row of checks of one defence, in one call."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import cache, partial
+
+import torch
+from torch import Tensor
+
+from advdef.attacks import pgd
+from advdef.checks import adaptive as d
+from advdef.checks import assumptions as b
+from advdef.checks import reporting as e
+from advdef.checks import search as c
+from advdef.checks import soundness as a
+from advdef.checks._check import TITLES, Check, not_run
+from advdef.checks.binarisation import finds_planted_example
+from advdef.defenses.base import Defense
+from advdef.evaluation import Outcome
+
+__all__ = ["FAST", "FULL", "QUICK", "Effort", "row"]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much the checks compute."""
+
+    images: int
+    few_images: int  # where each needs thousands of passes (C8, C12)
+    steps: int
+    restarts: int
+    queries: int  # of Square
+    draws: int  # of noise
+    jumps: int  # iterations of HopSkipJump
+    perturbations: int
+    targets: int
+    inner: int  # points around each image of C12
+    expectation: tuple[int, ...]
+
+
+QUICK = Effort(
+    images=60, few_images=10, steps=20, restarts=2, queries=200, draws=100, jumps=5, perturbations=20, targets=3,
+    inner=100, expectation=(1, 2, 5, 10),
+)  # fmt: skip
+"""Seconds for a small network: whether a check fires, not a number to report."""
+FULL = Effort(
+    images=1000, few_images=100, steps=100, restarts=10, queries=5000, draws=10_000, jumps=64, perturbations=100,
+    targets=9, inner=999, expectation=(1, 5, 20, 50),
+)  # fmt: skip
+"""The numbers that the criteria name, where they name one."""
+
+FAST = (
+    "A1", "A2", "A6", "A8", "B1", "B2", "B3", "B4", "B5", "B6", "B8", "C1", "C6", "C7", "C9", "C11", "C12", "E1", "E2",
+    "E3", "E6",
+)  # fmt: skip
+"""The checks that cost a few passes or one short attack."""
+
+_ELSEWHERE = {
+    "A3": "proved in tests/test_attacks.py on linear models",
+    "A5": "shown on the page that compares attack libraries",
+    "D5": "nothing here detects or abstains",
+    "D6": "told in prose on the page of the paper",
+    "E4": "no weights are released",
+    "E5": "decided by the claims of the paper (advdef.claims)",
+}
+_ONLY_AFTER = {"D1": ("B2",), "D2": ("B2",), "D3": ("B4", "B5", "B6"), "D4": ("B2", "B4", "B5", "B6")}
+
+
+def row(
+    defence: Defense,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    generator: torch.Generator,
+    single: Outcome,
+    direct: Outcome,
+    oblivious: Outcome,
+    adaptive: Outcome | None = None,
+    card: Mapping[str, object] | None = None,
+    seeds: int = 1,
+    effort: Effort = QUICK,
+    only: Collection[str] | None = None,
+) -> list[Check]:
+    """The checks of a defence under direct attack, in the order of their ids: where one fires, something is explained.
+
+    ``direct``, ``oblivious`` and ``adaptive`` are outcomes at ``eps`` on ``images`` (N, C, H, W) and ``labels`` (N,);
+    ``single`` is an exhaustive direct outcome in which FGSM and PGD saw every image. ``card`` states the threat model
+    (goal, norm, eps, knowledge, randomised); ``seeds`` is how many networks were trained. ``only`` names the ids to
+    run; no result depends on which others run. Table D runs where randomness (B2) or a broken gradient (B4, B5, B6)
+    gives reason to.
+
+    Raises ValueError for an unknown id or an outcome on other images or at another eps, UnsoundAttack (A1).
+    """
+    if unknown := set(only or ()) - set(TITLES):
+        raise ValueError(f"no check {', '.join(sorted(unknown))}; there are {', '.join(TITLES)}")
+    given = [direct, oblivious] if adaptive is None else [direct, oblivious, adaptive]
+    for outcome in given:
+        if len(outcome.robust) != len(images) or outcome.eps != eps or outcome.norm != "Linf":
+            seen = f"{len(outcome.robust)} images at eps {outcome.eps:g} in {outcome.norm}"
+            raise ValueError(f"an outcome is for {seen}, not for these {len(images)} at eps {eps:g} in Linf")
+    x, y, steps = images[: effort.images], labels[: effort.images], effort.steps
+    direct, oblivious, strongest = (_first(outcome, len(x)) for outcome in (direct, oblivious, given[-1]))
+    plain, stopping = partial(pgd, steps=steps), partial(pgd, steps=steps, stop_early=True)
+    on, few = (defence, x, y), (defence, x[: effort.few_images], y[: effort.few_images])
+    budgets = [min(1.0, eps * quarters / 4) for quarters in range(1, 9)]
+    fixed: Mapping[str, Callable[[], Check]] = {
+        "A1": partial(a.within_budget, images, *given),
+        "A2": partial(a.success_is_reproducible, defence, direct, y),
+        "A6": partial(a.moves_extreme_pixels, x, direct),
+        "A8": partial(a.attacks_the_defence, defence, x, {"defence": defence, **defence.surrogates()}),
+        "B1": partial(b.evaluation_mode, defence),
+        "B2": partial(b.deterministic, *on),
+        "B3": partial(b.gives_logits, defence, x),
+        "B4": partial(b.graph_intact, *on),
+        "B5": partial(b.nonzero_gradient, *on),
+        "B6": partial(b.no_inner_optimisation, defence, x),
+        "C1": partial(c.beats_one_step, single),
+        "C9": partial(c.beats_transfer, direct, oblivious),
+        "C11": partial(c.worst_case_counts, strongest),
+        "E1": partial(e.threat_model_stated, card or {}),
+        "E2": partial(e.uncertainty_stated, given[-1], seeds=seeds),
+        "E3": partial(e.settings_recorded, given),
+        "E6": partial(e.cost_counted, given),
+    } | {id: partial(not_run, id, why) for id, why in _ELSEWHERE.items()}
+    random: Mapping[str, Callable[..., Check]] = {
+        "A4": partial(a.control_falls, *on, attack=stopping, eps=eps),
+        "A7": partial(a.no_silent_success, *on, attack=plain, eps=eps),
+        "B7": partial(b.scale_invariant, *on, eps=eps, steps=steps),
+        "B8": partial(b.smooth_predictions, *on, perturbations=effort.perturbations),
+        "C2": partial(c.steps_converged, *on, eps=eps, steps=steps),
+        "C3": partial(c.restarts_converged, *on, eps=eps, steps=steps, restarts=effort.restarts),
+        "C4": partial(c.loss_plateau, *on, attack=plain, eps=eps),
+        "C5": partial(c.monotone_in_eps, *on, budgets=budgets, steps=steps),
+        "C6": partial(c.unbounded_attack_wins, *on, steps=steps),
+        "C7": partial(c.beats_gradient_free, *on, direct=direct, queries=effort.queries),
+        "C8": partial(c.beats_decision_based, *few, direct=_first(direct, effort.few_images), steps=effort.jumps),
+        "C10": partial(c.beats_noise, *on, direct=direct, draws=effort.draws),
+        "C12": partial(finds_planted_example, *few[:2], attack=stopping, eps=eps, inner=effort.inner),
+        "C13": partial(c.targeted_adds_nothing, *on, direct=direct, steps=steps, classes=effort.targets),
+        "D1": partial(d.expectation_converged, *on, eps=eps, draws=effort.expectation, steps=steps),
+        "D2": partial(d.falls_with_fixed_randomness, *on, eps=eps, steps=steps),
+        "D3": partial(d.surrogates_add_nothing, *on, attack=stopping, eps=eps),
+        "D4": partial(d.components_fall, *on, attack=stopping, eps=eps),
+    }
+    seed = int(torch.randint(2**31 - 1, (), generator=generator))
+
+    @cache
+    def result(id: str) -> Check:
+        reasons = _ONLY_AFTER.get(id, ())
+        if reasons and all(result(reason).status != "fire" for reason in reasons):
+            return not_run(id, f"no reason to: {', '.join(reasons)} did not fire")
+        if id in fixed:
+            return fixed[id]()
+        own = torch.Generator().manual_seed(seed + list(TITLES).index(id))
+        return random[id](generator=own)
+
+    return [result(id) for id in TITLES if only is None or id in only]
+
+
+def _first(outcome: Outcome, n: int) -> Outcome:
+    """The outcome on the first images alone."""
+    findings = tuple(replace(f, tried=f.tried[:n], broken=f.broken[:n]) for f in outcome.findings)
+    clean, robust, adversarial = outcome.clean[:n], outcome.robust[:n], outcome.adversarial[:n]
+    return replace(outcome, clean=clean, robust=robust, adversarial=adversarial, findings=findings)

@@ -1,0 +1,64 @@
+"""Defences that are broken on purpose: one planted fault each, and the surrogate that undoes it.
+
+None is a defence. They show what the checks must find (:mod:`advdef.checks`). The fourth, a hard quantiser, is
+:class:`advdef.defenses.Quantized`.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from advdef.attacks.wrappers import expectation
+from advdef.defenses.base import Undefended
+
+__all__ = ["Detached", "RandomInput", "ScaledLogits"]
+
+
+class ScaledLogits(Undefended):
+    """Logits times ``factor``: the softmax saturates in float32, so the gradient of cross-entropy is exactly zero.
+
+    Defensive distillation did so by its temperature (https://arxiv.org/abs/1608.04644 broke it).
+    """
+
+    def __init__(self, classifier: nn.Module, factor: float = 1000.0) -> None:
+        super().__init__(classifier)
+        self.factor = factor
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of the classifier, scaled."""
+        return self.factor * super().forward(images)
+
+    def surrogates(self) -> dict[str, nn.Module]:
+        """The classifier with its own logits: the same decisions."""
+        return {"unscaled": self.network}
+
+
+class RandomInput(Undefended):
+    """Fresh uniform noise of size ``amount`` in every pass: each gradient is right for a network that is gone.
+
+    Athalye et al. (https://arxiv.org/abs/1802.00420) average the gradient over the noise, here over ``draws`` passes.
+    The noise comes from torch's global generator.
+    """
+
+    def __init__(self, classifier: nn.Module, amount: float, draws: int = 10) -> None:
+        super().__init__(classifier)
+        self.amount, self.draws = amount, draws
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of the classifier on noisy images, which may leave [0, 1]."""
+        return super().forward(images + self.amount * (2 * torch.rand_like(images) - 1))
+
+    def surrogates(self) -> dict[str, nn.Module]:
+        """The mean logits over several draws."""
+        return {"expectation": expectation(self, self.draws)}
+
+
+class Detached(Undefended):
+    """The forward pass of the classifier, cut off from the image: autograd finds no gradient."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of the classifier."""
+        return super().forward(images.detach())
+
+    def surrogates(self) -> dict[str, nn.Module]:
+        """The classifier, not cut off."""
+        return {"attached": self.network}

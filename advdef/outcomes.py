@@ -1,0 +1,58 @@
+"""What an evaluation found: for each attack alone, and the worst case per image over all of them."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from advdef.attacks._balls import Norm
+from advdef.statistics import Interval, wilson
+
+__all__ = ["Finding", "Outcome"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one attempt did: images it was tried on and broke, (N,) booleans; its cost; its settings.
+
+    ``seconds`` include the judging; ``forwards`` and ``backwards`` count images that the attack alone sent through.
+    """
+
+    name: str
+    tried: Tensor
+    broken: Tensor
+    seconds: float
+    forwards: int
+    backwards: int
+    settings: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of one threat model at one eps (in ``norm``) on N images."""
+
+    eps: float
+    clean: Tensor  # (N,) correct without an attack
+    robust: Tensor  # (N,) correct under everything tried
+    adversarial: Tensor  # (N, C, H, W) what broke each image first, else the image itself
+    findings: tuple[Finding, ...] = field(default=())
+    norm: Norm = "Linf"
+
+    @property
+    def interval(self) -> Interval:
+        """Robust accuracy with its Wilson interval."""
+        return wilson(int(self.robust.sum()), len(self.robust))
+
+    def survivors(self, attack: str) -> Tensor:
+        """(N,) correct under one attack alone; raises ValueError if that attack did not see every correct image."""
+        finding = next((f for f in self.findings if f.name == attack), None)
+        if finding is None:
+            raise ValueError(f"no attack {attack!r}; tried: {', '.join(f.name for f in self.findings)}")
+        if not torch.equal(finding.tried, self.clean):
+            raise ValueError(f"{attack!r} was tried only on what others left; evaluate with exhaustive=True")
+        return self.clean & ~finding.broken
+
+    def unique_breaks(self) -> dict[str, int]:
+        """Images that one attack alone broke, by attack. After a working-set run: what the attacks before it left."""
+        total = sum((f.broken.int() for f in self.findings), torch.zeros_like(self.clean, dtype=torch.int))
+        return {f.name: int((f.broken & (total == 1)).sum()) for f in self.findings}
