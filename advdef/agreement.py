@@ -54,8 +54,8 @@ class Pair:
 class Comparison:
     """What a pair did at one eps.
 
-    ``ours`` and ``theirs`` (N,) are true where the model is right and the attack failed. ``seconds``, ours and theirs,
-    include checking what was found. Without the peer ``theirs`` is None and ``note`` says why.
+    ``ours`` and ``theirs`` (N,) are true where the model is right and the attack failed. The seconds include the check
+    of what was found. Without the peer ``theirs`` is None and ``note`` says why.
     """
 
     attack: str
@@ -65,7 +65,8 @@ class Comparison:
     version: str
     ours: Tensor
     theirs: Tensor | None
-    seconds: tuple[float, float]
+    seconds: float
+    their_seconds: float | None
     note: str
 
     @property
@@ -111,14 +112,14 @@ def pairs(
             Pair("FGSM", norm, eps, "foolbox", *_both(fgsm, peers.foolbox_fgsm, norm=norm)),
             Pair("BIM", norm, eps, "foolbox", *_both(bim, peers.foolbox_bim, norm=norm)),
             Pair("PGD", norm, eps, "foolbox", *pgds, "same start", "start"),
-            Pair("MIM", norm, eps, "foolbox", *published, "foolbox made to accumulate gradients, as the paper does"),
-            Pair("MIM", norm, eps, "foolbox", *mims, "foolbox as it is: accumulates directions"),
+            Pair("MIM, corrected", norm, eps, "foolbox", *published, "foolbox corrected: accumulates gradients"),
+            Pair("MIM", norm, eps, "foolbox", *mims, "foolbox accumulates directions, not gradients"),
             Pair("APGD-CE", norm, eps, "pyautoattack", *ce, "same start", "start"),
             Pair("APGD-DLR", norm, eps, "pyautoattack", *dlr, "same start", "start"),
-            Pair("APGD-T", norm, eps, "pyautoattack", *targeted, "each with its own starts"),
+            Pair("APGD-T", norm, eps, "pyautoattack", *targeted, "each from its own start"),
         ]
     jsmas, others = _both(jsma, peers.torchattacks_jsma), _both(jsma, peers.art_jsma)
-    aim, rule = "towards the likeliest wrong class", "ART's rule is not the paper's: it looks at the target alone"
+    aim, rule = "same targets", "theirs is a rule that looks at the target alone"
     one, singles = (1,) if pixels else (), _both(single_pixel, peers.torchattacks_single_pixel)
     universals = partial(universal), partial(peers.art_universal, rounds=rounds)
     return [
@@ -126,8 +127,10 @@ def pairs(
         Pair("MIM", "Linf", linf, "torchattacks", *_both(mim, peers.torchattacks_mim)),
         Pair("JSMA", "L0", pixels, "torchattacks", *jsmas, aim, "targets"),
         Pair("JSMA", "L0", pixels, "art", *others, f"{aim}; {rule}", "targets"),
-        Pair("single pixel", "L0", one, "torchattacks", *singles, "all pixels tried; torchattacks: evolution"),
-        Pair("universal", "Linf", universal_linf, "art", *universals, "all images at once; ART: one after the other"),
+        Pair("single pixel", "L0", one, "torchattacks", *singles, "ours tries all pixels, theirs evolves one"),
+        Pair(
+            "universal", "Linf", universal_linf, "art", *universals, "ours takes all images at once, theirs one by one"
+        ),
     ]
 
 
@@ -192,6 +195,6 @@ def _compare(
     try:
         version = peers.version(pair.peer)
     except ImportError as error:
-        return compare("", ours, None, (seconds, nan), str(error))
+        return compare("", ours, None, seconds, None, str(error))
     theirs, their_seconds = left(pair.theirs)
-    return compare(version, ours, theirs, (seconds, their_seconds), pair.note)
+    return compare(version, ours, theirs, seconds, their_seconds, pair.note)

@@ -162,7 +162,8 @@ def evaluate(
         steps = [[a.name, describe(a.attack)] for a in planned]
         settings = {"eps": eps, "norm": norm, "attempts": steps, "exhaustive": exhaustive, "batch_size": batch_size}
         start = (images, labels, state.robust, state.adversarial, state.generator)
-        file = resume / f"{resuming.key(settings, start, dict.fromkeys([defence, *(a.target for a in planned)]))}.safetensors"
+        models = dict.fromkeys([defence, *(a.target for a in planned)])
+        file = resume / f"{resuming.key(settings, start, models)}.safetensors"
         state = resuming.load(file, images.device) or state
         generator.set_state(state.generator)
     bar = tqdm(planned[len(state.findings) :], disable=not progress, unit="attack", leave=False)

@@ -57,7 +57,7 @@ def choose_device(device: str | None) -> torch.device:
 
 
 def resume_folder() -> Path | None:
-    """Where evaluations keep what they have found, for the case of an interruption: ``$ADVDEF_RESUME``, else nowhere."""
+    """Where evaluations keep what they have found, should they be interrupted: ``$ADVDEF_RESUME``, else nowhere."""
     named = os.environ.get("ADVDEF_RESUME")
     return Path(named) if named else None
 

@@ -23,7 +23,7 @@ __all__ = ["Execution", "Failure", "changed_parameters", "execute", "out_of_step
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _ERROR_LINES = 12
-_FOLDERS = ("ADVDEF_DATA", "ADVDEF_CACHE")
+_FOLDERS = ("ADVDEF_DATA", "ADVDEF_CACHE", "ADVDEF_PEERS")
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def reproduce(
     """Execute the notebook of a paper in a profile; the records go to ``build/<profile>/results``.
 
     A run that was interrupted or failed keeps its evaluations in ``build/<profile>/resume``; the next one goes on from
-    them. `parameters` are further notebook parameters (dataset, seed, device). Raises `InputError` for an unknown paper or
-    parameter; a failing cell is no exception, but the `failure` of the result.
+    them. `parameters` are further notebook parameters (dataset, seed, device). Raises `InputError` for an unknown paper
+    or parameter; a failing cell is no exception, but the `failure` of the result.
     """
     (path,) = repository.select([paper]).values()
     results = repository.results(profile)

@@ -213,18 +213,19 @@ def test_pyautoattack_takes_one_eps(name: str) -> None:
 def test_a_seed_reproduces_and_nothing_else_is_drawn_from(name: str) -> None:
     images, labels = tiny_batch()
     eps = (1.0 if "autoattack" in name else 0.4) * ENOUGH[ALL[name][1]]
-    before = torch.get_rng_state(), np.random.get_state()[1].copy(), np.random.get_state()[2], random.getstate()
-    first, again, other = (ALL[name][0](tiny(), images, labels, eps=eps, generator=seeded(s)) for s in (3, 3, 4))
-    after = torch.get_rng_state(), np.random.get_state()[1], np.random.get_state()[2], random.getstate()
-    assert torch.equal(first, again)
-    assert torch.equal(before[0], after[0])
-    assert np.array_equal(before[1], after[1])
-    assert before[2:] == after[2:]
-    assert not torch.equal(first, images)
+    found = []
+    for seed in (3, 3, 4):
+        torch.rand(1), np.random.rand()  # another global state each time
+        before = torch.get_rng_state(), str(np.random.get_state()), random.getstate()
+        found.append(ALL[name][0](tiny(), images, labels, eps=eps, generator=seeded(seed)))
+        assert torch.equal(torch.get_rng_state(), before[0])
+        assert (str(np.random.get_state()), random.getstate()) == before[1:]
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], images)
     if name in DECISION or "square" in name:
-        assert not torch.equal(first, other)
+        assert not torch.equal(found[0], found[2])
     if name in GRADIENT:
-        assert torch.equal(first, other)
+        assert torch.equal(found[0], found[2])
 
 
 def test_attacks_work_where_gradients_are_switched_off(name: str) -> None:
@@ -444,6 +445,8 @@ def test_pointwise_leaves_no_value_that_it_could_reset() -> None:
             reset = near.clone()
             reset[tuple(place)] = image[tuple(place)]
             assert bool(correct(tiny(), reset[None], label[None]))
+    nearer = pointwise(tiny(), images, labels, eps=INF, norm="L1", generator=seeded())
+    assert size(nearer - images, "L1").mean() < 0.9 * size(found - images, "L1").mean()
 
 
 @pytest.mark.parametrize(("n", "shape"), BATCHES, ids=str)
@@ -508,6 +511,57 @@ def test_autoattack_needs_enough_classes() -> None:
     for model, attack in ((three, partial(autoattack, version="rand")), (two, fab), (two, partial(fab, targeted=True))):
         labels = model(images).argmax(1)
         assert not bool(correct(model, attack(model, images, labels, eps=0.5), labels).all())
+
+
+def test_fab_goes_to_the_nearest_class_or_to_the_likeliest() -> None:
+    model = linear(10, (1, 6, 6))
+    images, labels, _ = linear_batch(model, (1, 6, 6), "L2", 10)
+    likeliest = model(images).scatter(1, labels[:, None], -INF).argmax(1)
+    arrived = [
+        model(fab(model, images, labels, eps=INF, norm="L2", steps=10, targeted=targeted)).argmax(1)
+        for targeted in (False, True)
+    ]
+    assert not torch.equal(arrived[0], likeliest)
+    assert torch.equal(arrived[1], likeliest)
+
+
+class Bright(nn.Module):
+    """Says 1 to images brighter than 0.55 on average."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert bool(images.isfinite().all())
+        brightness = images.mean((1, 2, 3)) - 0.55
+        return torch.stack([-brightness, brightness], 1)
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize(
+    ("answer", "kept"),
+    [
+        (lambda x: x + 0.1, True),
+        (lambda x: x + 0.5, True),  # moved back into the ball
+        (lambda x: x * 0 + 7.0, True),
+        (lambda x: x + 0.01, False),  # not misclassified
+        (lambda x: x * float("nan"), False),
+        (lambda x: -x, False),
+    ],
+)
+def test_pyautoattack_is_not_taken_at_its_word(
+    monkeypatch: pytest.MonkeyPatch, norm: Norm, answer: Callable[[Tensor], Tensor], kept: bool
+) -> None:
+    class Liar:
+        def __init__(self, *args: Any, **options: Any) -> None: ...
+
+        def perturb(self, images: Tensor, labels: Tensor) -> Tensor:
+            return answer(images)
+
+    monkeypatch.setattr("pyautoattack.square.SquareAttack", Liar)
+    images, labels = torch.full((2, 1, 5, 5), 0.5), torch.zeros(2, dtype=torch.int64)
+    eps = 0.1 if norm == "Linf" else 0.5
+    found = square(Bright(), images, labels, eps=eps, norm=norm)
+    assert torch.equal(found, images) != kept
+    assert bool((size(found - images, norm) <= 1.000001 * eps).all())
+    assert bool((correct(Bright(), found, labels) != kept).all())
 
 
 def test_square_in_l2_takes_every_size_that_it_does_not_refuse() -> None:

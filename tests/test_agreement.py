@@ -78,7 +78,7 @@ def test_deepsec_pgd_and_bim_are_as_strong_as_other_libraries(rows: list[Compari
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
-@pytest.mark.parametrize("attack", ["MIM", "APGD-CE", "APGD-DLR", "APGD-T"])
+@pytest.mark.parametrize("attack", ["MIM", "MIM, corrected", "APGD-CE", "APGD-DLR", "APGD-T"])
 def test_attacks_agree_with_other_libraries_within_one_point(rows: list[Comparison], attack: str, norm: Norm) -> None:
     for row in of(rows, attack, norm):
         assert abs(row.points) <= 1, row.peer
@@ -147,21 +147,18 @@ def aside(_trained_network: nn.Sequential, batch: Batch) -> list[Comparison]:
 
 
 @asks_peers
-@pytest.mark.parametrize("attack", ["MIM", "JSMA"])
-def test_momentum_and_saliency_maps_agree_with_torchattacks(
-    aside: list[Comparison], network: nn.Module, batch: Batch, attack: str
-) -> None:
-    (row,) = (row for row in aside if (row.attack, row.peer) == (attack, "torchattacks"))
-    assert int(row.ours.sum()) < int(correct(network, *batch).sum()) - 5
+def test_momentum_agrees_with_torchattacks_within_one_point(aside: list[Comparison]) -> None:
+    (row,) = of(aside, "MIM", "Linf")
     assert abs(row.points) <= 1
 
 
 @asks_peers
-@pytest.mark.parametrize("attack", ["single pixel", "universal"])
-def test_single_pixels_and_universal_perturbations_are_no_weaker_than_elsewhere(
+@pytest.mark.parametrize("attack", ["JSMA", "single pixel", "universal"])
+def test_other_attacks_are_no_weaker_than_elsewhere(
     aside: list[Comparison], network: nn.Module, batch: Batch, attack: str
 ) -> None:
-    (row,) = (row for row in aside if row.attack == attack)
+    # ART's JSMA leaves out half of the rule: no yardstick
+    (row,) = (row for row in aside if row.attack == attack and (attack, row.peer) != ("JSMA", "art"))
     assert row.points <= 1
     for side in (row.ours, row.theirs):
         assert side is not None
@@ -284,6 +281,35 @@ def test_a_missing_library_is_a_row_with_its_reason(
         assert row.note.startswith("torchattacks is not installed: pip install --no-deps --target FOLDER")
     with pytest.raises(ImportError, match="ADVDEF_PEERS=FOLDER"):
         peers.torchattacks_mim(network, *batch, eps=0.1)
+
+
+def test_both_sides_start_at_the_same_points(network: nn.Module, batch: Batch) -> None:
+    seen: list[Tensor] = []
+
+    def watched(model: nn.Module, images: Tensor, labels: Tensor, *, start: Tensor, **options: Any) -> Tensor:
+        seen.append(start)
+        return pgd(model, images, labels, start=start, steps=2, **options)
+
+    pair = Pair("PGD", "Linf", (0.1,), "foolbox", partial(watched), partial(watched), share="start")
+    (row,) = agreement(network, batch[0][:20], batch[1][:20], [pair], generator=seeded())
+    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(row.ours, row.theirs)  # type: ignore[arg-type]
+    moved = size(seen[0] - batch[0][:20][correct(network, batch[0][:20], batch[1][:20])], "Linf")
+    assert bool(((moved > 0.09) & (moved <= 0.1 + 1e-6)).all())
+
+
+def test_where_both_have_the_same_target_nothing_else_counts(network: nn.Module, batch: Batch) -> None:
+    def beside(
+        model: nn.Module, images: Tensor, labels: Tensor, *, targets: Tensor, eps: float, generator: torch.Generator
+    ) -> Tensor:
+        other = torch.where((targets + 1) % 10 == labels, targets + 2, targets + 1) % 10
+        return pgd(model, images, labels, eps=eps, targets=other, generator=generator)
+
+    pair = Pair("PGD", "Linf", (0.5,), "foolbox", partial(beside), partial(pgd), share="targets")
+    (row,) = agreement(network, batch[0][:20], batch[1][:20], [pair], generator=seeded())
+    right = correct(network, batch[0][:20], batch[1][:20])
+    assert torch.equal(row.ours, right)
+    assert row.only_theirs == int(right.sum())
 
 
 def test_a_model_that_is_always_wrong_leaves_nothing_to_compare(network: nn.Module, batch: Batch) -> None:

@@ -618,6 +618,16 @@ def test_jsma_stops_at_its_goal(network: nn.Module, batch: Pair) -> None:
         assert torch.equal(jsma(network, images, other, eps=inf, targets=before), images)
 
 
+def test_jsma_spends_no_pixel_where_there_is_no_room(network: nn.Module, batch: Pair) -> None:
+    """Bytes such as 253 are next to white; to count them as free wastes the budget."""
+    images, labels = batch[0][:20].clamp(max=0.995), batch[1][:20]
+    found = jsma(network, images, labels, eps=20)
+    moved = found != images
+    assert bool(moved.any())
+    assert bool((images > 0.99).any())
+    assert not bool((moved & (images > 0.99)).any())
+
+
 def test_jsma_breaks_more_with_more_pixels(network: nn.Module, batch: Pair) -> None:
     images, labels = batch[0][:40], batch[1][:40]
     left = [correct(network, jsma(network, images, labels, eps=eps), labels) for eps in (0, 20, 100)]

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 import torch
 
+from advdef.checks import Check
 from advdef.claims import Claim, Condition, decide
 from advdef.data import Split
-from advdef.notebook import choose, choose_datasets, choose_device, sample, show_eps, table, verdict_table
+from advdef.notebook import (
+    check_table,
+    choose,
+    choose_datasets,
+    choose_device,
+    resume_folder,
+    sample,
+    show_eps,
+    table,
+    verdict_table,
+)
 
 
 def test_wrong_choices_list_what_exists_in_one_line() -> None:
@@ -58,3 +71,24 @@ def test_a_sample_is_random_fixed_and_nested() -> None:
 @pytest.mark.parametrize(("eps", "shown"), [(8 / 255, "8/255"), (1 / 255, "1/255"), (0.3, "0.3"), (0.05, "0.05")])
 def test_budgets_are_written_as_the_field_writes_them(eps: float, shown: str) -> None:
     assert show_eps(eps) == shown
+
+
+def test_checks_become_a_matrix_without_the_lines_that_ran_nowhere() -> None:
+    rows = {
+        "honest": [Check("B2", "calm", "pass", "fine"), Check("D1", "averaged", "not run", "no reason")],
+        "noisy": [Check("B2", "calm", "fire", "differ by <1>"), Check("D1", "averaged", "not run", "no reason")],
+    }
+    page = check_table(rows, "Checks")._repr_html_()
+    assert "B2 calm" in page
+    assert "<strong>FIRES</strong><br><small>differ by &lt;1&gt;</small>" in page
+    assert page.count("pass") == 1
+    assert "D1" not in page
+
+
+def test_evaluations_are_kept_where_a_run_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ADVDEF_RESUME", raising=False)
+    assert resume_folder() is None
+    monkeypatch.setenv("ADVDEF_RESUME", "")
+    assert resume_folder() is None
+    monkeypatch.setenv("ADVDEF_RESUME", "kept")
+    assert resume_folder() == Path("kept")

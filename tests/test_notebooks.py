@@ -66,7 +66,8 @@ def test_the_record_is_complete(run: Run) -> None:
     assert {"seed", "device", "versions", "data_checksum", "commit", "date", "wall_seconds"} <= set(
         record["provenance"]
     )
-    assert record["verdicts"]
+    is_paper = PAPERS[paper].stem < "20"  # from there on come pages about the attacks, which claim nothing
+    assert bool(record["verdicts"]) == is_paper
     for row in record["rows"]:
         assert {"dataset", "model", "defence", "threat", "attack", "eps", "seed"} <= set(row)
     for row in (r for r in record["rows"] if "accuracy" in r):

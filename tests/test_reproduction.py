@@ -70,6 +70,33 @@ def test_other_parameters_are_injected(tmp_path: Path) -> None:
     assert (tmp_path / "build/laptop/results/good/digits-laptop.json").is_file()
 
 
+KEEPS = f"""{checkout.PARAMETERS}
+# %%
+import os, pathlib
+
+folder = os.environ["ADVDEF_RESUME"]
+found = pathlib.Path(folder, "attack").is_file() if folder else None
+if folder and not found:
+    pathlib.Path(folder).mkdir(parents=True)
+    pathlib.Path(folder, "attack").touch()
+    raise KeyboardInterrupt
+print("found", found)
+"""
+
+
+def test_evaluations_outlive_an_interrupted_run_but_not_a_finished_one(tmp_path: Path) -> None:
+    repository = checkout.make(tmp_path, {"01_keeps": KEEPS})
+    folder = tmp_path / "build/laptop/resume/keeps"
+    assert reproduce(repository, "keeps", profile="laptop").failure is not None
+    assert files(folder) == {"attack"}
+    second = reproduce(repository, "keeps", profile="laptop")
+    assert second.failure is None
+    assert "found True" in checkout.outputs(second.notebook)
+    assert not folder.exists()
+    smoke = reproduce(repository, "keeps")  # which takes seconds and keeps nothing
+    assert "found None" in checkout.outputs(smoke.notebook)
+
+
 def test_the_kernel_is_this_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A kernel that somebody registered under the same name must not be used.
     spec = tmp_path / "jupyter/kernels/python3/kernel.json"

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from advdef.attacks._common import borrowed, check_logits, validate
-from advdef.attacks.losses import margin
 from advdef.attacks._types import Attack
+from advdef.attacks.losses import margin
 
 __all__ = ["each_class"]
 

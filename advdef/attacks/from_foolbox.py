@@ -318,13 +318,12 @@ def _nearer(
 
 @contextmanager
 def _contained() -> Iterator[None]:
-    """Silence two warnings that foolbox causes, and keep its messages from giving the root logger a handler."""
+    """Silence the warning that importing foolbox causes; keep its messages from giving the root logger a handler."""
     root, handler = logging.getLogger(), logging.NullHandler()
     root.addHandler(handler)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Please import `gaussian_filter`", DeprecationWarning)
-            warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
             yield
     finally:
         root.removeHandler(handler)

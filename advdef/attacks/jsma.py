@@ -27,7 +27,8 @@ def jsma(
     Each step adds ``theta`` (-1 to 1, not 0) to the two values that together do most for the target and against all
     other classes. The default target is the likeliest wrong class; then any wrong class ends the search. Contract as in
     :mod:`advdef.attacks.gradient`, for an ``eps`` in pixels (L0, infinity allowed), whatever number of their channels
-    changes; an image is done when its next pair would exceed it or when no pair helps. Draws nothing.
+    changes; an image is done when its next pair would exceed it or when no pair helps. A value within a hundredth of
+    ``theta`` of its end counts as being there. Draws nothing.
     """
     budget = validate(images, labels, eps, unbounded=True).flatten().expand(len(images))
     if not 0 < abs(theta) <= 1:
@@ -48,7 +49,8 @@ def jsma(
         while len(rows):
             now = points[rows]
             moved = (now + theta).clamp(0, 1)
-            stuck, now = moved == now, now.requires_grad_()
+            # a value next to its end has no room for a step that would count
+            stuck, now = (moved - now).abs() < 0.01 * abs(theta), now.requires_grad_()
             with torch.enable_grad():
                 logits = model(now)
                 aimed = sign * logits.gather(1, aims[rows, None]).sum()

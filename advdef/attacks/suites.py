@@ -1,4 +1,4 @@
-"""Named sets of configured attacks, cheap ones first. A suite maps a name to a partial; its keywords are its settings."""
+"""Named sets of configured attacks, cheap ones first: a name and a partial, whose keywords are the settings."""
 
 from collections.abc import Callable, Mapping
 from functools import partial

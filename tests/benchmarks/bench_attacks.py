@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ from advdef.models import CleverhansCNN
 from advdef.training import train_standard
 
 DEVICE = torch.device(os.environ.get("ADVDEF_BENCH_DEVICE", "cpu"))
-IMAGES = 256
+IMAGES, STEP = 256, 0.0625
 EPS, LARGER_EPS = 0.08, 0.12  # about one half and one sixth of the images survive
 
 
@@ -67,23 +68,62 @@ def seconds(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[s
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+def _foolbox(name: str, **options: Any) -> Attack:
+    peers.version("foolbox")
+    import foolbox
+
+    attack = getattr(foolbox.attacks, name)(**options)
+
+    def run(model: nn.Module, images: Tensor, labels: Tensor, *, eps: float) -> Tensor:
+        found: Tensor = attack(foolbox.PyTorchModel(model, bounds=(0, 1)), images, labels, epsilons=eps)[1]
+        return found
+
+    return partial(run)
+
+
+def _torchattacks(name: str, **options: Any) -> Attack:
+    peers.version("torchattacks")
+    import torchattacks
+
+    def run(model: nn.Module, images: Tensor, labels: Tensor, *, eps: float) -> Tensor:
+        scaled = {"alpha": options["alpha"] * eps} if "alpha" in options else {}
+        found: Tensor = getattr(torchattacks, name)(model, eps=eps, **options | scaled)(images, labels)
+        return found
+
+    return partial(run)
+
+
+def _pyautoattack(**options: Any) -> Attack:
+    peers.version("pyautoattack")
+    from pyautoattack.autopgd_base import APGDAttack
+
+    def run(model: nn.Module, images: Tensor, labels: Tensor, *, eps: float) -> Tensor:
+        found: Tensor = APGDAttack(model, norm="Linf", eps=eps, seed=0, device=DEVICE, **options).perturb(
+            images, labels
+        )
+        return found
+
+    return partial(run)
+
+
 OURS: dict[str, Attack] = {
-    "PGD-40": partial(pgd, steps=40, step_size=0.0625),
-    "MIM-40": partial(mim, steps=40, step_size=0.0625),
+    "PGD-40": partial(pgd, steps=40, step_size=STEP),
+    "MIM-40": partial(mim, steps=40, step_size=STEP),
     "APGD-100": partial(apgd, steps=100),
 }
-THEIRS: dict[str, dict[str, Attack]] = {
+# called as their users call them, without our checks
+THEIRS: dict[str, dict[str, Callable[[], Attack]]] = {
     "PGD-40": {
-        "foolbox": partial(peers.foolbox_pgd, steps=40, step_size=0.0625),
-        "torchattacks": partial(peers.torchattacks_pgd, steps=40, step_size=0.0625),
+        "foolbox": partial(_foolbox, "LinfPGD", steps=40, rel_stepsize=STEP),
+        "torchattacks": partial(_torchattacks, "PGD", steps=40, alpha=STEP),
     },
     "MIM-40": {
-        "foolbox": partial(peers.foolbox_mim, steps=40, step_size=0.0625),
-        "torchattacks": partial(peers.torchattacks_mim, steps=40, step_size=0.0625),
+        "foolbox": partial(_foolbox, "LinfMomentumIterativeFastGradientMethod", steps=40, rel_stepsize=STEP),
+        "torchattacks": partial(_torchattacks, "MIFGSM", steps=40, alpha=STEP),
     },
     "APGD-100": {
-        "pyautoattack": partial(peers.pyautoattack_apgd, steps=100),
-        "torchattacks": partial(peers.torchattacks_apgd, steps=100),
+        "pyautoattack": partial(_pyautoattack, n_iter=100),
+        "torchattacks": partial(_torchattacks, "APGD", steps=100),
     },
 }
 
@@ -96,20 +136,20 @@ def test_an_attack_is_at_least_as_fast_as_the_fastest_peer_that_is_right(
     model, images, labels = (setting[0], setting[1][:IMAGES], setting[2][:IMAGES])
 
     def run(attack: Attack) -> int:
-        found = attack(model, images, labels, eps=EPS, generator=torch.Generator().manual_seed(0))
-        return int(correct(model, found.clamp(0, 1), labels).sum())
+        torch.manual_seed(0)
+        found = attack(model, images, labels, eps=EPS).detach()
+        ball = (images - EPS).clamp(min=0), (images + EPS).clamp(max=1)
+        return int(correct(model, found.clamp(*ball), labels).sum())
 
     contestants = {
         "advdef": partial(run, partial(OURS[name], stop_early=True)),
         "advdef to the end": partial(run, OURS[name]),
     }
-    for library, attack in THEIRS[name].items():
+    for library, make in THEIRS[name].items():
         try:
-            run(attack)
+            contestants[library] = partial(run, make())
         except ImportError as missing:
             print(f"\n{name}: {library} does not take part: {missing}")
-        else:
-            contestants[library] = partial(run, attack)
     left = {contestant: contest() for contestant, contest in contestants.items()}
     clean = int(correct(model, images, labels).sum())
     assert 0.1 * clean < left["advdef"] < 0.9 * clean  # neither everything nor nothing: a difference would show

@@ -1,0 +1,398 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,mystnb,-all
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Do our attacks agree with other libraries?
+#
+# A defence looks strong if the attack is weak, and an attack may be weak because somebody wrote it wrongly. DEEPSEC
+# {cite}`ling2019deepsec` compared many defences with attacks of its own, and its FGSM, BIM and PGD broke fewer images than those of
+# other libraries did ([issue 3](https://github.com/ryderling/DEEPSEC/issues/3),
+# [issue 15](https://github.com/ryderling/DEEPSEC/issues/15)). The remedy is cheap: run somebody else's code on the same network, the
+# same images and with the same settings, and count.
+#
+# This page does that. Every number in this book rests on the attacks that are tried here.
+#
+# ```{admonition} What is compared, and how
+# :class: note
+# The peers are [Foolbox](https://github.com/bethgelab/foolbox) {cite}`rauber2020foolbox`,
+# [pyautoattack](https://pypi.org/project/pyautoattack/), which is the code of AutoAttack {cite}`croce2020reliable` as a package,
+# [torchattacks](https://github.com/Harry24k/adversarial-attacks-pytorch) and
+# [ART](https://github.com/Trusted-AI/adversarial-robustness-toolbox). No library is taken at its word, ours included: an image
+# counts as broken if it lies in the budget and in $[0, 1]$ and the network, asked once more, is wrong. The last two libraries
+# are no part of the book's installation (one pins an old version of a package that others need, the other is large), so rows that
+# need them may be empty ([how to fill them](../book/rerun.md)). This page tests no claim of a paper and gives no verdict.
+# ```
+
+# %% tags=["remove-cell", "skip-execution"]
+# @title Set-up (Colab only: installs advdef)
+import sys
+
+if "google.colab" in sys.modules:
+    import os
+
+    source = os.environ.get("ADVDEF_SOURCE", "git+https://github.com/advdef/advdef")
+    # %pip install -q "advdef[eval] @ {source}"
+
+# %% tags=["parameters"]
+profile = "smoke"  # smoke, laptop or paper; what is shown below may be another
+dataset = None  # one of advdef's data sets; None: those of the profile
+seed = 0
+device = None  # cpu, cuda or mps; None: a GPU if there is one
+
+# %% tags=["hide-input"]
+from functools import partial
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import torch
+from advdef import notebook, peers, plotting
+from advdef.agreement import agreement, pairs
+from advdef.artifacts import trained
+from advdef.attacks import apgd, bim, carlini_wagner, deepfool, fgsm, mim, pgd
+from advdef.data import load
+from advdef.evaluation import correct
+from advdef.models import CleverhansCNN
+from advdef.notebook import show_eps
+from advdef.records import Run, record
+from advdef.statistics import wilson
+from advdef.training import train_standard
+from torch import nn
+
+plotting.use_style()
+
+# %% [markdown]
+# ## How much is computed
+#
+# The same code runs in three sizes. The numbers on this page come from the profile named in the table's caption. The budgets in
+# Linf and L2 leave roughly one to two thirds of the images standing, where a weaker attack would show.
+
+# %%
+PROFILES = {
+    "smoke": dict(
+        datasets=("digits",), train=1_297, epochs={1: 8, 3: 8}, images=256, steps=30, rounds=2, optimise=100
+    ),
+    "laptop": dict(
+        datasets=("mnist",), train=15_000, epochs={1: 3, 3: 6}, images=256, steps=100, rounds=10, optimise=500
+    ),
+    "paper": dict(
+        datasets=("mnist", "cifar10"), train=None, epochs={1: 10, 3: 30}, images=1_000, steps=100, rounds=10,
+        optimise=1_000,
+    ),
+}  # fmt: skip
+BUDGETS = {
+    "digits": dict(linf=(0.09,), l2=(1.4,), pixels=(10,), universal_linf=(0.2,)),
+    1: dict(linf=(0.1, 0.12), l2=(1.3, 1.6), pixels=(20,), universal_linf=(0.25,)),
+    3: dict(linf=(1 / 255, 2 / 255), l2=(0.1, 0.2), universal_linf=(12 / 255,)),
+}  # by data set or number of channels; what changes single pixels is alike in all libraries on grey images only
+P = notebook.choose(PROFILES, profile)
+DEVICE = notebook.choose_device(device)
+
+studies = {}
+for name in notebook.choose_datasets(dataset, P["datasets"]):
+    data = load(name, device=DEVICE)
+    studies[name] = data.subset(train=P["train"] and min(P["train"], len(data.train)))
+runs = {
+    name: Run("attack_agreement", profile, data, seed) for name, data in studies.items()
+}
+run_line = f"profile {profile}, data {' and '.join(studies)}, seed {seed}, device {DEVICE.type}"
+record("run_line", run_line)
+notebook.table(
+    pd.DataFrame(PROFILES).map(str),
+    f"The three profiles; this page: {run_line}",
+    index=True,
+)
+
+# %% [markdown]
+# The network is the Cleverhans CNN of the other pages; in the profile `smoke`, a smaller one. It is trained without any
+# defence: a difference between two attacks shall not be one between their ways around a defence.
+
+
+# %%
+def network(data):
+    if profile != "smoke":
+        return CleverhansCNN(data.shape, data.num_classes)
+    side = (data.shape[1] // 2 - 5) // 2 + 1
+    return nn.Sequential(
+        nn.Conv2d(data.shape[0], 8, 5, stride=2, padding=2),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 5, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(16 * side**2, data.num_classes),
+    )
+
+
+models, batches = {}, {}
+for name, data in studies.items():
+    epochs = P["epochs"][data.shape[0]]
+    models[name] = trained(
+        partial(network, data),
+        train_standard,
+        data,
+        seed=seed,
+        epochs=epochs,
+        learning_rate=3e-3 if profile == "smoke" else 1e-3,
+        schedule="cosine",
+    ).model
+    batches[name] = notebook.sample(data.test, P["images"])
+
+# %% [markdown]
+# ## The comparison
+#
+# Each row runs one attack twice, ours and the peer's, on the same images. Where an attack starts at random, both are handed the
+# same random points; where it needs a target, the same target, and then it counts whether that is reached.
+
+# %%
+found = {}
+for name, data in studies.items():
+    budgets = BUDGETS.get(name) or BUDGETS[data.shape[0]]
+    table = pairs(**budgets, steps=P["steps"], rounds=P["rounds"])
+    images, labels = batches[name].float_images(), batches[name].labels
+    draws = torch.Generator().manual_seed(seed)
+    found[name] = agreement(
+        models[name], images, labels, table, generator=draws, progress=True
+    )
+
+# %% tags=["hide-input"]
+ALWAYS = ("foolbox", "pyautoattack")  # part of every installation of the book
+rows = []
+for name, comparisons in found.items():
+    for c in comparisons:
+        n, left = len(c.ours), int(c.ours.sum())
+        size = show_eps(c.eps) if c.norm == "Linf" else f"{c.eps:g}"
+        key = f"{name}/{c.attack}/{c.norm} {size}/{c.peer}"
+        record(f"{key}/ours", left / n, kind="accuracy", n=n)
+        theirs = None if c.theirs is None else int(c.theirs.sum())
+        if theirs is not None:
+            kind = "accuracy" if c.peer in ALWAYS else "info"
+            record(f"{key}/theirs", theirs / n, kind=kind, n=n)
+        interval = wilson(left, n)
+        shares = dict(accuracy=interval.value, low=interval.low, high=interval.high)
+        runs[name].rows.append(
+            dict(dataset=name, model="cnn", defence="undefended", threat="direct", attack=c.attack, norm=c.norm)
+            | dict(eps=round(c.eps, 6), seed=seed, n=n, correct=left)
+            | {k: round(v, 4) for k, v in shares.items()}
+            | dict(peer=c.peer, peer_version=c.version, peer_correct=theirs, note=c.note)
+            | dict(only_ours=c.only_ours, only_theirs=c.only_theirs, seconds=round(c.seconds, 3))
+            | dict(peer_seconds=c.their_seconds and round(c.their_seconds, 3))
+        )  # fmt: skip
+        row = {"data": name, "attack": c.attack, "norm": c.norm, "eps": size}
+        row |= {"peer": f"{c.peer} {c.version}", "ours %": f"{100 * left / n:.1f}"}
+        if theirs is None:
+            rows.append(row | {"note": "peer not installed here"})
+            continue
+        rows.append(
+            row
+            | {
+                "peer %": f"{100 * theirs / n:.1f}",
+                "difference, points": f"{c.points:+.1f}",
+                "only ours broke": f"{c.only_ours}",
+                "only the peer broke": f"{c.only_theirs}",
+                "seconds, peer / ours": f"{c.their_seconds / c.seconds:.1f}"
+                if min(c.seconds, c.their_seconds) > 0.2
+                else "–",
+                "note": c.note,
+            }
+        )
+agreement_table = notebook.table(
+    pd.DataFrame(rows),
+    f"Robust accuracy of {P['images']} images under the same attack in two libraries ({run_line})",
+)
+record("agreement_table", agreement_table)
+agreement_table
+
+# %% [markdown]
+# ## How to read it
+#
+# - **The difference** is our robust accuracy minus the peer's: above zero, our attack is the weaker one, and below zero the
+#   stronger. One point is what we allow, in the tests too (`pytest tests/test_agreement.py`).
+# - **Only ours, only the peer's**: equal accuracies could hide that each attack breaks other images. For a
+#   deterministic attack both counts should be zero, or nearly so: ours keeps the best point of its way and Foolbox the last one, so an
+#   image that was broken on the way and repaired again counts for us alone.
+# - **APGD-T** draws new random points for each target class, so both sides start differently. PGD and the other two APGD start alike.
+# - **Seconds** are ratios of whole calls in this run, with the check of the result; calls of less than a fifth of a second are left out.
+# - **Single pixel** and **universal** are other algorithms for the same budget; there the question is only whether ours is weaker. Ours
+#   tries every pixel in black and in white, that of torchattacks lets a population of pixels evolve. Ours ascends the loss of all
+#   images at once {cite}`shafahi2020universal`, ART goes from image to image.
+
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: robust accuracy under our attack and under the peer's, one mark per row of the table; on the diagonal they are equal. Right: the difference for attacks that are the same algorithm on both sides; grey: within one point.", "name": "fig-agreement"}, "image": {"alt": "Left panel: marks for four libraries along the diagonal of our against their robust accuracy. Right panel: one line per attack with the difference in points; the marks lie in the grey band of one point around zero."}}
+OTHER = ("single pixel", "universal")  # another algorithm on each side
+figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8), width_ratios=(1, 1.2))
+shown = [
+    c for comparisons in found.values() for c in comparisons if c.theirs is not None
+]
+same = [
+    c for c in shown if c.attack not in OTHER and (c.attack, c.peer) != ("JSMA", "art")
+]
+lines = list(dict.fromkeys(f"{c.attack} {c.norm}" for c in same))
+left.axline((0, 0), slope=1, color="0.7", lw=1, zorder=0)
+right.axvspan(-1, 1, color="0.9", lw=0, zorder=0)
+for (peer, colour), marker in zip(
+    {
+        "foolbox": "#0072B2",
+        "pyautoattack": "#D55E00",
+        "torchattacks": "#009E73",
+        "art": "#CC79A7",
+    }.items(),
+    "osD^",
+    strict=True,
+):
+    mine = [c for c in shown if c.peer == peer]
+    style = dict(color=colour, ls="", marker=marker, ms=5, mfc="none", label=peer)
+    left.plot(
+        [c.theirs.float().mean().item() for c in mine],
+        [c.ours.float().mean().item() for c in mine],
+        **style,
+    )
+    mine = [c for c in same if c.peer == peer]
+    right.plot(
+        [c.points for c in mine],
+        [lines.index(f"{c.attack} {c.norm}") for c in mine],
+        **style,
+    )
+left.set(
+    xlabel="robust accuracy, peer",
+    ylabel="robust accuracy, ours",
+    xlim=(0, 1),
+    ylim=(0, 1),
+)
+left.legend(fontsize=8)
+right.set_yticks(range(len(lines)), lines, fontsize=8)
+right.invert_yaxis()
+reach = max(3, *(1.1 * abs(c.points) for c in same))
+right.set(xlabel="ours minus peer, points", xlim=(-reach, reach))
+plt.show()
+
+# %% [markdown]
+# ## Agreement is not truth
+#
+# Two libraries can share a mistake. So the tests also ask a question whose answer is known: a linear classifier falls exactly
+# at a distance that a formula gives, for two classes with logits $z$, weights $w$ and the dual norm $q$
+# ($\ell_1$ for Linf, $\ell_2$ for L2),
+#
+# $$d(x) = \frac{z_y(x) - z_k(x)}{\lVert w_y - w_k \rVert_q}.$$
+#
+# An attack with a smaller budget must break nothing, and one with a little more everything. The tests do this for all attacks, several
+# classes and shapes (`tests/test_attacks.py`, `tests/test_classic_attacks.py`, `tests/test_adapters.py`); here are the six that do
+# most of the work.
+
+# %% tags=["hide-input"]
+draws = torch.Generator().manual_seed(seed)
+linear = nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
+points = 0.4 + 0.2 * torch.rand(256, 1, 6, 6, generator=draws)
+with torch.no_grad():
+    weight, bias = linear[1].parameters()
+    weight.copy_(torch.randn(weight.shape, generator=draws))
+    bias.copy_(-0.5 * weight.sum(1))  # so that both classes are near
+    logits = linear(points)
+sides = logits.argmax(1)
+rows = []
+for norm, dual in [("Linf", 1), ("L2", 2)]:
+    distance = (logits[:, 0] - logits[:, 1]).abs() / (weight[0] - weight[1]).norm(
+        p=dual
+    )
+    inner = (distance > 1e-3) & (distance < 0.6)  # no pixel meets 0 or 1 on the way
+    x, y, d = points[inner], sides[inner], distance[inner].detach()
+    for attack in (fgsm, bim, mim, pgd, apgd, partial(apgd, loss="margin")):
+        label = getattr(attack, "__name__", "apgd, margin")
+        broken = {}
+        for factor in (0.99, 1.05):
+            moved = attack(linear, x, y, eps=factor * d, norm=norm, generator=draws)
+            share = 1 - correct(linear, moved, y).float().mean().item()
+            broken[f"broken at {factor} times the optimum, %"] = f"{100 * share:.1f}"
+            record(f"optimum/{norm}/{label}/{factor}", share, kind="accuracy", n=len(x))
+        rows.append({"attack": label, "norm": norm, "images": len(x)} | broken)
+notebook.table(
+    pd.DataFrame(rows),
+    "Attacks on a linear classifier of two classes, where the optimum is known",
+)
+
+# %% [markdown]
+# ## Where a library is wrong
+#
+# Not every disagreement is ours. Two attacks of torchattacks are left out of the table above, and two rows stay in it for what they
+# show. What follows was measured in this run.
+#
+# **Carlini & Wagner** {cite}`carlini2017towards` replace a pixel by the hyperbolic tangent of a free variable. For a pixel of exactly 0 or
+# 1 that variable is infinite and its gradient zero, so torchattacks never moves such a pixel; most of an image of digits is of that
+# kind. Foolbox shrinks the range a little first.
+#
+# **DeepFool** {cite}`moosavi2016deepfool` steps to the boundary and, in the end, a little beyond it. torchattacks goes beyond in each
+# step and stops at the first point that it sees misclassified, however near to the boundary that is. The column *broken* says how
+# many of these points are still misclassified when the network is asked again, for all images together.
+
+# %% tags=["hide-input"]
+anything = float("inf")
+SEARCHES = {
+    "C&W, foolbox": partial(carlini_wagner, steps=P["optimise"], binary_search_steps=5),
+    "C&W, torchattacks, its defaults": peers.torchattacks_carlini_wagner,
+    f"C&W, torchattacks, {P['optimise']} steps": partial(
+        peers.torchattacks_carlini_wagner, steps=P["optimise"]
+    ),
+    "DeepFool, foolbox": deepfool,
+    "DeepFool, torchattacks": peers.torchattacks_deepfool,
+}
+rows = []
+for name, model in models.items():
+    images, labels = batches[name].float_images()[:64], batches[name].labels[:64]
+    right = correct(model, images, labels)
+    images, labels = images[right], labels[right]
+    ends = (images == 0) | (images == 1)
+    for label, attack in SEARCHES.items():
+        draws = torch.Generator().manual_seed(seed)
+        try:
+            moved = attack(model, images, labels, eps=anything, generator=draws)
+        except ImportError:
+            rows.append(
+                {"data": name, "attack": label, "broken %": "not installed here"}
+            )
+            continue
+        broken = ~correct(model, moved, labels)
+        change = (moved - images)[broken]
+        stirred = (change.abs() > 1e-3)[ends[broken]].float().mean().item()
+        share, kind = (
+            broken.float().mean().item(),
+            "info" if "torch" in label else "accuracy",
+        )
+        record(f"{name}/wrong/{label}", share, kind=kind, n=len(images))
+        rows.append(
+            {
+                "data": name,
+                "attack": label,
+                "broken %": f"{100 * share:.1f}",
+                "median L2": f"{change.flatten(1).norm(dim=1).median():.2f}",
+                "black and white pixels moved by more than 0.001, %": f"{100 * stirred:.1f}",
+            }
+        )
+notebook.table(
+    pd.DataFrame(rows),
+    "Search for the closest adversarial image, of the first images that the network gets right; verified",
+)
+
+# %% [markdown]
+# **MIM** {cite}`dong2018boosting` accumulates gradients, each divided by its L1 norm. Foolbox's accumulates the directions of its steps (in Linf,
+# their signs), which is another attack: row *MIM*. With that one line corrected, row *MIM, corrected*, it is the attack of the
+# paper. The tests compare the corrected one with ours image by image.
+#
+# **The saliency map attack** {cite}`papernot2016limitations` changes the two pixels that together push the target's logit up and the others down. In
+# torchattacks it does. ART takes the two with the largest slope of the target alone; the row shows what that comes to. It is a
+# different rule, weaker or stronger, and no yardstick for JSMA.
+
+# %% [markdown]
+# ## Provenance
+
+# %% tags=["hide-input"]
+for run in runs.values():
+    run.save()
+notebook.provenance_table(runs.values())
