@@ -67,7 +67,7 @@ def assemble(repository: Repository, target: Path, *, notebooks: Mapping[str, Pa
     root = repository.root
     shutil.copyfile(root / "_toc.yml", target / "_toc.yml")
     config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8")) or {}
-    config["execute"] = {"execute_notebooks": "off"}
+    config["execute"] = (config.get("execute") or {}) | {"execute_notebooks": "off"}
     (target / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     if (root / "book").is_dir():
         ignored = shutil.ignore_patterns("_build", ".ipynb_checkpoints", "__pycache__")

@@ -18,6 +18,9 @@ class Interval:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f"{self}"
+
     def __format__(self, spec: str) -> str:
         """In percent or points: ``f"{interval}"`` -> ``"93.0 [89.6, 95.4]"``; ``f"{interval:+}"`` keeps the sign."""
         sign = "+" if spec == "+" else ""

@@ -166,6 +166,7 @@ for name, data in studies.items():
 
 # %% tags=["hide-input"]
 ALWAYS = ("foolbox", "pyautoattack")  # part of every installation of the book
+versions = {f"{c.peer} {c.version}" for row in found.values() for c in row if c.version}
 rows = []
 for name, comparisons in found.items():
     for c in comparisons:
@@ -187,8 +188,9 @@ for name, comparisons in found.items():
             | dict(only_ours=c.only_ours, only_theirs=c.only_theirs, seconds=round(c.seconds, 3))
             | dict(peer_seconds=c.their_seconds and round(c.their_seconds, 3))
         )  # fmt: skip
-        row = {"data": name, "attack": c.attack, "norm": c.norm, "eps": size}
-        row |= {"peer": f"{c.peer} {c.version}", "ours %": f"{100 * left / n:.1f}"}
+        row = {"data": name} if len(studies) > 1 else {}
+        row |= {"attack": c.attack, "eps": f"{size} {c.norm}", "peer": c.peer}
+        row |= {"ours %": f"{100 * left / n:.1f}"}
         if theirs is None:
             rows.append(row | {"note": "peer not installed here"})
             continue
@@ -196,10 +198,9 @@ for name, comparisons in found.items():
             row
             | {
                 "peer %": f"{100 * theirs / n:.1f}",
-                "difference, points": f"{c.points:+.1f}",
-                "only ours broke": f"{c.only_ours}",
-                "only the peer broke": f"{c.only_theirs}",
-                "seconds, peer / ours": f"{c.their_seconds / c.seconds:.1f}"
+                "difference": f"{c.points:+.1f}",
+                "only ours / peer": f"{c.only_ours} / {c.only_theirs}",
+                "time ratio": f"{c.their_seconds / c.seconds:.1f}"
                 if min(c.seconds, c.their_seconds) > 0.2
                 else "–",
                 "note": c.note,
@@ -207,7 +208,8 @@ for name, comparisons in found.items():
         )
 agreement_table = notebook.table(
     pd.DataFrame(rows),
-    f"Robust accuracy of {P['images']} images under the same attack in two libraries ({run_line})",
+    f"Robust accuracy of {P['images']} images under the same attack in two libraries ({run_line}); "
+    f"versions: {', '.join(sorted(versions))}",
 )
 record("agreement_table", agreement_table)
 agreement_table
@@ -215,13 +217,13 @@ agreement_table
 # %% [markdown]
 # ## How to read it
 #
-# - **The difference** is our robust accuracy minus the peer's: above zero, our attack is the weaker one, and below zero the
+# - **The difference** is our robust accuracy minus the peer's, in points: above zero, our attack is the weaker one, and below zero the
 #   stronger. One point is what we allow, in the tests too (`pytest tests/test_agreement.py`).
-# - **Only ours, only the peer's**: equal accuracies could hide that each attack breaks other images. For a
+# - **Only ours / peer** counts images that one attack broke and the other did not; equal accuracies could hide them. For a
 #   deterministic attack both counts should be zero, or nearly so: ours keeps the best point of its way and Foolbox the last one, so an
 #   image that was broken on the way and repaired again counts for us alone.
 # - **APGD-T** draws new random points for each target class, so both sides start differently. PGD and the other two APGD start alike.
-# - **Seconds** are ratios of whole calls in this run, with the check of the result; calls of less than a fifth of a second are left out.
+# - **The time ratio** is the peer's time over ours, for whole calls with the check of the result; calls of less than a fifth of a second are left out.
 # - **Single pixel** and **universal** are other algorithms for the same budget; there the question is only whether ours is weaker. Ours
 #   tries every pixel in black and in white, that of torchattacks lets a population of pixels evolve. Ours ascends the loss of all
 #   images at once {cite}`shafahi2020universal`, ART goes from image to image.

@@ -9,7 +9,9 @@ from typing import Any
 
 import nbformat
 import pytest
+import torch
 import yaml
+from torch import Tensor, nn
 
 import advdef
 from advdef.notebookfile import parameter_defaults, read_pair
@@ -114,3 +116,19 @@ def test_the_ci_script_can_be_executed() -> None:
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111
     assert script.read_text().startswith("#!/usr/bin/env bash\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["README.md", "book/attacks.md"])
+def test_the_code_shown_to_readers_runs(
+    page: str, network: nn.Module, batch: tuple[Tensor, Tensor], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pyautoattack")
+    pytest.importorskip("foolbox")
+    images, labels = batch[0][:5], batch[1][:5]
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        given = {"torch": torch, "model": network, "classifier": network, "images": images, "labels": labels}
+        exec(compile(block, page, "exec"), given)
+    assert "[" in capsys.readouterr().out  # an interval at least
