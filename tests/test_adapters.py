@@ -185,7 +185,10 @@ def test_bad_options_are_refused(attack: Attack, options: dict[str, Any], messag
 
 def test_eps_zero_returns_the_image(name: str) -> None:
     images, labels = tiny_batch()
-    assert torch.equal(ALL[name][0](tiny(), images, labels, eps=0.0, generator=seeded()), images)
+    model, asked = tiny(), []
+    model.register_forward_hook(lambda module, inputs, output: asked.append(len(output)))
+    assert torch.equal(ALL[name][0](model, images, labels, eps=0.0, generator=seeded()), images)
+    assert asked == [6]
 
 
 @pytest.mark.parametrize("name", list(FOOLBOX))
@@ -578,14 +581,17 @@ def test_square_in_l2_takes_every_size_that_it_does_not_refuse() -> None:
     assert not {(5, 5), (6, 6), (8, 8), (15, 15), (5, 7)} & refused
 
 
-def test_square_does_not_ask_about_no_image() -> None:
+def test_square_neither_asks_about_no_image_nor_writes_into_the_logits() -> None:
+    kept = torch.zeros(6, 3)
+
     class Tie(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
             assert len(images) > 0
-            return torch.zeros(len(images), 3)
+            return kept[: len(images)]
 
     images, labels = tiny_batch()[0], torch.zeros(6, dtype=torch.int64)
     assert torch.equal(square(Tie(), images, labels, eps=0.1, generator=seeded()), images)
+    assert not bool(kept.any())
 
 
 def test_autoattack_is_quiet_and_gives_the_tracer_back(caplog: pytest.LogCaptureFixture) -> None:

@@ -643,7 +643,7 @@ def test_suites_have_names() -> None:
 
 @pytest.mark.slow
 def test_the_attacks_that_nip_lists_run_without_a_bound(network: nn.Module, batch: Pair) -> None:
-    """Each returns what fools the model or, where it finds nothing, the image; the closest ones stay close."""
+    """Those that look for the closest image return what fools the model or, where they find nothing, the image."""
     pytest.importorskip("foolbox")
     images, labels = batch[0][:6], batch[1][:6]
     assert bool(correct(network, images, labels).all())
@@ -654,7 +654,7 @@ def test_the_attacks_that_nip_lists_run_without_a_bound(network: nn.Module, batc
     for name, adversarial in found.items():
         wrong = ~correct(network, adversarial, labels)
         moved = (adversarial != images).flatten(1).any(1)
-        if name != "UAP":  # one perturbation for all moves all
+        if name not in ("Pixel", "UAP"):  # which return what comes nearest to success
             assert torch.equal(wrong, moved), name
         if name not in ("AUNA", "Pixel", "UAP"):
             assert int(wrong.sum()) >= 5, name
