@@ -65,7 +65,8 @@ def _run(session: nox.Session, command: str, *args: str) -> None:
     """Run a command of the shared environment, which is first made when it is not up to date."""
     scripts = environment(session)
     session.env["VIRTUAL_ENV"] = str(ENVIRONMENT)
-    session.env["ADVDEF_PEERS"] = str(PEERS)
+    if PEERS.is_dir():
+        session.env["ADVDEF_PEERS"] = str(PEERS)
     session.run(str(scripts / command), *args, external=True)
 
 

@@ -5,6 +5,7 @@ plain autograd. ``adaptive``: through its surrogates, with its own attacks, by t
 includes what the other two found. An image counts as robust under a threat model when nothing tried there broke it.
 """
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from tqdm import tqdm
 from advdef import resume as resuming
 from advdef.attacks._balls import Norm, size
 from advdef.attacks._common import borrowed, check_logits, validate
-from advdef.attacks._types import Attack, Suite, describe
+from advdef.attacks._types import Attack, Suite, describe, norm_of
 from advdef.attacks.suites import stopping
 from advdef.defenses.base import Defense
 from advdef.outcomes import Finding, Outcome
@@ -83,13 +84,14 @@ def adaptive(
     deployed defence (gradient-free ones) and the suite replayed from ``transfer`` models.
     """
     targets = defence.surrogates() or {"defence": defence}
+    through = stopping(suite) if defence.exact else suite
     own = defence.adaptive_attacks(eps)
     if steps is not None:
         own = {name: partial(attack, steps=steps) for name, attack in own.items()}
     attempts = [
         Attempt(f"{name} through {label}", attack, target)
         for label, target in targets.items()
-        for name, attack in stopping(suite).items()
+        for name, attack in through.items()
     ]
     attempts += [Attempt(name, attack, defence) for name, attack in {**own, **(extra or {})}.items()]
     for label, source in (transfer or {}).items():
@@ -127,7 +129,7 @@ def evaluate(
     eps: float,
     generator: torch.Generator,
     norm: Norm = "Linf",
-    known: Outcome | None = None,
+    known: Outcome | Sequence[Outcome] = (),
     exhaustive: bool = False,
     batch_size: int = 250,
     resume: Path | None = None,
@@ -137,33 +139,35 @@ def evaluate(
 
     Images (N, C, H, W) in [0, 1], labels (N,). An image leaves the working set once broken, so put cheap attacks first;
     ``exhaustive`` tries every attack on every correct image instead, for tables of single attacks. ``eps`` is a size in
-    ``norm``; infinity for attacks that look for the smallest perturbation. ``known`` is an earlier outcome on the same
-    images and norm at the same or a smaller eps: what it broke stays broken (so ``adaptive`` contains ``direct`` and
+    ``norm``; infinity for attacks that look for the smallest perturbation. ``known`` are earlier outcomes on the same
+    images and norm at the same or a smaller eps: what they broke stays broken (so ``adaptive`` contains ``direct`` and
     ``oblivious``, and a curve over eps falls). In the folder ``resume`` each finished attempt is kept, and the same
-    evaluation, called again, goes on after it with the same result.
+    evaluation, called again, goes on after it, with the same result unless the defence draws random numbers itself.
 
-    Raises UnsoundAttack when an attack leaves its budget, ValueError for a ``known`` that does not belong here.
+    Raises UnsoundAttack when an attack leaves its budget; ValueError for a ``known`` that does not belong here and for
+    an attack in another norm.
     """
     validate(images, labels, eps, unbounded=True)
-    if known is not None and (known.eps > eps or known.norm != norm or len(known.clean) != len(images)):
-        here = f"eps {eps:g} in {norm} and {len(images)} images"
-        raise ValueError(
-            f"known is for eps {known.eps:g} in {known.norm} and {len(known.clean)} images, not for {here}"
-        )
-    clean = correct(defence, images, labels)
-    state = resuming.State(
-        robust=clean.clone() if known is None else clean & known.robust,
-        adversarial=images.clone() if known is None else known.adversarial.clone(),
-        findings=[],
-        generator=generator.get_state(),
-    )
     planned, file = list(attempts), None
+    for attempt in planned:
+        if math.isfinite(eps) and norm_of(attempt.attack) not in (None, norm):
+            raise ValueError(f"{attempt.name} is an attack in {norm_of(attempt.attack)}, and eps is a size in {norm}")
+    clean = correct(defence, images, labels)
+    robust, adversarial = clean.clone(), images.clone()
+    for outcome in [known] if isinstance(known, Outcome) else known:
+        if outcome.eps > eps or outcome.norm != norm or len(outcome.clean) != len(images):
+            seen = f"eps {outcome.eps:g} in {outcome.norm} and {len(outcome.clean)} images"
+            raise ValueError(f"known is for {seen}, not for eps {eps:g} in {norm} and {len(images)} images")
+        check_sound("an earlier attack, on these images,", images, outcome.adversarial, eps=outcome.eps, norm=norm)
+        new = robust & ~outcome.robust
+        adversarial[new] = outcome.adversarial[new]
+        robust &= outcome.robust
+    state = resuming.State(robust, adversarial, findings=[], generator=generator.get_state())
     if resume is not None:
-        steps = [[a.name, describe(a.attack)] for a in planned]
-        settings = {"eps": eps, "norm": norm, "attempts": steps, "exhaustive": exhaustive, "batch_size": batch_size}
-        start = (images, labels, state.robust, state.adversarial, state.generator)
-        models = dict.fromkeys([defence, *(a.target for a in planned)])
-        file = resume / f"{resuming.key(settings, start, models)}.safetensors"
+        settings = {"eps": eps, "norm": norm, "exhaustive": exhaustive, "batch_size": batch_size}
+        start = [images, labels, state.robust, state.adversarial, state.generator]
+        steps = [[a.name, a.attack, a.target] for a in planned]
+        file = resume / f"{resuming.key(settings, start, defence, steps)}.safetensors"
         state = resuming.load(file, images.device) or state
         generator.set_state(state.generator)
     bar = tqdm(planned[len(state.findings) :], disable=not progress, unit="attack", leave=False)
@@ -232,7 +236,7 @@ def evaluate_curve(
     outcomes: dict[float, Outcome] = {}
     previous: Outcome | None = None
     for eps in sorted(attempts):
-        before = [o for o in (previous, *(curve.get(eps) for curve in known)) if o is not None]
+        before = [outcome for outcome in (previous, *(curve.get(eps) for curve in known)) if outcome is not None]
         previous = outcomes[eps] = evaluate(
             defence,
             attempts[eps],
@@ -241,25 +245,12 @@ def evaluate_curve(
             eps=eps,
             generator=generator,
             norm=norm,
-            known=_merge(before, eps) if before else None,
+            known=before,
             batch_size=batch_size,
             resume=resume,
             progress=progress,
         )
     return outcomes
-
-
-def _merge(outcomes: list[Outcome], eps: float) -> Outcome:
-    """What any of the outcomes broke, as an outcome at ``eps``."""
-    if max(o.eps for o in outcomes) > eps or len({len(o.clean) for o in outcomes}) > 1:
-        raise ValueError(f"a known outcome is for an eps above {eps:g}, or for other images")
-    first, *rest = outcomes
-    robust, adversarial = first.robust.clone(), first.adversarial.clone()
-    for other in rest:
-        new = robust & ~other.robust
-        adversarial[new] = other.adversarial[new]
-        robust &= other.robust
-    return Outcome(eps, first.clean, robust, adversarial, norm=first.norm)
 
 
 def check_sound(name: str, images: Tensor, found: Tensor, *, eps: float, norm: Norm = "Linf") -> None:

@@ -71,9 +71,15 @@ def cell_sources(notebook: NotebookNode) -> list[tuple[str, str]]:
     return [(cell.cell_type, cell.source.rstrip()) for cell in without_injected(notebook).cells]
 
 
-def first_difference(one: NotebookNode, other: NotebookNode) -> int | None:
-    """The number (from 1) of the first cell whose source differs; None when the sources are equal."""
-    mine, theirs = cell_sources(one), cell_sources(other)
+def first_difference(one: NotebookNode, other: NotebookNode, *, prose: bool = True) -> int | None:
+    """The number (from 1) of the first cell whose source differs; None when the sources are equal.
+
+    Without ``prose``, cells of text only need to be at the same places.
+    """
+    mine, theirs = (
+        [(kind, source if prose or kind == "code" else "") for kind, source in cell_sources(notebook)]
+        for notebook in (one, other)
+    )
     for number, (left, right) in enumerate(zip(mine, theirs, strict=False), start=1):
         if left != right:
             return number

@@ -29,7 +29,7 @@ def record(repository: Repository, paper: str, *, profile: Profile) -> list[Path
     """Copy the executed notebook of a paper and its records into the repository; returns the files written.
 
     Everything is checked before anything is written. Raises `InputError` when there is no successful run to record,
-    when the notebook has been edited since, or when the run left no record.
+    when its code has been edited since (its prose may have been), or when the run left no record.
     """
     (path,) = repository.select([paper]).values()
     executed = repository.executed(profile) / path.name
@@ -40,7 +40,7 @@ def record(repository: Repository, paper: str, *, profile: Profile) -> list[Path
     if not executed.is_file():
         raise InputError(f"nothing to record for {paper}: no {executed}; {again}")
     run, source = read_executed(executed), read_pair(path)
-    different = first_difference(source, run)
+    different = first_difference(source, run, prose=False)
     if different is not None:
         raise InputError(
             f"{path.with_suffix('.py').name} has changed since the {profile} run (cell {different}); {again}"

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import subprocess
@@ -93,7 +94,7 @@ class Run:
             "defence": defence,
             "threat": threat,
             "norm": outcome.norm,
-            "eps": round(outcome.eps, 6),
+            "eps": round(outcome.eps, 6) if math.isfinite(outcome.eps) else None,  # JSON knows no infinity
             "seed": self.seed if seed is None else seed,
         } | extra
         worst = _proportion(int(outcome.robust.sum()), len(outcome.robust))
@@ -128,7 +129,7 @@ class Run:
             "verdicts": self.verdicts,
             "rows": self.rows,
         }
-        write_atomically(path, (json.dumps(content, indent=1, sort_keys=False) + "\n").encode())
+        write_atomically(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
         return path
 
 

@@ -2,10 +2,14 @@
 
 import functools
 import hashlib
+import importlib.metadata
+import inspect
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -16,6 +20,9 @@ from advdef.artifacts import digest, write_atomically
 from advdef.outcomes import Finding
 
 __all__ = ["State", "key", "load", "save"]
+
+_LIBRARIES = ("torch", "foolbox", "pyautoattack")
+_MODULE_PARTS = {*vars(nn.Module()), "training"}  # what every module has, and digests hold
 
 
 @dataclass
@@ -28,16 +35,50 @@ class State:
     generator: Tensor
 
 
-def key(settings: Mapping[str, object], tensors: Iterable[Tensor], modules: Iterable[nn.Module]) -> str:
-    """A name for all that determines an evaluation: settings, images, weights, and the code of the whole package."""
+def key(settings: Mapping[str, object], tensors: Iterable[Tensor], *parts: object) -> str:
+    """A name for all that determines an evaluation.
+
+    That is its settings, its images, and the ``parts``: modules (weights, attributes, code) and attacks with their
+    settings, in nested lists; besides, the code of the whole package, the versions of the libraries and the device.
+    """
     content = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     content.update(_code().encode())
     for tensor in tensors:
-        content.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        content.update(f"{tensor.device.type}{tensor.dtype}{tuple(tensor.shape)}".encode())
         content.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    for module in modules:
-        content.update(f"{module!r}{digest(module)}".encode())
+    content.update(_described(parts, {}).encode())
     return content.hexdigest()[:20]
+
+
+def _described(part: object, seen: dict[int, int]) -> str:
+    """Text that differs when something that matters differs; a module met again is named by its number."""
+    if isinstance(part, nn.Module):
+        if id(part) in seen:
+            return f"module {seen[id(part)]}"
+        seen[id(part)] = len(seen)
+        inside = {name: value for name, value in vars(part).items() if name not in _MODULE_PARTS}
+        children = list(part.named_children())
+        return f"{_source(type(part))} {digest(part)} {_described([inside, children], seen)}"
+    if isinstance(part, partial):
+        return f"{_source(part.func)} {_described([part.args, part.keywords], seen)}"
+    if isinstance(part, Tensor):
+        return f"tensor {tuple(part.shape)} {part.detach().cpu().tolist()}"
+    if isinstance(part, Mapping):
+        return _described(list(part.items()), seen)
+    if isinstance(part, list | tuple):
+        return f"[{', '.join(_described(value, seen) for value in part)}]"
+    return _source(part) if callable(part) else repr(part)
+
+
+def _source(code: Any) -> str:
+    """The name of a class or function and, outside the package and torch, its code."""
+    name = f"{getattr(code, '__module__', '')}.{getattr(code, '__qualname__', type(code).__qualname__)}"
+    if name.startswith(("advdef.", "torch.")):
+        return name
+    try:
+        return f"{name} {inspect.getsource(code)}"
+    except (OSError, TypeError):  # typed at a prompt, or an object that can be called
+        return name
 
 
 def load(path: Path, device: torch.device) -> State | None:
@@ -69,8 +110,9 @@ def save(path: Path, state: State) -> None:
 
 @functools.cache
 def _code() -> str:
-    """Hash of all files of the package: a change of any of them makes earlier results incomparable."""
-    content = hashlib.sha256()
+    """Hash of all files of the package and of the versions that matter: a change makes earlier results incomparable."""
+    versions = sorted((d.name, d.version) for d in importlib.metadata.distributions() if d.name in _LIBRARIES)
+    content = hashlib.sha256(repr(versions).encode())
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         content.update(path.read_bytes())
     return content.hexdigest()

@@ -167,6 +167,7 @@ for k, defence in tqdm(defences.items(), desc=name, leave=False):
         labels=labels,
         eps=EPS,
         generator=torch.Generator().manual_seed(seed),
+        resume=notebook.resume_folder(),
     )
     found = {
         "single": attack(
@@ -176,7 +177,7 @@ for k, defence in tqdm(defences.items(), desc=name, leave=False):
         "oblivious": attack(oblivious(defence, naive)),
     }
     tried = adaptive(defence, powerful, eps=EPS, steps=P["steps"])
-    found["adaptive"] = attack(tried, known=found["direct"])
+    found["adaptive"] = attack(tried, known=[found["direct"], found["oblivious"]])
     outcomes[k] = found
     for threat in ("direct", "oblivious", "adaptive"):
         run.add(found[threat], defence=k, threat=threat, model="cleverhans-cnn")
@@ -303,12 +304,11 @@ expected_table
 # same in accuracy: PGD with the margin does not care about the scale, PGD with cross-entropy breaks far less. The cure
 # is one argument, `loss="margin"`.
 #
-# **Random input.** B2 compares passes, and they differ; B8 compares neighbours, and they differ too. From here on a
-# success may be luck: PGD stops at an image that was misclassified once, and the next draw forgives it. That is what
-# A2, A7, C1, C2, C3 and C9 can show, each in its way: successes vanish, one long step beats many short ones, more steps
-# and restarts help only because they draw again, and images made without the noise do better than those made through
-# it. The cure is the mean over the noise: D1 asks how many draws it takes, and D2 whether anything is left once the
-# noise is frozen.
+# **Random input.** B2 compares passes, and they differ. Now a success may be luck: PGD returns an image that was misclassified
+# once, and the next draw forgives it (A2, where it fires); one long step can beat many short ones (C1), and accuracy can rise with
+# eps (C5). B8 fires because predictions move even between neighbours. Checks that compare two counts would only compare draws, so once
+# B2 has fired they do not run: the dashes in this column. The cure is the mean over the noise: D1 shows how many draws it takes, D2
+# that nothing is left once the noise is frozen.
 #
 # **Hard quantiser** and **detached.** B4 asks autograd for a way from the loss back to the image, and there is none; B5
 # follows, with either loss. The two look alike, and they should: to the attacker they are the same fault. Whether

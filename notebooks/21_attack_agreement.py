@@ -21,7 +21,7 @@
 # [issue 15](https://github.com/ryderling/DEEPSEC/issues/15)). The remedy is cheap: run somebody else's code on the same network, the
 # same images and with the same settings, and count.
 #
-# This page does that. Every number in this book rests on the attacks that are tried here.
+# This page does that for the attacks that do most of the work in this book.
 #
 # ```{admonition} What is compared, and how
 # :class: note
@@ -328,7 +328,9 @@ notebook.table(
 #
 # **Carlini & Wagner** {cite}`carlini2017towards` replace a pixel by the hyperbolic tangent of a free variable. For a pixel of exactly 0 or
 # 1 that variable is infinite and its gradient zero, so torchattacks never moves such a pixel; most of an image of digits is of that
-# kind. Foolbox shrinks the range a little first.
+# kind. The last column shows it. How many images are broken depends on more than that: torchattacks runs with one fixed weight of the
+# loss, while the row *C&W, foolbox*, which is our adapter, searches for the weight, in a range of pixels widened by 0.02 on both sides,
+# so that black and white pixels can move.
 #
 # **DeepFool** {cite}`moosavi2016deepfool` steps to the boundary and, in the end, a little beyond it. torchattacks goes beyond in each
 # step and stops at the first point that it sees misclassified, however near to the boundary that is. The column *broken* says how

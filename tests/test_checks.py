@@ -205,7 +205,7 @@ class TestTheDefence:
         assert "100 % (ce)" in checks.nonzero_gradient(masked, *batch).detail
         saturated = checks.nonzero_gradient(scaled, *batch)
         assert saturated.status == "fire"
-        assert "0 % (margin)" in saturated.detail  # the margin still has a gradient: that is the diagnosis
+        assert ", 0 % (margin)" in saturated.detail  # the margin still has a gradient: that is the diagnosis
         assert checks.nonzero_gradient(detached, *batch).status == "fire"
 
     @pytest.mark.parametrize("how", ["grad", "backward", "torch.func"])
@@ -391,7 +391,7 @@ class TestTheRow:
         ("name", "expected"),
         [
             ("scaled", {"B5", "B7", "C6", "C7", "C9", "C12", "D3"}),
-            ("noisy", {"B2", "B8", "C2"}),
+            ("noisy", {"B2", "B8"}),
             ("masked", {"B4", "B5", "C6", "C7", "C9", "C12", "D3"}),
             ("detached", {"B4", "B5", "C6", "C7", "C9", "C12", "D3"}),
         ],

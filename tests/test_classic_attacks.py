@@ -201,7 +201,7 @@ def test_an_infinite_budget_is_all_there_is(name: str) -> None:
         (uniform_noise, {"draws": 0}, ValueError, "draws"),
         (uniform_noise, {"norm": "L1"}, ValueError, "no ball in norm 'L1'"),
         (minimal, {"attack": bim}, TypeError, "must be a partial"),
-        (minimal, {"attack": partial(bim, norm="L1")}, ValueError, "no search in norm 'L1'; there are Linf, L2"),
+        (minimal, {"attack": partial(bim, norm="L1")}, ValueError, "no eps in Linf or L2, but in L1"),
         (minimal, {"attack": partial(bim), "search": "down"}, ValueError, "there are bisection, upwards"),
         (minimal, {"attack": partial(bim), "trials": 0}, ValueError, "trials"),
         (jsma, {"theta": 0.0}, ValueError, "theta"),
@@ -447,7 +447,7 @@ def test_the_search_tries_these_budgets(
     log: list[Pair] = []
 
     def brighter(
-        model: nn.Module, images: Tensor, labels: Tensor, *, eps: Tensor, generator: torch.Generator | None
+        model: nn.Module, images: Tensor, labels: Tensor, *, eps: Tensor, norm: str = "Linf", generator: Any = None
     ) -> Tensor:
         log.append((images[:, 0, 0, 0], eps))
         return images + 0.75 * eps[:, None, None, None]
@@ -464,7 +464,9 @@ def test_the_search_tries_these_budgets(
 
 
 def test_a_claim_of_success_counts_for_nothing() -> None:
-    def boastful(model: nn.Module, images: Tensor, labels: Tensor, *, eps: Tensor, generator: Any) -> Tensor:
+    def boastful(
+        model: nn.Module, images: Tensor, labels: Tensor, *, eps: Tensor, norm: str = "Linf", generator: Any = None
+    ) -> Tensor:
         return images * 0.999
 
     images, labels = torch.full((3, 1, 2, 2), 0.2), torch.zeros(3, dtype=torch.int64)
@@ -616,6 +618,13 @@ def test_jsma_stops_at_its_goal(network: nn.Module, batch: Pair) -> None:
         before = network(images).argmax(1)
         other = (before + 1) % 10
         assert torch.equal(jsma(network, images, other, eps=inf, targets=before), images)
+
+
+def test_minimal_refuses_an_attack_whose_eps_it_cannot_halve() -> None:
+    images, labels = torch.rand(2, 1, 3, 3), torch.tensor([0, 1])
+    for attack, norm in ((partial(jsma), "no norm"), (partial(pgd, norm="L1"), "L1")):
+        with pytest.raises(ValueError, match=f"takes no eps in Linf or L2, but in {norm}"):
+            minimal(nn.Flatten(), images, labels, eps=inf, attack=attack)
 
 
 def test_jsma_spends_no_pixel_where_there_is_no_room(network: nn.Module, batch: Pair) -> None:

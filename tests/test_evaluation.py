@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -13,9 +14,10 @@ import torch
 from conftest import small_network
 from torch import Tensor, nn
 
-from advdef.attacks import Suite, bim, fgsm, pgd, stopping
+from advdef.attacks import Suite, bim, ddn, each_class, expectation, fgsm, pgd, stopping
 from advdef.attacks.suites import cleverhans
 from advdef.defenses import Defense, Quantized, Quantizer, Undefended
+from advdef.defenses.broken import Detached, RandomInput, ScaledLogits
 from advdef.evaluation import (
     Attempt,
     Finding,
@@ -198,14 +200,54 @@ def test_adaptive_contains_direct_and_oblivious() -> None:
     model = Threshold(0.5)
     defence = Undefended(model)
     outcomes: list[Outcome] = []
-    known = None
-    for by in (0.05, 0.07, 0.0):  # the last, as "adaptive", is the weakest
-        known = evaluate(
-            defence, [moving(str(by), by, model)], images, labels, eps=0.1, generator=seeded(), known=known
-        )
-        outcomes.append(known)
-    counts = [int(o.robust.sum()) for o in outcomes]
-    assert counts == [3, 2, 2]
+    for by in (0.05, 0.07):
+        run = partial(evaluate, defence, [moving(str(by), by, model)], images, labels, eps=0.1)
+        outcomes.append(run(generator=seeded()))
+    idle = {"idle": partial(move, by=0.0)}
+    adapted = adaptive(defence, idle, eps=0.1)
+    last = evaluate(defence, adapted, images, labels, eps=0.1, generator=seeded(), known=outcomes)
+    assert [int(o.robust.sum()) for o in (*outcomes, last)] == [3, 2, 2]
+    assert torch.equal(last.adversarial[3], outcomes[0].adversarial[3])  # what broke each first
+    assert torch.equal(last.adversarial[2], outcomes[1].adversarial[2])
+
+
+def test_an_attack_goes_on_after_success_where_a_stand_in_has_other_values(network: nn.Module, batch: Pair) -> None:
+    """One draw of a randomised defence forgives an image that its mean would not, unless the margin is large."""
+    images, labels = batch
+    defence = RandomInput(network, 0.3, draws=5).eval()
+    suite: Suite = {"PGD": partial(pgd, steps=10, loss="margin")}
+    (patient,) = adaptive(defence, suite, eps=0.2)
+    hasty = replace(patient, attack=partial(patient.attack, stop_early=True))
+    assert "stop_early" not in patient.attack.keywords
+    left = {}
+    for attempt in (patient, hasty):
+        torch.manual_seed(0)
+        left[attempt] = evaluate(defence, [attempt], images, labels, eps=0.2, generator=seeded()).robust.sum()
+    assert left[patient] < 0.7 * left[hasty]
+    assert all("stop_early" in a.attack.keywords for a in adaptive(Detached(network), suite, eps=0.2))
+
+
+def test_what_is_known_must_belong_here() -> None:
+    model, (images, labels) = Threshold(0.5), greys(0.1, 0.3)
+    defence = Undefended(model)
+    run = partial(evaluate, defence, [], eps=0.1, generator=seeded())
+    elsewhere = run(images=images + 0.5, labels=labels)
+    with pytest.raises(UnsoundAttack, match="earlier attack, on these images, moved"):
+        run(images=images, labels=labels, known=elsewhere)
+    wide = evaluate(defence, [moving("up", 0.9, model)], images[:1], labels[:1], eps=4.0, generator=seeded(), norm="L0")
+    with pytest.raises(ValueError, match="in L0 and 1 images"):
+        run(images=images[:1], labels=labels[:1], known=[wide])
+
+
+def test_an_attack_in_another_norm_is_refused(network: nn.Module, batch: Pair) -> None:
+    """A ball in L2 lies inside the one in Linf: its results would look robust."""
+    images, labels = batch[0][:5], batch[1][:5]
+    defence = Undefended(network)
+    inner = partial(pgd, norm="L2")
+    for attack in (inner, partial(each_class, attack=inner), partial(ddn)):
+        attempts = direct(defence, {"it": attack})
+        with pytest.raises(ValueError, match="it is an attack in L2, and eps is a size in Linf"):
+            evaluate(defence, attempts, images, labels, eps=0.1, generator=seeded())
 
 
 # Soundness
@@ -258,7 +300,7 @@ def test_a_budget_is_a_size_in_its_norm(network: nn.Module, batch: Pair) -> None
     assert float(moved.flatten(1).norm(dim=1).max()) <= 1.5
     assert float(moved.abs().max()) > 0.2  # no Linf ball of a size that would do
     with pytest.raises(UnsoundAttack, match="moved an image in L1 by"):
-        evaluate(defence, attempts, images, labels, eps=1.5, generator=seeded(), norm="L1")
+        evaluate(defence, [moving("up", 0.01, network)], images * 0.9, labels, eps=1.5, generator=seeded(), norm="L1")
     with pytest.raises(ValueError, match="in L2"):
         evaluate(defence, [], images, labels, eps=2.0, generator=seeded(), known=outcome)
 
@@ -323,38 +365,76 @@ def test_an_interrupted_evaluation_goes_on_at_the_next_unfinished_attack(
     assert calls == []
 
 
-@pytest.mark.parametrize("change", ["eps", "seed", "images", "weights", "settings", "known"])
-def test_another_evaluation_does_not_go_on_from_this_one(
-    network: nn.Module, batch: Pair, tmp_path: Path, change: str
-) -> None:
-    images, labels = batch[0][:20], batch[1][:20]
-    suite: Suite = {"PGD": partial(pgd, steps=2)}
-    evaluate(
-        Undefended(network), direct(Undefended(network), suite), images, labels, eps=0.05, generator=seeded(),
-        resume=tmp_path,
-    )  # fmt: skip
-    assert len(list(tmp_path.iterdir())) == 1
-    known = None
-    if change == "images":
-        images = images.flip(0)
-        labels = labels.flip(0)
-    if change == "weights":
-        network = deepcopy(network)
-        with torch.no_grad():
-            next(network.parameters()).mul_(1.001)
-    if change == "settings":
-        suite = {"PGD": partial(pgd, steps=3)}
-    if change == "known":
-        known = evaluate(
-            Undefended(network), direct(Undefended(network), suite), images, labels, eps=0.05, generator=seeded()
-        )
-        assert not bool(known.robust.all())
-    evaluate(
-        Undefended(network), direct(Undefended(network), suite), images, labels,
-        eps=0.06 if change == "eps" else 0.05, generator=seeded(1 if change == "seed" else 0), resume=tmp_path,
-        known=known,
-    )  # fmt: skip
-    assert len(list(tmp_path.iterdir())) == 2
+class Scaled(nn.Module):
+    """Its own attribute and its own code, in no module of the package."""
+
+    def __init__(self, network: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.network, self.factor = network, factor
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.factor * self.network(images)
+
+
+class Shifted(Scaled):
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images) + self.factor
+
+
+def shifted(model: nn.Module, images: Tensor, labels: Tensor, *, eps: float, by: Tensor, generator: Any) -> Tensor:
+    return images
+
+
+def test_another_evaluation_does_not_go_on_from_this_one(network: nn.Module, batch: Pair, tmp_path: Path) -> None:
+    images, labels = batch[0][:10], batch[1][:10]
+    other = deepcopy(network)
+    with torch.no_grad():
+        next(other.parameters()).mul_(1.001)
+    defence = Undefended(network)
+    attack = partial(pgd, steps=2)
+    usual: dict[str, Any] = {"defence": defence, "targets": [network, other, network], "attack": attack, "eps": 0.05}
+    usual |= {"seed": 0, "images": images, "labels": labels, "known": (), "norm": "Linf", "exhaustive": False}
+
+    def run(change: dict[str, Any]) -> int:
+        """How many files there are afterwards."""
+        how = usual | change
+        attempts = [Attempt("it", how["attack"], target) for target in how["targets"]]
+        evaluate(
+            how["defence"], attempts, how["images"], how["labels"], eps=how["eps"], norm=how["norm"],
+            generator=seeded(how["seed"]), known=how["known"], exhaustive=how["exhaustive"], resume=tmp_path,
+        )  # fmt: skip
+        return len(list(tmp_path.iterdir()))
+
+    assert run({}) == 1
+    assert run({}) == 1
+    known = evaluate(
+        defence, [Attempt("it", partial(pgd, steps=9), network)], images, labels, eps=0.05, generator=seeded()
+    )
+    assert not bool(known.robust.all())
+    changes = [
+        {"eps": 0.06},
+        {"seed": 1},
+        {"images": images.flip(0), "labels": labels.flip(0)},
+        {"known": known},
+        {"exhaustive": True},
+        {"attack": partial(pgd, steps=3)},
+        {"attack": partial(each_class, attack=attack)},
+        {"attack": partial(each_class, attack=partial(pgd, steps=3))},
+        {"attack": partial(shifted, by=torch.zeros(1))},
+        {"attack": partial(shifted, by=torch.ones(1))},
+        {"targets": [network, other, other]},
+        {"targets": [expectation(network, 2)] * 3},
+        {"targets": [expectation(network, 3)] * 3},
+        {"defence": Undefended(other)},
+        {"defence": ScaledLogits(network, 10.0)},
+        {"defence": ScaledLogits(network, 1000.0)},
+        {"defence": Undefended(Scaled(network, 1.0))},
+        {"defence": Undefended(Scaled(network, 2.0))},
+        {"defence": Undefended(Shifted(network, 1.0))},
+    ]
+    for number, change in enumerate(changes, start=2):
+        assert run(change) == number, change
+        assert run(change) == number, change
 
 
 def test_a_spoiled_file_is_not_gone_on_from(network: nn.Module, batch: Pair, tmp_path: Path) -> None:
@@ -412,6 +492,9 @@ def test_forward_and_backward_passes_are_counted() -> None:
     through = Attempt("BPDA", partial(pgd, steps=3), quantised.surrogate("identity"))
     (bpda,) = evaluate(quantised, [through], images, labels, eps=1e-4, generator=seeded()).findings
     assert (bpda.forwards, bpda.backwards) == (5 * 5, 5 * 3)
+    averaged = Attempt("EOT", partial(pgd, steps=3), expectation(network, 7))
+    (eot,) = evaluate(defence, [averaged], images, network(images).argmax(1), eps=1e-4, generator=seeded()).findings
+    assert (eot.forwards, eot.backwards) == (7 * 5 * 5, 7 * 5 * 3)  # every draw is a pass
     assert not network._forward_hooks
 
 
@@ -449,7 +532,7 @@ def test_a_curve_counts_what_weaker_threat_models_broke() -> None:
         curve = evaluate_curve(defence, idle, images, labels, generator=seeded(), known=known)
         assert [int(o.robust.sum()) for o in curve.values()] == [2, 1]
         assert torch.equal(curve[0.1].adversarial, weaker[0.1].adversarial)
-    with pytest.raises(ValueError, match=r"eps above 0\.05"):
+    with pytest.raises(ValueError, match=r"known is for eps 0\.1 in Linf"):
         evaluate_curve(defence, {0.05: []}, images, labels, generator=seeded(), known=[{0.05: weaker[0.1]}])
 
 

@@ -77,6 +77,14 @@ def test_a_notebook_edited_since_is_refused(repository: Repository) -> None:
     assert not repository.committed_results.exists()
 
 
+def test_prose_may_have_been_edited_since(repository: Repository) -> None:
+    notebook = repository.notebooks["good"]
+    notebook.with_suffix(".py").write_text(checkout.GOOD.replace("It has some words.", "It has better words."))
+    record(repository, "good", profile="laptop")
+    assert "It has better words." in notebook.read_text()
+    assert '"1"' in checkout.outputs(notebook)
+
+
 def test_a_failed_last_run_is_refused(repository: Repository) -> None:
     (repository.executed("laptop") / "01_good.failed.ipynb").write_text("{}")
     with pytest.raises(InputError, match="the last laptop run of good failed"):

@@ -1,11 +1,14 @@
 """What an attack and a set of attacks are to those who run them."""
 
+import inspect
 from collections.abc import Mapping
 from functools import partial
 
 from torch import Tensor, nn
 
-__all__ = ["Attack", "Suite", "describe"]
+from advdef.attacks._balls import Norm
+
+__all__ = ["Attack", "Suite", "describe", "norm_of"]
 
 Attack = partial[Tensor]
 """Called as ``attack(model, images, labels, eps=eps, generator=generator)``; its keywords are its settings."""
@@ -22,6 +25,22 @@ def describe(attack: Attack) -> str:
     """
     settings = ", ".join(f"{name}={_printed(value)}" for name, value in attack.keywords.items())
     return f"{getattr(attack.func, '__name__', type(attack.func).__name__)}({settings})"
+
+
+def norm_of(attack: Attack) -> Norm | None:
+    """The norm in which an attack takes its eps; None where it does not say.
+
+    >>> from advdef.attacks import carlini_wagner, each_class, pgd
+    >>> norm_of(partial(pgd)), norm_of(partial(carlini_wagner)), norm_of(partial(each_class, attack=partial(pgd)))
+    ('Linf', 'L2', 'Linf')
+    """
+    inner = attack.keywords.get("attack")
+    if isinstance(inner, partial):
+        return norm_of(inner)
+    known = inspect.signature(attack.func).parameters.get("norm")
+    default = None if known is None or known.default is inspect.Parameter.empty else known.default
+    named: Norm | None = attack.keywords.get("norm", default)
+    return named
 
 
 def _printed(value: object) -> str:

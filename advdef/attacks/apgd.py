@@ -45,6 +45,8 @@ def apgd(
         raise ValueError(f"no loss {loss!r}; there are {', '.join(LOSSES)}")
     if start is not None and start.shape != images.shape:
         raise ValueError(f"start must have the shape of images, {tuple(images.shape)}, not {tuple(start.shape)}")
+    if start is not None and not bool(torch.isfinite(start).all()):
+        raise ValueError("start must be finite")
     images = images.detach()
     best, around, goal = images.clone(), ball(images, budget, norm), Goal(labels, targets, any_wrong)
     with borrowed(model):

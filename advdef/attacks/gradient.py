@@ -140,6 +140,8 @@ def pgd(
         raise ValueError(f"no loss {loss!r}; there are {', '.join(LOSSES)}")
     if start is not None and start.shape != images.shape:
         raise ValueError(f"start must have the shape of images, {tuple(images.shape)}, not {tuple(start.shape)}")
+    if start is not None and not bool(torch.isfinite(start).all()):
+        raise ValueError("start must be finite")
     relative = min(1.0, 2.5 / steps) if step_size is None else step_size
     images = images.detach()
     best, around, goal = images.clone(), ball(images, budget, norm), Goal(labels, targets, any_wrong)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from advdef.attacks._balls import BallNorm, size
 from advdef.attacks._common import borrowed, check_logits, validate
-from advdef.attacks._types import Attack
+from advdef.attacks._types import Attack, norm_of
 from advdef.attacks.losses import margin
 
 __all__ = ["Search", "minimal"]
@@ -30,7 +30,7 @@ def minimal(
     """The closest misclassified image that ``attack`` finds on ``model`` in the balls up to ``eps`` (infinity allowed).
 
     ``attack`` is a partial of one with an eps per image, such as ``partial(pgd, steps=40, stop_early=True)``; its norm
-    (Linf unless it says otherwise) is that of eps. It sees part of the batch at a time, so it can have no targets.
+    is that of eps. It sees part of the batch at a time, so it can have no targets.
     "bisection" tries the whole budget and then, where that succeeds, halves the interval ``trials`` times; as it never
     returns to a budget that failed, an attack that depends on luck should have restarts. "upwards" tries ``trials``
     equidistant budgets from below until the first success. No success, no change: such an image comes back as it is,
@@ -40,9 +40,9 @@ def minimal(
     budget = validate(images, labels, eps, unbounded=True)
     if not isinstance(attack, partial):
         raise TypeError("attack must be a partial of an attack, such as functools.partial(pgd, stop_early=True)")
-    norm: BallNorm = attack.keywords.get("norm", "Linf")
-    if norm not in get_args(BallNorm):
-        raise ValueError(f"no search in norm {norm!r}; there are {', '.join(get_args(BallNorm))}")
+    norm = norm_of(attack)
+    if norm is None or norm not in get_args(BallNorm):
+        raise ValueError(f"the attack takes no eps in {' or '.join(get_args(BallNorm))}, but in {norm or 'no norm'}")
     if search not in get_args(Search):
         raise ValueError(f"no search {search!r}; there are {', '.join(get_args(Search))}")
     if trials < 1:

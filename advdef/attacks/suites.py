@@ -86,11 +86,13 @@ def cleverhans() -> Suite:
 
 
 def nip(*, trials: int = 20, levels: int = 1000, universal_eps: float = 10 / 255, boundary_steps: int = 5000) -> Suite:
-    """The eleven attacks that code by the authors of NIP lists, with the defaults of Foolbox 2.3.0 where it had them.
+    """The eleven attacks that code by the authors of NIP lists, close to the defaults of Foolbox 2.3.0.
 
     Most look for the smallest perturbation, each in its own norm: evaluate them with ``eps=float("inf")``. ``trials``
-    are halvings of eps, ``levels`` the budgets that FGSM and the noise try upwards. Foolbox 2 has no universal
-    perturbation, and its budget here is our choice; DeepFool, Pointwise and Boundary need the extra ``eval``.
+    are halvings of eps, from the whole range down (Foolbox 2 starts at 0.3); ``levels`` the budgets that FGSM and the
+    noise try upwards, without the refinement that Foolbox 2 adds. JSMA has no limit of steps here (there 2,000, and 7
+    for a pixel). Foolbox 2 has no universal perturbation; its budget is our choice, and it depends on the batch.
+    DeepFool, Pointwise and Boundary need the extra ``eval``.
     """
 
     def closest(attack: Attack) -> Attack:

@@ -26,10 +26,16 @@ def replace_gradient(value: Tensor, carrier: Tensor) -> Tensor:
     return result
 
 
+def _network(model: nn.Module) -> nn.Module:
+    """The module whose passes are the cost of asking ``model`` (see :class:`advdef.defenses.Defense`)."""
+    found: nn.Module = getattr(model, "network", model)
+    return found
+
+
 class _StraightThrough(nn.Module):
     def __init__(self, model: nn.Module, surrogate: nn.Module) -> None:
         super().__init__()
-        self.model, self.surrogate = model, surrogate
+        self.model, self.surrogate, self.network = model, surrogate, _network(model)
 
     def forward(self, images: Tensor) -> Tensor:
         with torch.no_grad():
@@ -45,7 +51,7 @@ def straight_through(model: nn.Module, surrogate: nn.Module) -> nn.Module:
 class _Expectation(nn.Module):
     def __init__(self, model: nn.Module, samples: int) -> None:
         super().__init__()
-        self.model, self.samples = model, samples
+        self.model, self.samples, self.network = model, samples, _network(model)
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.stack([self.model(images) for _ in range(self.samples)]).mean(0)

@@ -1,6 +1,6 @@
 """What a check returns, and what several of them need."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -94,7 +94,7 @@ def attacked(
     eps: float,
     generator: torch.Generator,
     target: nn.Module | None = None,
-    known: Outcome | None = None,
+    known: Outcome | Sequence[Outcome] = (),
 ) -> Outcome:
     """One attack through ``target`` (default: the defence), judged on the defence."""
     attempt = Attempt("attack", attack, defence if target is None else target)

@@ -63,6 +63,8 @@ _ELSEWHERE = {
     "E4": "no weights are released",
     "E5": "decided by the claims of the paper (advdef.claims)",
 }
+# they compare counts or points that, for a defence that draws random numbers, differ by its draws alone
+_NOT_AFTER_RANDOMNESS = ("B7", "C2", "C3", "C7", "C10", "C12", "C13", "D3")
 _ONLY_AFTER = {"D1": ("B2",), "D2": ("B2",), "D3": ("B4", "B5", "B6"), "D4": ("B2", "B4", "B5", "B6")}
 
 
@@ -85,16 +87,18 @@ def row(
     """The checks of a defence under direct attack, in the order of their ids: where one fires, something is explained.
 
     ``direct``, ``oblivious`` and ``adaptive`` are outcomes at ``eps`` on ``images`` (N, C, H, W) and ``labels`` (N,);
-    ``single`` is an exhaustive direct outcome in which FGSM and PGD saw every image. ``card`` states the threat model
-    (goal, norm, eps, knowledge, randomised); ``seeds`` is how many networks were trained. ``only`` names the ids to
-    run; no result depends on which others run. Table D runs where randomness (B2) or a broken gradient (B4, B5, B6)
-    gives reason to.
+    ``single`` is an exhaustive direct outcome, maybe on other images, in which FGSM and PGD saw every image. ``card``
+    states the threat model (goal, norm, eps, knowledge, randomised); ``seeds`` is how many networks were trained.
+    ``only`` names the ids to run; no result depends on which others run. Table D runs where randomness (B2) or a broken
+    gradient (B4, B5, B6) gives reason to; where there is randomness, checks that compare two counts do not run.
 
     Raises ValueError for an unknown id or an outcome on other images or at another eps, UnsoundAttack (A1).
     """
     if unknown := set(only or ()) - set(TITLES):
         raise ValueError(f"no check {', '.join(sorted(unknown))}; there are {', '.join(TITLES)}")
     given = [direct, oblivious] if adaptive is None else [direct, oblivious, adaptive]
+    if single.eps != eps or single.norm != "Linf":
+        raise ValueError(f"single is for eps {single.eps:g} in {single.norm}, not for eps {eps:g} in Linf")
     for outcome in given:
         if len(outcome.robust) != len(images) or outcome.eps != eps or outcome.norm != "Linf":
             seen = f"{len(outcome.robust)} images at eps {outcome.eps:g} in {outcome.norm}"
@@ -140,8 +144,8 @@ def row(
         "C13": partial(c.targeted_adds_nothing, *on, direct=direct, steps=steps, classes=effort.targets),
         "D1": partial(d.expectation_converged, *on, eps=eps, draws=effort.expectation, steps=steps),
         "D2": partial(d.falls_with_fixed_randomness, *on, eps=eps, steps=steps),
-        "D3": partial(d.surrogates_add_nothing, *on, attack=stopping, eps=eps),
-        "D4": partial(d.components_fall, *on, attack=stopping, eps=eps),
+        "D3": partial(d.surrogates_add_nothing, *on, attack=stopping if defence.exact else plain, eps=eps),
+        "D4": partial(d.components_fall, *on, attack=stopping if defence.exact else plain, eps=eps),
     }
     seed = int(torch.randint(2**31 - 1, (), generator=generator))
 
@@ -150,10 +154,12 @@ def row(
         reasons = _ONLY_AFTER.get(id, ())
         if reasons and all(result(reason).status != "fire" for reason in reasons):
             return not_run(id, f"no reason to: {', '.join(reasons)} did not fire")
-        if id in fixed:
-            return fixed[id]()
-        own = torch.Generator().manual_seed(seed + list(TITLES).index(id))
-        return random[id](generator=own)
+        if id in _NOT_AFTER_RANDOMNESS and result("B2").status == "fire":
+            return not_run(id, "the defence draws random numbers (B2): see table D")
+        own = seed + list(TITLES).index(id)
+        with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
+            torch.manual_seed(own)  # for defences that draw from torch's global generator
+            return fixed[id]() if id in fixed else random[id](generator=torch.Generator().manual_seed(own))
 
     return [result(id) for id in TITLES if only is None or id in only]
 

@@ -195,7 +195,7 @@ def beats_noise(
 
 
 def worst_case_counts(outcome: Outcome) -> Check:
-    """C11: an image is robust exactly when it was at the start and none of the attacks broke it.
+    """C11: no image counts as robust that was wrong without an attack or that any of the attacks broke.
 
     So robust accuracy is the mean over images of the minimum over attacks, and no single attack leaves less
     (https://arxiv.org/abs/1902.06705; https://github.com/ryderling/DEEPSEC/issues/5 averages over attacks instead).
@@ -203,9 +203,9 @@ def worst_case_counts(outcome: Outcome) -> Check:
     if not outcome.findings:
         return not_run("C11", "no attack is on record")
     broken = torch.stack([finding.broken for finding in outcome.findings]).any(0)
-    wrong = int((outcome.robust != (outcome.findings[0].tried & ~broken)).sum())
+    wrong = int((outcome.robust & (~outcome.clean | broken)).sum())
     alone = ", ".join(f"{name} {count}" for name, count in outcome.unique_breaks().items() if count)
-    return judged("C11", wrong == 0, f"{wrong} images differ; broken by one alone: {alone or 'none'}")
+    return judged("C11", wrong == 0, f"{wrong} images counted wrongly; broken by one alone: {alone or 'none'}")
 
 
 def targeted_adds_nothing(

@@ -12,6 +12,10 @@ __all__ = ["Defense", "Undefended"]
 class Defense(nn.Module, ABC):
     """Images (N, C, H, W) in [0, 1] -> logits (N, classes), as deployed: hard decisions included, no label taken."""
 
+    exact: bool = True
+    """Whether every surrogate has the defence's own values. If not, an attack on one of them does not stop at its first
+    success, which the defence might not grant, but goes on for a large margin."""
+
     @property
     @abstractmethod
     def classifier(self) -> nn.Module:

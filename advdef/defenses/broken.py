@@ -39,6 +39,8 @@ class RandomInput(Undefended):
     The noise comes from torch's global generator.
     """
 
+    exact = False
+
     def __init__(self, classifier: nn.Module, amount: float, draws: int = 10) -> None:
         super().__init__(classifier)
         self.amount, self.draws = amount, draws
