@@ -82,7 +82,7 @@ def test_prose_may_have_been_edited_since(repository: Repository) -> None:
     notebook.with_suffix(".py").write_text(checkout.GOOD.replace("It has some words.", "It has better words."))
     record(repository, "good", profile="laptop")
     assert "It has better words." in notebook.read_text()
-    assert '"1"' in checkout.outputs(notebook)
+    assert '"6"' in checkout.outputs(notebook)
 
 
 def test_a_failed_last_run_is_refused(repository: Repository) -> None:
