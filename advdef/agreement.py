@@ -24,7 +24,7 @@ from advdef.attacks.apgd import apgd
 from advdef.attacks.each_class import each_class
 from advdef.attacks.gradient import bim, fgsm, mim, pgd
 from advdef.attacks.jsma import jsma
-from advdef.attacks.losses import Goal
+from advdef.attacks.losses import Goal, wrong_classes
 from advdef.attacks.single_pixel import single_pixel
 from advdef.attacks.universal import universal
 from advdef.evaluation import check_sound, correct
@@ -177,7 +177,7 @@ def _compare(
         options["start"] = around.sample(torch.Generator().manual_seed(seed))
     elif pair.share == "targets":
         with borrowed(model), torch.no_grad():
-            targets = model(images).scatter(1, labels[:, None], float("-inf")).argmax(1)
+            targets = wrong_classes(model(images), labels)[:, 0]
         options["targets"] = targets
 
     def left(attack: Attack) -> tuple[Tensor, float]:

@@ -32,6 +32,7 @@ _ALWAYS = (
     "attacks.losses",
     "attacks.wrappers",
     "attacks._balls",
+    "attacks._restarts",
     "attacks._common",
 )
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._balls import Ball, BallNorm, ball, spread
-from advdef.attacks._common import borrowed, check_logits, slope, validate
-from advdef.attacks.losses import LOSSES, Goal, LossName
+from advdef.attacks._balls import Ball, BallNorm, spread
+from advdef.attacks._common import slope
+from advdef.attacks._restarts import best_of_restarts
+from advdef.attacks.losses import Goal, LossName
 
 __all__ = ["apgd"]
 
@@ -38,36 +39,10 @@ def apgd(
 
     Contract and options as in :mod:`advdef.attacks.gradient`. Restarts attack what ``model`` still gets right.
     """
-    budget = validate(images, labels, eps)
-    if steps < 1 or restarts < 1:
-        raise ValueError(f"steps and restarts must be at least 1, not {steps} and {restarts}")
-    if loss not in LOSSES:
-        raise ValueError(f"no loss {loss!r}; there are {', '.join(LOSSES)}")
-    if start is not None and start.shape != images.shape:
-        raise ValueError(f"start must have the shape of images, {tuple(images.shape)}, not {tuple(start.shape)}")
-    if start is not None and not bool(torch.isfinite(start).all()):
-        raise ValueError("start must be finite")
-    images = images.detach()
-    best, around, goal = images.clone(), ball(images, budget, norm), Goal(labels, targets, any_wrong)
-    with borrowed(model):
-        with torch.no_grad():
-            logits = model(images)
-        check_logits(logits, labels)
-        goal.check(logits)
-        best_score = goal.score(logits)
-        for restart in range(restarts):
-            rows = torch.arange(len(images), device=images.device)
-            if restart or stop_early:
-                rows = rows[best_score <= 0]
-            if len(rows) == 0:
-                break
-            own = around.of(rows)
-            point = own.sample(generator) if restart or start is None else start[rows]
-            _ascend(
-                model, own, goal.of(rows), rows, point, best, best_score,
-                steps=steps, loss=loss, stop_early=stop_early,
-            )  # fmt: skip
-    return best
+    return best_of_restarts(
+        _ascend, model, images, labels, eps=eps, norm=norm, steps=steps, restarts=restarts, loss=loss, targets=targets,
+        any_wrong=any_wrong, random_start=True, start=start, stop_early=stop_early, generator=generator,
+    )  # fmt: skip
 
 
 @dataclass
@@ -103,7 +78,7 @@ def _ascend(
     loss: LossName,
     stop_early: bool,
 ) -> None:
-    """One run from ``point`` over the images ``rows``; writes what it finds into ``best`` and ``best_score``."""
+    """An :class:`advdef.attacks._restarts.Ascent` with momentum, whose steps are halved where they lead nowhere."""
 
     def look(point: Tensor, *, climb: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Score, loss and gradient at a point; keeps the point where it is the best."""
@@ -119,7 +94,6 @@ def _ascend(
             best_score[rows] = torch.where(better, score, best_score[rows])
         return score, value.detach(), direction.detach()
 
-    point = around.project(point)
     score, value, direction = look(point, climb=True)
     eps = around.eps.expand(len(point), 1, 1, 1)
     none = torch.zeros_like(value)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from advdef.attacks._common import borrowed, check_logits, validate
 from advdef.attacks._types import Attack
-from advdef.attacks.losses import margin
+from advdef.attacks.losses import margin, wrong_classes
 
 __all__ = ["each_class"]
 
@@ -38,8 +38,7 @@ def each_class(
             logits = model(images)
         check_logits(logits, labels)
         best_margin = margin(logits, labels)
-        wrong = logits.scatter(1, labels[:, None], float("-inf")).argsort(1, descending=True)[:, :-1]
-        for target in wrong[:, :classes].unbind(1):
+        for target in wrong_classes(logits, labels)[:, :classes].unbind(1):
             rows = torch.arange(len(images), device=images.device)
             if stop_early:
                 rows = rows[best_margin <= 0]

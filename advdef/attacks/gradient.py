@@ -13,12 +13,15 @@ Raises TypeError or ValueError for input that breaks this contract. Warns with T
 training mode (it is attacked in evaluation mode) and with ProbabilitiesWarning for one that returns no logits.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._balls import Ball, BallNorm, ball, spread
-from advdef.attacks._common import borrowed, check_logits, slope, validate
-from advdef.attacks.losses import LOSSES, Goal, LossName
+from advdef.attacks._balls import Ball, BallNorm, spread
+from advdef.attacks._common import slope
+from advdef.attacks._restarts import best_of_restarts
+from advdef.attacks.losses import Goal, LossName
 
 __all__ = ["bim", "ffgsm", "fgsm", "mim", "pgd"]
 
@@ -131,44 +134,14 @@ def pgd(
     >>> float((x - 0.5).abs().max()) <= 0.1 + 1e-6
     True
     """
-    budget = validate(images, labels, eps)
-    if steps < 1 or restarts < 1:
-        raise ValueError(f"steps and restarts must be at least 1, not {steps} and {restarts}")
     if step_size is not None and not 0 < step_size < float("inf"):
         raise ValueError(f"step_size must be positive and finite, not {step_size}")
-    if loss not in LOSSES:
-        raise ValueError(f"no loss {loss!r}; there are {', '.join(LOSSES)}")
-    if start is not None and start.shape != images.shape:
-        raise ValueError(f"start must have the shape of images, {tuple(images.shape)}, not {tuple(start.shape)}")
-    if start is not None and not bool(torch.isfinite(start).all()):
-        raise ValueError("start must be finite")
-    relative = min(1.0, 2.5 / steps) if step_size is None else step_size
-    images = images.detach()
-    best, around, goal = images.clone(), ball(images, budget, norm), Goal(labels, targets, any_wrong)
-    with borrowed(model):
-        with torch.no_grad():
-            logits = model(images)
-        check_logits(logits, labels)
-        goal.check(logits)
-        best_score = goal.score(logits)
-        for restart in range(restarts):
-            rows = torch.arange(len(images), device=images.device)
-            if restart or stop_early:
-                rows = rows[best_score <= 0]
-            if len(rows) == 0:
-                break
-            own = around.of(rows)
-            if restart == 0 and start is not None:
-                point = start[rows]
-            elif random_start or restart:
-                point = own.sample(generator)
-            else:
-                point = images[rows]
-            _ascend(
-                model, own, goal, rows, point, best, best_score,
-                steps=steps, relative=relative, loss=loss, momentum=momentum, stop_early=stop_early,
-            )  # fmt: skip
-    return best
+    relative = min(1.0, 2.5 / max(1, steps)) if step_size is None else step_size
+    return best_of_restarts(
+        partial(_ascend, relative=relative, momentum=momentum), model, images, labels, eps=eps, norm=norm, steps=steps,
+        restarts=restarts, loss=loss, targets=targets, any_wrong=any_wrong, random_start=random_start, start=start,
+        stop_early=stop_early, generator=generator,
+    )  # fmt: skip
 
 
 def _ascend(
@@ -181,14 +154,12 @@ def _ascend(
     best_score: Tensor,
     *,
     steps: int,
-    relative: float,
     loss: LossName,
-    momentum: float | None,
     stop_early: bool,
+    relative: float,
+    momentum: float | None,
 ) -> None:
-    """One run from ``point`` over the images ``rows``; writes what it finds into ``best`` and ``best_score``."""
-    mine = goal.of(rows)
-    point = around.project(point)
+    """An :class:`advdef.attacks._restarts.Ascent` with steps of a fixed size."""
     velocity = torch.zeros_like(point)
     for step in range(steps + 1):
         last = step == steps
@@ -196,14 +167,14 @@ def _ascend(
             point = point.detach().requires_grad_(not last)
             logits = model(point)
         with torch.no_grad():
-            found = mine.score(logits)
+            found = goal.score(logits)
             better = found > best_score[rows]
             best[rows] = torch.where(spread(better), point, best[rows])
             best_score[rows] = torch.where(better, found, best_score[rows])
         if last:
             return
         with torch.enable_grad():  # the caller may have switched it off
-            direction = slope(mine.loss(loss, logits).sum(), point)
+            direction = slope(goal.loss(loss, logits).sum(), point)
         point = point.detach()
         # asking costs a synchronisation, so a GPU is asked less often
         if stop_early and (not point.is_cuda or step % 10 == 9) and bool((found > 0).any()):
@@ -211,7 +182,7 @@ def _ascend(
             rows, point, direction, velocity = rows[going], point[going], direction[going], velocity[going]
             if len(rows) == 0:
                 return
-            mine, around = mine.of(going), around.of(going)
+            goal, around = goal.of(going), around.of(going)
         if momentum is not None:
             length = direction.abs().mean((1, 2, 3), keepdim=True).clamp_min(torch.finfo(direction.dtype).tiny)
             direction = velocity = momentum * velocity + direction / length

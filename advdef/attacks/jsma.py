@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from advdef.attacks._balls import size, spread
 from advdef.attacks._common import borrowed, check_logits, validate
-from advdef.attacks.losses import Goal
+from advdef.attacks.losses import Goal, wrong_classes
 
 __all__ = ["jsma"]
 
@@ -40,8 +40,7 @@ def jsma(
         with torch.no_grad():
             logits = model(images)
         check_logits(logits, labels)
-        likeliest = logits.scatter(1, labels[:, None], float("-inf")).argmax(1)
-        aims = likeliest if targets is None else targets
+        aims = wrong_classes(logits, labels)[:, 0] if targets is None else targets
         goal = Goal(labels, aims, any_wrong=targets is None)
         goal.check(logits)
         best_score = goal.score(logits)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from advdef.attacks._common import borrowed, check_logits, validate
-from advdef.attacks.losses import margin
+from advdef.attacks.losses import margin, wrong_classes
 
 __all__ = ["LevelMap", "level_space"]
 
@@ -142,7 +142,7 @@ def level_space(
             logits = network(levels)
         check_logits(logits, labels)
         search = _Search(network, quantizer, labels, low, high, levels.clone(), margin(logits, labels))
-        wrong = logits.scatter(1, labels[:, None], float("-inf")).argsort(1, descending=True)[:, :-1]
+        wrong = wrong_classes(logits, labels)
         for restart in range(restarts):
             if len(search.unbroken()) == 0:
                 break

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["LOSSES", "Goal", "LossName", "margin"]
+__all__ = ["LOSSES", "Goal", "LossName", "margin", "wrong_classes"]
 
 LossName = Literal["ce", "margin", "dlr"]
 
@@ -28,6 +28,11 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     true = logits.gather(1, labels[:, None])[:, 0]
     wrong = logits.scatter(1, labels[:, None], float("-inf")).amax(1)
     return wrong - true
+
+
+def wrong_classes(logits: Tensor, labels: Tensor) -> Tensor:
+    """All classes but the label, (N, K - 1), the likeliest first."""
+    return logits.scatter(1, labels[:, None], float("-inf")).argsort(1, descending=True)[:, :-1]
 
 
 def dlr(logits: Tensor, labels: Tensor) -> Tensor:

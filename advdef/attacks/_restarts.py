@@ -1,0 +1,88 @@
+"""What all attacks by ascent in a ball share: checked input, one look at the model, and a run from each start point."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from advdef.attacks._balls import Ball, BallNorm, ball
+from advdef.attacks._common import borrowed, check_logits, validate
+from advdef.attacks.losses import LOSSES, Goal, LossName
+
+__all__ = ["Ascent", "best_of_restarts"]
+
+
+class Ascent(Protocol):
+    """One run over the images ``rows``; writes what it finds into ``best`` and ``best_score``, of all images."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        around: Ball,
+        goal: Goal,
+        rows: Tensor,
+        point: Tensor,
+        best: Tensor,
+        best_score: Tensor,
+        *,
+        steps: int,
+        loss: LossName,
+        stop_early: bool,
+    ) -> None:
+        """``around``, ``goal`` and ``point`` are those of the ``rows`` alone."""
+
+
+def best_of_restarts(
+    ascend: Ascent,
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float | Tensor,
+    norm: BallNorm,
+    steps: int,
+    restarts: int,
+    loss: LossName,
+    targets: Tensor | None,
+    any_wrong: bool,
+    random_start: bool,
+    start: Tensor | None,
+    stop_early: bool,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Each image's best iterate over all restarts; those after the first run on what ``model`` still gets right."""
+    budget = validate(images, labels, eps)
+    if steps < 1 or restarts < 1:
+        raise ValueError(f"steps and restarts must be at least 1, not {steps} and {restarts}")
+    if loss not in LOSSES:
+        raise ValueError(f"no loss {loss!r}; there are {', '.join(LOSSES)}")
+    if start is not None and start.shape != images.shape:
+        raise ValueError(f"start must have the shape of images, {tuple(images.shape)}, not {tuple(start.shape)}")
+    if start is not None and not bool(torch.isfinite(start).all()):
+        raise ValueError("start must be finite")
+    images = images.detach()
+    best, around, goal = images.clone(), ball(images, budget, norm), Goal(labels, targets, any_wrong)
+    with borrowed(model):
+        with torch.no_grad():
+            logits = model(images)
+        check_logits(logits, labels)
+        goal.check(logits)
+        best_score = goal.score(logits)
+        for restart in range(restarts):
+            rows = torch.arange(len(images), device=images.device)
+            if restart or stop_early:
+                rows = rows[best_score <= 0]
+            if len(rows) == 0:
+                break
+            own = around.of(rows)
+            if restart == 0 and start is not None:
+                point = start[rows]
+            elif random_start or restart:
+                point = own.sample(generator)
+            else:
+                point = images[rows]
+            ascend(
+                model, own, goal.of(rows), rows, own.project(point), best, best_score,
+                steps=steps, loss=loss, stop_early=stop_early,
+            )  # fmt: skip
+    return best
