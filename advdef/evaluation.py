@@ -152,7 +152,7 @@ def evaluate(
     for attempt in planned:
         if math.isfinite(eps) and norm_of(attempt.attack) not in (None, norm):
             raise ValueError(f"{attempt.name} is an attack in {norm_of(attempt.attack)}, and eps is a size in {norm}")
-    clean = correct(defence, images, labels)
+    clean = correct(defence, images, labels, batch_size=batch_size)
     robust, adversarial = clean.clone(), images.clone()
     for outcome in [known] if isinstance(known, Outcome) else known:
         if outcome.eps > eps or outcome.norm != norm or len(outcome.clean) != len(images):
