@@ -627,7 +627,7 @@ def test_stopping_early_is_switched_on_where_it_exists() -> None:
     early = stopping(cleverhans())
     assert [a.keywords.get("stop_early", False) for a in early.values()] == [False, True, True, True]
     assert cleverhans()["PGD"].keywords == {"steps": 10, "step_size": 1 / 6}
-    assert {n for n, a in stopping(standard()).items() if "stop_early" not in a.keywords} == {"FGSM", "Square-1000"}
+    assert {n for n, a in stopping(standard()).items() if "stop_early" not in a.keywords} == {"FGSM", "Square-500"}
 
 
 def test_suites_have_names() -> None:
@@ -635,8 +635,8 @@ def test_suites_have_names() -> None:
         "cleverhans": ["FGSM", "BIM", "MIM", "PGD"],
         "nip": ["FGSM", "BIM", "MI-FGSM", "PGD", "DeepFool", "JSMA", "UAP", "AUNA", "Pixel", "Pointwise", "Boundary"],
     }
-    assert "Square-1000" in suite("standard")
-    assert "Square-1000" not in standard(queries=0)
+    assert "Square-500" in suite("standard")
+    assert "Square-500" not in standard(queries=0)
     with pytest.raises(ValueError, match="quick, standard, adaptive, cleverhans, nip"):
         suite("everything")  # type: ignore[arg-type]
 

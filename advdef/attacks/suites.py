@@ -47,7 +47,7 @@ def quick(*, norm: BallNorm = "Linf") -> Suite:
     }
 
 
-def standard(*, norm: BallNorm = "Linf", steps: int = 100, restarts: int = 1, queries: int = 1000) -> Suite:
+def standard(*, norm: BallNorm = "Linf", steps: int = 100, restarts: int = 1, queries: int = 500) -> Suite:
     """What every defence should face: two short attacks, APGD with CE and towards nine classes with DLR, and Square.
 
     In the spirit of AutoAttack (https://arxiv.org/abs/2003.01690), whose order and FAB are left out: the short attacks

@@ -173,7 +173,7 @@ def test_the_standard_suite_is_three_times_as_fast_as_autoattack(setting: tuple[
 
     def run(attempts: list[Attempt]) -> Outcome:
         draws = torch.Generator().manual_seed(0)
-        return evaluate(defence, attempts, images, labels, eps=EPS, generator=draws)
+        return evaluate(defence, attempts, images, labels, eps=LARGER_EPS, generator=draws)
 
     outcomes, took = {}, {}
     for name, attempts in {"standard": direct(defence, standard()), "AutoAttack": one}.items():
@@ -181,7 +181,7 @@ def test_the_standard_suite_is_three_times_as_fast_as_autoattack(setting: tuple[
         outcomes[name] = run(attempts)
         took[name] = time.perf_counter() - start
     left = {name: int(outcome.robust.sum()) for name, outcome in outcomes.items()}
-    print(f"\n1,000 images at eps {EPS}, {int(outcomes['standard'].clean.sum())} correct, {DEVICE}")
+    print(f"\n1,000 images at eps {LARGER_EPS}, {int(outcomes['standard'].clean.sum())} correct, {DEVICE}")
     for name, outcome in outcomes.items():
         passes = sum(f.forwards for f in outcome.findings)
         print(f"  {name:12} {took[name]:7.1f} s  {left[name]:4} left  {passes:,} forward passes")
