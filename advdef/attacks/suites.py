@@ -48,7 +48,7 @@ def quick(*, norm: BallNorm = "Linf") -> Suite:
 
 
 def standard(*, norm: BallNorm = "Linf", steps: int = 100, restarts: int = 1, queries: int = 500) -> Suite:
-    """What every defence should face: two short attacks, APGD with CE and towards nine classes with DLR, and Square.
+    """What every defence should face: two short attacks, APGD with CE and towards classes with two losses, and Square.
 
     In the spirit of AutoAttack (https://arxiv.org/abs/2003.01690), whose order and FAB are left out: the short attacks
     take what is easy, so that the dear ones see few images. The targeted DLR loss needs at least four classes. Square
@@ -60,6 +60,9 @@ def standard(*, norm: BallNorm = "Linf", steps: int = 100, restarts: int = 1, qu
         f"APGD-{steps} CE": partial(apgd, norm=norm, steps=steps, restarts=restarts),
         f"APGD-{steps} DLR towards 9": partial(
             each_class, attack=partial(apgd, norm=norm, steps=steps, restarts=restarts, loss="dlr")
+        ),
+        f"APGD-{steps} margin towards 3": partial(
+            each_class, attack=partial(apgd, norm=norm, steps=steps, restarts=restarts, loss="margin"), classes=3
         ),
     }
     return strong | ({f"Square-{queries}": partial(square, norm=norm, queries=queries)} if queries else {})
