@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from contract import assert_leaves_no_trace, seeded, spoiled, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -39,21 +40,6 @@ from advdef.defenses import Quantized, Quantizer
 from advdef.evaluation import correct
 
 Pair = tuple[Tensor, Tensor]
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def tiny(seed: int = 0, shape: tuple[int, int, int] = (2, 3, 3), classes: int = 4) -> nn.Sequential:
-    """A random network with parts whose mode matters."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        inputs = shape[0] * shape[1] * shape[2]
-        return nn.Sequential(
-            nn.BatchNorm2d(shape[0]), nn.Flatten(), nn.Linear(inputs, 16), nn.Tanh(), nn.Dropout(0.5),
-            nn.Linear(16, classes),
-        ).eval()  # fmt: skip
 
 
 def random_batch(n: int = 6, shape: tuple[int, int, int] = (2, 3, 3), classes: int = 4, seed: int = 0) -> Pair:
@@ -133,25 +119,7 @@ def test_the_ball_and_the_box_are_kept_exactly(name: str, data: st.DataObject, s
 
 
 def test_the_model_is_left_as_it_was(attack: Callable[..., Tensor]) -> None:
-    model = tiny()
-    model.train()
-    model[4].eval()  # a mixed mode comes back mixed
-    model[2].weight.requires_grad_(False)
-    for parameter in model.parameters():
-        parameter.grad = torch.full_like(parameter, 7.0) if parameter.requires_grad else None
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    images, labels = random_batch()
-    kept = images.clone(), labels.clone()
-    with pytest.warns(TrainingModeWarning, match=r"call model\.eval\(\) first"):
-        attack(model, images, labels, eps=0.1, generator=seeded())
-    assert [m.training for m in model] == [True, True, True, True, False, True]
-    assert model.training
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    for name, parameter in model.named_parameters():
-        assert parameter.requires_grad == (name != "2.weight")
-        assert parameter.grad is None if name == "2.weight" else bool((parameter.grad == 7.0).all())
-    assert torch.equal(images, kept[0])
-    assert torch.equal(labels, kept[1])
+    assert_leaves_no_trace(attack, tiny(), *random_batch(), eps=0.1)
 
 
 def test_the_mode_comes_back_after_an_error() -> None:
@@ -160,12 +128,6 @@ def test_the_mode_comes_back_after_an_error() -> None:
     with pytest.raises(ValueError, match=r"0\.\.3; seen: 0 to 4"), pytest.warns(TrainingModeWarning):
         pgd(model, images, torch.tensor([0, 1, 2, 3, 4, 0]), eps=0.1)
     assert all(m.training for m in model.modules())
-
-
-def spoiled(images: Tensor, value: float) -> Tensor:
-    images = images.clone()
-    images[1, 0, 0, 0] = value
-    return images
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from contract import assert_leaves_no_trace, seeded, spoiled, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from advdef.attacks import bim, fgsm, margin, mim, pgd
 from advdef.attacks._balls import BallNorm, Norm, size
-from advdef.attacks._common import TrainingModeWarning
 from advdef.attacks.jsma import _best_pair, jsma
 from advdef.attacks.minimal import minimal
 from advdef.attacks.noise import uniform_noise
@@ -59,21 +59,6 @@ def plenty(name: str) -> float:
 @pytest.fixture(params=list(ALL))
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def tiny(seed: int = 0, shape: tuple[int, int, int] = (2, 3, 3), classes: int = 4) -> nn.Sequential:
-    """A random network with parts whose mode matters."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        inputs = shape[0] * shape[1] * shape[2]
-        return nn.Sequential(
-            nn.BatchNorm2d(shape[0]), nn.Flatten(), nn.Linear(inputs, 16), nn.Tanh(), nn.Dropout(0.5),
-            nn.Linear(16, classes),
-        ).eval()  # fmt: skip
 
 
 def random_batch(n: int = 6) -> Pair:
@@ -122,32 +107,7 @@ def test_the_ball_and_the_box_are_kept_exactly(name: str, data: st.DataObject, s
 
 
 def test_the_model_is_left_as_it_was(name: str) -> None:
-    model = tiny()
-    model.train()
-    model[4].eval()  # a mixed mode comes back mixed
-    model[2].weight.requires_grad_(False)
-    for parameter in model.parameters():
-        parameter.grad = torch.full_like(parameter, 7.0) if parameter.requires_grad else None
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    images, labels = random_batch()
-    kept = images.clone(), labels.clone()
-    with pytest.warns(TrainingModeWarning, match=r"call model\.eval\(\) first") as warned:
-        ALL[name](model, images, labels, eps=plenty(name), generator=seeded())
-    assert len(warned) == 1
-    assert [m.training for m in model] == [True, True, True, True, False, True]
-    assert model.training
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    for key, parameter in model.named_parameters():
-        assert parameter.requires_grad == (key != "2.weight")
-        assert parameter.grad is None if key == "2.weight" else bool((parameter.grad == 7.0).all())
-    assert torch.equal(images, kept[0])
-    assert torch.equal(labels, kept[1])
-
-
-def spoiled(images: Tensor, value: float) -> Tensor:
-    images = images.clone()
-    images[1, 0, 0, 0] = value
-    return images
+    assert_leaves_no_trace(ALL[name], tiny(), *random_batch(), eps=plenty(name))
 
 
 @pytest.mark.parametrize(
