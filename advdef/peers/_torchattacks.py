@@ -1,0 +1,123 @@
+"""Attacks of torchattacks."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advdef.attacks._balls import Norm
+from advdef.attacks.losses import Goal
+from advdef.peers._library import kept, module
+
+__all__ = [
+    "torchattacks_carlini_wagner",
+    "torchattacks_deepfool",
+    "torchattacks_jsma",
+    "torchattacks_mim",
+    "torchattacks_single_pixel",
+]
+
+
+def torchattacks_mim(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    steps: int = 10,
+    step_size: float = 1 / 5,
+    decay: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Momentum iterative method in Linf; its last iterate."""
+    settings = {"eps": eps, "alpha": step_size * eps, "steps": steps, "decay": decay}
+    return _torchattacks(model, images, labels, "MIFGSM", settings, eps=eps, norm="Linf", generator=generator)
+
+
+def torchattacks_jsma(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    theta: float = 1.0,
+    targets: Tensor,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Jacobian-based saliency map attack; ``eps`` counts values, which are the pixels of a grey image."""
+    values = images[0].numel()
+    # a hair less than whole pairs, as the share of values is rounded up to pairs again
+    settings = {"theta": theta, "gamma": (2 * (min(eps, values) // 2) - 0.5) / values}
+    return _torchattacks(
+        model, images, labels, "JSMA", settings, eps=eps, norm="L0", targets=targets, generator=generator
+    )
+
+
+def torchattacks_single_pixel(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    steps: int = 10,
+    population: int = 10,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """One pixel of any value, by differential evolution (https://arxiv.org/abs/1710.08864)."""
+    settings = {"pixels": 1, "steps": steps, "popsize": population, "inf_batch": 1000}
+    return _torchattacks(model, images, labels, "OnePixel", settings, eps=eps, norm="L0", generator=generator)
+
+
+def torchattacks_carlini_wagner(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    steps: int = 50,
+    step_size: float = 0.01,
+    const: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Carlini & Wagner's L2 attack for one constant; it cannot move pixels that are exactly 0 or 1."""
+    settings = {"c": const, "steps": steps, "lr": step_size}
+    return _torchattacks(model, images, labels, "CW", settings, eps=eps, norm="L2", generator=generator)
+
+
+def torchattacks_deepfool(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    steps: int = 50,
+    overshoot: float = 0.02,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """DeepFool in L2, whose overshoot is taken at each step and not at the end."""
+    settings = {"steps": steps, "overshoot": overshoot}
+    return _torchattacks(model, images, labels, "DeepFool", settings, eps=eps, norm="L2", generator=generator)
+
+
+def _torchattacks(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    name: str,
+    settings: dict[str, Any],
+    *,
+    eps: float,
+    norm: Norm,
+    targets: Tensor | None = None,
+    generator: torch.Generator | None,
+) -> Tensor:
+    kind = getattr(module("torchattacks"), name)
+
+    def run(peer: nn.Module, images: Tensor, goal: Goal, seed: int) -> Tensor:
+        attack = kind(peer, **settings)
+        if goal.targets is not None:
+            attack.set_mode_targeted_by_function(lambda images, labels: goal.targets, quiet=True)
+        found: Tensor = attack(images, goal.labels)
+        return found
+
+    return kept(model, images, labels, run, eps=eps, norm=norm, targets=targets, generator=generator)
