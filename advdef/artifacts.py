@@ -22,6 +22,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from advdef.data import Dataset
+from advdef.training import TrainingDiverged
 
 __all__ = ["Training", "cache_folder", "digest", "fingerprint", "trained", "write_atomically"]
 
@@ -65,7 +66,7 @@ def trained(
     The key holds the built model (its repr and its weights before training), the training function and its settings,
     the seed, the data set's checksum and training size, the device type, the torch version, and the code of the modules
     involved (docstrings and comments aside). ``settings`` must print alike when they are alike. Weights are written
-    atomically as safetensors.
+    atomically as safetensors. Where training diverges, the last good ones are, and TrainingDiverged names the file.
     """
     device = data.train.images.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -91,11 +92,17 @@ def trained(
         if path.exists():
             return _load(path, model, device)
         started = time.perf_counter()
-        history = train(model, data.train, generator=torch.Generator().manual_seed(seed), **settings) or {}
+        try:
+            history = train(model, data.train, generator=torch.Generator().manual_seed(seed), **settings) or {}
+        except TrainingDiverged as failure:
+            kept = path.with_suffix(".last-good.safetensors")
+            write_atomically(kept, safetensors.torch.save({n: _saved(v) for n, v in failure.checkpoint.items()}))
+            raise TrainingDiverged(f"{failure}, kept in {kept}", failure.checkpoint, failure.epoch) from failure
         seconds = time.perf_counter() - started
     tensors = {f"model.{name}": _saved(value) for name, value in model.state_dict().items()}
     tensors |= {f"history.{name}": _saved(value) for name, value in history.items()}
-    metadata = {"key": json.dumps(key, sort_keys=True), "seconds": repr(seconds)}
+    # a safetensors file does not keep the order of its tensors
+    metadata = {"key": json.dumps(key, sort_keys=True), "seconds": repr(seconds), "history": json.dumps(list(history))}
     write_atomically(path, safetensors.torch.save(tensors, metadata))
     return Training(model, history, seconds, from_cache=False)
 
@@ -127,18 +134,23 @@ def _load(path: Path, model: nn.Module, device: torch.device) -> Training:
     with safe_open(path, framework="pt", device=str(device)) as file:
         names = list(file.keys())
         tensors = {name: file.get_tensor(name) for name in names}
-        seconds = float(file.metadata()["seconds"])
+        seconds, order = float(file.metadata()["seconds"]), json.loads(file.metadata().get("history", "[]"))
     model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
     history = {n.removeprefix("history."): t for n, t in tensors.items() if n.startswith("history.")}
-    return Training(model.eval(), history, seconds, from_cache=True)
+    return Training(model.eval(), {name: history[name] for name in order or history}, seconds, from_cache=True)
 
 
 def fingerprint(*objects: Any) -> str:
-    """Hash of the code of the advdef modules that the objects live in, and of those that all training runs through.
+    """Hash of the code of the advdef modules that the objects live in, of what functions' modules import from others,
+    and of those that all training runs through.
 
     Of a function that lives elsewhere, in a notebook say, its own code counts. Docstrings, comments and layout do not.
     """
     names = {f"advdef.{name}" for name in _ALWAYS} | {o.__module__ for o in objects}
+    for function in filter(inspect.isfunction, objects):
+        if function.__module__.startswith("advdef."):
+            used = vars(sys.modules[function.__module__]).values()
+            names |= {str(getattr(value, "__module__", "")) for value in used}
     sources = [inspect.getsource(sys.modules[name]) for name in sorted(names) if name.startswith("advdef.")]
     own = [o for o in objects if inspect.isfunction(o) and not o.__module__.startswith("advdef.")]
     sources += sorted(textwrap.dedent(inspect.getsource(function)) for function in own)

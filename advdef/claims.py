@@ -16,12 +16,15 @@ VerdictWord = Literal["supported", "partly", "not supported", "not testable here
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence of a paper that a run can decide. ``source`` says where it stands: "paper" or "inferred"."""
+    """A sentence of a paper that a run can decide.
+
+    ``source`` says where it stands: "paper", "inferred" (implied by the paper) or "secondary" (told by somebody else).
+    """
 
     id: str
     paper: str
     sentence: str
-    source: Literal["paper", "inferred"]
+    source: Literal["paper", "inferred", "secondary"]
     decided_by: str
     datasets: tuple[str, ...] = ()  # empty: any
 
@@ -63,6 +66,8 @@ class Verdict:
     def evidence(self) -> str:
         """One line: how many conditions hold, and the summary, or the conditions with their numbers."""
         if self.word == "not testable here":
+            if self.summary:
+                return self.summary
             return f"the claim is about {', '.join(self.claim.datasets)}" if self.conditions else "nothing was measured"
         held = sum(c.holds for c in self.conditions)
         listed = "; ".join(f"{c.what}: {c.number}" + ("" if c.holds else " (fails)") for c in self.conditions)

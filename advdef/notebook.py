@@ -31,6 +31,8 @@ __all__ = [
 
 Settings = TypeVar("Settings")
 
+_SOURCES = {"paper": "paper", "inferred": "implied; our wording", "secondary": "secondary source"}
+
 
 def choose(profiles: Mapping[str, Settings], profile: str) -> Settings:
     """The settings of a profile; raises ValueError with one line that lists what exists."""
@@ -102,7 +104,7 @@ def verdict_table(verdicts: Sequence[Verdict], caption: str) -> HTML:
     rows = [
         {
             "claim": f"<strong>{v.claim.id.split('-')[-1]}</strong> {html.escape(v.claim.sentence)} "
-            f"<em>[{'paper' if v.claim.source == 'paper' else 'implied; our wording'}]</em>",
+            f"<em>[{_SOURCES[v.claim.source]}]</em>",
             "data": v.dataset,
             "verdict": _badge(v.word),
             "evidence": html.escape(v.evidence),

@@ -22,6 +22,15 @@ COLOURS = {
     "bit depth": "#CC79A7",
     "AT": "#7F7F7F",
     "AT + CQ": "#3D348B",
+    "standard": "#000000",
+    "mixed AT": "#B8860B",
+    "ALP": "#009E73",
+    "TRADES": "#0072B2",
+    "VS": "#56B4E9",
+    "SNS": "#D55E00",
+    "SNS random": "#CC79A7",
+    "SNS bottom": "#E69F00",
+    "SNS α=1": "#882255",
 }
 THREAT_STYLES = {"oblivious": (":", "o"), "direct": ("--", "s"), "adaptive": ("-", "D")}
 

@@ -1,11 +1,24 @@
-"""Intervals for accuracies and for differences between paired accuracies."""
+"""Intervals for accuracies, for differences between paired accuracies, and for rank correlations."""
 
 import math
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+from scipy.special import stdtrit
 from torch import Tensor
 
-__all__ = ["Interval", "independent_difference", "paired_difference", "wilson"]
+__all__ = [
+    "Interval",
+    "independent_difference",
+    "over_seeds",
+    "paired_difference",
+    "partial_spearman",
+    "rank_correlation",
+    "spearman",
+    "wilson",
+]
 
 Z95 = 1.959963984540054
 
@@ -80,3 +93,97 @@ def paired_difference(treated: Tensor, control: Tensor) -> Interval:
     variance = (float((difference**2).sum()) + 1) / n - centre**2
     half = Z95 * math.sqrt(max(variance, 0.0) / n)
     return Interval(float(difference.mean()), max(-1.0, centre - half), min(1.0, centre + half))
+
+
+def over_seeds(values: Sequence[float]) -> Interval:
+    """Mean of one number per trained network, with Student's 95 % interval for the mean of all such networks.
+
+    Raises ValueError for fewer than two values.
+
+    >>> f"{over_seeds([0.01, 0.03, 0.02]):+}"
+    '+2.0 [-0.5, +4.5]'
+    """
+    if len(values) < 2:
+        raise ValueError(f"an interval over seeds needs at least two, not {len(values)}")
+    mean, spread = statistics.fmean(values), statistics.stdev(values)
+    half = float(stdtrit(len(values) - 1, 0.975)) * spread / math.sqrt(len(values))
+    return Interval(mean, mean - half, mean + half)
+
+
+def rank_correlation(x: Tensor, y: Tensor) -> float:
+    """Spearman's rank correlation of two samples (N,), with average ranks for ties; NaN where one is constant.
+
+    Raises ValueError for unequal shapes, fewer than three points or NaN.
+
+    >>> import torch
+    >>> round(rank_correlation(torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([1.0, 8.0, 27.0, 26.0])), 6)
+    0.8
+    """
+    return float(_correlation(*_ranks(_columns(x, y))))
+
+
+def spearman(x: Tensor, y: Tensor, *, resamples: int = 2000, seed: int = 0) -> Interval:
+    """Rank correlation of two samples (N,) with a percentile bootstrap interval, over points drawn anew as pairs.
+
+    The interval takes the points for independent: those of one training run are not. Resamples without a correlation
+    (one sample constant) do not count. Raises as :func:`rank_correlation` does, and for fewer than one resample.
+
+    >>> import torch
+    >>> steps = torch.arange(20.0)
+    >>> found = spearman(steps, -(steps**2))
+    >>> round(found.value, 6), round(found.low, 6), round(found.high, 6)
+    (-1.0, -1.0, -1.0)
+    """
+    return _bootstrap(_columns(x, y), resamples, seed)
+
+
+def partial_spearman(x: Tensor, y: Tensor, control: Tensor, *, resamples: int = 2000, seed: int = 0) -> Interval:
+    """What :func:`spearman` is of ``x`` and ``y`` once the ranks of ``control`` (N,) are partialled out of both.
+
+    NaN where ``control`` has the order of ``x`` or of ``y``, or the reverse: nothing is left to correlate.
+    """
+    return _bootstrap(_columns(x, y, control), resamples, seed)
+
+
+def _columns(*samples: Tensor) -> Tensor:
+    """Samples (N,) as the rows of one table, on the CPU."""
+    shapes = [tuple(sample.shape) for sample in samples]
+    if len(set(shapes)) > 1 or len(shapes[0]) != 1 or len(samples[0]) < 3:
+        raise ValueError(f"need samples of one shape (N,) with N >= 3, not {', '.join(map(str, shapes))}")
+    table = torch.stack([sample.detach().double().cpu() for sample in samples])
+    if bool(table.isnan().any()):
+        raise ValueError("NaN has no rank")
+    return table
+
+
+def _bootstrap(table: Tensor, resamples: int, seed: int) -> Interval:
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1, not {resamples}")
+    size = table.shape[1]
+    drawn = torch.randint(size, (resamples, size), generator=torch.Generator().manual_seed(seed))
+    ends = torch.tensor([0.025, 0.975], dtype=table.dtype)
+    low, high = torch.nanquantile(_correlation(*_ranks(table[:, drawn])), ends).tolist()
+    return Interval(float(_correlation(*_ranks(table))), low, high)
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Average ranks along the last axis, centred and of length 1; not finite where all values are the same."""
+    ordered = values.sort(-1).values
+    # how many are smaller, and how many are not larger: their sum is twice the average rank, but for a constant
+    ranks = (torch.searchsorted(ordered, values) + torch.searchsorted(ordered, values, right=True)).double()
+    centred = ranks - ranks.mean(-1, keepdim=True)
+    return centred / torch.linalg.vector_norm(centred, dim=-1, keepdim=True)
+
+
+def _correlation(x: Tensor, y: Tensor, control: Tensor | None = None) -> Tensor:
+    """Correlation along the last axis of ranks as :func:`_ranks` gives them, partial where there is a control."""
+    if control is not None:
+        x, y = (_residual(ranks, control) for ranks in (x, y))
+    return (x * y).sum(-1).clamp(-1, 1)
+
+
+def _residual(ranks: Tensor, control: Tensor) -> Tensor:
+    """What a line through ``control`` leaves of the ranks, of length 1; NaN where it leaves rounding alone."""
+    left = ranks - (ranks * control).sum(-1, keepdim=True) * control
+    length = torch.linalg.vector_norm(left, dim=-1, keepdim=True)
+    return left / length.where(length > 1e-6, math.nan)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -19,11 +20,20 @@ Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """``objective(model, images, labels)`` -> scalar loss; images (N, C, H, W) in [0, 1]."""
 
 
-Schedule = Literal["constant", "cosine"]
+Schedule = Literal["constant", "cosine", "one_cycle"]
+Optimizer = Literal["adam", "sgd"]
 
 
 class TrainingDiverged(RuntimeError):
-    """The loss became NaN or infinite; the message says in which epoch."""
+    """The loss became NaN or infinite; the message says at which step.
+
+    ``checkpoint`` holds the weights after the last epoch whose losses were all finite (at first: the initial ones),
+    ``epoch`` how many epochs those were.
+    """
+
+    def __init__(self, message: str, checkpoint: dict[str, Tensor], epoch: int) -> None:
+        super().__init__(message)
+        self.checkpoint, self.epoch = checkpoint, epoch
 
 
 def cross_entropy(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -39,7 +49,9 @@ def fit(
     generator: torch.Generator,
     objective: Objective = cross_entropy,
     parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]] | None = None,
+    optimizer: Optimizer = "adam",
     learning_rate: float = 1e-3,
+    weight_decay: float = 0.0,
     schedule: Schedule = "constant",
     batch_size: int = 128,
     shift: int = 0,
@@ -48,14 +60,16 @@ def fit(
     after_step: Callable[[], None] | None = None,
     progress: bool = False,
 ) -> list[float]:
-    """Train with Adam and return the mean loss of each epoch.
+    """Train with Adam, or SGD with Nesterov momentum 0.9, and return the mean loss of each epoch.
 
-    ``parameters`` are Adam's groups (default: all of the model's). ``before_epoch(e)`` runs before epoch e, where a
-    scheme changes hardness or freezes a part; ``after_step()`` runs after each update, where a constraint is restored.
-    ``shift`` and ``flip`` augment (see :meth:`advdef.data.Split.batches`). The model is left in evaluation mode.
+    ``parameters`` are the optimiser's groups (default: all of the model's). ``schedule`` scales the learning rate:
+    "cosine" falls to 0, "one_cycle" rises linearly over the first fifth of the steps and falls linearly to 0.
+    ``before_epoch(e)`` runs before epoch e, where a scheme changes hardness or freezes a part; ``after_step()`` runs
+    after each update, where a constraint is restored. ``shift`` and ``flip`` augment (see
+    :meth:`advdef.data.Split.batches`). The model is left in evaluation mode.
 
-    Raises TrainingDiverged when the loss of an epoch is not finite; ValueError for fewer than one epoch, an empty split
-    or an unknown schedule.
+    Raises TrainingDiverged when a loss is not finite, with the model back at its last good weights; ValueError for
+    fewer than one epoch, an empty split, an unknown schedule or optimiser.
     """
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, not {epochs}")
@@ -63,40 +77,75 @@ def fit(
         raise ValueError("the training split is empty")
     if schedule not in get_args(Schedule):
         raise ValueError(f"no schedule {schedule!r}; there are {', '.join(get_args(Schedule))}")
+    if optimizer not in get_args(Optimizer):
+        raise ValueError(f"no optimizer {optimizer!r}; there are {', '.join(get_args(Optimizer))}")
     on_cuda = split.images.is_cuda
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.Adam(model.parameters() if parameters is None else parameters, lr=learning_rate)
-    total = epochs * math.ceil(len(split) / batch_size)
-    decay = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: 1.0 if schedule == "constant" else 0.5 * (1 + math.cos(math.pi * step / total))
-    )
+    groups = model.parameters() if parameters is None else parameters
+    descent: torch.optim.Optimizer
+    if optimizer == "adam":
+        descent = torch.optim.Adam(groups, lr=learning_rate, weight_decay=weight_decay)
+    else:
+        descent = torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, nesterov=True, weight_decay=weight_decay)
+    steps_per_epoch = math.ceil(len(split) / batch_size)
+    total = epochs * steps_per_epoch
+    decay = torch.optim.lr_scheduler.LambdaLR(descent, partial(_scale, schedule=schedule, total=total))
     losses: list[float] = []
+    good = _weights(model)
     with tqdm(total=total, disable=not progress, unit="step", leave=False) as bar:
         for epoch in range(epochs):
             if before_epoch is not None:
                 before_epoch(epoch)
             model.train()
             summed = torch.zeros((), device=split.images.device)
+            finite = []  # whether each loss is, asked once at the end: asking in between would wait for the device
             batches = split.batches(batch_size, shuffle=True, generator=generator, shift=shift, flip=flip)
             for images, labels in batches:
                 # bfloat16 only where it is safe to assume it is fast; evaluation stays in float32
                 with torch.autocast(images.device.type, torch.bfloat16, enabled=on_cuda):
                     loss = objective(model, images.contiguous(memory_format=torch.channels_last), labels)
-                optimizer.zero_grad()
+                descent.zero_grad()
                 loss.backward()
-                optimizer.step()
+                descent.step()
                 decay.step()
                 if after_step is not None:
                     after_step()
                 summed += loss.detach() * len(labels)
+                finite.append(torch.isfinite(loss.detach()))
                 bar.update()
             losses.append(float(summed) / len(split))
-            if not math.isfinite(losses[-1]):
-                seen = f"the loss is {losses[-1]} in epoch {epoch + 1} of {epochs}"
-                raise TrainingDiverged(f"{seen}: lower learning_rate")
+            weights = _weights(model)
+            finite.append(torch.stack([value.isfinite().all() for value in weights.values()]).all())
+            if not bool(torch.stack(finite).all()):
+                first = int(torch.stack(finite).int().argmin()) + 1
+                what = "loss is" if first <= steps_per_epoch else "weights are"
+                model.load_state_dict(good)
+                model.eval()
+                raise TrainingDiverged(
+                    f"the {what} not finite from step {min(first, steps_per_epoch)} of {steps_per_epoch} in epoch "
+                    f"{epoch + 1} of {epochs}: lower learning_rate; the model is back at its weights after {epoch} "
+                    "epochs",
+                    good,
+                    epoch,
+                )
+            good = weights
             bar.set_postfix(loss=f"{losses[-1]:.3f}")
     model.eval()
     return losses
+
+
+def _scale(step: int, *, schedule: Schedule, total: int) -> float:
+    """The factor on the learning rate."""
+    if schedule == "constant":
+        return 1.0
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * step / total))
+    peak = max(1, total // 5)
+    return min((step + 1) / peak, (total - step) / max(1, total - peak))
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
 def train_standard(model: nn.Module, split: Split, *, epochs: int, generator: torch.Generator, **options: Any) -> None:

@@ -14,14 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from advdef import artifacts
+from advdef.adversarial_training import train_alp
 from advdef.artifacts import Training, cache_folder, fingerprint, trained, write_atomically
 from advdef.data import Dataset, Split
 from advdef.defenses import Quantized, Quantizer, through_identity, train_quantized
-from advdef.training import train_adversarial, train_standard
+from advdef.defenses.stabilizing import train_sns
+from advdef.models import SmallResNet
+from advdef.sensitivity import select
+from advdef.training import TrainingDiverged, fit, train_adversarial, train_standard
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +46,10 @@ def build() -> nn.Module:
 
 def build_quantized() -> Quantized:
     return Quantized(build(), Quantizer(4, trainable=True))
+
+
+def build_residual() -> nn.Module:
+    return SmallResNet((1, 28, 28), 10, width=4)
 
 
 calls: list[dict[str, Any]] = []
@@ -75,6 +84,7 @@ def logits(training: Training, data: Dataset) -> Tensor:
         (build, train_standard, {"epochs": 2}),
         (build_quantized, train_quantized, {"epochs": 3}),
         (build_quantized, train_adversarial, {"epochs": 1, "eps": 0.1, "steps": 1, "target": through_identity}),
+        (build_residual, train_sns, {"epochs": 2, "eps": 0.1, "steps": 1, "probe": 8, "ramp": 1, "optimizer": "sgd"}),
     ],
 )
 def test_a_hit_is_the_same_model(
@@ -188,6 +198,36 @@ def test_a_failed_training_leaves_nothing(small: Dataset, cache: Path) -> None:
     with pytest.raises(RuntimeError, match="third wheel"):
         trained(build, failing, small, seed=0)
     assert not cache.exists()
+
+
+def overflow(model: nn.Module, split: Split, *, generator: torch.Generator, steps: int) -> None:
+    """Training that is well for two epochs of one step and then has a loss that is none."""
+    seen = iter(range(steps))
+
+    def objective(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return model(images).square().mean() * (float("nan") if next(seen) == 2 else 1)
+
+    fit(model, split, epochs=steps, generator=generator, objective=objective)
+
+
+@pytest.mark.parametrize("make", [build_residual, build_quantized])
+def test_a_training_that_diverges_leaves_its_last_good_weights(
+    small: Dataset, cache: Path, make: Callable[[], nn.Module]
+) -> None:
+    with pytest.raises(TrainingDiverged, match=r"from step 1 of 1 in epoch 3 of 4: .* kept in ") as caught:
+        trained(make, overflow, small, seed=0, steps=4)
+    (file,) = cache.iterdir()
+    assert file.name.endswith(".last-good.safetensors")
+    assert str(caught.value).endswith(f"its weights after 2 epochs, kept in {file}")
+    assert caught.value.epoch == 2
+    kept = safetensors.torch.load_file(file)
+    good = trained(make, overflow, small, seed=0, steps=2).model  # the same two epochs, with nothing after them
+    assert kept.keys() == good.state_dict().keys()
+    for name, value in good.state_dict().items():
+        assert torch.equal(kept[name], value), name
+        assert torch.equal(caught.value.checkpoint[name], value), name
+    with pytest.raises(TrainingDiverged):  # it is no result, and not found as one
+        trained(make, overflow, small, seed=0, steps=4)
 
 
 # Files
@@ -325,3 +365,25 @@ def test_the_fingerprint_covers_what_all_training_runs_through(monkeypatch: pyte
         with monkeypatch.context() as patch:
             patch.setattr(artifacts.inspect, "getsource", lambda m, c=changed: real(m) + "\nx = 1" * (m is c))
             assert fingerprint() != before, name
+
+
+def test_the_fingerprint_of_a_function_follows_what_its_module_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = artifacts.inspect.getsource
+
+    def changes(function: Callable[..., object], name: str) -> bool:
+        """Whether another line in that module is seen."""
+        with monkeypatch.context() as patch:
+            changed = sys.modules[f"advdef.{name}"]
+            patch.setattr(artifacts.inspect, "getsource", lambda m: real(m) + "\nx = 1" * (m is changed))
+            return fingerprint(function) != before
+
+    for function in (train_sns, train_alp):
+        before = fingerprint(function)
+        assert changes(function, function.__module__.removeprefix("advdef."))
+        assert changes(function, "adversarial_training")
+        assert changes(function, "taps")
+    assert not changes(train_alp, "sensitivity")
+    before = fingerprint(train_sns)
+    assert changes(train_sns, "sensitivity")
+    assert changes(train_sns, select.__module__.removeprefix("advdef."))
+    assert not changes(train_sns, "artifacts")

@@ -1,24 +1,34 @@
-"""The classifiers are those of the papers, to the last parameter."""
+"""The classifiers are those of the papers, to the last parameter, and declare where their activations are."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import pairwise
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from advdef.models import CleverhansCNN
+from advdef.models import VGG16, CleverhansCNN, ResNet, ResNet18, SmallInception, SmallResNet
+from advdef.taps import default_taps, tapped
+
+Build = Callable[[tuple[int, int, int], int], nn.Module]
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
 
 
 @pytest.mark.parametrize(
-    ("shape", "parameters", "maps"),
+    ("shape", "expected", "maps"),
     [
         ((1, 28, 28), 710_218, [(64, 14, 14), (128, 5, 5), (128, 1, 1)]),
         ((3, 32, 32), 722_250, [(64, 16, 16), (128, 6, 6), (128, 2, 2)]),
     ],
 )
-def test_cleverhans_cnn(shape: tuple[int, int, int], parameters: int, maps: list[tuple[int, int, int]]) -> None:
+def test_cleverhans_cnn(shape: tuple[int, int, int], expected: int, maps: list[tuple[int, int, int]]) -> None:
     model = CleverhansCNN(shape, 10)
-    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert parameters(model) == expected
     seen: list[tuple[int, ...]] = []
     for layer in model.layers:
         if isinstance(layer, nn.Conv2d):
@@ -49,3 +59,183 @@ def test_weights_are_he_normal() -> None:
             assert float(layer.weight.detach().std()) == pytest.approx((2 / fan_in) ** 0.5, rel=0.05)
             assert layer.bias is not None
             assert not bool(layer.bias.any())
+
+
+# A 3x3 convolution from a to b channels has 9ab weights and no bias, its batch normalisation 2b.
+def convolution(a: int, b: int, side: int = 3) -> int:
+    return side**2 * a * b + 2 * b
+
+
+def residual(a: int, b: int) -> int:
+    """A block; where it widens, its shortcut is a 1x1 convolution."""
+    return convolution(a, b) + convolution(b, b) + (convolution(a, b, 1) if a != b else 0)
+
+
+def mixed(a: int, b: int) -> int:
+    """Four branches of b channels: 1x1; 1x1, 3x3; 1x1, 3x3, 3x3; pooling, 1x1."""
+    return 4 * convolution(a, b, 1) + 3 * convolution(b, b)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_parameters_are_counted_by_hand(channels: int) -> None:
+    widths = [channels, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
+    vgg = sum(convolution(a, b) for a, b in pairwise(widths)) + 512 * 10 + 10
+    widths = [64, 64, 64, 128, 128, 256, 256, 512, 512]
+    blocks = sum(residual(a, b) for a, b in pairwise(widths))
+    resnet = convolution(channels, 64) + blocks + 512 * 10 + 10
+    small = convolution(channels, 16) + residual(16, 16) + residual(16, 32) + residual(32, 64) + 64 * 10 + 10
+    inception = convolution(channels, 16) + mixed(16, 16) + mixed(64, 32) + mixed(128, 64) + 256 * 10 + 10
+    shape = (channels, 32, 32)
+    assert parameters(VGG16(shape, 10)) == vgg
+    assert parameters(ResNet18(shape, 10)) == resnet
+    assert parameters(SmallResNet(shape, 10)) == small
+    assert parameters(SmallInception(shape, 10)) == inception
+
+
+def multiply_adds(model: nn.Module, shape: tuple[int, int, int]) -> int:
+    """Of the convolutions and linear layers, for one image."""
+    costs: list[int] = []
+
+    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        costs.append(layer.weight[0].numel() * output[0].numel())
+
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.register_forward_hook(count)
+    model.eval()(torch.rand(1, *shape))
+    return sum(costs)
+
+
+def test_the_small_networks_cost_what_their_docstrings_say() -> None:
+    for build, millions in ((SmallResNet, "3.1"), (SmallInception, "6.7")):
+        cost = multiply_adds(build((3, 32, 32), 10), (3, 32, 32))
+        assert f"{cost / 1e6:.1f}" == millions
+        assert f"{millions} million multiply-adds" in " ".join(str(build.__doc__).split())
+
+
+def maps(*stages: tuple[int, int, int], features: int) -> list[tuple[int, ...]]:
+    """Shapes of taps: for each (how many, channels, side) so many maps, then the features before the head."""
+    return [(channels, side, side) for many, channels, side in stages for _ in range(many)] + [(features,)]
+
+
+CASES: list[tuple[Build, tuple[int, int, int], list[tuple[int, ...]]]] = [
+    (CleverhansCNN, (1, 28, 28), [(64, 14, 14), (128, 5, 5), (128, 1, 1)]),
+    (VGG16, (3, 32, 32), maps((2, 64, 32), (2, 128, 16), (3, 256, 8), (3, 512, 4), (3, 512, 2), features=512)),
+    (ResNet18, (3, 32, 32), maps((5, 64, 32), (4, 128, 16), (4, 256, 8), (4, 512, 4), features=512)),
+    (SmallResNet, (1, 28, 28), maps((3, 16, 14), (2, 32, 7), (2, 64, 4), features=64)),
+    (SmallResNet, (3, 32, 32), maps((3, 16, 16), (2, 32, 8), (2, 64, 4), features=64)),
+    (SmallInception, (1, 28, 28), maps((1, 16, 14), (1, 64, 14), (1, 128, 7), (1, 256, 4), features=256)),
+    (SmallInception, (3, 32, 32), maps((1, 16, 16), (1, 64, 16), (1, 128, 8), (1, 256, 4), features=256)),
+]
+
+
+@pytest.mark.parametrize(
+    ("build", "shape", "expected"), CASES, ids=[f"{case[0].__name__}-{case[1][1]}" for case in CASES]
+)
+class TestTaps:
+    @pytest.mark.parametrize("training", [True, False])
+    def test_taps_are_activations_after_a_relu(
+        self, build: Build, shape: tuple[int, int, int], expected: list[tuple[int, ...]], training: bool
+    ) -> None:
+        torch.manual_seed(0)
+        model = build(shape, 7).train(training)
+        with tapped(model, default_taps(model)) as seen:
+            assert model(torch.rand(2, *shape)).shape == (2, 7)
+        assert [tuple(value.shape[1:]) for value in seen.values()] == expected
+        assert list(seen) == list(default_taps(model))  # they are named in the order in which they run
+        for name, value in seen.items():
+            assert bool((value >= 0).all()), name
+            assert bool((value > 0).any()), name
+            # features are pooled, which leaves few zeros; anything else is cut off at zero
+            assert value.dim() == 2 or bool((value == 0).any()), name
+
+    def test_the_head_sees_the_last_tap(
+        self, build: Build, shape: tuple[int, int, int], expected: list[tuple[int, ...]]
+    ) -> None:
+        model = build(shape, 7).eval()
+        head = model.get_submodule("layers.7" if isinstance(model, CleverhansCNN) else "head")
+        with tapped(model, default_taps(model)) as seen, torch.no_grad():
+            logits = model(torch.rand(2, *shape))
+            assert torch.equal(head(seen[default_taps(model)[-1]].flatten(1)), logits)
+
+    def test_images_are_scaled_to_minus_one_to_one(
+        self, build: Build, shape: tuple[int, int, int], expected: list[tuple[int, ...]]
+    ) -> None:
+        model, images, seen = build(shape, 7).eval(), torch.rand(2, *shape), []
+        first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+        first.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        model(images)
+        assert torch.equal(seen[0], images if build is CleverhansCNN else 2 * images - 1)
+
+    def test_nothing_is_overwritten_in_place(
+        self, build: Build, shape: tuple[int, int, int], expected: list[tuple[int, ...]]
+    ) -> None:
+        assert not [name for name, part in build(shape, 7).named_modules() if getattr(part, "inplace", False)]
+
+
+def test_every_relu_of_a_network_is_tapped_or_inside_a_tapped_branch() -> None:
+    for build in (CleverhansCNN, VGG16, ResNet18, SmallResNet, SmallInception):
+        model = build((3, 32, 32), 10)
+        ends = {f"{tap}." for tap in default_taps(model)}
+        relus = [name for name, part in model.named_modules() if isinstance(part, nn.ReLU)]
+        assert [name for name in relus if not any(f"{name}.".startswith(end) for end in ends)] == []
+
+
+def test_a_residual_block_adds_its_input() -> None:
+    model = ResNet((3, 8, 8), 10, blocks=(1, 2), width=4).eval()
+    block = model.get_submodule("stages.1.1")
+    last = block.get_submodule("second.1")
+    assert isinstance(last, nn.BatchNorm2d)
+    nn.init.zeros_(last.weight)
+    nn.init.constant_(last.bias, -0.25)
+    images = torch.rand(2, 8, 4, 4)
+    assert torch.equal(block(images), (images - 0.25).clamp_min(0))
+
+
+def test_wider_and_deeper_networks_declare_their_taps() -> None:
+    resnet = ResNet((1, 8, 8), 3, blocks=(1, 2), width=4, stem_stride=2)
+    inside = ("stages.0.0.inner", "stages.0.0", "stages.1.0.inner", "stages.1.0", "stages.1.1.inner", "stages.1.1")
+    assert default_taps(resnet) == ("stem", *inside, "pool")
+    for model, features in ((resnet, 8), (SmallResNet((1, 8, 8), 3, width=4), 16)):
+        with tapped(model, default_taps(model)) as seen:
+            model(torch.rand(2, 1, 8, 8))
+        assert seen["pool"].shape == (2, features)
+    wide = SmallInception((1, 8, 8), 3, width=4)
+    with tapped(wide, default_taps(wide)) as seen:
+        wide(torch.rand(2, 1, 8, 8))
+    assert [value.shape[1] for value in seen.values()] == [4, 16, 32, 64, 64]
+
+
+def test_an_inception_module_sets_its_branches_side_by_side() -> None:
+    module = SmallInception((3, 32, 32), 10).eval().get_submodule("mixed.2")
+    branches = module.get_submodule("branches")
+    images = torch.rand(2, 64, 8, 8)
+    assert torch.equal(module(images), torch.cat([branch(images) for branch in branches.children()], 1))
+    windows = [
+        [(type(part).__name__, part.kernel_size) for part in branch.modules() if hasattr(part, "kernel_size")]
+        for branch in branches.children()
+    ]
+    one, three = ("Conv2d", (1, 1)), ("Conv2d", (3, 3))
+    assert windows == [[one], [one, three], [one, three, three], [("AvgPool2d", 3), one]]
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 32), (1, 32, 96)])
+def test_vgg_takes_every_multiple_of_32(shape: tuple[int, int, int]) -> None:
+    model = VGG16(shape, 3).eval()
+    assert model(torch.rand(1, *shape)).shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "named"),
+    [
+        ((1, 28, 28), "height 28 and width 28"),
+        ((3, 48, 64), "height 48"),
+        ((3, 32, 33), "width 33"),
+        ((3, 0, 32), "height 0"),
+        ((3, 32, -32), "width -32"),
+    ],
+)
+def test_vgg_names_the_side_that_is_no_multiple_of_32(shape: tuple[int, int, int], named: str) -> None:
+    with pytest.raises(ValueError, match=rf"sides are multiples of 32, not {named}$"):
+        VGG16(shape, 10)

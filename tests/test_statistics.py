@@ -7,7 +7,14 @@ import math
 import pytest
 import torch
 
-from advdef.statistics import Interval, paired_difference, wilson
+from advdef.statistics import (
+    Interval,
+    paired_difference,
+    partial_spearman,
+    rank_correlation,
+    spearman,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(
@@ -125,3 +132,82 @@ def test_intervals_print_in_percent() -> None:
     interval = Interval(0.123, -0.05, 0.2)
     assert f"{interval}" == "12.3 [-5.0, 20.0]"
     assert f"{interval:+}" == "+12.3 [-5.0, +20.0]"
+
+
+def correlated(rho: float, *shape: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Two normal samples, correlated once what they share with the third is taken out of them; the third."""
+    first, second, third = torch.randn(3, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
+    return first + third, rho * first + math.sqrt(1 - rho**2) * second + third, third
+
+
+@pytest.mark.parametrize("levels", [3, 1000])
+def test_rank_correlation_agrees_with_scipy_with_and_without_ties(levels: int) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for seed in range(20):
+        x, y, _ = correlated(-0.5, 15, seed=seed)
+        x, y = (x * levels / 4).round(), (y * levels / 4).round()
+        assert rank_correlation(x, y) == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
+
+
+def test_rank_correlation_by_hand() -> None:
+    x = torch.tensor([3.0, 1.0, 4.0, 1.0])  # ranks 3, 1.5, 4, 1.5
+    y = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    assert rank_correlation(x, y) == pytest.approx(-1 / math.sqrt(4.5 * 5))
+    assert rank_correlation(x, x**3) == pytest.approx(1)
+    assert math.isnan(rank_correlation(torch.ones(4), y))
+
+
+def test_partial_spearman_is_the_textbook_formula() -> None:
+    x, y, z = correlated(0.5, 40)
+    xy, xz, yz = rank_correlation(x, y), rank_correlation(x, z), rank_correlation(y, z)
+    partial = partial_spearman(x, y, z, resamples=10)
+    assert partial.value == pytest.approx((xy - xz * yz) / math.sqrt((1 - xz**2) * (1 - yz**2)))
+    assert partial.value == pytest.approx(partial_spearman(x, y, -z, resamples=10).value)
+    assert abs(partial.value - xy) > 0.1
+
+
+def test_what_a_control_explains_is_gone() -> None:
+    z = torch.arange(50.0)
+    noise = torch.randn(2, 50, generator=torch.Generator().manual_seed(1))
+    x, y = z + 5 * noise[0], z + 5 * noise[1]
+    assert spearman(x, y, resamples=200).low > 0.5
+    found = partial_spearman(x, y, z, resamples=200)
+    assert found.low < 0 < found.high
+    for seed in range(20):
+        x, y, _ = correlated(0.5, 30, seed=seed)
+        assert math.isnan(partial_spearman(x, y, x**3, resamples=10).value)
+        assert math.isnan(partial_spearman(x, y, -y, resamples=10).value)
+
+
+@pytest.mark.parametrize(("rho", "partial"), [(0.0, False), (0.8, False), (0.5, True)])
+def test_the_bootstrap_interval_covers_the_truth(rho: float, partial: bool) -> None:
+    def found(x: torch.Tensor, y: torch.Tensor, z: torch.Tensor, resamples: int = 300) -> Interval:
+        if partial:
+            return partial_spearman(x, y, z, resamples=resamples)
+        return spearman(x - z, y - z, resamples=resamples)
+
+    truth, hits = found(*correlated(rho, 100_000, seed=1), resamples=1).value, 0
+    for x, y, z in zip(*correlated(rho, 300, 25), strict=True):
+        interval = found(x, y, z)
+        assert -1 <= interval.low <= interval.value <= interval.high <= 1
+        hits += interval.low <= truth <= interval.high
+    assert 0.92 < hits / 300 < 0.995
+
+
+def test_the_interval_is_that_of_its_seed_and_narrows_with_more_points() -> None:
+    x, y, _ = correlated(0.5, 200)
+    few, many = spearman(x[:20], y[:20], resamples=200), spearman(x, y, resamples=200)
+    assert spearman(x, y, resamples=200) == many
+    assert spearman(x, y, resamples=200, seed=1) != many
+    assert many.high - many.low < (few.high - few.low) / 2
+
+
+def test_rank_correlations_refuse_what_has_no_ranks() -> None:
+    with pytest.raises(ValueError, match=r"not \(3,\), \(4,\)"):
+        rank_correlation(torch.ones(3), torch.ones(4))
+    with pytest.raises(ValueError, match="N >= 3"):
+        spearman(torch.ones(2), torch.ones(2))
+    with pytest.raises(ValueError, match="NaN has no rank"):
+        rank_correlation(torch.tensor([1.0, 2.0, math.nan]), torch.ones(3))
+    with pytest.raises(ValueError, match="at least 1, not 0"):
+        spearman(torch.ones(3), torch.ones(3), resamples=0)

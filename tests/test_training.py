@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -62,8 +63,61 @@ def test_divergence_is_an_error(part: Split, value: float) -> None:
     def objective(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         return model(images).sum() * value
 
-    with pytest.raises(TrainingDiverged, match=r"the loss is (nan|-?inf) in epoch 1 of 3: lower learning_rate"):
+    with pytest.raises(TrainingDiverged, match=r"the loss is not finite from step 1 of 3 in epoch 1 of 3: lower learn"):
         fit(softmax_regression(), part, epochs=3, generator=seeded(), objective=objective)
+
+
+def with_statistics() -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(784, 10))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize(("step", "epoch"), [(1, 1), (3, 1), (2, 3)])
+def test_divergence_names_its_step_and_leaves_the_last_good_weights(
+    part: Split, optimizer: Any, step: int, epoch: int
+) -> None:
+    """With the statistics of batch normalisation, which one bad batch spoils for good."""
+    model, passes = with_statistics(), 0
+
+    def objective(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        nonlocal passes
+        passes += 1
+        bad = passes == 3 * (epoch - 1) + step
+        return nn.functional.cross_entropy(model(images * (float("nan") if bad else 1.0)), labels)
+
+    options: dict[str, Any] = {"batch_size": 100, "optimizer": optimizer}
+    with pytest.raises(TrainingDiverged) as caught:
+        fit(model, part, epochs=4, generator=seeded(), objective=objective, **options)
+    assert str(caught.value) == (
+        f"the loss is not finite from step {step} of 3 in epoch {epoch} of 4: lower learning_rate; "
+        f"the model is back at its weights after {epoch - 1} epochs"
+    )
+    good = with_statistics()
+    if epoch > 1:
+        fit(good, part, epochs=epoch - 1, generator=seeded(), **options)
+    assert caught.value.epoch == epoch - 1
+    assert caught.value.checkpoint.keys() == good.state_dict().keys()
+    for name, value in good.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+        assert torch.equal(caught.value.checkpoint[name], value), name
+    assert not model.training
+
+
+def test_a_last_step_that_spoils_the_weights_is_divergence_too(part: Split) -> None:
+    """Its loss was finite, and there is no later one that would not be."""
+    steps = iter(range(3))
+
+    def objective(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        nothing = 0 * model(images).sum()
+        return nothing if next(steps) < 2 else nothing.sqrt()  # also zero, with a slope of 0 * infinity
+
+    model = softmax_regression()
+    message = "the weights are not finite from step 3 of 3 in epoch 1 of 1: lower learning_rate"
+    with pytest.raises(TrainingDiverged, match=message):
+        fit(model, part, epochs=1, generator=seeded(), objective=objective, batch_size=100)
+    assert torch.equal(model[1].weight, softmax_regression()[1].weight)
 
 
 def test_no_epoch_is_an_error(part: Split) -> None:
@@ -106,7 +160,14 @@ def test_only_the_given_parameters_move_each_at_its_own_rate(part: Split) -> Non
     assert float((model[1].weight.detach() - weight).abs().max()) == pytest.approx(1e-3, rel=1e-3)
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+RATES = {
+    "constant": [1.0] * 10,
+    "cosine": [0.5 * (1 + math.cos(math.pi * i / 10)) for i in range(10)],
+    "one_cycle": [1 / 2, 1.0, 1.0, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8],
+}
+
+
+@pytest.mark.parametrize("schedule", list(RATES))
 def test_the_learning_rate_follows_its_schedule(part: Split, schedule: Any) -> None:
     model, path = softmax_regression(), []
 
@@ -120,8 +181,50 @@ def test_the_learning_rate_follows_its_schedule(part: Split, schedule: Any) -> N
     )  # fmt: skip
     path.append(model[1].bias.detach())
     lengths = [float((a - b).mean()) for a, b in pairwise(path)]
-    expected = [0.1 * (1.0 if schedule == "constant" else 0.5 * (1 + math.cos(math.pi * i / 10))) for i in range(10)]
-    assert lengths == pytest.approx(expected, rel=1e-3)
+    assert lengths == pytest.approx([0.1 * rate for rate in RATES[schedule]], rel=1e-3)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 4])
+def test_one_cycle_has_room_in_a_training_of_a_few_steps(part: Split, epochs: int) -> None:
+    def moved(**options: Any) -> float:
+        model = softmax_regression()
+        fit(model, part, epochs=epochs, generator=seeded(), batch_size=300, **options)
+        return float((model[1].weight.detach() - softmax_regression()[1].weight.detach()).abs().max())
+
+    assert 0 < moved(schedule="one_cycle") <= moved() * 1.001
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_an_optimizer_steps_as_the_one_of_torch(part: Split, optimizer: Any, weight_decay: float) -> None:
+    model, other = softmax_regression(), softmax_regression()
+    fit(
+        model, part, epochs=2, generator=seeded(), batch_size=100, optimizer=optimizer, learning_rate=0.05,
+        weight_decay=weight_decay,
+    )  # fmt: skip
+    make = {"adam": torch.optim.Adam, "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True)}[optimizer]
+    theirs = make(other.parameters(), lr=0.05, weight_decay=weight_decay)
+    draws = seeded()
+    for _ in range(2):
+        for images, labels in part.batches(100, shuffle=True, generator=draws):
+            theirs.zero_grad()
+            nn.functional.cross_entropy(other(images), labels).backward()
+            theirs.step()
+    assert torch.equal(model[1].weight, other[1].weight)
+    assert torch.equal(model[1].bias, other[1].bias)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optimizer": "lion"}, "no optimizer 'lion'; there are adam, sgd"),
+        ({"schedule": "steps"}, "no schedule 'steps'; there are constant, cosine, one_cycle"),
+    ],
+    ids=str,
+)
+def test_an_unknown_choice_is_refused_with_what_there_is(part: Split, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(softmax_regression(), part, epochs=1, generator=seeded(), **options)
 
 
 def stripes(n: int = 400) -> Split:

@@ -9,6 +9,9 @@ from advdef.attacks._common import ProbabilitiesWarning, TrainingModeWarning
 from advdef.attacks._types import Attack, Suite, describe
 from advdef.attacks.apgd import apgd
 from advdef.attacks.each_class import each_class
+from advdef.attacks.feature_adversary import feature_adversary
+from advdef.attacks.feature_neurons import neuron_targeted
+from advdef.attacks.feature_routing import feature_routing
 from advdef.attacks.from_foolbox import boundary, carlini_wagner, ddn, deepfool, ead, hop_skip_jump, pointwise
 from advdef.attacks.from_pyautoattack import autoattack, fab, square
 from advdef.attacks.gradient import bim, ffgsm, fgsm, mim, pgd
@@ -41,6 +44,8 @@ __all__ = [
     "each_class",
     "expectation",
     "fab",
+    "feature_adversary",
+    "feature_routing",
     "ffgsm",
     "fgsm",
     "hop_skip_jump",
@@ -49,6 +54,7 @@ __all__ = [
     "margin",
     "mim",
     "minimal",
+    "neuron_targeted",
     "pgd",
     "pointwise",
     "replace_gradient",

@@ -22,6 +22,12 @@ def describe(attack: Attack) -> str:
     >>> from advdef.attacks import pgd
     >>> describe(partial(pgd, steps=40, loss="margin"))
     "pgd(steps=40, loss='margin')"
+
+    Of the neurons of a layer, up to five are listed, and more are counted.
+
+    >>> from torch import arange
+    >>> describe(partial(pgd, chosen={"stem": arange(2), "pool": arange(13)}))
+    "pgd(chosen={'stem': [0, 1], 'pool': 13 neurons})"
     """
     settings = ", ".join(f"{name}={_printed(value)}" for name, value in attack.keywords.items())
     return f"{getattr(attack.func, '__name__', type(attack.func).__name__)}({settings})"
@@ -46,4 +52,13 @@ def norm_of(attack: Attack) -> Norm | None:
 def _printed(value: object) -> str:
     if isinstance(value, partial):
         return describe(value)
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key!r}: {_inside(entry)}' for key, entry in value.items())}}}"
     return type(value).__name__ if isinstance(value, nn.Module | Tensor) else repr(value)
+
+
+def _inside(value: object) -> str:
+    """A value of a mapping; a tensor is taken for the neurons of a layer."""
+    if not isinstance(value, Tensor):
+        return _printed(value)
+    return repr(value.tolist()) if value.numel() <= 5 else f"{value.numel()} neurons"

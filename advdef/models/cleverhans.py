@@ -13,11 +13,13 @@ class CleverhansCNN(nn.Module):
     TensorFlow's "same" padding of the first layer is symmetric (3) for every even image side.
 
     ``shape`` is (C, H, W) with H = W, even and at least 28; images (N, C, H, W) in [0, 1] -> logits
-    (N, ``num_classes``). Raises ValueError for other sizes.
+    (N, ``num_classes``). ``taps`` names the ReLU after each convolution. Raises ValueError for other sizes.
 
     >>> sum(p.numel() for p in CleverhansCNN((1, 28, 28), 10).parameters())
     710218
     """
+
+    taps = ("layers.1", "layers.3", "layers.5")
 
     def __init__(self, shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__()

@@ -1,0 +1,89 @@
+"""Which neurons are chosen, how much two choices share, and where a channel is active."""
+
+import math
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+__all__ = ["Which", "channel_mask", "jaccard", "layer_score", "same_layers", "select"]
+
+Which = Literal["top", "bottom", "random", "all"]
+
+
+def select(
+    sigma: Mapping[str, Tensor],
+    *,
+    ratio: float | None = None,
+    k: int | None = None,
+    which: Which = "top",
+    generator: torch.Generator | None = None,
+) -> dict[str, Tensor]:
+    """Chosen neurons by layer, as ascending indices (k,): of C, either ``k`` or ceil(``ratio`` * C).
+
+    ``which``: the most or least sensitive ones (of equal ones, those that come first), random ones (drawn on the CPU,
+    so that every device sees the same), or all, which needs no size. Raises ValueError for a ratio outside (0, 1], for
+    k outside a layer and for a sensitivity that is not finite.
+
+    >>> select({"relu": torch.tensor([0.5, 0.1, 0.9, 0.1])}, ratio=0.5)
+    {'relu': tensor([0, 2])}
+    """
+    if which not in get_args(Which):
+        raise ValueError(f"no choice {which!r} of neurons; there are {', '.join(get_args(Which))}")
+    if (ratio is None) == (k is None) and not (which == "all" and k is None):
+        raise ValueError("give either ratio or k")
+    if ratio is not None and not 0 < ratio <= 1:
+        raise ValueError(f"ratio must lie in (0, 1], not {ratio}")
+    chosen = {}
+    for layer, values in sigma.items():
+        if not bool(values.isfinite().all()):
+            raise ValueError(f"layer {layer!r} has sensitivities that are not finite")
+        count = len(values)
+        # a hair less, as 0.07 * 100 is a hair more than 7
+        size = math.ceil((1.0 if ratio is None else ratio) * count - 1e-9) if k is None else k
+        if not 1 <= size <= count:
+            raise ValueError(f"layer {layer!r} has {count} neurons: k must lie in 1..{count}, not {size}")
+        if which == "random":
+            order = torch.randperm(count, generator=generator).to(values.device)
+        else:
+            order = values.argsort(descending=which != "bottom", stable=True)
+        chosen[layer] = order[: count if which == "all" else size].sort().values
+    return chosen
+
+
+def layer_score(sigma: Mapping[str, Tensor], *, top: float = 1.0) -> dict[str, float]:
+    """Mean sensitivity of each layer's neurons, or of the share ``top`` of them that is most sensitive."""
+    return {layer: float(sigma[layer][rows].mean()) for layer, rows in select(sigma, ratio=top).items()}
+
+
+def jaccard(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, float]:
+    """Common share of two choices by layer: |A and B| / |A or B|; raises ValueError for unequal layers.
+
+    >>> jaccard({"relu": torch.tensor([0, 1, 2])}, {"relu": torch.tensor([1, 2, 3])})
+    {'relu': 0.5}
+    """
+    same_layers("the second choice", b, a)
+    sets = {layer: (set(a[layer].tolist()), set(b[layer].tolist())) for layer in a}
+    return {layer: len(x & y) / len(x | y) if x | y else 1.0 for layer, (x, y) in sets.items()}
+
+
+def channel_mask(maps: Tensor, size: tuple[int, int], *, threshold: float = 0.25) -> Tensor:
+    """Where a channel is active: its maps (N, h, w) -> booleans (N, H, W) for images of ``size`` (H, W).
+
+    Each map is divided by its maximum, scaled up bilinearly and cut at ``threshold``; a map without a positive value
+    gives an empty mask. Constants of the authors' laboratory (https://github.com/DIG-Beihang/AISafety).
+    """
+    if maps.dim() != 3 or maps.numel() == 0:
+        raise ValueError(f"maps must have shape (N, h, w), none of them 0, not {tuple(maps.shape)}")
+    largest = maps.amax((1, 2), keepdim=True)
+    relative = torch.where(largest > 0, maps / largest, 0.0)
+    return interpolate(relative[:, None], size, mode="bilinear", align_corners=False)[:, 0] > threshold
+
+
+def same_layers(what: str, given: Mapping[str, object], wanted: Mapping[str, object]) -> None:
+    """Raise ValueError, naming a layer, unless both have the same layers."""
+    for layer in sorted(given.keys() ^ wanted.keys()):
+        fault = "has no" if layer in wanted else "has an unexpected"
+        raise ValueError(f"{what} {fault} layer {layer!r}; expected: {', '.join(wanted)}")

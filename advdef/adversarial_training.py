@@ -1,0 +1,211 @@
+"""Adversarial training and its relatives: one schedule, one inner attack, and only the loss differs.
+
+    loss = alpha CE(F(x), y) + (1 - alpha) CE(F(x'), y) + weight * penalty(F(x), F(x'))
+
+with x' from a few steps of PGD on the current network in evaluation mode. Where the loss needs both branches they go
+through the network as one batch, so that batch normalisation treats them alike; where it needs x' alone, x is left out.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from advdef.attacks._balls import ball
+from advdef.attacks._common import borrowed
+from advdef.data import Split
+from advdef.taps import tapped
+from advdef.training import fit
+
+__all__ = ["Branches", "Penalty", "ascend", "fit_pairs", "train_alp", "train_at", "train_trades"]
+
+
+@dataclass(frozen=True)
+class Branches:
+    """What a network makes of a batch and of its adversarial partners: logits (N, K), and the tapped layers' maps."""
+
+    clean: Tensor
+    adversarial: Tensor
+    clean_maps: dict[str, Tensor]
+    adversarial_maps: dict[str, Tensor]
+
+
+Penalty = Callable[[Branches], Tensor]
+"""A scalar to be kept small, averaged over the batch."""
+
+
+def train_at(
+    model: nn.Module,
+    split: Split,
+    *,
+    eps: float,
+    steps: int,
+    epochs: int,
+    generator: torch.Generator,
+    alpha: float = 0.0,
+    **options: Any,
+) -> dict[str, Tensor]:
+    """PGD adversarial training (https://arxiv.org/abs/1706.06083); with ``alpha`` 0.5 on half clean images ("mixed").
+
+    ``options`` go to :func:`fit_pairs`, which says what is returned.
+    """
+    return fit_pairs(model, split, eps=eps, steps=steps, epochs=epochs, generator=generator, alpha=alpha, **options)
+
+
+def train_alp(
+    model: nn.Module,
+    split: Split,
+    *,
+    eps: float,
+    steps: int,
+    epochs: int,
+    generator: torch.Generator,
+    weight: float = 0.5,
+    **options: Any,
+) -> dict[str, Tensor]:
+    """Adversarial logit pairing (https://arxiv.org/abs/1803.06373): AT plus the squared distance of the logits.
+
+    Broken as a defence without adversarial training by https://arxiv.org/abs/1807.10272.
+    """
+    return fit_pairs(
+        model, split, eps=eps, steps=steps, epochs=epochs, generator=generator, weight=weight,
+        penalty=squared_logit_distance, **options,
+    )  # fmt: skip
+
+
+def train_trades(
+    model: nn.Module,
+    split: Split,
+    *,
+    eps: float,
+    steps: int,
+    epochs: int,
+    generator: torch.Generator,
+    weight: float = 6.0,
+    **options: Any,
+) -> dict[str, Tensor]:
+    """TRADES (https://arxiv.org/abs/1901.08573): clean CE plus ``weight`` times KL(F(x) || F(x')).
+
+    Its inner attack ascends that divergence, from a point next to the image (its gradient is zero at the image).
+    """
+    return fit_pairs(
+        model, split, eps=eps, steps=steps, epochs=epochs, generator=generator, alpha=1.0, weight=weight,
+        penalty=divergence, attack_penalty=True, **options,
+    )  # fmt: skip
+
+
+def squared_logit_distance(branches: Branches) -> Tensor:
+    """Mean of ||F(x) - F(x')||^2 over the batch."""
+    return (branches.clean - branches.adversarial).square().sum(1).mean()
+
+
+def divergence(branches: Branches) -> Tensor:
+    """Mean of KL(softmax F(x) || softmax F(x')) over the batch."""
+    return _kl(branches.clean, branches.adversarial).mean()
+
+
+def fit_pairs(
+    model: nn.Module,
+    split: Split,
+    *,
+    eps: float,
+    steps: int,
+    epochs: int,
+    generator: torch.Generator,
+    step_size: float = 0.25,
+    alpha: float = 0.0,
+    weight: float = 0.0,
+    penalty: Penalty | None = None,
+    layers: Sequence[str] = (),
+    attack_penalty: bool = False,
+    ramp: int = 0,
+    before_epoch: Callable[[int, float], None] | None = None,
+    **options: Any,
+) -> dict[str, Tensor]:
+    """The shared loop; returns ``{"loss": (epochs,)}``.
+
+    ``step_size`` is relative to ``eps``. ``layers`` are tapped for the penalty. With ``ramp`` epoch e has the weight
+    ``weight * min(1, e / ramp)``. ``attack_penalty`` lets the inner attack ascend the divergence instead of CE.
+    ``before_epoch(e, weight)`` runs before each epoch with its weight; ``options`` go to :func:`advdef.training.fit`.
+
+    Raises ValueError for settings that make no sense, and what ``fit`` raises.
+    """
+    if not 0 <= alpha <= 1 or weight < 0 or ramp < 0 or eps < 0 or steps < 1 or step_size <= 0:
+        seen = f"alpha {alpha}, weight {weight}, ramp {ramp}, eps {eps}, steps {steps}, step_size {step_size}"
+        raise ValueError(f"alpha must lie in [0, 1], weight, ramp and eps from 0, steps from 1, step_size > 0: {seen}")
+    if weight > 0 and penalty is None:
+        raise ValueError("a weight needs a penalty")
+    now = weight
+
+    def begin(epoch: int) -> None:
+        nonlocal now
+        now = weight * min(1.0, epoch / ramp) if ramp else weight
+        if before_epoch is not None:
+            before_epoch(epoch, now)
+
+    def objective(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        if alpha == 1 and now == 0:
+            return F.cross_entropy(model(images).float(), labels)
+        attacked = _kl_from(model, images) if attack_penalty else _ce_to(labels)
+        start = 0.001 * torch.randn(images.shape, generator=generator) if attack_penalty else None
+        adversarial = ascend(
+            model, images, attacked, eps=eps, steps=steps, step_size=step_size, start=start, generator=generator
+        )
+        if alpha == 0 and now == 0:
+            return F.cross_entropy(model(adversarial).float(), labels)
+        taps: AbstractContextManager[dict[str, Tensor]] = tapped(model, layers) if layers else nullcontext({})
+        with taps as maps:
+            clean, attacked_logits = model(torch.cat([images, adversarial])).float().chunk(2)
+        halves = {name: values.chunk(2) for name, values in maps.items()}
+        loss = alpha * F.cross_entropy(clean, labels) + (1 - alpha) * F.cross_entropy(attacked_logits, labels)
+        if penalty is not None and now > 0:
+            first, second = ({name: pair[i] for name, pair in halves.items()} for i in (0, 1))
+            loss = loss + now * penalty(Branches(clean, attacked_logits, first, second))
+        return loss
+
+    losses = fit(model, split, epochs=epochs, generator=generator, objective=objective, before_epoch=begin, **options)
+    return {"loss": torch.tensor(losses)}
+
+
+def ascend(
+    model: nn.Module,
+    images: Tensor,
+    value: Callable[[Tensor], Tensor],
+    *,
+    eps: float,
+    steps: int,
+    step_size: float,
+    start: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """The last iterate of PGD on ``value(logits)`` -> (N,), as training uses it: no check, no best iterate.
+
+    From a random point of the Linf ball, or from ``images + start``. Evaluation uses :mod:`advdef.attacks`.
+    """
+    around = ball(images, torch.full((1, 1, 1, 1), eps, dtype=images.dtype, device=images.device), "Linf")
+    point = around.project(around.sample(generator) if start is None else images + start.to(images.device))
+    with borrowed(model, quiet=True):
+        for _ in range(steps):
+            point.requires_grad_()
+            (slope,) = torch.autograd.grad(value(model(point).float()).sum(), point)
+            point = around.project(point.detach() + step_size * eps * around.ascent(slope))
+    return point
+
+
+def _ce_to(labels: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda logits: F.cross_entropy(logits, labels, reduction="none")
+
+
+def _kl_from(model: nn.Module, images: Tensor) -> Callable[[Tensor], Tensor]:
+    with borrowed(model, quiet=True):
+        # not under no_grad: autocast of an older torch keeps the weights cast there, without a way to their gradient
+        clean = model(images).float().detach()
+    return lambda logits: _kl(clean, logits)
+
+
+def _kl(clean: Tensor, other: Tensor) -> Tensor:
+    return F.kl_div(other.log_softmax(1), clean.log_softmax(1), reduction="none", log_target=True).sum(1)

@@ -1,0 +1,134 @@
+"""What the attacks on features share: signed-gradient steps that ascend an objective of what named layers give."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from advdef.attacks._balls import Ball, BallNorm
+from advdef.attacks._restarts import best_of_restarts
+from advdef.attacks.gradient import _ascend
+from advdef.attacks.losses import Goal, LossName
+from advdef.taps import tapped
+
+__all__ = ["Begin", "Features", "Objective", "ascend_features", "check_neurons", "typical"]
+
+Features = Mapping[str, Tensor]
+"""Layer -> its output, (N, C) or (N, C, H, W)."""
+
+
+class Objective(Protocol):
+    """What a run ascends: one value per image (N,), of this image alone."""
+
+    def __call__(self, step: int, seen: Features, kept: Features, logits: Tensor, goal: Goal) -> Tensor:
+        """``seen`` and ``logits`` of the point at ``step`` (0, 1, ..); ``kept``, features of the reference images."""
+
+
+Begin = Callable[[Features, Tensor], Objective]
+"""Makes the objective of one run, once its options are seen to fit the features and logits of the reference images."""
+
+
+def ascend_features(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float | Tensor,
+    begin: Begin,
+    layers: Sequence[str],
+    network: nn.Module | None,
+    norm: BallNorm,
+    steps: int,
+    step_size: float | None,
+    restarts: int,
+    random_start: bool,
+    stop_early: bool,
+    generator: torch.Generator | None,
+    reference: Callable[[Tensor], Tensor] | None = None,
+    targets: Tensor | None = None,
+    any_wrong: bool = False,
+) -> Tensor:
+    """Each image's best iterate (by the margin of ``model``) of projected ascents of an objective.
+
+    ``layers`` are those of ``network`` (default ``model``), which runs once in each forward pass of ``model``. Each run
+    keeps their output on ``reference(rows)``, images that stand beside the images ``rows`` (default: these themselves).
+    """
+    if step_size is not None and not 0 < step_size < float("inf"):
+        raise ValueError(f"step_size must be positive and finite, not {step_size}")
+    relative = min(1.0, 2.5 / max(1, steps)) if step_size is None else step_size
+    with tapped(model if network is None else network, layers) as seen:
+        return best_of_restarts(
+            partial(_run, relative=relative, seen=seen, layers=layers, begin=begin, reference=reference),
+            model, images, labels, eps=eps, norm=norm, steps=steps, restarts=restarts, loss="margin", targets=targets,
+            any_wrong=any_wrong, random_start=random_start, start=None, stop_early=stop_early, generator=generator,
+        )  # fmt: skip
+
+
+def typical(values: Tensor) -> Tensor:
+    """Mean size of each image's values, (N, ...) -> (N,), to divide by: 1 where there is nothing but zeros."""
+    sizes = values.detach().abs().flatten(1).mean(1)
+    return torch.where(sizes < 1e-12, torch.ones_like(sizes), sizes)
+
+
+def check_neurons(name: str, neurons: Tensor, number: int) -> None:
+    """Raise TypeError or ValueError unless ``neurons`` is int64 (k,) of indices below ``number``."""
+    if neurons.dtype != torch.int64 or neurons.dim() != 1:
+        raise TypeError(f"{name} must be int64 indices (k,), not {neurons.dtype} of shape {tuple(neurons.shape)}")
+    if len(neurons) and not (int(neurons.min()) >= 0 and int(neurons.max()) < number):
+        raise ValueError(f"{name} must lie in 0..{number - 1}; seen: {int(neurons.min())} to {int(neurons.max())}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Aim(Goal):
+    """A goal whose loss is an objective of what the latest forward pass gave."""
+
+    objective: Objective
+    seen: Features
+    kept: Features
+    step: Iterator[int]
+
+    def of(self, rows: Tensor) -> "_Aim":
+        goal, kept = super().of(rows), {layer: features[rows] for layer, features in self.kept.items()}
+        return replace(self, labels=goal.labels, targets=goal.targets, kept=kept)
+
+    def loss(self, name: LossName, logits: Tensor) -> Tensor:
+        return self.objective(next(self.step), self.seen, self.kept, logits, self)
+
+
+def _run(
+    model: nn.Module,
+    around: Ball,
+    goal: Goal,
+    rows: Tensor,
+    point: Tensor,
+    best: Tensor,
+    best_score: Tensor,
+    *,
+    steps: int,
+    loss: LossName,
+    stop_early: bool,
+    relative: float,
+    seen: dict[str, Tensor],
+    layers: Sequence[str],
+    begin: Begin,
+    reference: Callable[[Tensor], Tensor] | None,
+) -> None:
+    """An :class:`advdef.attacks._restarts.Ascent`: that of the gradient family, with an objective for its loss."""
+    with torch.no_grad():
+        logits = model(around.images if reference is None else reference(rows))
+    for layer in layers:
+        if layer not in seen or len(seen[layer]) != len(rows):
+            told = f"{len(seen[layer])} rows for {len(rows)} images" if layer in seen else "nothing"
+            raise ValueError(f"layer {layer!r} gives {told}: the network must run once in each pass of the model")
+    kept = dict(seen)
+    aim = _Aim(
+        goal.labels, goal.targets, goal.any_wrong, objective=begin(kept, logits), seen=seen, kept=kept, step=count()
+    )
+    _ascend(
+        model, around, aim, rows, point, best, best_score, steps=steps, loss=loss, stop_early=stop_early,
+        relative=relative, momentum=None,
+    )  # fmt: skip

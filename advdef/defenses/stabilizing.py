@@ -1,0 +1,157 @@
+"""Sensitive Neuron Stabilizing (SNS): adversarial training that keeps the most sensitive neurons still.
+
+Zhang et al., https://arxiv.org/abs/1909.06978. The idea is the paper's; the form of the loss and all its constants are
+our reconstruction. No weakness of SNS itself is published; pairing losses of its kind were broken where they replace
+adversarial training (https://arxiv.org/abs/1807.10272).
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from advdef.adversarial_training import Branches, ascend, fit_pairs
+from advdef.data import Split
+from advdef.sensitivity import Pairs, Which, select, sensitivity
+from advdef.taps import check_layers, default_taps
+
+__all__ = ["Distance", "stabilizing_loss", "train_sns"]
+
+Distance = Literal["l1", "l2", "cosine"]
+
+_FLOOR = 1e-3  # of a channel's mean activation, where distances are divided by it
+
+
+def train_sns(
+    model: nn.Module,
+    split: Split,
+    *,
+    eps: float,
+    steps: int,
+    epochs: int,
+    generator: torch.Generator,
+    weight: float = 1.0,
+    which: Which = "top",
+    ratio: float = 0.1,
+    layers: Sequence[str] | None = None,
+    distance: Distance = "l1",
+    relative: bool = False,
+    detach_clean: bool = False,
+    match: bool = True,
+    reselect_every: int | None = 1,
+    probe: int = 1024,
+    probe_steps: int = 10,
+    step_size: float = 0.25,
+    **options: Any,
+) -> dict[str, Tensor]:
+    """Adversarial training with ``weight`` times the change of chosen neurons between x and x'.
+
+    Of each layer (default: the model's taps) the share ``ratio`` is chosen by sensitivity, measured on PGD pairs of the
+    first ``probe`` training images: the "top" (SNS), the "bottom", "random" ones, or "all" (vulnerability suppression,
+    https://arxiv.org/abs/1908.04355). They are chosen anew every ``reselect_every`` epochs from the first with a
+    weight, or once (None). With ``match`` each layer's term is scaled by how much more the top neurons change than the
+    chosen ones, so that all choices weigh equally. ``distance``, ``relative`` and ``detach_clean`` are those of
+    :func:`stabilizing_loss`; further ``options``, among them ``alpha`` and ``ramp``, those of
+    :func:`advdef.adversarial_training.fit_pairs`.
+
+    Returns ``loss`` (epochs,) and for each layer, one row per selection, ``sensitivity.<layer>`` (selections, C) and
+    ``chosen.<layer>`` (selections, k). Raises ValueError for a layer
+    the model does not have, or another setting that makes no sense.
+    """
+    names = check_layers(model, default_taps(model) if layers is None else layers)
+    if reselect_every is not None and reselect_every < 1:
+        raise ValueError(f"reselect_every must be at least 1, or None for once, not {reselect_every}")
+    _check(distance)
+    select({}, ratio=ratio, which=which)  # raises now what it would raise after the ramp
+    seen = split.head(min(probe, len(split)))
+    images, labels = seen.float_images(), seen.labels
+    path: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []  # at each selection: sensitivities, and the chosen
+    scales: dict[str, Tensor] = {}
+    first = -1
+
+    def choose(epoch: int, now: float) -> None:
+        nonlocal first
+        if now == 0:
+            return
+        first = epoch if first < 0 else first
+        if path and (reselect_every is None or (epoch - first) % reselect_every):
+            return
+        # its own draws: the choice must not shift the batches and starts of training
+        draws = torch.Generator().manual_seed(generator.initial_seed() + epoch)
+        climb = partial(ascend, eps=eps, steps=probe_steps, step_size=step_size, generator=draws)
+        adversarial = torch.cat(
+            [
+                climb(model, x, partial(_cross_entropy, labels=y))
+                for x, y in zip(images.split(250), labels.split(250), strict=True)
+            ]
+        )
+        pairs = Pairs(images, adversarial, labels)
+        sigma = sensitivity(model, pairs, definition="relative" if relative else "absolute", layers=names)
+        chosen = select(sigma, ratio=ratio, which=which, generator=draws)
+        path.append((sigma, chosen))
+        for name, own in select(sigma, ratio=ratio).items():
+            share = sigma[name][own].mean() / sigma[name][chosen[name]].mean().clamp_min(1e-12)
+            # neurons that hardly ever fire would else be pushed without bound
+            scales[name] = share.clamp(max=100) if match else torch.ones_like(share)
+
+    change = partial(stabilizing_loss, distance=distance, relative=relative, detach_clean=detach_clean)
+
+    def penalty(branches: Branches) -> Tensor:
+        clean, moved = branches.clean_maps, branches.adversarial_maps
+        return torch.stack([scales[n] * change(clean[n], moved[n], rows) for n, rows in path[-1][1].items()]).sum()
+
+    history = fit_pairs(
+        model, split, eps=eps, steps=steps, epochs=epochs, generator=generator, weight=weight, penalty=penalty,
+        layers=names, before_epoch=choose, step_size=step_size, **options,
+    )  # fmt: skip
+    for name in names if path else ():
+        history[f"sensitivity.{name}"] = torch.stack([sigma[name].float() for sigma, _ in path])
+        history[f"chosen.{name}"] = torch.stack([chosen[name] for _, chosen in path])
+    return history
+
+
+def stabilizing_loss(
+    clean: Tensor,
+    adversarial: Tensor,
+    chosen: Tensor,
+    *,
+    distance: Distance = "l1",
+    relative: bool = False,
+    detach_clean: bool = False,
+) -> Tensor:
+    """How much the chosen neurons (k,) of a layer (N, C) or (N, C, H, W) change, averaged over the batch and over them.
+
+    "l1" is the sensitivity of definition D1, as a loss; "l2" squares the differences; "cosine" is one minus the
+    similarity of the maps. ``relative`` divides each neuron's distance by its clean mean activation, held constant, so
+    that shrinking activations gains nothing. ``detach_clean`` lets no gradient through the clean branch.
+
+    Raises ValueError for an unknown distance.
+
+    >>> x = torch.tensor([[1.0, 2.0]])
+    >>> float(stabilizing_loss(x, x + 0.5, torch.tensor([0])))
+    0.5
+    """
+    _check(distance)
+    a, b = (maps if len(chosen) == maps.shape[1] else maps.index_select(1, chosen) for maps in (clean, adversarial))
+    a, b = a.flatten(2) if a.dim() == 4 else a[..., None], b.flatten(2) if b.dim() == 4 else b[..., None]
+    if detach_clean:
+        a = a.detach()
+    if distance == "cosine":
+        return 1 - F.cosine_similarity(a, b, dim=2, eps=1e-6).mean()
+    moved = (b - a).abs() if distance == "l1" else (b - a).square()
+    if not relative:
+        return moved.mean()
+    level = a.detach().abs().mean((0, 2)) + _FLOOR
+    return (moved.mean((0, 2)) / (level if distance == "l1" else level.square())).mean()
+
+
+def _check(distance: str) -> None:
+    if distance not in get_args(Distance):
+        raise ValueError(f"no distance {distance!r}; there are {', '.join(get_args(Distance))}")
+
+
+def _cross_entropy(logits: Tensor, *, labels: Tensor) -> Tensor:
+    return F.cross_entropy(logits, labels, reduction="none")

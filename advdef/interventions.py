@@ -1,0 +1,195 @@
+"""What neurons do for a decision: overwrite their activations and go on from there.
+
+Substitution (clean activations in an adversarial pass) and ablation test whether sensitive neurons cause the wrong
+decisions under attack (https://arxiv.org/abs/1909.06978); the controls are random neurons of like perturbation energy
+or like activation.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from advdef._selection import same_layers
+from advdef.attacks._common import borrowed, check_logits, validate
+from advdef.taps import check_layers, replaced, tapped
+
+__all__ = [
+    "Ablated",
+    "Chosen",
+    "activation_matched",
+    "correct_after_substitution",
+    "energy_matched",
+    "mean_activations",
+    "substitute",
+]
+
+Chosen = Mapping[str, Tensor]
+"""Neurons by layer, as int64 indices (k,): channels of (N, C, H, W) or units of (N, C)."""
+
+
+def substitute(model: nn.Module, images: Tensor, source: Tensor, chosen: Chosen, *, batch_size: int = 250) -> Tensor:
+    """Logits (N, K) of ``images`` when the chosen neurons do what they do on the paired images ``source``.
+
+    Both are (N, C, H, W) in [0, 1], the source usually the clean partners of adversarial images. The pass goes on from
+    the overwritten activations, in evaluation mode; of several layers, each gets those of the source. Without indices
+    a layer stays as it is. Raises as :func:`advdef.taps.tapped` does, ValueError for images that do not pair up and for
+    a layer or a neuron that takes no part, TypeError for indices that are not int64.
+
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> clean, adversarial = torch.rand(5, 1, 2, 2), torch.rand(5, 1, 2, 2)
+    >>> torch.equal(substitute(model, adversarial, clean, {"2": torch.arange(3)}), model(clean))
+    True
+    """
+    return _substituted(model, images, source, [chosen], batch_size)[0]
+
+
+def correct_after_substitution(
+    model: nn.Module, images: Tensor, source: Tensor, labels: Tensor, sets: Sequence[Chosen], *, batch_size: int = 250
+) -> Tensor:
+    """(S, N) booleans: images classified as their label (N,) when each of S sets is substituted by itself.
+
+    The logits are those of :func:`substitute`, with one pass of the source for all sets. Raises as that does, and
+    TypeError or ValueError for images, labels or logits that are none.
+    """
+    validate(images, labels, 0.0)
+    logits = _substituted(model, images, source, sets, batch_size)
+    check_logits(logits.flatten(0, 1), labels.repeat(len(sets)))
+    return logits.argmax(2) == labels
+
+
+def _substituted(model: nn.Module, images: Tensor, source: Tensor, sets: Sequence[Chosen], batch_size: int) -> Tensor:
+    if images.shape != source.shape:
+        raise ValueError(f"images and source must pair up, not {tuple(images.shape)} and {tuple(source.shape)}")
+    checked = [_on_cpu(model, chosen) for chosen in sets]
+    layers = dict.fromkeys(name for chosen in checked for name in chosen)
+    logits = []
+    with borrowed(model, quiet=True), torch.no_grad():
+        for x, partner in zip(images.split(batch_size), source.split(batch_size), strict=True):
+            with tapped(model, layers) as clean:
+                model(partner)
+            same_layers("a forward pass", clean, layers)
+            logits.append(torch.stack([_intervened(model, x, chosen, clean) for chosen in checked]))
+    return torch.cat(logits, 1)
+
+
+class Ablated(nn.Module):
+    """The model with its chosen neurons fixed at zero, or at ``values`` (C,) of their layers: images -> logits.
+
+    Differentiable, so that an attack can be recomputed on it; ``network`` is the model, which stays as it is outside
+    of this module's own passes. ``values`` are usually :func:`mean_activations`. Raises as :func:`substitute` does and
+    ValueError for values that do not fit, in the first pass where only that can tell.
+
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> torch.equal(Ablated(model, {"2": torch.arange(3)})(torch.rand(1, 1, 2, 2)), model[3].bias[None])
+    True
+    """
+
+    def __init__(self, model: nn.Module, chosen: Chosen, *, values: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__()
+        self.network, self.training = model, model.training
+        self._chosen = _on_cpu(model, chosen)
+        self._values = dict(values) if values is not None else dict.fromkeys(chosen, torch.zeros(()))
+        if not self._values.keys() >= chosen.keys():
+            raise ValueError(f"values must be given for {', '.join(chosen)}; seen: {', '.join(self._values) or 'none'}")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, K)."""
+        return _intervened(self.network, images, self._chosen, self._values)
+
+
+def mean_activations(
+    model: nn.Module, images: Tensor, layers: Iterable[str], *, batch_size: int = 250
+) -> dict[str, Tensor]:
+    """Each neuron's mean activation (C,) over images (N, C, H, W) and positions, by layer, in evaluation mode.
+
+    Raises as :func:`advdef.taps.tapped` does, and ValueError for a layer that takes no part in the pass.
+    """
+    totals = dict.fromkeys(check_layers(model, layers), torch.zeros(()))
+    with borrowed(model, quiet=True), torch.no_grad(), tapped(model, totals) as seen:
+        for x in images.split(batch_size):
+            model(x)
+            same_layers("a forward pass", seen, totals)
+            for name, output in seen.items():
+                totals[name] = totals[name].to(output) + output.reshape(*output.shape[:2], -1).mean(2).sum(0)
+    return {name: total / len(images) for name, total in totals.items()}
+
+
+def energy_matched(energy: Tensor, chosen: Tensor, *, generator: torch.Generator) -> Tensor:
+    """Random neurons of a layer whose total energy is nearest to that of the chosen ones: indices (k',).
+
+    ``energy`` (C,) is the mean |change| of each neuron over the pairs that are substituted. Substitution removes it by
+    construction, so the most sensitive neurons have a lead over as many others; this asks what is restored per energy.
+    The chosen neurons come last in a random order, whose beginning is the control: it has none of them unless the
+    energy of all others falls short, and then no more than it needs. (Drawn from all neurons alike it would share some
+    and hide a part of the difference.) The totals differ by at most half the energy of one neuron, the sizes maybe by
+    much. The generator is a CPU one. Raises ValueError for a negative or infinite energy and an unknown neuron.
+
+    >>> energy = torch.tensor([4.0, 1.0, 1.0, 1.0, 1.0, 0.0])
+    >>> energy[energy_matched(energy, torch.tensor([0]), generator=torch.Generator())].sum()
+    tensor(4.)
+    """
+    scores, inside, outside = _shuffled(energy, chosen, generator)
+    order = torch.cat([outside, inside])
+    totals = torch.cat([scores.new_zeros(1), scores[order].cumsum(0)])
+    return order[: int((totals - scores[inside].sum()).abs().argmin())].to(chosen.device)
+
+
+def activation_matched(activation: Tensor, chosen: Tensor, *, generator: torch.Generator) -> Tensor:
+    """For each chosen neuron, in random order, the other one of the most similar activation: indices (k,).
+
+    ``activation`` (C,) is the mean |activation| of each neuron of a layer. No neuron is taken twice, ties are broken at
+    random, and when no other is left, a chosen one stands for itself. Generator and errors: :func:`energy_matched`.
+    """
+    scores, inside, outside = _shuffled(activation, chosen, generator)
+    size, free, taken = scores.tolist(), outside.tolist(), []
+    for neuron in inside.tolist():
+        taken.append(min(free, key=lambda other: abs(size[other] - size[neuron]), default=neuron))
+        free = [other for other in free if other != taken[-1]]
+    return torch.tensor(taken, dtype=torch.int64, device=chosen.device)
+
+
+def _shuffled(scores: Tensor, chosen: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """The scores (C,) on the CPU, the chosen neurons and all others, both in random order."""
+    scores = scores.detach().cpu().double()
+    if scores.dim() != 1 or not bool(((scores >= 0) & (scores < float("inf"))).all()):
+        raise ValueError("expected one mean absolute value per neuron, (C,), finite and not negative")
+    order = torch.randperm(len(scores), generator=generator)
+    inside = _mask("the layer", chosen.cpu(), len(scores))[order]
+    return scores, order[inside], order[~inside]
+
+
+def _on_cpu(model: nn.Module, chosen: Chosen) -> dict[str, Tensor]:
+    """The chosen set, its layers checked; there, a check of the indices in every pass waits for no device."""
+    return {name: chosen[name].cpu() for name in check_layers(model, chosen)}
+
+
+def _intervened(model: nn.Module, images: Tensor, chosen: Chosen, values: Mapping[str, Tensor]) -> Tensor:
+    """Logits when the chosen neurons have these values."""
+    changes = {name: partial(_put, name, indices, values[name]) for name, indices in chosen.items()}
+    with replaced(model, changes), tapped(model, changes) as seen:
+        logits: Tensor = model(images)
+    same_layers("a forward pass", seen, changes)
+    return logits
+
+
+def _mask(layer: str, indices: Tensor, channels: int) -> Tensor:
+    """(C,) booleans, true at the indices, which are checked."""
+    if indices.dtype != torch.int64 or indices.dim() != 1:
+        raise TypeError(f"{layer} takes int64 indices (k,), not {indices.dtype} of shape {tuple(indices.shape)}")
+    unknown = indices[(indices < 0) | (indices >= channels)].tolist()
+    if unknown:
+        raise ValueError(f"{layer} has neurons 0..{channels - 1}, not {unknown}")
+    return torch.zeros(channels, dtype=torch.bool).index_fill_(0, indices, True)
+
+
+def _put(name: str, indices: Tensor, value: Tensor, output: Tensor) -> Tensor:
+    """The output with these neurons taken from ``value``: of its shape, (C,), or one number."""
+    one_each = -1, *[1] * (output.dim() - 2)
+    if value.shape in ((), output.shape[1:2]):
+        value = value.to(output).view(one_each)
+    elif value.shape != output.shape:
+        raise ValueError(f"layer {name!r} takes values of shape ({output.shape[1]},), not {tuple(value.shape)}")
+    mask = _mask(f"layer {name!r}", indices, output.shape[1]).to(output.device)
+    return torch.where(mask.view(one_each), value, output)

@@ -1,0 +1,186 @@
+"""How much each neuron changes under attack: neuron sensitivity (https://arxiv.org/abs/1909.06978), in seven readings.
+
+A neuron is a channel of a layer (N, C, H, W) or a unit of a layer (N, C). The paper compares its output on benign
+images with that on their adversarial partners, averaged over such dual pairs.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import max_pool2d
+
+from advdef._pairs import Keep, Pairs, make_pairs
+from advdef._selection import Which, channel_mask, jaccard, layer_score, same_layers, select
+from advdef.attacks._common import borrowed
+from advdef.taps import default_taps, tapped
+
+__all__ = [
+    "Definition",
+    "Keep",
+    "Pairs",
+    "SensitivityMeter",
+    "Which",
+    "channel_mask",
+    "jaccard",
+    "layer_score",
+    "make_pairs",
+    "measure",
+    "select",
+    "sensitivity",
+]
+
+Definition = Literal["absolute", "relative", "relative_per_pair", "pooled", "standardized", "absolute_l2", "largest"]
+
+
+class _Sums:
+    """Running sums over the pairs of one layer, in float64 where the device has it: batches of any size give the same.
+
+    The variance of a channel's clean values is joined batch by batch as Chan, Golub and LeVeque do: the difference of
+    two large sums would leave nothing of a small one.
+    """
+
+    def __init__(self, clean: Tensor) -> None:
+        self.pairs, self.shape = 0, tuple(clean.shape[1:])
+        self.positions = clean[0, 0].numel()
+        self.wide = torch.float32 if clean.device.type == "mps" else torch.float64
+        self.totals = torch.zeros(6, self.shape[0], dtype=self.wide, device=clean.device)
+        self.mean = clean.mean([dim for dim in range(clean.dim()) if dim != 1]).to(self.wide)  # corrected by `add`
+        self.variance = torch.zeros_like(self.mean)
+
+    def add(self, clean: Tensor, adversarial: Tensor) -> None:
+        """One batch; all in one buffer, as memory that was never touched costs more than the arithmetic."""
+        if clean.dim() == 2:
+            clean, adversarial = clean[..., None, None], adversarial[..., None, None]
+        space = (2, 3)
+        buffer = adversarial - clean
+        pooled = buffer.sum(space).abs_()
+        change = buffer.abs_().sum(space)
+        # with few channels in the channels-last layout amax is slow
+        largest = buffer.amax(space) if buffer.is_contiguous() else max_pool2d(buffer, buffer.shape[2:])[..., 0, 0]
+        length = buffer.square_().sum(space).sqrt_()
+        size = torch.abs(clean, out=buffer).sum(space)
+        ratio = torch.where(size == 0, 1.0, change / size)
+        self.totals += torch.stack([change, size, pooled, length, ratio, largest]).sum(1, dtype=self.wide)
+
+        # around the mean of the batches before, rounded to the precision of the maps; ``drift`` makes up for it
+        centre = self.mean.to(clean.dtype)
+        torch.sub(clean, centre[:, None, None], out=buffer)
+        values = len(clean) * self.positions
+        rest = buffer.sum(space).sum(0, dtype=self.wide) / values
+        variance = buffer.square_().sum(space).sum(0, dtype=self.wide) / values - rest**2
+        self.pairs += len(clean)
+        share, drift = len(clean) / self.pairs, centre + rest - self.mean
+        self.variance += share * (variance - self.variance) + share * (1 - share) * drift**2
+        self.mean += share * drift
+
+    def sensitivity(self, definition: Definition) -> Tensor:
+        """(C,)"""
+        change, size, pooled, length, ratio, largest = self.totals / self.pairs
+        if definition == "relative":
+            return _over(change, size)
+        if definition == "standardized":
+            return _over(change / self.positions, self.variance.clamp(min=0).sqrt())
+        plain = {"absolute": change, "pooled": pooled, "absolute_l2": length}
+        if definition in plain:
+            return plain[definition] / self.positions
+        return ratio if definition == "relative_per_pair" else largest
+
+
+def _over(change: Tensor, scale: Tensor) -> Tensor:
+    """Quotients; 0 / 0 is 0, and a change over 0 is the largest finite quotient of the layer, 1 if that is 0."""
+    quotient = torch.where(change == 0, 0.0, change / scale)
+    largest = quotient.where(quotient.isfinite(), 0.0).amax()
+    return quotient.where(~quotient.isinf(), largest.where(largest > 0, 1.0))
+
+
+class SensitivityMeter:
+    """Adds up what pairs of activations differ by, batch by batch, for all definitions at once.
+
+    With a the clean and b the adversarial output of a neuron, of ``dim`` values each, averages over pairs are taken of
+
+    - ``absolute``: |b - a|_1 / dim, the paper's sensitivity;
+    - ``relative``: the same, and the average over pairs is divided by that of |a|_1 / dim;
+    - ``relative_per_pair``: |b - a|_1 / |a|_1, 1 where a is 0, as the authors' laboratory has it
+      (https://github.com/DIG-Beihang/AISafety);
+    - ``pooled``: |mean(b) - mean(a)|, where changes of both signs in one map cancel;
+    - ``standardized``: ``absolute`` over the standard deviation of all clean values of the neuron;
+    - ``absolute_l2``: |b - a|_2 / dim, as the laboratory divides it;
+    - ``largest``: the largest |b - a| of the map, which a local change moves most.
+
+    ``relative``, ``relative_per_pair`` and ``standardized`` do not depend on the scale of the neuron. For the first
+    (last), a neuron that is 0 (constant) on all clean images has 0 if attacks leave it so, and else the largest value
+    of its layer.
+
+    >>> meter = SensitivityMeter()
+    >>> meter.update({"relu": torch.tensor([[1.0, 2.0], [3.0, 0.0]])}, {"relu": torch.tensor([[1.0, 4.0], [2.0, 0.0]])})
+    >>> meter.compute()
+    {'relu': tensor([0.5000, 1.0000], dtype=torch.float64)}
+    >>> meter.compute("relative")
+    {'relu': tensor([0.2500, 1.0000], dtype=torch.float64)}
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, _Sums] = {}
+
+    def update(self, clean: Mapping[str, Tensor], adversarial: Mapping[str, Tensor]) -> None:
+        """Add pairs of activations by layer, (N, C) or (N, C, H, W).
+
+        Raises ValueError, and adds nothing, for layers that are not the same on both sides and in all batches, or whose
+        shapes do not fit.
+        """
+        same_layers("the adversarial side", adversarial, clean)
+        if self._sums:
+            same_layers("this batch", clean, self._sums)
+        for layer, maps in clean.items():
+            shape, partners = tuple(maps.shape), tuple(adversarial[layer].shape)
+            if maps.dim() not in (2, 4) or maps.numel() == 0:
+                raise ValueError(f"layer {layer!r} must give (N, C) or (N, C, H, W), none of them 0, not {shape}")
+            if partners != shape:
+                raise ValueError(f"layer {layer!r} gives {shape} on clean images and {partners} on their partners")
+            if self._sums and self._sums[layer].shape != shape[1:]:
+                raise ValueError(f"layer {layer!r} gave (N, *{self._sums[layer].shape}) before, and now {shape}")
+        if not self._sums:
+            self._sums = {layer: _Sums(maps.detach()) for layer, maps in clean.items()}
+        for layer, sums in self._sums.items():
+            sums.add(clean[layer].detach(), adversarial[layer].detach())
+
+    def compute(self, definition: Definition = "absolute") -> dict[str, Tensor]:
+        """Sensitivities (C,) by layer; raises ValueError for an unknown definition and before the first update."""
+        if definition not in get_args(Definition):
+            raise ValueError(f"no definition {definition!r}; there are {', '.join(get_args(Definition))}")
+        if not self._sums:
+            raise ValueError("no pairs yet: call update first")
+        return {layer: sums.sensitivity(definition) for layer, sums in self._sums.items()}
+
+
+def measure(
+    model: nn.Module, pairs: Pairs, *, layers: Iterable[str] | None = None, batch_size: int = 250
+) -> SensitivityMeter:
+    """A meter of the layers (default: those in the model's ``taps``) on all pairs, the model in evaluation mode.
+
+    Raises as :func:`advdef.taps.tapped` does, and ValueError for a layer that takes no part in the forward pass.
+    """
+    names = tuple(default_taps(model) if layers is None else layers)
+    meter = SensitivityMeter()
+    with borrowed(model, quiet=True), torch.no_grad(), tapped(model, names) as seen:
+        for images, partners in zip(pairs.images.split(batch_size), pairs.adversarial.split(batch_size), strict=True):
+            model(images)
+            clean = dict(seen)
+            same_layers("a forward pass", clean, dict.fromkeys(names))
+            model(partners)
+            meter.update(clean, seen)
+    return meter
+
+
+def sensitivity(
+    model: nn.Module,
+    pairs: Pairs,
+    *,
+    definition: Definition = "absolute",
+    layers: Iterable[str] | None = None,
+    batch_size: int = 250,
+) -> dict[str, Tensor]:
+    """One definition's sensitivities (C,) by layer; see :func:`measure` and :class:`SensitivityMeter`."""
+    return measure(model, pairs, layers=layers, batch_size=batch_size).compute(definition)

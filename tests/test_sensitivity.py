@@ -1,0 +1,519 @@
+"""Sensitivities are those of their definitions, whatever the batches; chosen neurons are those asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import get_args
+
+import pytest
+import torch
+from contract import seeded
+from torch import Tensor, nn
+
+from advdef.attacks import fgsm, uniform_noise
+from advdef.evaluation import UnsoundAttack, correct
+from advdef.models import SmallResNet
+from advdef.rescaling import rescaled
+from advdef.sensitivity import (
+    Definition,
+    Pairs,
+    SensitivityMeter,
+    channel_mask,
+    jaccard,
+    layer_score,
+    make_pairs,
+    measure,
+    select,
+    sensitivity,
+)
+
+DEFINITIONS: tuple[Definition, ...] = get_args(Definition)
+SCALE_FREE: tuple[Definition, ...] = ("relative", "relative_per_pair", "standardized")
+Activations = tuple[Tensor, Tensor]
+
+
+def metered(clean: Tensor, adversarial: Tensor, definition: Definition = "absolute", batch: int = 1000) -> Tensor:
+    meter = SensitivityMeter()
+    for a, b in zip(clean.split(batch), adversarial.split(batch), strict=True):
+        meter.update({"layer": a}, {"layer": b})
+    return meter.compute(definition)["layer"]
+
+
+def maps(*shape: int, seed: int = 0) -> Activations:
+    """Clean and adversarial activations, about half of them 0."""
+    clean, change = torch.randn(2, *shape, generator=seeded(seed))
+    return clean.relu(), (clean + 0.3 * change).relu()
+
+
+def by_loops(clean: Tensor, adversarial: Tensor, definition: Definition) -> list[float]:
+    """One neuron, one pair at a time, in float64."""
+    found = []
+    for c in range(clean.shape[1]):
+        a, b = (side[:, c].reshape(len(side), -1).double() for side in (clean, adversarial))
+        change, size = [], []
+        for x, y in zip(a, b, strict=True):
+            difference = y - x
+            size.append(float(x.abs().mean()))
+            change.append({
+                "relative_per_pair": float(difference.abs().mean()) / size[-1] if size[-1] else 1.0,
+                "pooled": abs(float(difference.mean())),
+                "absolute_l2": float(difference.norm()) / len(x),
+                "largest": float(difference.abs().max()),
+            }.get(definition, float(difference.abs().mean())))  # fmt: skip
+        scale = {"relative": sum(size) / len(size), "standardized": float(a.std(correction=0))}.get(definition, 1.0)
+        found.append(sum(change) / len(change) / scale)
+    return found
+
+
+class Two(nn.Module):
+    """Channels x and relu(1 - 2x), and the two class scores that are their means."""
+
+    taps = ("maps",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        convolution = nn.Conv2d(1, 2, 1)
+        convolution.weight.data = torch.tensor([1.0, -2.0]).reshape(2, 1, 1, 1)
+        convolution.bias.data = torch.tensor([0.0, 1.0])
+        self.maps = nn.Sequential(convolution, nn.ReLU())
+        self.unused = nn.ReLU()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.maps(images).mean((2, 3))
+
+
+PAIR = Pairs(
+    torch.tensor([[0.0, 0.5], [1.0, 1.0]]).reshape(2, 1, 1, 2),
+    torch.tensor([[0.25, 0.25], [1.0, 0.5]]).reshape(2, 1, 1, 2),
+    torch.tensor([1, 0]),
+)
+
+
+@pytest.fixture(scope="module")
+def resnet() -> SmallResNet:
+    """Batch normalisation has seen data and has weights of its own."""
+    torch.manual_seed(0)
+    model = SmallResNet((1, 12, 12), 10, width=8)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.uniform_(-0.5, 0.5)
+        for _ in range(5):
+            model(torch.rand(50, 1, 12, 12))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def pairs(resnet: SmallResNet) -> Pairs:
+    images = torch.rand(30, 1, 12, 12, generator=seeded())
+    return make_pairs(resnet, images, resnet(images).argmax(1), partial(fgsm), eps=0.1)
+
+
+# the definitions
+
+
+@pytest.mark.parametrize(
+    ("definition", "expected"),
+    [
+        ("absolute", (0.25, 0.25)),  # pairs: 0.25 and 0.25; 0.5 and 0
+        ("relative", (0.4, 1.0)),  # over a clean size of 0.25 and 1; 0.5 and 0
+        ("relative_per_pair", (0.625, 1.0)),  # 1 and 0.25; 1 and 1, which stands for 0 / 0
+        ("pooled", (0.125, 0.0)),  # changes of both signs cancel in the first pair
+        ("standardized", (0.25 / math.sqrt(0.171875), 0.25 / math.sqrt(0.1875))),
+        ("absolute_l2", ((math.sqrt(0.125) + 0.5) / 4, math.sqrt(0.5) / 4)),
+        ("largest", (0.375, 0.25)),
+    ],
+)
+def test_two_channels_by_hand(definition: Definition, expected: tuple[float, float]) -> None:
+    assert sensitivity(Two(), PAIR, definition=definition)["maps"].tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("shape", [(7, 5, 3, 4), (7, 5), (1, 5, 3, 4), (7, 1, 3, 4), (1, 1, 2, 1), (40, 3, 1, 1)])
+@pytest.mark.parametrize("definition", DEFINITIONS)
+def test_every_definition_agrees_with_plain_loops(definition: Definition, shape: tuple[int, ...]) -> None:
+    clean, adversarial = maps(*shape)
+    clean, adversarial = clean - 0.1, adversarial - 0.2  # of both signs; no map is 0: those have their own tests
+    for side in (clean, clean.double()):
+        found = metered(side, adversarial.to(side.dtype), definition)
+        assert found.shape == (shape[1],)
+        assert found.tolist() == pytest.approx(by_loops(clean, adversarial, definition), rel=1e-5)
+
+
+def test_a_unit_is_a_channel_of_one_position() -> None:
+    clean, adversarial = maps(20, 6)
+    for definition in DEFINITIONS:
+        as_maps = metered(clean[..., None, None], adversarial[..., None, None], definition)
+        assert torch.equal(metered(clean, adversarial, definition), as_maps)
+
+
+def test_the_memory_format_changes_nothing() -> None:
+    clean, adversarial = maps(8, 5, 6, 6)
+    last = [side.to(memory_format=torch.channels_last) for side in (clean, adversarial)]
+    for definition in DEFINITIONS:
+        assert torch.allclose(metered(*last, definition), metered(clean, adversarial, definition), rtol=1e-6)
+
+
+def test_a_local_change_moves_the_largest_and_not_the_mean() -> None:
+    clean = torch.zeros(1, 2, 10, 10)
+    local, even = clean.clone(), torch.full_like(clean, 0.01)
+    local[:, :, 0, 0] = 1.0
+    assert torch.allclose(metered(clean, local), metered(clean, even))
+    assert torch.allclose(metered(clean, local, "largest"), 100 * metered(clean, even, "largest"))
+
+
+# batches
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS)
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_batches_of_any_size_give_the_same(definition: Definition, offset: float) -> None:
+    clean, adversarial = (side + offset for side in maps(50, 4, 5, 5))
+    at_once = metered(clean, adversarial, definition)
+    for batch in (1, 7, 49):
+        assert torch.allclose(metered(clean, adversarial, definition, batch), at_once, rtol=1e-6, atol=0)
+
+
+def test_adding_up_many_batches_loses_nothing() -> None:
+    clean, adversarial = maps(3000, 2)
+    assert torch.allclose(metered(clean, adversarial, batch=7), metered(clean, adversarial), rtol=1e-13, atol=0)
+
+
+def test_a_small_spread_around_a_large_mean_is_seen() -> None:
+    clean, adversarial = (1000 + 0.1 * side for side in maps(50, 4, 5, 5))
+    expected = by_loops(clean, adversarial, "standardized")
+    assert metered(clean, adversarial, "standardized", 7).tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_batch_size_changes_no_choice(resnet: SmallResNet, pairs: Pairs) -> None:
+    meters = [measure(resnet, pairs, batch_size=size) for size in (1, 7, 1000)]
+    for definition in DEFINITIONS:
+        first, *others = (meter.compute(definition) for meter in meters)
+        assert list(first) == list(resnet.taps)
+        for other in others:
+            for layer in first:
+                assert torch.allclose(other[layer], first[layer], rtol=1e-4, atol=1e-9)  # the network's own rounding
+            assert set(jaccard(select(first, ratio=0.3), select(other, ratio=0.3)).values()) == {1.0}
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS)
+def test_identical_pairs_give_zero(resnet: SmallResNet, pairs: Pairs, definition: Definition) -> None:
+    same = Pairs(pairs.images, pairs.images, pairs.labels)
+    layers = [
+        layer for layer in resnet.taps if float(measure(resnet, same).compute("relative_per_pair")[layer].max()) == 0
+    ]
+    assert len(layers) > 1  # of a channel that is 0 on an image, the ratio per pair is 1 by definition
+    found = sensitivity(resnet, same, definition=definition, layers=layers)
+    assert all(not bool(values.any()) for values in found.values())
+
+
+# scale
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS)
+def test_at_the_same_function_only_some_definitions_stay(
+    resnet: SmallResNet, pairs: Pairs, definition: Definition
+) -> None:
+    factors = torch.logspace(-1, 1, 8)
+    other = rescaled(resnet, "stages.0.0.inner.1", "stages.0.0.second.0", factors)
+    with torch.no_grad():
+        assert float((other(pairs.adversarial) - resnet(pairs.adversarial)).abs().max()) < 1e-5
+    before, after = (sensitivity(m, pairs, definition=definition) for m in (resnet, other))
+    factor = torch.ones(()) if definition in SCALE_FREE else factors
+    assert torch.allclose(after["stages.0.0.inner"], factor * before["stages.0.0.inner"], rtol=1e-4)
+    assert torch.allclose(after["stages.0.0"], before["stages.0.0"], rtol=1e-3, atol=1e-6)
+
+
+def test_a_rescaled_model_names_any_neuron_the_most_sensitive(resnet: SmallResNet, pairs: Pairs) -> None:
+    for wanted in range(8):
+        factors = torch.ones(8)
+        factors[wanted] = 2.0**20
+        other = rescaled(resnet, "stages.0.0.inner.1", "stages.0.0.second.0", factors)
+        assert torch.equal(other(pairs.images), resnet(pairs.images))
+        assert select(sensitivity(other, pairs), k=1)["stages.0.0.inner"].tolist() == [wanted]
+
+
+# dead channels
+
+
+@pytest.mark.parametrize(
+    ("definition", "dead"), [("relative", [0.0]), ("standardized", [0.0, *torch.linspace(0.1, 9, 40).tolist()])]
+)
+def test_a_neuron_without_clean_size_or_spread(definition: Definition, dead: list[float]) -> None:
+    clean, adversarial = maps(50, 4, 5, 5)
+    expected = by_loops(clean, adversarial, definition)
+    for value in dead:
+        clean[:, 1:3] = adversarial[:, 1] = value
+        adversarial[:, 2] = value + 0.01
+        for batch in (1000, 7):
+            found = metered(clean, adversarial, definition, batch).tolist()
+            assert found[1] == 0  # silent before and after
+            assert found[2] == max(found[0], found[3])  # woken by the attack: as sensitive as any
+            assert (found[0], found[3]) == pytest.approx((expected[0], expected[3]), rel=1e-5)
+
+
+@pytest.mark.parametrize("definition", ["relative", "standardized"])
+def test_a_layer_without_clean_size_or_spread(definition: Definition) -> None:
+    clean = torch.zeros(3, 2)
+    assert metered(clean, torch.tensor([0.0, 0.5]).expand(3, 2), definition).tolist() == [0.0, 1.0]
+    assert metered(clean, clean, definition).tolist() == [0.0, 0.0]
+
+
+def test_the_ratio_per_pair_is_one_where_the_clean_map_is_zero() -> None:
+    clean = torch.tensor([[0.0, 0.0], [1.0, 0.0]])
+    found = metered(clean, torch.tensor([[5.0, 0.0], [1.5, 0.0]]), "relative_per_pair")
+    assert found.tolist() == [0.75, 1.0]
+
+
+# measuring a model
+
+
+def test_measuring_leaves_no_trace_and_sees_evaluation_mode(resnet: SmallResNet, pairs: Pairs) -> None:
+    before = {name: value.clone() for name, value in resnet.state_dict().items()}
+    expected = sensitivity(resnet, pairs)
+    graphs: list[bool] = []
+    resnet.train()
+    watch = resnet.register_forward_hook(lambda module, inputs, output: graphs.append(output.requires_grad))
+    try:
+        resnet.stages[1].eval()
+        found = sensitivity(resnet, pairs)
+        assert resnet.training
+        assert not resnet.stages[1].training
+    finally:
+        watch.remove()
+        resnet.eval()
+    assert graphs == [False, False]
+    assert all(torch.equal(values, expected[layer]) for layer, values in found.items())
+    assert all(torch.equal(value, before[name]) for name, value in resnet.state_dict().items())
+    assert not any(module._forward_hooks for module in resnet.modules())
+
+
+def test_layers_may_be_named(resnet: SmallResNet, pairs: Pairs) -> None:
+    found = sensitivity(resnet, pairs, layers=["head", "stem"])
+    assert {layer: len(values) for layer, values in found.items()} == {"head": 10, "stem": 8}
+
+
+def test_layers_that_cannot_be_measured_are_named(resnet: SmallResNet, pairs: Pairs) -> None:
+    with pytest.raises(ValueError, match=r"SmallResNet has no layer 'stages\.9'; it has stem, .*head"):
+        measure(resnet, pairs, layers=["stages.9"])
+    with pytest.raises(ValueError, match=r"Sequential names no taps: pass layers, any of 0"):
+        measure(nn.Sequential(nn.Linear(1, 1)), pairs)
+    with pytest.raises(ValueError, match="a forward pass has no layer 'unused'; expected: maps, unused"):
+        measure(Two(), PAIR, layers=["maps", "unused"])
+
+
+# pairs
+
+
+@pytest.fixture
+def task(network: nn.Module, batch: Activations) -> tuple[nn.Module, Tensor, Tensor]:
+    """A model that is right on most images: some of the labels are wrong on purpose."""
+    images, labels = batch[0], batch[1].clone()
+    labels[::9] = (labels[::9] + 1) % 10
+    return network, images, labels
+
+
+def test_pairs_are_of_the_images_asked_for(task: tuple[nn.Module, Tensor, Tensor]) -> None:
+    model, images, labels = task
+    kept = {
+        keep: make_pairs(*task, partial(fgsm), eps=0.1, keep=keep, batch_size=30)
+        for keep in ("all", "correct", "successful")
+    }
+    right = correct(model, images, labels)
+    adversarial = fgsm(model, images, labels, eps=0.1)
+    turned = right & ~correct(model, adversarial, labels)
+    for keep, rows in {"all": torch.ones_like(right), "correct": right, "successful": turned}.items():
+        assert 0 < len(kept[keep]) == int(rows.sum())
+        assert torch.equal(kept[keep].images, images[rows])
+        assert torch.equal(kept[keep].labels, labels[rows])
+        assert torch.allclose(kept[keep].adversarial, adversarial[rows])
+    assert len({len(found) for found in kept.values()}) == 3
+
+
+def test_pairs_are_made_in_evaluation_mode(resnet: SmallResNet, pairs: Pairs) -> None:
+    resnet.train()
+    try:
+        found = make_pairs(resnet, pairs.images, pairs.labels, partial(fgsm), eps=0.1)
+        assert resnet.training
+    finally:
+        resnet.eval()
+    assert torch.equal(found.adversarial, pairs.adversarial)
+
+
+def test_random_attacks_draw_from_the_generator(task: tuple[nn.Module, Tensor, Tensor]) -> None:
+    noise = partial(uniform_noise, draws=1)
+    first, same, other = (make_pairs(*task, noise, eps=0.1, generator=seeded(s)).adversarial for s in (0, 0, 1))
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+def test_no_pair_to_keep_is_an_error(task: tuple[nn.Module, Tensor, Tensor]) -> None:
+    model, images, labels = task
+    with pytest.raises(ValueError, match=r"fgsm\(\) at eps 0 turned none of \d+ images"):
+        make_pairs(*task, partial(fgsm), eps=0.0, keep="successful")
+    wrong = (model(images).argmax(1) + 1) % 10
+    with pytest.raises(ValueError, match="classifies none of 100 images correctly"):
+        make_pairs(model, images, wrong, partial(fgsm), eps=0.1)
+    with pytest.raises(ValueError, match="no choice 'some' of pairs; there are correct, successful, all"):
+        make_pairs(model, images, labels, partial(fgsm), eps=0.1, keep="some")  # type: ignore[arg-type]
+
+
+def test_an_attack_that_cheats_gives_no_pairs(task: tuple[nn.Module, Tensor, Tensor]) -> None:
+    def cheat(model: nn.Module, images: Tensor, labels: Tensor, *, eps: float, generator: object) -> Tensor:
+        return fgsm(model, images, labels, eps=2 * eps)
+
+    with pytest.raises(UnsoundAttack, match="cheat"):
+        make_pairs(*task, partial(cheat), eps=0.1)
+
+
+def test_some_of_the_pairs(pairs: Pairs) -> None:
+    assert len(pairs.of(slice(7))) == 7
+    some = pairs.of(torch.tensor([3, 1]))
+    assert torch.equal(some.adversarial, pairs.adversarial[[3, 1]])
+    assert torch.equal(some.labels, pairs.labels[[3, 1]])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: (p.images, p.adversarial[:-1], p.labels), r"one shape, not \(2, 1, 1, 2\) and \(1, 1, 1, 2\)"),
+        (lambda p: (p.images, p.adversarial, p.labels[:-1]), r"labels must have shape \(2,\)"),
+        (lambda p: (p.images, p.adversarial + 0.1, p.labels), r"lie in \[0, 1\]"),
+        (lambda p: (p.images - 0.1, p.adversarial, p.labels), r"lie in \[0, 1\]"),
+        (lambda p: (p.images[:0], p.adversarial[:0], p.labels[:0]), "N > 0"),
+    ],
+)
+def test_pairs_that_do_not_fit_are_refused(change: Callable[[Pairs], tuple[Tensor, ...]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Pairs(*change(PAIR))
+
+
+# the meter's input
+
+FOUR = torch.ones(2, 3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("clean", "adversarial", "message"),
+    [
+        ({"a": FOUR, "b": FOUR}, {"a": FOUR}, "the adversarial side has no layer 'b'; expected: a, b"),
+        ({"a": FOUR}, {"a": FOUR, "c": FOUR}, "the adversarial side has an unexpected layer 'c'; expected: a"),
+        ({"c": FOUR}, {"c": FOUR}, "this batch has no layer 'a'; expected: a"),
+        ({"a": FOUR}, {"a": FOUR[:1]}, r"'a' gives \(2, 3, 4, 4\) on clean images and \(1, 3, 4, 4\) on their"),
+        ({"a": FOUR[:, :2]}, {"a": FOUR[:, :2]}, r"'a' gave \(N, \*\(3, 4, 4\)\) before, and now \(2, 2, 4, 4\)"),
+        ({"a": FOUR[0]}, {"a": FOUR[0]}, r"'a' must give \(N, C\) or \(N, C, H, W\), none of them 0, not \(3, 4, 4\)"),
+        ({"a": FOUR[:0]}, {"a": FOUR[:0]}, r"none of them 0, not \(0, 3, 4, 4\)"),
+    ],
+)
+def test_batches_that_do_not_fit_are_refused_and_add_nothing(
+    clean: dict[str, Tensor], adversarial: dict[str, Tensor], message: str
+) -> None:
+    meter = SensitivityMeter()
+    meter.update({"a": FOUR}, {"a": 3 * FOUR})
+    with pytest.raises(ValueError, match=message):
+        meter.update(clean, adversarial)
+    assert meter.compute()["a"].tolist() == [2, 2, 2]
+
+
+def test_a_meter_needs_pairs_and_a_definition() -> None:
+    meter = SensitivityMeter()
+    with pytest.raises(ValueError, match="no pairs yet"):
+        meter.compute()
+    with pytest.raises(ValueError, match="no definition 'l3'; there are absolute, relative, "):
+        meter.compute("l3")  # type: ignore[arg-type]
+
+
+# choosing neurons
+
+SIGMA = {"a": torch.tensor([0.5, 0.1, 0.9, 0.1, 0.9]), "b": torch.tensor([1.0, 2.0, 3.0])}
+
+
+@pytest.mark.parametrize(
+    ("which", "size", "expected"),
+    [
+        ("top", {"k": 1}, ([2], [2])),  # of equal ones, the first
+        ("top", {"k": 3}, ([0, 2, 4], [0, 1, 2])),
+        ("bottom", {"k": 1}, ([1], [0])),
+        ("top", {"ratio": 0.01}, ([2], [2])),
+        ("top", {"ratio": 0.4}, ([2, 4], [1, 2])),
+        ("bottom", {"ratio": 0.61}, ([0, 1, 2, 3], [0, 1])),
+        ("top", {"ratio": 1.0}, ([0, 1, 2, 3, 4], [0, 1, 2])),
+        ("all", {}, ([0, 1, 2, 3, 4], [0, 1, 2])),
+        ("all", {"ratio": 0.1}, ([0, 1, 2, 3, 4], [0, 1, 2])),
+    ],
+)
+def test_neurons_are_chosen_by_hand(which: str, size: dict[str, float], expected: tuple[list[int], list[int]]) -> None:
+    chosen = select(SIGMA, which=which, **size)  # type: ignore[arg-type]
+    assert (chosen["a"].tolist(), chosen["b"].tolist()) == expected
+    assert chosen["a"].dtype == torch.int64
+
+
+def test_a_ratio_that_is_a_whole_number_of_neurons_is_not_rounded_up() -> None:
+    for count in (10, 64, 100, 512):
+        for whole in range(1, count + 1):
+            assert len(select({"a": torch.rand(count)}, ratio=whole / count)["a"]) == whole
+    assert len(select({"a": torch.rand(100)}, ratio=0.07)["a"]) == 7  # 0.07 * 100 > 7
+
+
+def test_random_neurons_are_drawn_from_the_generator_and_evenly() -> None:
+    sigma = {"a": torch.arange(10.0), "b": torch.arange(10.0)}
+    first, same = (select(sigma, k=3, which="random", generator=seeded()) for _ in range(2))
+    assert first["a"].tolist() == same["a"].tolist() == sorted(set(first["a"].tolist()))
+    assert first["a"].tolist() != first["b"].tolist()
+    generator = seeded()
+    counts = torch.zeros(10)
+    for _ in range(500):
+        counts[select(sigma, k=3, which="random", generator=generator)["a"]] += 1
+    assert 100 < float(counts.min()) < float(counts.max()) < 200
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ({}, "give either ratio or k"),
+        ({"k": 1, "ratio": 0.1}, "give either ratio or k"),
+        ({"k": 4}, r"layer 'b' has 3 neurons: k must lie in 1\.\.3, not 4"),
+        ({"k": 0}, r"layer 'a' has 5 neurons: k must lie in 1\.\.5, not 0"),
+        ({"ratio": 0.0}, r"ratio must lie in \(0, 1\], not 0"),
+        ({"ratio": 1.1}, r"ratio must lie in \(0, 1\], not 1\.1"),
+        ({"k": 1, "which": "middle"}, "no choice 'middle' of neurons; there are top, bottom, random, all"),
+    ],
+)
+def test_choices_outside_a_layer_are_refused(size: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        select(SIGMA, **size)  # type: ignore[arg-type]
+
+
+def test_no_neuron_is_chosen_by_nan() -> None:
+    with pytest.raises(ValueError, match="layer 'b' has sensitivities that are not finite"):
+        select({"a": torch.ones(3), "b": torch.tensor([1.0, math.nan])}, k=1)
+
+
+def test_layer_scores_are_means_of_all_or_of_the_top() -> None:
+    assert layer_score(SIGMA) == pytest.approx({"a": 0.5, "b": 2.0})
+    assert layer_score(SIGMA, top=0.4) == pytest.approx({"a": 0.9, "b": 2.5})
+
+
+def test_jaccard_by_hand() -> None:
+    first = {"a": torch.tensor([0, 1, 2]), "b": torch.tensor([5]), "c": torch.tensor([0, 1]), "d": torch.tensor([])}
+    second = {"a": torch.tensor([2, 3]), "b": torch.tensor([5]), "c": torch.tensor([2]), "d": torch.tensor([])}
+    assert jaccard(first, second) == {"a": 0.25, "b": 1.0, "c": 0.0, "d": 1.0}
+    with pytest.raises(ValueError, match="the second choice has no layer 'b'; expected: a, b"):
+        jaccard({"a": first["a"], "b": first["b"]}, {"a": first["a"]})
+
+
+# where a channel is active
+
+
+def test_a_mask_is_what_exceeds_a_quarter_of_the_maximum() -> None:
+    peaks = torch.tensor([[[4.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]], [[-1.0, -2.0], [-1.0, -1.0]]])
+    mask = channel_mask(peaks, (4, 4))
+    # bilinear: shares 1, 0.75, 0.25, 0 along each axis
+    assert mask[0].tolist() == [[True, True, False, False], [True, True, False, False], [False] * 4, [False] * 4]
+    assert not bool(mask[1:].any())  # nothing positive
+    assert int(channel_mask(peaks, (4, 4), threshold=0.1)[0].sum()) == 8
+    assert torch.equal(channel_mask(1000 * peaks, (4, 4)), mask)
+    with pytest.raises(ValueError, match=r"\(N, h, w\), none of them 0, not \(2, 2\)"):
+        channel_mask(peaks[0], (4, 4))
