@@ -43,7 +43,7 @@ def select(
         count = len(values)
         # a hair less, as 0.07 * 100 is a hair more than 7
         size = math.ceil((1.0 if ratio is None else ratio) * count - 1e-9) if k is None else k
-        if not 1 <= size <= count:
+        if not isinstance(size, int) or not 1 <= size <= count:
             raise ValueError(f"layer {layer!r} has {count} neurons: k must lie in 1..{count}, not {size}")
         if which == "random":
             order = torch.randperm(count, generator=generator).to(values.device)

@@ -69,6 +69,7 @@ def train_alp(
 ) -> dict[str, Tensor]:
     """Adversarial logit pairing (https://arxiv.org/abs/1803.06373): AT plus the squared distance of the logits.
 
+    The squares are summed over the classes, so a weight here is that many times one for their mean.
     Broken as a defence without adversarial training by https://arxiv.org/abs/1807.10272.
     """
     return fit_pairs(
@@ -134,7 +135,9 @@ def fit_pairs(
 
     Raises ValueError for settings that make no sense, and what ``fit`` raises.
     """
-    if not 0 <= alpha <= 1 or weight < 0 or ramp < 0 or eps < 0 or steps < 1 or step_size <= 0:
+    if not (
+        0 <= alpha <= 1 and 0 <= weight < float("inf") and ramp >= 0 and eps >= 0 and steps >= 1 and step_size > 0
+    ):  # nor NaN
         seen = f"alpha {alpha}, weight {weight}, ramp {ramp}, eps {eps}, steps {steps}, step_size {step_size}"
         raise ValueError(f"alpha must lie in [0, 1], weight, ramp and eps from 0, steps from 1, step_size > 0: {seen}")
     if weight > 0 and penalty is None:

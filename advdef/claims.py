@@ -66,9 +66,9 @@ class Verdict:
     def evidence(self) -> str:
         """One line: how many conditions hold, and the summary, or the conditions with their numbers."""
         if self.word == "not testable here":
-            if self.summary:
-                return self.summary
-            return f"the claim is about {', '.join(self.claim.datasets)}" if self.conditions else "nothing was measured"
+            if not self.conditions:
+                return self.summary or "nothing was measured"
+            return f"the claim is about {', '.join(self.claim.datasets)}"
         held = sum(c.holds for c in self.conditions)
         listed = "; ".join(f"{c.what}: {c.number}" + ("" if c.holds else " (fails)") for c in self.conditions)
         return f"{held} of {len(self.conditions)} conditions hold; {self.summary or listed}"

@@ -268,13 +268,23 @@ def _counted(target: nn.Module, passes: dict[str, int]) -> Iterator[None]:
     """Count images through ``target.network`` (``target`` itself where it names none), forward and backward."""
     network = getattr(target, "network", target)
 
-    def backward(gradient: Tensor) -> None:
-        passes["backward"] += len(gradient)
-
     def forward(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         passes["forward"] += len(output)
+        counted = False
+
+        def from_logits(gradient: Tensor) -> None:
+            nonlocal counted
+            counted = True
+            passes["backward"] += len(gradient)
+
+        def at_images(gradient: Tensor) -> None:
+            if not counted:  # an attack on features, whose gradient does not pass the logits
+                passes["backward"] += len(gradient)
+
         if output.requires_grad:
-            output.register_hook(backward)
+            output.register_hook(from_logits)
+        if inputs[0].requires_grad:
+            inputs[0].register_hook(at_images)
 
     handle = network.register_forward_hook(forward)
     try:

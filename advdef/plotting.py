@@ -29,6 +29,8 @@ COLOURS = {
     "VS": "#56B4E9",
     "SNS": "#D55E00",
     "SNS random": "#CC79A7",
+    "SNS 0.1": "#F2A56B",
+    "SNS random 0.1": "#E3BFD3",
     "SNS bottom": "#E69F00",
     "SNS α=1": "#882255",
 }

@@ -14,7 +14,7 @@ from torch.nn.functional import max_pool2d
 from advdef._pairs import Keep, Pairs, make_pairs
 from advdef._selection import Which, channel_mask, jaccard, layer_score, same_layers, select
 from advdef.attacks._common import borrowed
-from advdef.taps import default_taps, tapped
+from advdef.taps import check_layers, default_taps, tapped
 
 __all__ = [
     "Definition",
@@ -162,7 +162,7 @@ def measure(
 
     Raises as :func:`advdef.taps.tapped` does, and ValueError for a layer that takes no part in the forward pass.
     """
-    names = tuple(default_taps(model) if layers is None else layers)
+    names = check_layers(model, default_taps(model) if layers is None else layers)
     meter = SensitivityMeter()
     with borrowed(model, quiet=True), torch.no_grad(), tapped(model, names) as seen:
         for images, partners in zip(pairs.images.split(batch_size), pairs.adversarial.split(batch_size), strict=True):

@@ -64,7 +64,8 @@ def fit(
 
     ``parameters`` are the optimiser's groups (default: all of the model's). ``schedule`` scales the learning rate:
     "cosine" falls to 0, "one_cycle" rises linearly over the first fifth of the steps and falls linearly to 0.
-    ``before_epoch(e)`` runs before epoch e, where a scheme changes hardness or freezes a part; ``after_step()`` runs
+    ``before_epoch(e)`` runs before epoch e, where a scheme changes hardness or freezes a part (and may raise
+    FloatingPointError); ``after_step()`` runs
     after each update, where a constraint is restored. ``shift`` and ``flip`` augment (see
     :meth:`advdef.data.Split.batches`). The model is left in evaluation mode.
 
@@ -95,7 +96,17 @@ def fit(
     with tqdm(total=total, disable=not progress, unit="step", leave=False) as bar:
         for epoch in range(epochs):
             if before_epoch is not None:
-                before_epoch(epoch)
+                try:
+                    before_epoch(epoch)
+                except FloatingPointError as failure:  # a look at the network found what the loss did not show yet
+                    model.load_state_dict(good)
+                    model.eval()
+                    raise TrainingDiverged(
+                        f"{failure} before epoch {epoch + 1} of {epochs}: lower learning_rate; the model is back at "
+                        f"its weights after {epoch} epochs",
+                        good,
+                        epoch,
+                    ) from failure
             model.train()
             summed = torch.zeros((), device=split.images.device)
             finite = []  # whether each loss is, asked once at the end: asking in between would wait for the device

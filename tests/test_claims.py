@@ -47,6 +47,8 @@ def test_evidence_gives_the_numbers() -> None:
     assert decide(ANY, "digits", [YES, NO]).evidence == "1 of 2 conditions hold; one: +5.0; two: -1.0 (fails)"
     assert decide(ANY, "digits", [YES, NO], summary="in short").evidence == "1 of 2 conditions hold; in short"
     assert decide(ANY, "digits", []).evidence == "nothing was measured"
+    assert decide(ANY, "digits", [], summary="about history").evidence == "about history"
+    assert decide(MNIST, "digits", [YES], summary="in short").evidence == "the claim is about mnist"
     assert decide(MNIST, "digits", [YES]).evidence == "the claim is about mnist"
 
 
@@ -113,7 +115,7 @@ def test_the_package_carries_a_sound_table() -> None:
         for name, claim in claims(paper).items():
             assert name == claim.id
             assert name.startswith(f"{paper}-")
-            assert claim.source in ("paper", "inferred")
+            assert claim.source in ("paper", "inferred", "secondary")
             assert claim.sentence.strip().endswith(".")
             assert claim.decided_by.strip()
             assert set(claim.datasets) <= set(DATASETS)

@@ -14,7 +14,7 @@ import torch
 from conftest import small_network
 from torch import Tensor, nn
 
-from advdef.attacks import Suite, bim, ddn, each_class, expectation, fgsm, pgd, stopping
+from advdef.attacks import Suite, bim, ddn, each_class, expectation, fgsm, neuron_targeted, pgd, stopping
 from advdef.attacks.suites import cleverhans
 from advdef.defenses import Defense, Quantized, Quantizer, Undefended
 from advdef.defenses.broken import Detached, RandomInput, ScaledLogits
@@ -492,6 +492,20 @@ def test_forward_and_backward_passes_are_counted() -> None:
     through = Attempt("BPDA", partial(pgd, steps=3), quantised.surrogate("identity"))
     (bpda,) = evaluate(quantised, [through], images, labels, eps=1e-4, generator=seeded()).findings
     assert (bpda.forwards, bpda.backwards) == (5 * 5, 5 * 3)
+    # two runs towards other classes, each of 3 steps whose gradient comes from features and does not pass the logits
+    deep = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3))
+    neurons = partial(
+        neuron_targeted, layer="2", head=deep[3].weight.detach(), units=torch.arange(3), classes=2, steps=3
+    )
+    (pushed,) = evaluate(
+        Undefended(deep),
+        [Attempt("neurons", neurons, deep)],
+        images,
+        deep(images).argmax(1),
+        eps=1e-4,
+        generator=seeded(),
+    ).findings
+    assert pushed.backwards == 2 * 5 * 3
     averaged = Attempt("EOT", partial(pgd, steps=3), expectation(network, 7))
     (eot,) = evaluate(defence, [averaged], images, network(images).argmax(1), eps=1e-4, generator=seeded()).findings
     assert (eot.forwards, eot.backwards) == (7 * 5 * 5, 7 * 5 * 3)  # every draw is a pass

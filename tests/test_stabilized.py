@@ -59,6 +59,17 @@ def test_it_is_the_network_as_deployed(defence: Stabilized, digits: Dataset, gui
         assert torch.equal(other(images), defence.network(images))
 
 
+def test_routing_goes_around_what_training_held(defence: Stabilized, guides: Split) -> None:
+    held = {"stem": torch.tensor([1]), "pool": torch.tensor([0, 3])}
+    known = Stabilized(defence.network, sensitivity=defence.sensitivity, guides=guides, held=held)
+    attacks = known.adaptive_attacks(EPS)
+    assert attacks["routing, gamma 1, eta 0"].keywords["chosen"] == held
+    aimed = attacks["neuron-targeted, sensitive units"].keywords["units"]
+    assert torch.equal(aimed, defence.sensitive["pool"])  # the others aim at what is sensitive now
+    with pytest.raises(ValueError, match="no layer 'conv9'"):
+        Stabilized(defence.network, sensitivity=defence.sensitivity, guides=guides, held={"conv9": torch.tensor([0])})
+
+
 def test_its_attacks_are_told_which_neurons_are_held(defence: Stabilized, guides: Split) -> None:
     attacks = defence.adaptive_attacks(EPS)
     routing = [attack.keywords for name, attack in attacks.items() if name.startswith("routing")]

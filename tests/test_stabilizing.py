@@ -21,7 +21,7 @@ from advdef.defenses.stabilizing import Distance, stabilizing_loss, train_sns
 from advdef.evaluation import correct
 from advdef.models import SmallResNet
 from advdef.sensitivity import Pairs, make_pairs, select, sensitivity
-from advdef.training import fit
+from advdef.training import TrainingDiverged, fit
 
 EPS = 0.1
 BRIEF: dict[str, Any] = {"eps": EPS, "steps": 1, "batch_size": 100, "probe": 50, "probe_steps": 2}
@@ -90,8 +90,9 @@ def test_the_plain_loss_is_the_mean_sensitivity_of_the_chosen(part: Split) -> No
     assert float(loss) == pytest.approx(float(sensitivity(model, pairs)["stem"][rows].mean()), rel=1e-5)
 
 
-@pytest.mark.parametrize("relative", [False, True])
-@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize(
+    ("distance", "relative"), [("l1", False), ("l2", False), ("cosine", False), ("l1", True), ("l2", True)]
+)
 def test_only_chosen_neurons_get_a_gradient(distance: Distance, relative: bool) -> None:
     for shape in ((5, 6, 3, 3), (5, 6)):
         if distance == "cosine" and len(shape) == 2:
@@ -103,8 +104,9 @@ def test_only_chosen_neurons_get_a_gradient(distance: Distance, relative: bool) 
             assert bool((gradient[:, [1, 4]] != 0).all())
 
 
-@pytest.mark.parametrize("relative", [False, True])
-@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize(
+    ("distance", "relative"), [("l1", False), ("l2", False), ("cosine", False), ("l1", True), ("l2", True)]
+)
 def test_a_detached_clean_branch_gets_no_gradient(distance: Distance, relative: bool) -> None:
     clean, moved = (torch.rand(5, 6, 3, 3, generator=seeded(i)).requires_grad_() for i in range(2))
     measure = partial(stabilizing_loss, clean, moved, torch.arange(4), distance=distance, relative=relative)
@@ -128,21 +130,24 @@ def test_the_relative_loss_does_not_hang_on_the_scale_of_a_channel(distance: Dis
     assert float(measure(silent, silent + 1e-3, relative=True)) == pytest.approx(1.0, rel=1e-3)
 
 
-def test_the_level_of_the_relative_loss_is_a_constant() -> None:
-    clean, moved = (1 + torch.rand(4, 1, 3, 3, generator=seeded(i)).requires_grad_() for i in range(2))
-    level = float(clean.detach().mean()) + 1e-3
-    plain, relative = (
-        stabilizing_loss(clean, moved, torch.tensor([0]), relative=relative) for relative in (False, True)
-    )
-    for ours, other in zip(
-        torch.autograd.grad(relative, [clean, moved]), torch.autograd.grad(plain, [clean, moved]), strict=True
-    ):
-        assert torch.allclose(ours * level, other)
+@pytest.mark.parametrize("distance", ["l1", "l2"])
+def test_shrinking_activations_gains_nothing_with_the_relative_loss(distance: Distance) -> None:
+    clean, moved = (5 + torch.rand(4, 2, 3, 3, generator=seeded(i)) for i in range(2))
+    scale = torch.ones((), requires_grad=True)
+    slopes = []
+    for relative in (False, True):
+        loss = stabilizing_loss(scale * clean, scale * moved, torch.arange(2), distance=distance, relative=relative)
+        (slope,) = torch.autograd.grad(loss, scale)
+        slopes.append(float(slope / loss.detach()))
+    assert slopes[0] == pytest.approx(1.0 if distance == "l1" else 2.0, rel=1e-4)
+    assert abs(slopes[1]) < 1e-3  # but for the floor
 
 
 def test_an_unknown_distance_is_refused() -> None:
     with pytest.raises(ValueError, match="no distance 'l3'; there are l1, l2, cosine"):
         stabilizing_loss(CLEAN, MOVED, torch.tensor([0]), distance="l3")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="a cosine is relative already: choose l1 or l2"):
+        stabilizing_loss(CLEAN, MOVED, torch.tensor([0]), distance="cosine", relative=True)
 
 
 # Training: what it is without its term
@@ -356,6 +361,7 @@ def test_the_choice_comes_from_the_first_images_and_the_attack_it_is_told(
     part: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, passes, seen = small(), [], []
+    fit(model, part, epochs=3, generator=seeded(), batch_size=25, learning_rate=1e-2)  # so that it knows a class
 
     def spy(network: nn.Module, pairs: Pairs, **options: Any) -> dict[str, Tensor]:
         seen.append((pairs, passes.copy()))
@@ -373,13 +379,22 @@ def test_the_choice_comes_from_the_first_images_and_the_attack_it_is_told(
     assert torch.equal(pairs.labels, part.labels[:70])
     assert torch.equal(everything.images, part.float_images())
     assert float((pairs.adversarial - pairs.images).abs().max()) <= EPS + 1e-6
-    model.eval()
+    other = pgd(model, pairs.images, pairs.labels, eps=EPS, steps=5, step_size=0.25, generator=seeded())
     with torch.no_grad():
-        drawn = pairs.images + EPS * torch.randn(pairs.images.shape, generator=seeded()).sign()
-        clean, attacked, noisy = (
-            float(F.cross_entropy(model(x), pairs.labels)) for x in (pairs.images, pairs.adversarial, drawn.clamp(0, 1))
+        clean, attacked, as_well = (
+            float(F.cross_entropy(model(x), pairs.labels)) for x in (pairs.images, pairs.adversarial, other)
         )
-    assert attacked - clean > 3 * abs(noisy - clean)
+    assert attacked - clean > 0.8 * (as_well - clean) > 0.1
+
+
+def test_sensitivities_that_are_not_finite_stop_training_with_the_last_good_weights(part: Split) -> None:
+    model = small()
+    with pytest.raises(TrainingDiverged, match="the model is back at its weights after"):
+        train_sns(
+            model, part, eps=EPS, steps=1, epochs=3, generator=seeded(), optimizer="sgd", learning_rate=1e6,
+            batch_size=50, probe=50, probe_steps=1,
+        )  # fmt: skip
+    assert all(bool(value.isfinite().all()) for value in model.state_dict().values())
 
 
 def test_the_choice_leaves_the_random_stream_of_training_alone(part: Split) -> None:
@@ -470,7 +485,9 @@ def test_training_raises_robust_accuracy(options: dict[str, Any]) -> None:
         ({"which": "some"}, "no choice 'some' of neurons; there are top, bottom, random, all"),
         ({"distance": "l3"}, "no distance 'l3'; there are l1, l2, cosine"),
         ({"reselect_every": 0}, "reselect_every must be at least 1, or None for once, not 0"),
-        ({"probe": 0}, "the first 0 images"),
+        ({"probe": 0}, "probe and probe_steps must be at least 1, not 0 and 2"),
+        ({"probe_steps": 0}, "probe and probe_steps must be at least 1, not 50 and 0"),
+        ({"weight": float("nan")}, r"weight, ramp and eps from 0"),
         ({"weight": -1.0}, r"weight, ramp and eps from 0"),
         ({"alpha": 2.0}, r"alpha must lie in \[0, 1\]"),
     ],

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 
 import pytest
+import scipy.stats
 import torch
 
 from advdef.statistics import (
     Interval,
+    over_seeds,
     paired_difference,
     partial_spearman,
     rank_correlation,
@@ -126,6 +128,21 @@ def test_paired_difference_refuses_what_is_not_paired() -> None:
     ):
         with pytest.raises(ValueError, match="same images"):
             paired_difference(first, second)
+
+
+def test_the_interval_over_seeds_covers_the_mean_of_few_networks() -> None:
+    draws = 3.0 + 2.0 * torch.randn(4_000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = [over_seeds(row) for row in draws.tolist()]
+    covered = sum(interval.low <= 3.0 <= interval.high for interval in found) / len(found)
+    assert covered == pytest.approx(0.95, abs=0.011)  # three standard errors
+    assert found[0].value == pytest.approx(float(draws[0].mean()))
+    reference = scipy.stats.ttest_1samp(draws[0].numpy(), 0).confidence_interval(0.95)
+    assert (found[0].low, found[0].high) == pytest.approx((reference.low, reference.high))
+
+
+def test_one_network_has_no_interval_over_seeds() -> None:
+    with pytest.raises(ValueError, match="at least two, not 1"):
+        over_seeds([0.5])
 
 
 def test_intervals_print_in_percent() -> None:

@@ -120,6 +120,25 @@ def test_a_last_step_that_spoils_the_weights_is_divergence_too(part: Split) -> N
     assert torch.equal(model[1].weight, softmax_regression()[1].weight)
 
 
+def test_a_look_before_an_epoch_can_stop_a_training_that_diverged(part: Split) -> None:
+    model, seen = softmax_regression(), []
+
+    def look(epoch: int) -> None:
+        seen.append(model[1].weight.detach().clone())
+        if epoch == 2:
+            model[1].weight.data.fill_(float("nan"))
+            raise FloatingPointError("sensitivities of layer 'stem' are not finite")
+
+    expected = (
+        "layer 'stem' are not finite before epoch 3 of 4: lower learning_rate; the model is back at its weights after 2"
+    )
+    with pytest.raises(TrainingDiverged, match=expected) as failure:
+        fit(model, part, epochs=4, generator=seeded(), before_epoch=look)
+    assert failure.value.epoch == 2
+    assert torch.equal(model[1].weight, seen[2])
+    assert not model.training
+
+
 def test_no_epoch_is_an_error(part: Split) -> None:
     with pytest.raises(ValueError, match="at least 1, not 0"):
         fit(softmax_regression(), part, epochs=0, generator=seeded())
@@ -161,9 +180,9 @@ def test_only_the_given_parameters_move_each_at_its_own_rate(part: Split) -> Non
 
 
 RATES = {
-    "constant": [1.0] * 10,
-    "cosine": [0.5 * (1 + math.cos(math.pi * i / 10)) for i in range(10)],
-    "one_cycle": [1 / 2, 1.0, 1.0, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8],
+    "constant": [1.0] * 20,
+    "cosine": [0.5 * (1 + math.cos(math.pi * i / 20)) for i in range(20)],
+    "one_cycle": [1 / 4, 1 / 2, 3 / 4, 1.0, *(1 - i / 16 for i in range(16))],
 }
 
 
@@ -176,7 +195,7 @@ def test_the_learning_rate_follows_its_schedule(part: Split, schedule: Any) -> N
         return model[1].bias.sum()  # a constant gradient: each step of Adam is as long as the learning rate
 
     fit(
-        model, part, epochs=2, generator=seeded(), objective=objective, schedule=schedule, learning_rate=0.1,
+        model, part, epochs=4, generator=seeded(), objective=objective, schedule=schedule, learning_rate=0.1,
         batch_size=60, parameters=[model[1].bias],
     )  # fmt: skip
     path.append(model[1].bias.detach())

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -18,10 +19,11 @@ __all__ = ["Stabilized"]
 class Stabilized(Undefended):
     """A network trained by SNS or a sibling (https://arxiv.org/abs/1909.06978).
 
-    Its attacks route the change around the sensitive neurons, push the single ones that matter most, and move features
-    towards those of ``guides`` with other labels. ``sensitivity`` holds (C,) for each layer, of which the largest
-    ``ratio`` count as sensitive; ``features`` names the layer (N, C) that the linear layer ``head`` reads. The network
-    is deterministic and differentiable, so there is nothing to stand in for.
+    Its attacks route the change around the neurons that training ``held`` still (layer -> indices; default: the
+    sensitive ones), push the sensitive features, and move features towards those of ``guides`` with other labels.
+    ``sensitivity`` has (C,) for each layer, of which the largest ``ratio`` count as sensitive; ``features`` names the
+    layer (N, C) that the linear layer ``head`` reads. The network is deterministic and differentiable, so there is
+    nothing to stand in for.
 
     Raises ValueError for a layer that the network does not have, or features without sensitivity.
     """
@@ -32,32 +34,36 @@ class Stabilized(Undefended):
         *,
         sensitivity: Mapping[str, Tensor],
         guides: Split,
+        held: Mapping[str, Tensor] | None = None,
         ratio: float = 0.1,
         features: str = "pool",
         head: str = "head",
         twin: nn.Module | None = None,
     ) -> None:
         super().__init__(classifier, twin=twin)
-        check_layers(classifier, dict.fromkeys([*sensitivity, features, head]))
+        check_layers(classifier, [*sensitivity, features, head])
         if features not in sensitivity:
             raise ValueError(f"no sensitivity of {features!r}; there is that of {', '.join(sensitivity)}")
-        self.sensitivity, self.guides, self.ratio = dict(sensitivity), guides, ratio
+        self.sensitivity, self.sensitive = dict(sensitivity), select(sensitivity, ratio=ratio)
+        self.most_sensitive = select({features: sensitivity[features]}, k=1)[features]
+        self.held, self.guides = self.sensitive if held is None else dict(held), guides
+        check_layers(classifier, self.held)
         self.features, self.head = features, head
 
     def adaptive_attacks(self, eps: float) -> Suite:
         """Feature routing with four weights, neuron-targeted (one unit and all sensitive ones), feature adversary."""
-        network, chosen = self.network, select(self.sensitivity, ratio=self.ratio)
-        head: Tensor = network.get_submodule(self.head).weight.detach()  # type: ignore[operator]
-        routing = partial(feature_routing, chosen=chosen, network=network)
-        single = partial(neuron_targeted, layer=self.features, head=head, network=network)
-        most = select({self.features: self.sensitivity[self.features]}, k=1)[self.features]
-        maps = [name for name in self.sensitivity if name != self.features][-1:]
-        guided = partial(feature_adversary, guides=self.guides.float_images(), guide_labels=self.guides.labels)
+        head: Tensor = self.network.get_submodule(self.head).weight.detach()  # type: ignore[operator]
+        # what breaks is judged on this very network, so an image is left alone once it is broken
+        inside: dict[str, Any] = {"network": self.network, "stop_early": True}
+        routing = partial(feature_routing, chosen=self.held, **inside)
+        targeted = partial(neuron_targeted, layer=self.features, head=head, **inside)
+        maps = [name for name in self.sensitive if name != self.features][-1:]
+        guides: dict[str, Any] = {"guides": self.guides.float_images(), "guide_labels": self.guides.labels}
         return {
             f"routing, gamma {gamma:g}, eta {eta:g}": partial(routing, gamma=gamma, eta=eta)
             for gamma, eta in ((0.1, 0.0), (1.0, 0.0), (10.0, 0.0), (1.0, 1.0))
         } | {
-            "neuron-targeted, most sensitive unit": partial(single, units=most),
-            "neuron-targeted, sensitive units": partial(single, units=chosen[self.features]),
-            "feature adversary": partial(guided, layers=(*maps, self.features), network=network),
+            "neuron-targeted, most sensitive unit": partial(targeted, units=self.most_sensitive),
+            "neuron-targeted, sensitive units": partial(targeted, units=self.sensitive[self.features]),
+            "feature adversary": partial(feature_adversary, layers=(*maps, self.features), **guides, **inside),
         }

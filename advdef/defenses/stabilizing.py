@@ -52,19 +52,21 @@ def train_sns(
     Of each layer (default: the model's taps) the share ``ratio`` is chosen by sensitivity, measured on PGD pairs of the
     first ``probe`` training images: the "top" (SNS), the "bottom", "random" ones, or "all" (vulnerability suppression,
     https://arxiv.org/abs/1908.04355). They are chosen anew every ``reselect_every`` epochs from the first with a
-    weight, or once (None). With ``match`` each layer's term is scaled by how much more the top neurons change than the
-    chosen ones, so that all choices weigh equally. ``distance``, ``relative`` and ``detach_clean`` are those of
-    :func:`stabilizing_loss`; further ``options``, among them ``alpha`` and ``ramp``, those of
-    :func:`advdef.adversarial_training.fit_pairs`.
+    weight, or once (None). With ``match`` each layer's term is scaled by how much more sensitive the top neurons are
+    than the chosen ones, so that all choices weigh equally (in l1, and nearly in the other distances). ``distance``,
+    ``relative`` and ``detach_clean`` are those of :func:`stabilizing_loss`; further ``options``, among them ``alpha``
+    and ``ramp``, those of :func:`advdef.adversarial_training.fit_pairs`.
 
     Returns ``loss`` (epochs,) and for each layer, one row per selection, ``sensitivity.<layer>`` (selections, C) and
-    ``chosen.<layer>`` (selections, k). Raises ValueError for a layer
-    the model does not have, or another setting that makes no sense.
+    ``chosen.<layer>`` (selections, k). Raises ValueError for a layer that the model does not have, or another setting
+    that makes no sense.
     """
     names = check_layers(model, default_taps(model) if layers is None else layers)
     if reselect_every is not None and reselect_every < 1:
         raise ValueError(f"reselect_every must be at least 1, or None for once, not {reselect_every}")
-    _check(distance)
+    if probe < 1 or probe_steps < 1:
+        raise ValueError(f"probe and probe_steps must be at least 1, not {probe} and {probe_steps}")
+    _check(distance, relative)
     select({}, ratio=ratio, which=which)  # raises now what it would raise after the ramp
     seen = split.head(min(probe, len(split)))
     images, labels = seen.float_images(), seen.labels
@@ -79,8 +81,8 @@ def train_sns(
         first = epoch if first < 0 else first
         if path and (reselect_every is None or (epoch - first) % reselect_every):
             return
-        # its own draws: the choice must not shift the batches and starts of training
-        draws = torch.Generator().manual_seed(generator.initial_seed() + epoch)
+        # its own draws, other ones for each seed and epoch: the choice must not shift those of training
+        draws = torch.Generator().manual_seed(1_000_003 * (generator.initial_seed() + 1) + epoch)
         climb = partial(ascend, eps=eps, steps=probe_steps, step_size=step_size, generator=draws)
         adversarial = torch.cat(
             [
@@ -90,12 +92,15 @@ def train_sns(
         )
         pairs = Pairs(images, adversarial, labels)
         sigma = sensitivity(model, pairs, definition="relative" if relative else "absolute", layers=names)
+        for layer, values in sigma.items():
+            if not bool(values.isfinite().all()):
+                raise FloatingPointError(f"sensitivities of layer {layer!r} are not finite")
         chosen = select(sigma, ratio=ratio, which=which, generator=draws)
         path.append((sigma, chosen))
         for name, own in select(sigma, ratio=ratio).items():
             share = sigma[name][own].mean() / sigma[name][chosen[name]].mean().clamp_min(1e-12)
             # neurons that hardly ever fire would else be pushed without bound
-            scales[name] = share.clamp(max=100) if match else torch.ones_like(share)
+            scales[name] = share.clamp(max=100).float() if match else torch.ones_like(share).float()
 
     change = partial(stabilizing_loss, distance=distance, relative=relative, detach_clean=detach_clean)
 
@@ -122,35 +127,42 @@ def stabilizing_loss(
     relative: bool = False,
     detach_clean: bool = False,
 ) -> Tensor:
-    """How much the chosen neurons (k,) of a layer (N, C) or (N, C, H, W) change, averaged over the batch and over them.
+    """Change of the chosen neurons (k,) of a layer (N, C) or (N, C, H, W), averaged over the batch and over them.
 
     "l1" is the sensitivity of definition D1, as a loss; "l2" squares the differences; "cosine" is one minus the
-    similarity of the maps. ``relative`` divides each neuron's distance by its clean mean activation, held constant, so
-    that shrinking activations gains nothing. ``detach_clean`` lets no gradient through the clean branch.
+    similarity of the maps (which says little about a unit of a dense layer). ``relative`` divides each neuron's
+    distance by its clean mean activation, through which the gradient flows, so that shrinking activations gains
+    nothing. ``detach_clean`` lets no gradient through the clean branch.
 
-    Raises ValueError for an unknown distance.
+    Raises ValueError for an unknown distance, and for a relative cosine, which has no scale to be relative to.
 
     >>> x = torch.tensor([[1.0, 2.0]])
     >>> float(stabilizing_loss(x, x + 0.5, torch.tensor([0])))
     0.5
     """
-    _check(distance)
-    a, b = (maps if len(chosen) == maps.shape[1] else maps.index_select(1, chosen) for maps in (clean, adversarial))
-    a, b = a.flatten(2) if a.dim() == 4 else a[..., None], b.flatten(2) if b.dim() == 4 else b[..., None]
+    _check(distance, relative)
+    a, b = (maps if maps.dim() == 4 else maps[..., None, None] for maps in (clean, adversarial))
+    if a.dtype in (torch.float16, torch.bfloat16):  # under autocast, where small differences would be rounded away
+        a, b = a.float(), b.float()
     if detach_clean:
         a = a.detach()
     if distance == "cosine":
-        return 1 - F.cosine_similarity(a, b, dim=2, eps=1e-6).mean()
+        return 1 - F.cosine_similarity(a.flatten(2), b.flatten(2), dim=2, eps=1e-6).index_select(1, chosen).mean()
     moved = (b - a).abs() if distance == "l1" else (b - a).square()
-    if not relative:
-        return moved.mean()
-    level = a.detach().abs().mean((0, 2)) + _FLOOR
-    return (moved.mean((0, 2)) / (level if distance == "l1" else level.square())).mean()
+    # a sum, and the choice after it: gradients of a mean or of chosen maps lose the layout of channels_last, and then
+    # every convolution below pays for it
+    moved = moved.sum((2, 3)).index_select(1, chosen).mean(0) / moved[0, 0].numel()
+    if relative:
+        level = a.abs().mean((0, 2, 3)).index_select(0, chosen) + _FLOOR
+        moved = moved / (level if distance == "l1" else level.square())
+    return moved.mean()
 
 
-def _check(distance: str) -> None:
+def _check(distance: str, relative: bool) -> None:
     if distance not in get_args(Distance):
         raise ValueError(f"no distance {distance!r}; there are {', '.join(get_args(Distance))}")
+    if relative and distance == "cosine":
+        raise ValueError("a cosine is relative already: choose l1 or l2")
 
 
 def _cross_entropy(logits: Tensor, *, labels: Tensor) -> Tensor:
