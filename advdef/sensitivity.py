@@ -100,7 +100,7 @@ class SensitivityMeter:
 
     With a the clean and b the adversarial output of a neuron, of ``dim`` values each, averages over pairs are taken of
 
-    - ``absolute``: |b - a|_1 / dim, the paper's sensitivity;
+    - ``absolute``: |b - a|_1 / dim, sensitivity as the authors' laboratory codes it;
     - ``relative``: the same, and the average over pairs is divided by that of |a|_1 / dim;
     - ``relative_per_pair``: |b - a|_1 / |a|_1, 1 where a is 0, as the authors' laboratory has it
       (https://github.com/DIG-Beihang/AISafety);

@@ -25,7 +25,7 @@ NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "02_neuron_sensit
 
 TINY = dict(
     train=96, epochs=2, train_steps=1, ramp=1, probe=32, probe_steps=1, seeds=2,
-    pairs=40, measuring=3, substituted=20, draws=1, occluded=20, images=30,
+    pairs=32, measuring=3, substituted=20, draws=1, occluded=16, images=24,
     adaptive_images=4, steps=2, long=(2, 1), queries=5, curve_images=4, curve=1, checks="fast",
 )  # fmt: skip
 
@@ -73,13 +73,13 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Rehearsal:
         for cell in code:
             cell.source = cell.source.replace(old, new)
     write_images(folder)
-    places = {"ADVDEF_DATA": ".", "ADVDEF_CACHE": "cache", "ADVDEF_RESULTS": "results", "ADVDEF_RESUME": "resume"}
+    places = {"ADVDEF_DATA": ".", "ADVDEF_CACHE": "cache", "ADVDEF_RESULTS": "results"}
     execution = execute(
         notebook,
         folder / NOTEBOOK.with_suffix(".ipynb").name,
         paper="neuron_sensitivity",
         parameters={"profile": "paper", "device": "cpu"},
-        environment={name: str(folder / place) for name, place in places.items()} | {"OMP_NUM_THREADS": "1"},
+        environment={name: str(folder / place) for name, place in places.items()} | {"ADVDEF_RESUME": "", "OMP_NUM_THREADS": "1"},
         folder=folder,
     )
     assert execution.failure is None, f"cell {execution.failure.cell}: {execution.failure.error}"
