@@ -40,7 +40,7 @@ _ALWAYS = (
 
 @dataclass(frozen=True)
 class Training:
-    """A trained model, what its training function returned, and what it cost when it really ran."""
+    """A trained model, what its training function returned (on the CPU), and what it cost when it really ran."""
 
     model: nn.Module
     history: dict[str, Tensor]
@@ -104,7 +104,7 @@ def trained(
     # a safetensors file does not keep the order of its tensors
     metadata = {"key": json.dumps(key, sort_keys=True), "seconds": repr(seconds), "history": json.dumps(list(history))}
     write_atomically(path, safetensors.torch.save(tensors, metadata))
-    return Training(model, history, seconds, from_cache=False)
+    return Training(model, {n: v.detach().cpu() for n, v in history.items()}, seconds, from_cache=False)
 
 
 def _saved(value: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ def _load(path: Path, model: nn.Module, device: torch.device) -> Training:
         tensors = {name: file.get_tensor(name) for name in names}
         seconds, order = float(file.metadata()["seconds"]), json.loads(file.metadata().get("history", "[]"))
     model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
-    history = {n.removeprefix("history."): t for n, t in tensors.items() if n.startswith("history.")}
+    history = {n.removeprefix("history."): t.cpu() for n, t in tensors.items() if n.startswith("history.")}
     return Training(model.eval(), {name: history[name] for name in order or history}, seconds, from_cache=True)
 
 

@@ -102,9 +102,9 @@ class Ablated(nn.Module):
 def mean_activations(
     model: nn.Module, images: Tensor, layers: Iterable[str], *, batch_size: int = 250
 ) -> dict[str, Tensor]:
-    """Each neuron's mean activation (C,) over images (N, C, H, W) and positions, by layer, in evaluation mode.
+    """Each neuron's mean activation (C,) over images (N, C, H, W) and positions, by layer, on the CPU.
 
-    Raises as :func:`advdef.taps.tapped` does, and ValueError for a layer that takes no part in the pass.
+    The model is in evaluation mode. Raises as :func:`advdef.taps.tapped` does, and ValueError for a layer that takes no part in the pass.
     """
     totals = dict.fromkeys(check_layers(model, layers), torch.zeros(()))
     with borrowed(model, quiet=True), torch.no_grad(), tapped(model, totals) as seen:
@@ -113,7 +113,7 @@ def mean_activations(
             same_layers("a forward pass", seen, totals)
             for name, output in seen.items():
                 totals[name] = totals[name].to(output) + output.reshape(*output.shape[:2], -1).mean(2).sum(0)
-    return {name: total / len(images) for name, total in totals.items()}
+    return {name: (total / len(images)).cpu() for name, total in totals.items()}
 
 
 def energy_matched(energy: Tensor, chosen: Tensor, *, generator: torch.Generator) -> Tensor:

@@ -147,12 +147,15 @@ class SensitivityMeter:
             sums.add(clean[layer].detach(), adversarial[layer].detach())
 
     def compute(self, definition: Definition = "absolute") -> dict[str, Tensor]:
-        """Sensitivities (C,) by layer; raises ValueError for an unknown definition and before the first update."""
+        """Sensitivities (C,) by layer, on the CPU.
+
+        Raises ValueError for an unknown definition and before the first update.
+        """
         if definition not in get_args(Definition):
             raise ValueError(f"no definition {definition!r}; there are {', '.join(get_args(Definition))}")
         if not self._sums:
             raise ValueError("no pairs yet: call update first")
-        return {layer: sums.sensitivity(definition) for layer, sums in self._sums.items()}
+        return {layer: sums.sensitivity(definition).cpu() for layer, sums in self._sums.items()}
 
 
 def measure(

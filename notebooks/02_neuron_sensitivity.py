@@ -392,7 +392,8 @@ axes[2].legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# Where one reads matters too: before the non-linearity the ranking is another, since a ReLU hides changes below zero.
+# Where one reads matters too: before the non-linearity the ranking is another, since a ReLU hides changes below zero. (The features enter
+# these means with 1, as no ReLU lies between their two parts.)
 
 # %% tags=["hide-input"]
 rows = []

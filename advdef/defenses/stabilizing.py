@@ -96,11 +96,11 @@ def train_sns(
             if not bool(values.isfinite().all()):
                 raise FloatingPointError(f"sensitivities of layer {layer!r} are not finite")
         chosen = select(sigma, ratio=ratio, which=which, generator=draws)
-        path.append((sigma, chosen))
+        path.append((sigma, {name: rows.to(images.device) for name, rows in chosen.items()}))
         for name, own in select(sigma, ratio=ratio).items():
             share = sigma[name][own].mean() / sigma[name][chosen[name]].mean().clamp_min(1e-12)
             # neurons that hardly ever fire would else be pushed without bound
-            scales[name] = share.clamp(max=100).float() if match else torch.ones_like(share).float()
+            scales[name] = (share.clamp(max=100) if match else torch.ones_like(share)).float().to(images.device)
 
     change = partial(stabilizing_loss, distance=distance, relative=relative, detach_clean=detach_clean)
 
