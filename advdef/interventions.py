@@ -104,7 +104,8 @@ def mean_activations(
 ) -> dict[str, Tensor]:
     """Each neuron's mean activation (C,) over images (N, C, H, W) and positions, by layer, on the CPU.
 
-    The model is in evaluation mode. Raises as :func:`advdef.taps.tapped` does, and ValueError for a layer that takes no part in the pass.
+    The model is in evaluation mode. Raises as :func:`advdef.taps.tapped` does, and ValueError for a layer that takes no
+    part in the pass.
     """
     totals = dict.fromkeys(check_layers(model, layers), torch.zeros(()))
     with borrowed(model, quiet=True), torch.no_grad(), tapped(model, totals) as seen:
