@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import os
 import re
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from stopwatch import DEVICE, seconds
 from torch import Tensor, nn
 
 from advdef import peers
@@ -32,17 +32,8 @@ from advdef.evaluation import Attempt, Outcome, correct, direct, evaluate, obliv
 from advdef.models import CleverhansCNN
 from advdef.training import train_standard
 
-DEVICE = torch.device(os.environ.get("ADVDEF_BENCH_DEVICE", "cpu"))
 IMAGES, STEP = 256, 0.0625
 EPS, LARGER_EPS = 0.08, 0.12  # about one half and one sixth of the images survive
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -54,19 +45,6 @@ def setting() -> tuple[nn.Module, Tensor, Tensor]:
     train_standard(model, digits.train, epochs=3, generator=torch.Generator().manual_seed(0))
     images = torch.cat([digits.test.float_images(), digits.train.float_images()])[:1_000]
     return model, images, torch.cat([digits.test.labels, digits.train.labels])[:1_000]
-
-
-def seconds(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median time of each, running in turns."""
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(rounds):
-        for name, run in contestants.items():
-            start = time.perf_counter()
-            run()
-            if DEVICE.type == "cuda":
-                torch.cuda.synchronize()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def _foolbox(name: str, **options: Any) -> Attack:

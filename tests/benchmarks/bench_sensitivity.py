@@ -8,42 +8,16 @@ another process on the machine does not decide. With ADVDEF_BENCH_DEVICE=cuda al
 
 from __future__ import annotations
 
-import os
-import statistics
-import time
-from collections.abc import Callable, Iterator
-
 import pytest
 import torch
+from stopwatch import DEVICE, seconds
 from torch import Tensor, nn
 
 from advdef.models import ResNet, SmallResNet
 from advdef.sensitivity import Pairs, measure
 from advdef.taps import default_taps, tapped
 
-DEVICE = torch.device(os.environ.get("ADVDEF_BENCH_DEVICE", "cpu"))
 BATCH = 250
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def seconds(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median time of each, running in turns."""
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(rounds):
-        for name, run in contestants.items():
-            start = time.perf_counter()
-            run()
-            if DEVICE.type == "cuda":
-                torch.cuda.synchronize()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def by_loops(model: nn.Module, pairs: Pairs) -> dict[str, list[float]]:

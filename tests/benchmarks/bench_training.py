@@ -9,16 +9,15 @@ does not decide. With ADVDEF_BENCH_DEVICE=cuda all of it runs on a GPU.
 
 from __future__ import annotations
 
-import os
-import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from stopwatch import DEVICE, seconds
 from torch import Tensor, nn
 
 from advdef.adversarial_training import ascend, train_alp, train_at, train_trades
@@ -26,35 +25,13 @@ from advdef.data import Split
 from advdef.defenses.stabilizing import train_sns
 from advdef.models import ResNet18, SmallResNet
 
-DEVICE = torch.device(os.environ.get("ADVDEF_BENCH_DEVICE", "cpu"))
+CLOCK = time.perf_counter if DEVICE.type == "cuda" else time.process_time
 EPS, STEPS, STEP_SIZE = 8 / 255, 10, 0.25
 # network -> images in a batch, batches, rounds; on a CPU a ResNet-18 takes seconds for a few images
 SIZES: dict[type[nn.Module], tuple[int, int, int]] = {SmallResNet: (128, 4, 5), ResNet18: (4, 1, 3)}
 if DEVICE.type == "cuda":
     SIZES = {SmallResNet: (512, 8, 7), ResNet18: (512, 2, 7)}
 CIFAR, PROBE = 50_000, 1_024  # images in an epoch of CIFAR-10, and those that neurons are chosen by
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def seconds(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median time of each, running in turns, after one round that does not count."""
-    clock = time.perf_counter if DEVICE.type == "cuda" else time.process_time
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(rounds + 1):
-        for name, run in contestants.items():
-            start = clock()
-            run()
-            if DEVICE.type == "cuda":
-                torch.cuda.synchronize()
-            times[name].append(clock() - start)
-    return {name: statistics.median(values[1:]) for name, values in times.items()}
 
 
 def random_split(count: int) -> Split:
@@ -87,6 +64,8 @@ def test_a_stabilizing_step_costs_at_most_a_quarter_more(kind: type[nn.Module]) 
             "choice": partial(run, train_sns, probe=size, probe_steps=STEPS),
         },
         rounds,
+        clock=CLOCK,
+        warm_up=True,
     )
     step = took["AT"] / batches
     print(f"\n{kind.__name__}, PGD-{STEPS}, batches of {size}, {DEVICE}: a step of AT takes {1e3 * step:.1f} ms")
@@ -129,7 +108,10 @@ def test_adversarial_training_is_at_least_as_fast_as_a_plain_loop_with_foolbox()
     assert own - clean == pytest.approx(other - clean, rel=0.05)
 
     took = seconds(
-        {"advdef": partial(ours, network(SmallResNet)), "foolbox": partial(theirs, network(SmallResNet))}, rounds
+        {"advdef": partial(ours, network(SmallResNet)), "foolbox": partial(theirs, network(SmallResNet))},
+        rounds,
+        clock=CLOCK,
+        warm_up=True,
     )
     print(f"\nadversarial training, PGD-{STEPS}, {batches} batches of {size}, {DEVICE}: the attack raises the loss by "
           f"{own - clean:.3f}, foolbox's by {other - clean:.3f}")  # fmt: skip
