@@ -37,6 +37,7 @@ __all__ = [
     "adaptive",
     "check_sound",
     "correct",
+    "counted",
     "direct",
     "evaluate",
     "evaluate_curve",
@@ -202,7 +203,7 @@ def _attempt(
     started = time.perf_counter()
     for part in rows.split(batch_size) if len(rows) else ():
         x, y = images[part], labels[part]
-        with _counted(attempt.target, passes):
+        with counted(attempt.target, passes):
             found = attempt.attack(attempt.target, x, y, eps=eps, generator=generator).detach()
         check_sound(attempt.name, x, found, eps=eps, norm=norm)
         wins = ~correct(defence, found, y)
@@ -264,7 +265,7 @@ def check_sound(name: str, images: Tensor, found: Tensor, *, eps: float, norm: N
 
 
 @contextmanager
-def _counted(target: nn.Module, passes: dict[str, int]) -> Iterator[None]:
+def counted(target: nn.Module, passes: dict[str, int]) -> Iterator[None]:
     """Count images through ``target.network`` (``target`` itself where it names none), forward and backward."""
     network = getattr(target, "network", target)
 

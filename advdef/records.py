@@ -111,8 +111,23 @@ class Run:
 
     def add_clean(self, hits: torch.Tensor, *, defence: str, model: str, seed: int | None = None, **extra: Any) -> None:
         """One row for accuracy without an attack."""
-        row = {"dataset": self.data.name, "model": model, "defence": defence, "threat": "clean", "attack": "none"}
-        row |= {"eps": 0.0, "seed": self.seed if seed is None else seed} | extra
+        self.add_hits(hits, defence=defence, model=model, threat="clean", attack="none", eps=0.0, seed=seed, **extra)
+
+    def add_hits(
+        self,
+        hits: torch.Tensor,
+        *,
+        defence: str,
+        model: str,
+        threat: Threat,
+        attack: str,
+        eps: float | None,
+        seed: int | None = None,
+        **extra: Any,
+    ) -> None:
+        """One row for what is right of (N,) images; ``eps`` is None for attacks that look for the smallest change."""
+        row = {"dataset": self.data.name, "model": model, "defence": defence, "threat": threat, "attack": attack}
+        row |= {"eps": eps if eps is None else round(eps, 6), "seed": self.seed if seed is None else seed} | extra
         self.rows.append(row | _proportion(int(hits.sum()), len(hits)))
 
     def save(self) -> Path:

@@ -45,7 +45,7 @@ def key(settings: Mapping[str, object], tensors: Iterable[Tensor], *parts: objec
     content.update(_code().encode())
     for tensor in tensors:
         content.update(f"{tensor.device.type}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        content.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        content.update(_bytes(tensor))
     content.update(_described(parts, {}).encode())
     return content.hexdigest()[:20]
 
@@ -62,12 +62,16 @@ def _described(part: object, seen: dict[int, int]) -> str:
     if isinstance(part, partial):
         return f"{_source(part.func)} {_described([part.args, part.keywords], seen)}"
     if isinstance(part, Tensor):
-        return f"tensor {tuple(part.shape)} {part.detach().cpu().tolist()}"
+        return f"tensor {part.dtype} {tuple(part.shape)} {hashlib.sha256(_bytes(part)).hexdigest()}"
     if isinstance(part, Mapping):
         return _described(list(part.items()), seen)
     if isinstance(part, list | tuple):
         return f"[{', '.join(_described(value, seen) for value in part)}]"
     return _source(part) if callable(part) else repr(part)
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().data
 
 
 def _source(code: Any) -> str:

@@ -1,4 +1,4 @@
-"""Intervals for accuracies, for differences between paired accuracies, and for rank correlations."""
+"""Intervals for accuracies, for paired differences and their test, for means, and for rank correlations."""
 
 import math
 import statistics
@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy.special import stdtrit
+from scipy.special import bdtr, stdtrit
 from torch import Tensor
 
 __all__ = [
     "Interval",
+    "McNemar",
     "independent_difference",
+    "mcnemar",
+    "mean_interval",
     "over_seeds",
     "paired_difference",
     "partial_spearman",
@@ -93,6 +96,49 @@ def paired_difference(treated: Tensor, control: Tensor) -> Interval:
     variance = (float((difference**2).sum()) + 1) / n - centre**2
     half = Z95 * math.sqrt(max(variance, 0.0) / n)
     return Interval(float(difference.mean()), max(-1.0, centre - half), min(1.0, centre + half))
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """How many images only one of two treatments gets right, and the p-value of that imbalance."""
+
+    only_treated: int
+    only_control: int
+    p: float
+
+
+def mcnemar(treated: Tensor, control: Tensor) -> McNemar:
+    """Are two results on the same images right equally often? McNemar's exact two-sided test (Psychometrika 12, 1947).
+
+    Both are (N,) booleans, correct or not. Where they differ, which one is right should be the toss of a fair coin; p
+    is 1 where they differ nowhere. Raises TypeError for other dtypes and ValueError for other or unequal shapes.
+
+    >>> import torch
+    >>> mcnemar(torch.tensor([True] * 10 + [False]), torch.tensor([False] * 10 + [True]))
+    McNemar(only_treated=10, only_control=1, p=0.01171875)
+    """
+    if treated.dtype != torch.bool or control.dtype != torch.bool:
+        raise TypeError(f"need booleans, correct or not, not {treated.dtype} and {control.dtype}")
+    if treated.shape != control.shape or treated.dim() != 1:
+        raise ValueError(f"need two results on the same images, not {tuple(treated.shape)} and {tuple(control.shape)}")
+    first, second = int((treated & ~control).sum()), int((control & ~treated).sum())
+    return McNemar(first, second, min(1.0, 2 * float(bdtr(min(first, second), first + second, 0.5))))
+
+
+def mean_interval(values: Tensor) -> Interval:
+    """Mean of one number per image (N,) with Student's 95 % interval; NaN, where there was none, is skipped.
+
+    Raises ValueError for another shape, for an infinite value and for fewer than two numbers.
+
+    >>> import torch
+    >>> f"{mean_interval(torch.tensor([0.01, float('nan'), 0.03, 0.02])):+}"
+    '+2.0 [-0.5, +4.5]'
+    """
+    kept = values[~values.isnan()]
+    if values.dim() != 1 or len(kept) < 2 or not bool(kept.isfinite().all()):
+        shape = tuple(values.shape)
+        raise ValueError(f"need (N,) finite numbers, at least two besides NaN, not {len(kept)} besides NaN in {shape}")
+    return over_seeds(kept.tolist())
 
 
 def over_seeds(values: Sequence[float]) -> Interval:

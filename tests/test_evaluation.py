@@ -14,6 +14,7 @@ import torch
 from conftest import small_network
 from torch import Tensor, nn
 
+from advdef import resume
 from advdef.attacks import Suite, bim, ddn, each_class, expectation, fgsm, neuron_targeted, pgd, stopping
 from advdef.attacks.suites import cleverhans
 from advdef.defenses import Defense, Quantized, Quantizer, Undefended
@@ -435,6 +436,18 @@ def test_another_evaluation_does_not_go_on_from_this_one(network: nn.Module, bat
     for number, change in enumerate(changes, start=2):
         assert run(change) == number, change
         assert run(change) == number, change
+
+
+def test_tensors_among_the_settings_are_told_apart_by_each_element_and_by_type_and_shape() -> None:
+    by = torch.arange(12.0).reshape(3, 4)
+    other = by.clone()
+    other[2, 3] += 1e-6  # the next number in float32
+    others = [other, by.reshape(4, 3), by.view(torch.int32), torch.tensor(0.0), torch.ones(2, 0), torch.ones(0, 2)]
+    keys = {resume.key({}, [], partial(shifted, by=tensor)) for tensor in (by, *others)}
+    assert len(keys) == 1 + len(others)
+    # how it lies in memory does not matter
+    assert resume.key({}, [], partial(shifted, by=by.T.contiguous().T)) in keys
+    assert resume.key({}, [], partial(shifted, by=by.repeat_interleave(2, 1)[:, ::2])) in keys
 
 
 def test_a_spoiled_file_is_not_gone_on_from(network: nn.Module, batch: Pair, tmp_path: Path) -> None:

@@ -9,7 +9,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advdef.models import VGG16, CleverhansCNN, ResNet, ResNet18, SmallInception, SmallResNet
+from advdef.models import (
+    VGG,
+    VGG16,
+    VGG19,
+    AlexNet,
+    CleverhansCNN,
+    LeNet5,
+    ResNet,
+    ResNet18,
+    SmallInception,
+    SmallResNet,
+    SmallVGG,
+)
 from advdef.taps import default_taps, tapped
 
 Build = Callable[[tuple[int, int, int], int], nn.Module]
@@ -76,6 +88,11 @@ def mixed(a: int, b: int) -> int:
     return 4 * convolution(a, b, 1) + 3 * convolution(b, b)
 
 
+def dense(a: int, b: int, normalised: bool = False) -> int:
+    """A linear layer from a to b units; batch normalisation in place of its bias gives each of b two numbers."""
+    return a * b + (2 * b if normalised else b)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_parameters_are_counted_by_hand(channels: int) -> None:
     widths = [channels, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
@@ -90,6 +107,34 @@ def test_parameters_are_counted_by_hand(channels: int) -> None:
     assert parameters(ResNet18(shape, 10)) == resnet
     assert parameters(SmallResNet(shape, 10)) == small
     assert parameters(SmallInception(shape, 10)) == inception
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_parameters_of_networks_with_hidden_layers_are_counted_by_hand(channels: int) -> None:
+    widths = [channels, 64, 64, 128, 128, *[256] * 4, *[512] * 8]
+    vgg = sum(convolution(a, b) for a, b in pairwise(widths))
+    vgg += dense(512, 4096, normalised=True) + dense(4096, 4096, normalised=True) + dense(4096, 10)
+    widths = [channels, 16, 16, 32, 32, 64, 64]
+    small = sum(convolution(a, b) for a, b in pairwise(widths)) + dense(64 * 4 * 4, 10)
+    lenet = 25 * channels * 6 + 6 + 25 * 6 * 16 + 16 + dense(16 * 5 * 5, 120) + dense(120, 84) + dense(84, 10)
+    widths = [channels, 64, 192, 384, 256, 256]
+    alexnet = sum(9 * a * b + b for a, b in pairwise(widths))
+    alexnet += dense(256 * 2 * 2, 4096) + dense(4096, 4096) + dense(4096, 10)
+    shape = (channels, 32, 32)
+    with torch.device("meta"):
+        assert parameters(VGG19(shape, 10)) == vgg
+        assert parameters(SmallVGG(shape, 10)) == small
+        assert parameters(LeNet5(shape, 10)) == parameters(LeNet5((channels, 28, 28), 10)) == lenet
+        assert parameters(AlexNet(shape, 10)) == alexnet
+
+
+def test_resnet_20_is_that_of_its_paper_up_to_the_projections() -> None:
+    """There the two widening blocks have shortcuts without parameters; here they are 1x1 convolutions."""
+    widths = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]
+    expected = convolution(3, 16) + sum(residual(a, b) for a, b in pairwise(widths)) + dense(64, 10)
+    found = parameters(ResNet((3, 32, 32), 10, blocks=(3, 3, 3), width=16))
+    assert found == expected
+    assert found - convolution(16, 32, 1) - convolution(32, 64, 1) == 269_722
 
 
 def multiply_adds(model: nn.Module, shape: tuple[int, int, int]) -> int:
@@ -108,7 +153,7 @@ def multiply_adds(model: nn.Module, shape: tuple[int, int, int]) -> int:
 
 
 def test_the_small_networks_cost_what_their_docstrings_say() -> None:
-    for build, millions in ((SmallResNet, "3.1"), (SmallInception, "6.7")):
+    for build, millions in ((SmallResNet, "3.1"), (SmallInception, "6.7"), (SmallVGG, "9.9")):
         cost = multiply_adds(build((3, 32, 32), 10), (3, 32, 32))
         assert f"{cost / 1e6:.1f}" == millions
         assert f"{millions} million multiply-adds" in " ".join(str(build.__doc__).split())
@@ -122,6 +167,11 @@ def maps(*stages: tuple[int, int, int], features: int) -> list[tuple[int, ...]]:
 CASES: list[tuple[Build, tuple[int, int, int], list[tuple[int, ...]]]] = [
     (CleverhansCNN, (1, 28, 28), [(64, 14, 14), (128, 5, 5), (128, 1, 1)]),
     (VGG16, (3, 32, 32), maps((2, 64, 32), (2, 128, 16), (3, 256, 8), (3, 512, 4), (3, 512, 2), features=512)),
+    (VGG19, (3, 32, 32), maps((2, 64, 32), (2, 128, 16), (4, 256, 8), (4, 512, 4), (4, 512, 2), features=512)),
+    (SmallVGG, (3, 32, 32), maps((2, 16, 32), (2, 32, 16), (2, 64, 8), features=1024)),
+    (LeNet5, (1, 28, 28), maps((1, 6, 28), (1, 16, 10), features=400)),
+    (LeNet5, (3, 32, 32), maps((1, 6, 28), (1, 16, 10), features=400)),
+    (AlexNet, (3, 32, 32), maps((1, 64, 16), (1, 192, 8), (1, 384, 4), (2, 256, 4), features=1024)),
     (ResNet18, (3, 32, 32), maps((5, 64, 32), (4, 128, 16), (4, 256, 8), (4, 512, 4), features=512)),
     (SmallResNet, (1, 28, 28), maps((3, 16, 14), (2, 32, 7), (2, 64, 4), features=64)),
     (SmallResNet, (3, 32, 32), maps((3, 16, 16), (2, 32, 8), (2, 64, 4), features=64)),
@@ -174,11 +224,13 @@ class TestTaps:
         assert not [name for name, part in build(shape, 7).named_modules() if getattr(part, "inplace", False)]
 
 
-def test_every_relu_of_a_network_is_tapped_or_inside_a_tapped_branch() -> None:
-    for build in (CleverhansCNN, VGG16, ResNet18, SmallResNet, SmallInception):
-        model = build((3, 32, 32), 10)
+def test_every_relu_before_the_head_is_tapped_or_inside_a_tapped_branch() -> None:
+    builds = (CleverhansCNN, VGG16, VGG19, SmallVGG, LeNet5, AlexNet, ResNet18, SmallResNet, SmallInception)
+    for build in builds:
+        with torch.device("meta"):
+            model = build((3, 32, 32), 10)
         ends = {f"{tap}." for tap in default_taps(model)}
-        relus = [name for name, part in model.named_modules() if isinstance(part, nn.ReLU)]
+        relus = [n for n, part in model.named_modules() if isinstance(part, nn.ReLU) and not n.startswith("head.")]
         assert [name for name in relus if not any(f"{name}.".startswith(end) for end in ends)] == []
 
 
@@ -239,3 +291,57 @@ def test_vgg_takes_every_multiple_of_32(shape: tuple[int, int, int]) -> None:
 def test_vgg_names_the_side_that_is_no_multiple_of_32(shape: tuple[int, int, int], named: str) -> None:
     with pytest.raises(ValueError, match=rf"sides are multiples of 32, not {named}$"):
         VGG16(shape, 10)
+
+
+def test_other_depths_of_vgg_take_other_sides() -> None:
+    assert SmallVGG((1, 8, 24), 3).eval()(torch.rand(2, 1, 8, 24)).shape == (2, 3)
+    for build, side in ((SmallVGG, 8), (VGG19, 32)):
+        with pytest.raises(
+            ValueError, match=f"^{build.__name__} takes .* multiples of {side}, not height 28 and width 28$"
+        ):
+            build((1, 28, 28), 10)
+
+
+def test_hidden_layers_of_vgg_are_normalised_and_dropped_out() -> None:
+    hidden = [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Dropout]
+    with torch.device("meta"):
+        head = VGG19((3, 32, 32), 10).get_submodule("head")
+    assert [type(part) for part in head.children()] == [*hidden, *hidden, nn.Linear]
+    biased = [part.bias is not None for part in head.children() if isinstance(part, nn.Linear)]
+    assert biased == [False, False, True]  # what batch normalisation follows needs none
+    assert [part.p for part in head.children() if isinstance(part, nn.Dropout)] == [0.5, 0.5]
+    one = VGG((1, 4, 6), 3, stages=((2, 1),), hidden=(5,)).eval()
+    assert [tuple(part.weight.shape) for part in one.modules() if isinstance(part, nn.Linear)] == [(5, 12), (3, 5)]
+    assert one(torch.rand(2, 1, 4, 6)).shape == (2, 3)
+
+
+def test_lenet_pads_small_images_by_two() -> None:
+    small, large = LeNet5((1, 28, 28), 10), LeNet5((1, 32, 32), 10)
+    large.load_state_dict(small.state_dict())
+    images = torch.rand(2, 1, 28, 28)
+    padded = nn.functional.pad(images, (2, 2, 2, 2), value=0.5)  # grey, the zero of [-1, 1]
+    torch.testing.assert_close(large(padded), small(images))
+
+
+@pytest.mark.parametrize(("height", "width"), [(28, 28), (30, 32), (28, 64), (32, 32), (48, 34), (64, 64)])
+def test_lenet_takes_even_sides_from_28_to_64(height: int, width: int) -> None:
+    assert LeNet5((1, height, width), 7)(torch.rand(1, 1, height, width)).shape == (1, 7)
+
+
+@pytest.mark.parametrize("sides", [(27, 28), (28, 29), (26, 28), (32, 66)])
+def test_lenet_refuses_other_sides(sides: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=rf"even sides from 28 to 64, not \(1, {sides[0]}, {sides[1]}\)$"):
+        LeNet5((1, *sides), 10)
+
+
+def test_alexnet_takes_multiples_of_16_and_drops_out_before_each_hidden_layer() -> None:
+    with torch.device("meta"):
+        model = AlexNet((3, 16, 48), 7)
+        assert model(torch.rand(1, 3, 16, 48)).shape == (1, 7)
+    head = model.get_submodule("head")
+    kinds = [nn.Dropout, nn.Linear, nn.ReLU, nn.Dropout, nn.Linear, nn.ReLU, nn.Linear]
+    assert [type(part) for part in head.children()] == kinds
+    assert [part.p for part in head.children() if isinstance(part, nn.Dropout)] == [0.5, 0.5]
+    for shape in ((3, 28, 32), (3, 32, 40), (3, 0, 16)):
+        with pytest.raises(ValueError, match=rf"multiples of 16, not \(3, {shape[1]}, {shape[2]}\)$"):
+            AlexNet(shape, 10)

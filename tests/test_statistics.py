@@ -10,6 +10,9 @@ import torch
 
 from advdef.statistics import (
     Interval,
+    McNemar,
+    mcnemar,
+    mean_interval,
     over_seeds,
     paired_difference,
     partial_spearman,
@@ -128,6 +131,52 @@ def test_paired_difference_refuses_what_is_not_paired() -> None:
     ):
         with pytest.raises(ValueError, match="same images"):
             paired_difference(first, second)
+
+
+def test_mcnemar_by_hand() -> None:
+    assert mcnemar(*cells(30, 10, 1, 9)) == McNemar(10, 1, 2 * (1 + 11) / 2**11)
+    assert mcnemar(*cells(30, 1, 10, 9)) == McNemar(1, 10, 0.01171875)
+    assert mcnemar(*cells(0, 6, 0, 0)) == McNemar(6, 0, 0.03125)
+
+
+def test_mcnemar_is_the_binomial_test_of_the_pairs_that_differ() -> None:
+    for first, second in ((1, 0), (3, 3), (7, 2), (40, 61), (300, 200)):
+        expected = scipy.stats.binomtest(first, first + second).pvalue
+        assert mcnemar(*cells(5, first, second, 8)).p == pytest.approx(expected, rel=1e-9)
+
+
+def test_results_that_never_differ_are_no_evidence() -> None:
+    assert mcnemar(*cells(7, 0, 0, 3)) == McNemar(0, 0, 1.0)
+    assert mcnemar(*cells(0, 0, 0, 0)).p == 1.0
+    assert mcnemar(*cells(0, 5, 5, 0)).p == 1.0
+
+
+def test_mcnemar_refuses_what_is_not_paired_or_not_yes_or_no() -> None:
+    treated, control = cells(1, 1, 1, 1)
+    with pytest.raises(ValueError, match=r"same images, not \(4,\) and \(3,\)"):
+        mcnemar(treated, control[:3])
+    with pytest.raises(ValueError, match=r"not \(1, 4\) and \(1, 4\)"):
+        mcnemar(treated[None], control[None])
+    with pytest.raises(TypeError, match=r"not torch\.bool and torch\.float32"):
+        mcnemar(treated, control.float())
+
+
+def test_the_interval_of_a_mean_agrees_with_scipy_and_skips_nan() -> None:
+    values = torch.randn(30, generator=torch.Generator().manual_seed(0)) ** 2
+    reference = scipy.stats.ttest_1samp(values.double().numpy(), 0).confidence_interval(0.95)
+    missing = torch.full((3,), math.nan)
+    for given in (values, torch.cat([missing, values, missing])):
+        found = mean_interval(given)
+        assert found.value == pytest.approx(float(values.double().mean()))
+        assert (found.low, found.high) == pytest.approx((reference.low, reference.high))
+
+
+def test_a_mean_of_fewer_than_two_finite_numbers_has_no_interval() -> None:
+    for values in ([], [1.0], [1.0, math.nan], [1.0, math.inf, 2.0]):
+        with pytest.raises(ValueError, match="at least two besides NaN"):
+            mean_interval(torch.tensor(values))
+    with pytest.raises(ValueError, match=r"4 besides NaN in \(2, 2\)"):
+        mean_interval(torch.ones(2, 2))
 
 
 def test_the_interval_over_seeds_covers_the_mean_of_few_networks() -> None:

@@ -8,6 +8,7 @@ from advdef.attacks._balls import Norm
 from advdef.attacks._common import ProbabilitiesWarning, TrainingModeWarning
 from advdef.attacks._types import Attack, Suite, describe
 from advdef.attacks.apgd import apgd
+from advdef.attacks.candidates import candidates
 from advdef.attacks.each_class import each_class
 from advdef.attacks.feature_adversary import feature_adversary
 from advdef.attacks.feature_neurons import neuron_targeted
@@ -20,8 +21,10 @@ from advdef.attacks.level_space import level_space
 from advdef.attacks.losses import LOSSES, margin
 from advdef.attacks.minimal import minimal
 from advdef.attacks.noise import uniform_noise
+from advdef.attacks.precompensation import precompensated
 from advdef.attacks.single_pixel import single_pixel
 from advdef.attacks.suites import stopping, suite
+from advdef.attacks.two_conditions import two_conditions
 from advdef.attacks.universal import universal
 from advdef.attacks.wrappers import expectation, replace_gradient, straight_through
 
@@ -36,6 +39,7 @@ __all__ = [
     "autoattack",
     "bim",
     "boundary",
+    "candidates",
     "carlini_wagner",
     "ddn",
     "deepfool",
@@ -57,12 +61,14 @@ __all__ = [
     "neuron_targeted",
     "pgd",
     "pointwise",
+    "precompensated",
     "replace_gradient",
     "single_pixel",
     "square",
     "stopping",
     "straight_through",
     "suite",
+    "two_conditions",
     "uniform_noise",
     "universal",
 ]

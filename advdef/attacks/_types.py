@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Mapping
 from functools import partial
+from types import FunctionType, MethodType
 
 from torch import Tensor, nn
 
@@ -54,7 +55,9 @@ def _printed(value: object) -> str:
         return describe(value)
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{key!r}: {_inside(entry)}' for key, entry in value.items())}}}"
-    return type(value).__name__ if isinstance(value, nn.Module | Tensor) else repr(value)
+    if isinstance(value, nn.Module | Tensor):
+        return type(value).__name__
+    return value.__qualname__ if isinstance(value, MethodType | FunctionType) else repr(value)
 
 
 def _inside(value: object) -> str:

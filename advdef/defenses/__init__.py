@@ -1,11 +1,24 @@
 """Defences: each a :class:`~advdef.defenses.base.Defense`, and how it is trained."""
 
 from advdef.defenses.base import Defense, Undefended
+from advdef.defenses.inverse_perturbation import NIPDictionary, NIPSearch, NIPSelf
+from advdef.defenses.nip_oracle import NIPOracle
+from advdef.defenses.noise import NoiseVote
+from advdef.defenses.preprocessing import AntiAdversary, BitDepth, Jpeg, Median
 from advdef.defenses.quantization import Quantized, Quantizer, kmeans_thresholds, through_identity, train_quantized
 from advdef.defenses.stabilized import Stabilized
 
 __all__ = [
+    "AntiAdversary",
+    "BitDepth",
     "Defense",
+    "Jpeg",
+    "Median",
+    "NIPDictionary",
+    "NIPOracle",
+    "NIPSearch",
+    "NIPSelf",
+    "NoiseVote",
     "Quantized",
     "Quantizer",
     "Stabilized",

@@ -1,0 +1,157 @@
+"""What the attacks share that let the deployed model only judge, and take their gradient from the bare network."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from advdef.attacks._balls import Ball, BallNorm, spread
+from advdef.attacks._common import borrowed, check_logits, slope, validate
+from advdef.attacks._restarts import best_of_restarts
+from advdef.attacks.losses import Goal, LossName, margin, wrong_classes
+
+__all__ = ["Attempt", "Objective", "Offset", "ascend_objective", "asked", "for_each_class"]
+
+Objective = Callable[[Tensor, Goal], Tensor]
+"""Points (N, C, H, W) and the goal of each -> what is ascended, one value per image (N,), of this image alone."""
+
+Offset = Callable[[Tensor, Tensor], Tensor]
+"""Points (N, C, H, W) and a class for each (N,) -> what a defence adds to them for that class, (N, C, H, W)."""
+
+Attempt = Callable[[Tensor, Tensor, Tensor, Tensor], Iterable[Tensor]]
+"""Images, labels, eps (N,) and a wrong class for each (N,) -> batches of images, each of which might fool."""
+
+
+def asked(offset: Offset, points: Tensor, targets: Tensor) -> Tensor:
+    """The offset as a constant of the gradient; raises ValueError if it has not the shape of the points."""
+    with torch.no_grad():
+        added = offset(points.detach(), targets)
+    if added.shape != points.shape:
+        raise ValueError(f"offset must return the shape of the points, {tuple(points.shape)}, not {tuple(added.shape)}")
+    return added
+
+
+def ascend_objective(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float | Tensor,
+    objective: Objective,
+    network: nn.Module,
+    norm: BallNorm,
+    steps: int,
+    step_size: float | None,
+    restarts: int,
+    random_start: bool,
+    stop_early: bool,
+    generator: torch.Generator | None,
+    targets: Tensor | None = None,
+    any_wrong: bool = False,
+    at_once: int | None = None,
+) -> Tensor:
+    """Each image's best iterate (by the margin of ``model``, which may have no gradient) of ascents of an objective.
+
+    The objective, a function of ``network``, gets at most ``at_once`` points in a call; its graph then is freed.
+    The other options and the contract are those of :func:`advdef.attacks.pgd`.
+    """
+    if step_size is not None and not 0 < step_size < float("inf"):
+        raise ValueError(f"step_size must be positive and finite, not {step_size}")
+    relative = min(1.0, 2.5 / max(1, steps)) if step_size is None else step_size
+    with borrowed(model), borrowed(network):
+        return best_of_restarts(
+            partial(_run, relative=relative, objective=objective, at_once=at_once), model, images, labels, eps=eps,
+            norm=norm, steps=steps, restarts=restarts, loss="margin", targets=targets, any_wrong=any_wrong,
+            random_start=random_start, start=None, stop_early=stop_early, generator=generator,
+        )  # fmt: skip
+
+
+def for_each_class(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float | Tensor,
+    network: nn.Module,
+    likely: Callable[[Tensor], Tensor],
+    classes: int,
+    attempt: Attempt,
+    stop_early: bool,
+) -> Tensor:
+    """Each image's best (by the margin of ``model``) of what is attempted towards one wrong class after the other.
+
+    The first ``classes`` by the logits ``likely(images)``, which ``network`` makes: those of a defence may be votes or
+    decisions, which order nothing. Like restarts, classes after the first get what ``model`` still has right.
+    """
+    budget = validate(images, labels, eps).flatten().expand(len(images))
+    if classes < 1:
+        raise ValueError(f"classes must be at least 1, not {classes}")
+    images = images.detach()
+    best = images.clone()
+    with borrowed(model), borrowed(network):
+        with torch.no_grad():
+            logits = model(images)
+            check_logits(logits, labels)
+            best_margin = margin(logits, labels)
+            order = wrong_classes(likely(images), labels)[:, :classes]
+        for number, target in enumerate(order.unbind(1)):
+            rows = torch.arange(len(images), device=images.device)
+            if number or stop_early:
+                rows = rows[best_margin <= 0]
+            if len(rows) == 0:
+                break
+            for found in attempt(images[rows], labels[rows], budget[rows], target[rows]):
+                with torch.no_grad():
+                    reached = margin(model(found), labels[rows])
+                better = reached > best_margin[rows]
+                best[rows] = torch.where(spread(better), found, best[rows])
+                best_margin[rows] = torch.where(better, reached, best_margin[rows])
+    return best
+
+
+def _run(
+    model: nn.Module,
+    around: Ball,
+    goal: Goal,
+    rows: Tensor,
+    point: Tensor,
+    best: Tensor,
+    best_score: Tensor,
+    *,
+    steps: int,
+    loss: LossName,
+    stop_early: bool,
+    relative: float,
+    objective: Objective,
+    at_once: int | None,
+) -> None:
+    """An :class:`advdef.attacks._restarts.Ascent`; ``loss`` is not used."""
+    for step in range(steps + 1):
+        with torch.no_grad():
+            found = goal.score(model(point))
+        better = found > best_score[rows]
+        best[rows] = torch.where(spread(better), point, best[rows])
+        best_score[rows] = torch.where(better, found, best_score[rows])
+        if step == steps:
+            return
+        # asking costs a synchronisation, so a GPU is asked less often
+        if stop_early and (not point.is_cuda or step % 10 == 9) and bool((found > 0).any()):
+            going = found <= 0
+            rows, point = rows[going], point[going]
+            if len(rows) == 0:
+                return
+            goal, around = goal.of(going), around.of(going)
+        direction = torch.cat(
+            [
+                _slope(objective, point[part], goal.of(part))
+                for part in torch.arange(len(point), device=point.device).split(at_once or len(point))
+            ]
+        )
+        point = around.project(point + relative * around.eps * around.ascent(direction))
+
+
+def _slope(objective: Objective, point: Tensor, goal: Goal) -> Tensor:
+    with torch.enable_grad():  # the caller may have switched it off
+        point = point.detach().requires_grad_()
+        return slope(objective(point, goal).sum(), point)

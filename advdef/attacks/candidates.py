@@ -1,0 +1,94 @@
+"""The attack made for a defence that looks at an image with one constant offset after the other added to it."""
+
+from functools import partial
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from advdef.attacks._balls import BallNorm
+from advdef.attacks._objective import ascend_objective, for_each_class
+from advdef.attacks.losses import Goal
+from advdef.attacks.wrappers import replace_gradient
+
+__all__ = ["CandidateLoss", "candidates"]
+
+CandidateLoss = Literal["sum", "worst", "agree"]
+
+_FORWARD = 1024  # most candidates in one forward pass, unless a single image has more
+
+
+def candidates(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float | Tensor,
+    network: nn.Module,
+    offsets: Tensor,
+    loss: CandidateLoss = "sum",
+    sampled: int | None = None,
+    norm: BallNorm = "Linf",
+    steps: int = 100,
+    step_size: float | None = None,
+    restarts: int = 1,
+    random_start: bool = True,
+    stop_early: bool = False,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Ascend a loss of ``network`` on all candidates clip(x + offset, 0, 1), whichever a defence trusts.
+
+    ``offsets`` is (J, C, H, W), in pixels. ``loss`` is the "sum" of the candidates' cross-entropies; their "worst"
+    margin, positive when each of them is wrong; or "agree", the worst lead of one wrong class, that of the largest mean
+    logit over the candidates of the clean image. In the gradient the clip is the identity (BPDA,
+    https://arxiv.org/abs/1802.00420). With ``sampled`` that many candidates are drawn anew whenever they are looked at.
+    ``model`` only judges. The other options and the contract are those of :func:`advdef.attacks.pgd`.
+
+    Raises ValueError for offsets unlike the images or not finite, an unknown loss and ``sampled`` outside 1..J.
+
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    >>> image, label = torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])
+    >>> x = candidates(network, image, label, eps=0.1, network=network, offsets=torch.zeros(3, 1, 2, 2), steps=3)
+    >>> float((x - image).abs().max()) <= 0.1 + 1e-6
+    True
+    """
+    if loss not in get_args(CandidateLoss):
+        raise ValueError(f"no loss {loss!r}; there are {', '.join(get_args(CandidateLoss))}")
+    if offsets.dim() != 4 or len(offsets) == 0 or offsets.shape[1:] != images.shape[1:]:
+        raise ValueError(f"offsets must be (J, {', '.join(map(str, images.shape[1:]))}), not {tuple(offsets.shape)}")
+    if not bool(torch.isfinite(offsets).all()):
+        raise ValueError("offsets must be finite")
+    if sampled is not None and not 1 <= sampled <= len(offsets):
+        raise ValueError(f"sampled must lie in 1..{len(offsets)}, the number of offsets, not {sampled}")
+    offsets = offsets.detach().to(images)
+    each = len(offsets) if sampled is None else sampled
+    at_once = max(1, _FORWARD // each)
+
+    def judged(points: Tensor) -> Tensor:
+        """Logits (N * J, K), or of the ``sampled`` candidates alone."""
+        drawn = offsets
+        if sampled is not None:
+            drawn = offsets[torch.randperm(len(offsets), generator=generator)[:sampled].to(offsets.device)]
+        added = (points[:, None] + drawn).flatten(0, 1)
+        logits: Tensor = network(replace_gradient(added.clamp(0, 1), added))
+        return logits
+
+    def objective(points: Tensor, goal: Goal) -> Tensor:
+        aims = goal.of(torch.arange(len(points), device=points.device).repeat_interleave(each))
+        values = aims.loss("ce" if loss == "sum" else "margin", judged(points)).view(-1, each)
+        return values.sum(1) if loss == "sum" else values.amin(1)
+
+    ascend = partial(
+        ascend_objective, objective=objective, network=network, norm=norm, steps=steps, step_size=step_size,
+        restarts=restarts, random_start=random_start, stop_early=stop_early, generator=generator, at_once=at_once,
+    )  # fmt: skip
+    if loss != "agree":
+        return ascend(model, images, labels, eps=eps)
+
+    def mean(points: Tensor) -> Tensor:
+        return torch.cat([judged(part).unflatten(0, (-1, each)).mean(1) for part in points.split(at_once)])
+
+    return for_each_class(
+        model, images, labels, eps=eps, network=network, likely=mean, classes=1, stop_early=stop_early,
+        attempt=lambda x, y, eps, targets: [ascend(model, x, y, eps=eps, targets=targets, any_wrong=True)],
+    )  # fmt: skip

@@ -1,0 +1,279 @@
+"""NIP, neuron-level inverse perturbation: defences that add to an image what strengthens the right neurons.
+
+Source: https://arxiv.org/abs/2112.13060. The classifier stays as it is. How the paper finds the perturbation of an
+image whose class it does not know is not known to us, so there are three explicit variants, all ours: ``NIPSelf`` (V1),
+``NIPDictionary`` (V2) and ``NIPSearch`` (V3). What the authors' released code does instead needs the answer and is
+therefore no defence: :class:`advdef.defenses.nip_oracle.NIPOracle` (V0).
+
+All are deterministic. What they add is constant almost everywhere on a piecewise linear network, so plain autograd
+through them, which takes it for a constant, has the exact gradient; the surrogates look past the clipping to [0, 1] and
+past the choices, whose gradient is zero.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from advdef.attacks.candidates import candidates
+from advdef.attacks.suites import Suite
+from advdef.attacks.wrappers import replace_gradient, straight_through
+from advdef.defenses.base import Defense
+from advdef.defenses.preprocessing import AddedOffset, Preprocessed, by_class
+from advdef.direction_bank import DirectionBank
+from advdef.influence import Score, Tail, feature_layer, front_and_tail, inverse_direction, trace
+from advdef.taps import tapped
+
+__all__ = ["NIPDictionary", "NIPSearch", "NIPSelf", "Rule", "SearchScore"]
+
+Rule = Literal["pred", "majority", "mean-logit", "max-confidence", "self-confidence"]
+SearchScore = Literal["confidence", "recovery"]
+
+_IMAGES_IN_A_PASS = 2_000
+
+
+class NIPSelf(AddedOffset):
+    """V1: the image's own inverse perturbation for its own predicted class, times ``step`` (RMS, in pixels).
+
+    It strengthens what speaks for the prediction: on an adversarial image, for the wrong class. A negative step weakens
+    it. ``front``, ``tail``, ``tail_slice``, ``layer`` and ``score`` are those of
+    :func:`advdef.influence.inverse_direction`. Raises ValueError for a layer that the classifier does not have.
+    """
+
+    def __init__(
+        self,
+        classifier: nn.Module,
+        *,
+        step: float,
+        front: int | float = 5,
+        tail: int | float = 5,
+        tail_slice: Tail = "lowest",
+        layer: str | None = None,
+        score: Score = "logit",
+    ) -> None:
+        super().__init__(classifier)
+        self.step, self.front, self.tail, self.tail_slice, self.score = step, front, tail, tail_slice, score
+        self.layer = feature_layer(classifier, layer)
+
+    def offset(self, images: Tensor, classes: Tensor | None = None) -> Tensor:
+        """What is added (N, C, H, W) to images believed to be of ``classes`` (N,), by default those predicted."""
+        direction = inverse_direction(
+            self.classifier, images.detach(), classes, front=self.front, tail=self.tail, tail_slice=self.tail_slice,
+            layer=self.layer, score=self.score,
+        )  # fmt: skip
+        return self.step * direction
+
+    def surrogates(self) -> dict[str, nn.Module]:
+        """Past the clipping; and with soft weights of the features, differentiated twice (for smooth networks too)."""
+        return super().surrogates() | {"soft weights": straight_through(self, _SoftWeights(self))}
+
+
+class _SoftWeights(nn.Module):
+    """NIPSelf with a sigmoid on each side in place of the hard front and tail, and its gradient in full."""
+
+    def __init__(self, defence: NIPSelf, temperature: float = 0.1) -> None:
+        super().__init__()
+        self.defence, self.temperature, self.network = defence, temperature, defence.network
+
+    def forward(self, images: Tensor) -> Tensor:
+        d = self.defence
+        traced = trace(d.classifier, images, layer=d.layer)
+        values = traced.influence(traced.logits.argmax(1), score=d.score, create_graph=True)
+        known = values.detach()
+        hard = front_and_tail(known, front=d.front, tail=d.tail, tail_slice=d.tail_slice)
+        lowest_in_front = known.masked_fill(hard <= 0, torch.inf).amin(1, keepdim=True)
+        highest_in_tail = known.masked_fill(hard >= 0, -torch.inf).amax(1, keepdim=True)
+        width = self.temperature * known.std(1, keepdim=True) + 1e-12
+        soft = torch.sigmoid((values - lowest_in_front) / width) - torch.sigmoid((highest_in_tail - values) / width)
+        edited = traced.point + d.step * traced.direction(soft, create_graph=True)
+        logits: Tensor = d.classifier(replace_gradient(edited.clamp(0, 1), edited))
+        return logits
+
+
+class NIPDictionary(Defense):
+    """V2: adds the directions of a bank, one per class, times a step (RMS, in pixels), and decides by a rule.
+
+    ``rule``, given the logits of the K edited images: "pred" takes the one for the predicted class of the image itself;
+    "majority" the class most of the K vote for (ties: the first); "mean-logit" their mean; "max-confidence" the one
+    with the largest softmax probability; "self-confidence" the class that its own direction makes likeliest.
+
+    With several ``steps``, each image takes the smallest at which the class by mean logit is the same as at the next
+    larger one, else the smallest of all. Raises ValueError for
+    an unknown rule, no step, a negative one and steps out of order.
+    """
+
+    def __init__(
+        self, classifier: nn.Module, bank: DirectionBank, *, steps: Sequence[float], rule: Rule = "mean-logit"
+    ) -> None:
+        super().__init__()
+        if rule not in get_args(Rule):
+            raise ValueError(f"no rule {rule!r}; there are {', '.join(get_args(Rule))}")
+        if not steps or min(steps) < 0 or sorted(steps) != list(steps):
+            raise ValueError(f"steps must be one or more numbers, not negative and ascending, not {steps}")
+        self._classifier, self.rule, self.steps = classifier, rule, tuple(steps)
+        self.training = classifier.training
+        self.directions: Tensor
+        self.register_buffer("directions", bank.directions)
+
+    @property
+    def classifier(self) -> nn.Module:
+        """The classifier, fed with the images as they come."""
+        return self._classifier
+
+    def offset(self, images: Tensor, classes: Tensor) -> Tensor:
+        """What rule "pred" adds (N, C, H, W) to images believed to be of ``classes`` (N,)."""
+        return self._step(images) * self.directions[classes]
+
+    def forward(self, images: Tensor, *, past_clip: bool = False) -> Tensor:
+        """Logits (N, K) that the rule makes of those of the edited images; votes, for "majority"."""
+        if self.rule == "pred":
+            with torch.no_grad():
+                classes = self._classifier(images).argmax(1)
+            return _logits(self._classifier, images, self.offset(images, classes)[:, None], past_clip)[:, 0]
+        logits = _logits(self._classifier, images, self._step(images)[:, None] * self.directions, past_clip)
+        if self.rule == "mean-logit":
+            return logits.mean(1)
+        if self.rule == "majority":
+            return nn.functional.one_hot(logits.argmax(2), logits.shape[2]).sum(1).to(logits.dtype)
+        if self.rule == "max-confidence":
+            winner = logits.softmax(2).amax(2).argmax(1)
+            return logits[torch.arange(len(images), device=images.device), winner]
+        return logits.log_softmax(2).diagonal(dim1=1, dim2=2)
+
+    def _step(self, images: Tensor) -> Tensor:
+        """(N, 1, 1, 1): the step of each image."""
+        steps = torch.tensor(self.steps, dtype=images.dtype, device=images.device)
+        if len(steps) == 1:
+            return steps.expand(len(images))[:, None, None, None]
+        with torch.no_grad():
+            labels = [_logits(self._classifier, images, step * self.directions).mean(1).argmax(1) for step in steps]
+        same = torch.stack([a == b for a, b in pairwise(labels)], 1)
+        return steps[same.int().argmax(1)][:, None, None, None]  # argmax is 0 where nothing is stable
+
+    def surrogates(self) -> dict[str, nn.Module]:
+        """Past the clipping, unless the rule counts votes; and the mean probability over all directions and steps."""
+        everything = straight_through(self, _MeanProbability(self))
+        return {"all directions": everything} | (
+            {} if self.rule == "majority" else {"straight-through": _PastClip(self)}
+        )
+
+    def offsets(self) -> Tensor:
+        """(J, C, H, W): everything that may be added."""
+        return torch.cat([step * self.directions for step in self.steps])
+
+    def adaptive_attacks(self, eps: float) -> Suite:
+        """Against all directions at once; and, where the prediction chooses among them, through that choice."""
+        through = by_class(self.classifier, self.offset) if self.rule == "pred" else {}
+        return {**_against_all(self.classifier, self.offsets()), **through}
+
+
+class NIPSearch(Preprocessed):
+    """V3: tries directions of single training images at several steps with both signs; the best-scored one decides.
+
+    ``score``: "confidence" is the largest softmax probability of the edited image; "recovery" how many standard
+    deviations the weighted features (front minus tail) of the class whose direction was added lie above the mean of
+    benign images of that class. It takes ``kept`` directions of each class from the bank: K * kept * 2 * steps passes.
+    Raises ValueError for no step or one that is not positive, and more directions than the bank has.
+    """
+
+    def __init__(
+        self,
+        classifier: nn.Module,
+        bank: DirectionBank,
+        *,
+        steps: Sequence[float],
+        score: SearchScore = "confidence",
+        kept: int | None = None,
+    ) -> None:
+        super().__init__(classifier)
+        there = bank.samples.shape[1]
+        kept = there if kept is None else kept
+        if not 1 <= kept <= there:
+            raise ValueError(f"the bank has 1 to {there} directions of a class, not {kept}")
+        if score not in get_args(SearchScore):
+            raise ValueError(f"no score {score!r}; there are {', '.join(get_args(SearchScore))}")
+        if not steps or min(steps) <= 0:
+            raise ValueError(f"steps must be one or more positive numbers, not {steps}")
+        self.score, self.layer = score, feature_layer(classifier, bank.layer)
+        samples = bank.samples[:, :kept].flatten(0, 1)
+        scales = [sign * step for step in steps for sign in (1, -1)]
+        classes = torch.arange(len(bank.samples), device=samples.device).repeat_interleave(kept)
+        self._offsets: Tensor
+        self.register_buffer("_offsets", torch.cat([scale * samples for scale in scales]))
+        # for each offset: what "recovery" knows of its class
+        self.weights: Tensor
+        self.mean: Tensor
+        self.deviation: Tensor
+        for name in ("weights", "mean", "deviation"):
+            self.register_buffer(name, getattr(bank, name)[classes.repeat(len(scales))])
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """The images with their winning offsets, in [0, 1]."""
+        with torch.no_grad():
+            winner = torch.cat([self._winner(part) for part in images.split(max(1, 20_000 // len(self._offsets)))])
+        return (images + self._offsets[winner]).clamp(0, 1)
+
+    def _winner(self, images: Tensor) -> Tensor:
+        if self.score == "confidence":
+            return _logits(self.classifier, images, self._offsets).softmax(2).amax(2).argmax(1)
+        edited = (images[:, None] + self._offsets).clamp(0, 1).flatten(0, 1)
+        weights = self.weights.repeat(len(images), 1)
+        sums = []
+        with tapped(self.classifier, [self.layer]) as seen:
+            for part, wanted in zip(edited.split(_IMAGES_IN_A_PASS), weights.split(_IMAGES_IN_A_PASS), strict=True):
+                self.classifier(part)
+                sums.append((seen[self.layer].flatten(1) * wanted).sum(1))
+        reached = torch.cat(sums).unflatten(0, (len(images), -1))
+        recovered = (reached - self.mean) / self.deviation
+        return recovered.argmax(1)
+
+    def adaptive_attacks(self, eps: float) -> Suite:
+        """Against all that may win, twenty at a time."""
+        return _against_all(self.classifier, self._offsets, sampled=min(20, len(self._offsets)))
+
+
+class _PastClip(nn.Module):
+    """A dictionary defence whose clipping has the gradient of the identity; it has the defence's values."""
+
+    def __init__(self, defence: NIPDictionary) -> None:
+        super().__init__()
+        self.defence, self.network = defence, defence.network
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.defence(images, past_clip=True)
+        return logits
+
+
+class _MeanProbability(nn.Module):
+    """Log of the mean probability over all edited images, which no choice interrupts."""
+
+    def __init__(self, defence: NIPDictionary) -> None:
+        super().__init__()
+        self.network, self.offsets = defence.network, defence.offsets()
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = _logits(self.network, images, self.offsets, past_clip=True)
+        return logits.log_softmax(2).logsumexp(1)
+
+
+def _logits(network: nn.Module, images: Tensor, offsets: Tensor, past_clip: bool = False) -> Tensor:
+    """Logits (N, J, K) of images with each of the offsets, (J, C, H, W) or (N, J, C, H, W), clipped to [0, 1].
+
+    ``past_clip`` hands gradients on where clipping stops them.
+    """
+    edited = (images[:, None] + offsets).flatten(0, 1)
+    clipped = edited.clamp(0, 1)
+    seen = replace_gradient(clipped, edited) if past_clip else clipped
+    return torch.cat([network(part) for part in seen.split(_IMAGES_IN_A_PASS)]).unflatten(0, (len(images), -1))
+
+
+def _against_all(network: nn.Module, offsets: Tensor, sampled: int | None = None) -> Suite:
+    ask = partial(candidates, network=network, offsets=offsets, sampled=sampled, stop_early=True)
+    return {
+        "all candidates, sum": partial(ask, loss="sum"),
+        "all candidates, worst": partial(ask, loss="worst"),
+        "all candidates, agree": partial(ask, loss="agree"),
+    }

@@ -1,0 +1,63 @@
+"""The protocol of NIP's released code, in which the defence is told the answer: an oracle, kept apart from defences."""
+
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from advdef.attacks._common import borrowed
+
+__all__ = ["NIPOracle"]
+
+
+class NIPOracle(nn.Module):
+    """Adds or subtracts a direction, whichever gives the prediction of the *clean* image. No defence: it cannot exist.
+
+    Source: the code that the authors of NIP released
+    (https://github.com/Allen-piexl/NIP-Neuron-level-Inverse-Perturbation, ``Reverse_VGG_CIFAR.py``, lines 196-204): try
+    x + step * r; where that is not classified as the clean image was, take x - step * r; clip; success is the clean
+    image's prediction. There, r is the direction of the clean image itself
+    (:func:`advdef.influence.inverse_direction`), and step is 0.001.
+
+    Two things are known here that no defence knows: the clean image, in r, and its prediction, in the sign. Controls
+    give other directions, or ``sign="plus"``, which uses neither the prediction nor the minus.
+    """
+
+    def __init__(
+        self, classifier: nn.Module, *, step: float = 0.001, sign: Literal["oracle", "plus"] = "oracle"
+    ) -> None:
+        super().__init__()
+        if not 0 <= step < float("inf"):
+            raise ValueError(f"step must be finite and not negative, not {step}")
+        if sign not in ("oracle", "plus"):
+            raise ValueError(f"no sign {sign!r}; there are oracle, plus")
+        self.classifier, self.step, self.sign = classifier, step, sign
+
+    def forward(self, images: Tensor, *, clean_prediction: Tensor, directions: Iterable[Tensor]) -> Tensor:
+        """Logits (N, K) of images (N, C, H, W) after the repair.
+
+        ``directions`` are tried in order, each (N, C, H, W) of root mean square 1, until one gives
+        ``clean_prediction`` (N,); the last stands where none does. Raises ValueError for no direction.
+        """
+        logits = None
+        with borrowed(self.classifier, quiet=True), torch.no_grad():
+            for direction in directions:
+                tried = self._one(images, clean_prediction, direction)
+                if logits is None:
+                    logits = tried
+                else:
+                    done = logits.argmax(1) == clean_prediction
+                    logits = torch.where(done[:, None], logits, tried)
+        if logits is None:
+            raise ValueError("no direction: give at least one")
+        return logits
+
+    def _one(self, images: Tensor, clean_prediction: Tensor, direction: Tensor) -> Tensor:
+        offset = self.step * direction
+        if self.sign == "oracle":
+            # as released, the sign is tested on the image before it is clipped, and success after
+            wrong = self.classifier(images + offset).argmax(1) != clean_prediction
+            offset = torch.where(wrong[:, None, None, None], -offset, offset)
+        logits: Tensor = self.classifier((images + offset).clamp(0, 1))
+        return logits

@@ -1,0 +1,190 @@
+"""Defences that edit the image and then ask the classifier, untrained and without a label: what NIP is compared with.
+
+None resists an attacker who hands the gradient of the edited image straight to the input (BPDA,
+https://arxiv.org/abs/1802.00420), which is the surrogate here.
+"""
+
+import io
+from abc import abstractmethod
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from advdef.attacks._common import slope
+from advdef.attacks._objective import Offset
+from advdef.attacks.precompensation import precompensated
+from advdef.attacks.suites import Suite
+from advdef.attacks.two_conditions import two_conditions
+from advdef.attacks.wrappers import replace_gradient
+from advdef.defenses.base import Defense
+from advdef.influence import rms_normalised
+
+__all__ = ["AddedOffset", "AntiAdversary", "BitDepth", "Jpeg", "Median", "Preprocessed", "by_class"]
+
+
+class Preprocessed(Defense):
+    """A classifier that sees prepared images."""
+
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self._classifier = classifier
+        self.training = classifier.training
+
+    @property
+    def classifier(self) -> nn.Module:
+        """The classifier, fed with the images as they come."""
+        return self._classifier
+
+    @abstractmethod
+    def prepare(self, images: Tensor) -> Tensor:
+        """What the classifier sees of images (N, C, H, W): the same shape, in [0, 1]."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of the classifier on prepared images."""
+        logits: Tensor = self._classifier(self.prepare(images))
+        return logits
+
+    def surrogates(self) -> dict[str, nn.Module]:
+        """The deployed value, with the gradient at the prepared image for that at the image."""
+        return {"straight-through": _StraightThrough(self)}
+
+
+class _StraightThrough(nn.Module):
+    def __init__(self, defence: Preprocessed) -> None:
+        super().__init__()
+        self.defence, self.network = defence, defence.network
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            prepared = self.defence.prepare(images)
+        if torch.is_grad_enabled():
+            prepared = replace_gradient(prepared, images)
+        logits: Tensor = self.network(prepared)
+        return logits
+
+
+class BitDepth(Preprocessed):
+    """Pixels rounded to 2^bits equally spaced values, one squeezer of Xu et al. (https://arxiv.org/abs/1704.01155).
+
+    Feature squeezing was broken in https://arxiv.org/abs/1706.04701. Raises ValueError unless bits are 1 to 8.
+
+    >>> BitDepth(nn.Flatten(), bits=1)(torch.tensor([[[[0.2, 0.7]]]]))
+    tensor([[0., 1.]])
+    """
+
+    def __init__(self, classifier: nn.Module, bits: int = 4) -> None:
+        super().__init__(classifier)
+        if bits not in range(1, 9):
+            raise ValueError(f"bits must be a whole number from 1 to 8, not {bits}")
+        self.bits = bits
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Rounded pixels; a half goes to the even level."""
+        top = 2**self.bits - 1
+        return (images * top).round() / top
+
+
+class Median(Preprocessed):
+    """The 2x2 median of each channel, the other squeezer of Xu et al. (https://arxiv.org/abs/1704.01155).
+
+    As in scipy's ``median_filter(size=2, mode="reflect")``, the window of a pixel reaches up and left, and of its four
+    values the third smallest is taken. Broken as :class:`BitDepth` was.
+    """
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Filtered pixels, through which autograd finds the one that each of them is."""
+        padded = F.pad(images, (1, 0, 1, 0), mode="replicate")
+        left, right = padded[..., :-1], padded[..., 1:]
+        low, high = torch.minimum(left, right), torch.maximum(left, right)
+        # the second largest of two ordered pairs: the smaller of both maxima, or a minimum above it
+        return torch.minimum(high[:, :, :-1], high[:, :, 1:]).maximum(torch.maximum(low[:, :, :-1], low[:, :, 1:]))
+
+
+class Jpeg(Preprocessed):
+    """Compression to JPEG by Pillow, whose defaults include colours at half the resolution.
+
+    Proposed in https://arxiv.org/abs/1608.00853; broken in https://arxiv.org/abs/1802.00420. Images are rounded to
+    bytes, on the CPU; autograd finds no gradient. Raises ValueError unless quality is 1 to 100 and images are grey or
+    RGB.
+    """
+
+    def __init__(self, classifier: nn.Module, quality: int = 75) -> None:
+        super().__init__(classifier)
+        if quality not in range(1, 101):
+            raise ValueError(f"quality must be a whole number from 1 to 100, not {quality}")
+        self.quality = quality
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Compressed and decompressed images."""
+        if images.shape[1] not in (1, 3):
+            raise ValueError(f"JPEG takes grey or RGB images, not {images.shape[1]} channels")
+        pixels = (images.detach() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        decoded = torch.from_numpy(np.stack([self._coded(image) for image in pixels])).to(images.device)
+        return decoded.permute(0, 3, 1, 2).to(images.dtype) / 255
+
+    def _coded(self, image: np.ndarray) -> np.ndarray:
+        """Bytes (H, W, C) through a file in memory."""
+        file = io.BytesIO()
+        Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(file, "JPEG", quality=self.quality)
+        return np.asarray(Image.open(file)).reshape(image.shape)
+
+
+class AddedOffset(Preprocessed):
+    """A defence that adds to an image what it looks up or computes by the class that it takes the image for."""
+
+    @abstractmethod
+    def offset(self, images: Tensor, classes: Tensor | None = None) -> Tensor:
+        """What is added (N, C, H, W) to images believed to be of ``classes`` (N,), by default those predicted.
+
+        A constant to autograd.
+        """
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """The images with their offsets, in [0, 1]."""
+        return (images + self.offset(images)).clamp(0, 1)
+
+    def adaptive_attacks(self, eps: float) -> Suite:
+        """Towards a class that an image has both before and after the defence; and undoing the defence in advance."""
+        return by_class(self.classifier, self.offset)
+
+
+def by_class(network: nn.Module, offset: Offset) -> Suite:
+    """The attacks on a defence that chooses what to add by the class predicted by ``network``."""
+    return {
+        "two conditions": partial(two_conditions, network=network, offset=offset, stop_early=True),
+        "pre-compensated": partial(precompensated, network=network, offset=offset),
+    }
+
+
+class AntiAdversary(AddedOffset):
+    """One step up the logit of the predicted class: x + step * g / (RMS(g) + 1e-5), clipped to [0, 1].
+
+    In the manner of https://arxiv.org/abs/2103.14347, which takes several steps down the cross-entropy of that class;
+    here it is one, of normalised length, so that it compares with NIP's. Defences of this kind were broken in
+    https://arxiv.org/abs/2202.13711. The offset is a constant to autograd, which is exact almost everywhere where the
+    classifier is piecewise linear. Raises ValueError for a step that is negative or not finite.
+    """
+
+    def __init__(self, classifier: nn.Module, step: float) -> None:
+        super().__init__(classifier)
+        if not 0 <= step < float("inf"):
+            raise ValueError(f"step must be finite and not negative, not {step}")
+        self.step = step
+
+    def offset(self, images: Tensor, classes: Tensor | None = None) -> Tensor:
+        """What is added (N, C, H, W) when each image is believed to be of its class (N,), by default as predicted.
+
+        Zero where the gradient is. Raises ValueError for classes of a wrong shape.
+        """
+        if classes is not None and classes.shape != images.shape[:1]:
+            raise ValueError(f"classes must have shape ({len(images)},), not {tuple(classes.shape)}")
+        # the caller may have switched gradients off; a tensor made in inference mode takes none, a copy does
+        with torch.inference_mode(False), torch.enable_grad():
+            point = images.detach().clone().requires_grad_()
+            logits = self._classifier(point)
+            chosen = logits.argmax(1) if classes is None else classes
+            return self.step * rms_normalised(slope(logits.gather(1, chosen[:, None]).sum(), point))

@@ -1,0 +1,154 @@
+"""Directions of inverse perturbations learnt from benign training images, one per class: the dictionary of NIP.
+
+The abstracts of NIP (https://arxiv.org/abs/2112.13060) say that influence is calculated from benign examples; the
+released code keeps a log per image and looks nothing up. How a dictionary is fitted here, and its controls, are ours.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from advdef.artifacts import write_atomically
+from advdef.attacks._common import borrowed
+from advdef.data import Split
+from advdef.influence import Score, feature_layer, front_and_tail, rms_normalised, trace
+
+__all__ = ["BankError", "DirectionBank", "fit_bank", "load_bank", "phase_scrambled", "random_bank", "save_bank"]
+
+_FORMAT = "advdef direction bank 1"
+
+
+class BankError(ValueError):
+    """A file that holds no direction bank."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DirectionBank:
+    """What is known of K classes at a layer of D features; directions have root mean square 1 over an image.
+
+    Raises ValueError for tensors whose shapes do not fit together.
+    """
+
+    layer: str
+    weights: Tensor  # (K, D): +1 front, -1 tail, 0 middle
+    directions: Tensor  # (K, C, H, W): the mean over a class
+    samples: Tensor  # (K, M, C, H, W): of single images
+    mean: Tensor  # (K,): of the weighted sum of features over the benign images of the class
+    deviation: Tensor  # (K,)
+
+    def __post_init__(self) -> None:
+        k, shape = len(self.weights), self.directions.shape[1:]
+        wanted = {"weights": 2, "directions": 4, "samples": 5, "mean": 1, "deviation": 1}
+        for name, dimensions in wanted.items():
+            value = getattr(self, name)
+            if value.dim() != dimensions or len(value) != k:
+                raise ValueError(f"{name} of {k} classes have {dimensions} dimensions, not shape {tuple(value.shape)}")
+        if self.samples.shape[2:] != shape or not self.samples.shape[1]:
+            raise ValueError(f"samples must be (K, M, *{tuple(shape)}) with M > 0, not {tuple(self.samples.shape)}")
+
+    def __repr__(self) -> str:
+        classes, kept = self.samples.shape[:2]
+        shape = "x".join(map(str, self.directions.shape[1:]))
+        return f"DirectionBank({classes} classes, {kept} samples each of {shape}, layer {self.layer!r})"
+
+    def to(self, device: torch.device | str) -> "DirectionBank":
+        """The bank on a device."""
+        return _mapped(self, lambda value: value.to(device))
+
+
+def fit_bank(
+    model: nn.Module,
+    split: Split,
+    *,
+    layer: str | None = None,
+    share: float = 0.05,
+    per_class: int = 200,
+    kept: int = 10,
+    score: Score = "logit",
+    batch_size: int = 500,
+) -> DirectionBank:
+    """Fit a bank on the first ``per_class`` images of each class that ``model`` classifies correctly.
+
+    For class c, the mean influence of the features on z_c gives the weights: +1 for the largest ``share``, -1 for the
+    smallest. Each image then has its direction, normalised; their normalised mean is the direction of the class, the
+    first ``kept`` are its samples. ``split`` should be training data.
+
+    Raises ValueError for a class with fewer than ``kept`` (at least 2) correctly classified images.
+    """
+    if not 1 <= kept <= per_class or per_class < 2:
+        raise ValueError(f"need 1 <= kept <= per_class and per_class > 1, not {kept} of {per_class}")
+    name = feature_layer(model, layer)
+    predicted = _predictions(model, split, batch_size)
+    found: list[tuple[Tensor, ...]] = []
+    for c in range(predicted.shape[1]):
+        rows = torch.nonzero((split.labels == c) & (predicted.argmax(1) == c))[:per_class, 0]
+        if len(rows) < max(2, kept):
+            raise ValueError(f"class {c} has {len(rows)} correctly classified images: a bank needs {max(2, kept)}")
+        images = Split(split.images[rows], split.labels[rows]).float_images()
+        traced = trace(model, images, layer=name)
+        values = traced.influence(split.labels[rows], score=score).mean(0, keepdim=True)
+        weights = front_and_tail(values, front=share, tail=share)[0]
+        directions = traced.direction(weights)
+        sums = (traced.features.detach() * weights).sum(1)
+        found.append((weights, rms_normalised(directions.mean(0)), directions[:kept], sums.mean(), sums.std()))
+    return DirectionBank(name, *(torch.stack(parts) for parts in zip(*found, strict=True)))
+
+
+def _predictions(model: nn.Module, split: Split, batch_size: int) -> Tensor:
+    with borrowed(model, quiet=True), torch.no_grad():
+        return torch.cat([model(images) for images, _ in split.batches(batch_size)])
+
+
+def random_bank(bank: DirectionBank, *, generator: torch.Generator) -> DirectionBank:
+    """The control that knows nothing: white Gaussian directions in place of those of a bank."""
+
+    def drawn(value: Tensor) -> Tensor:
+        return rms_normalised(torch.randn(value.shape, generator=generator, dtype=value.dtype).to(value.device))
+
+    return replace(bank, directions=drawn(bank.directions), samples=drawn(bank.samples))
+
+
+def phase_scrambled(bank: DirectionBank, *, generator: torch.Generator) -> DirectionBank:
+    """The control that knows spectra: each direction keeps its amplitudes and its colours, not where anything is.
+
+    Random phases, those of white noise, are added in Fourier space, the same in all channels of a direction.
+    """
+
+    def scrambled(value: Tensor) -> Tensor:
+        noise = torch.randn(*value.shape[:-3], 1, *value.shape[-2:], generator=generator, dtype=value.dtype)
+        phases = torch.fft.rfft2(noise.to(value.device)).sgn()
+        return rms_normalised(torch.fft.irfft2(torch.fft.rfft2(value) * phases, s=value.shape[-2:]))
+
+    return replace(bank, directions=scrambled(bank.directions), samples=scrambled(bank.samples))
+
+
+def save_bank(bank: DirectionBank, path: Path) -> None:
+    """Write a bank as safetensors, atomically; unlike a pickle, such a file runs nothing when it is read."""
+    tensors = {field.name: getattr(bank, field.name) for field in fields(bank) if field.name != "layer"}
+    contiguous = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()
+    }
+    write_atomically(path, safetensors.torch.save(contiguous, {"format": _FORMAT, "layer": bank.layer}))
+
+
+def load_bank(path: Path, *, device: torch.device | str = "cpu") -> DirectionBank:
+    """Read what :func:`save_bank` wrote; raises BankError for another file, FileNotFoundError for none."""
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            facts = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+    except SafetensorError as error:
+        raise BankError(f"{path} is no safetensors file: {error}") from error
+    if facts.get("format") != _FORMAT:
+        raise BankError(f"{path} holds no direction bank; write one with save_bank")
+    return DirectionBank(facts["layer"], **tensors)
+
+
+def _mapped(bank: DirectionBank, change: Callable[[Tensor], Tensor]) -> DirectionBank:
+    tensors = {field.name: getattr(bank, field.name) for field in fields(bank) if field.name != "layer"}
+    return DirectionBank(bank.layer, **{name: change(value) for name, value in tensors.items()})

@@ -1,0 +1,205 @@
+"""Neuron influence, and the perturbation that strengthens the neurons of large influence and weakens those of small.
+
+NIP (https://arxiv.org/abs/2112.13060) adds such a perturbation to an image before it is classified. The definitions
+here are those of the code that its authors released in 2021
+(https://github.com/Allen-piexl/NIP-Neuron-level-Inverse-Perturbation), at one layer whose output, (N, C) or
+(N, C, H, W), is flattened to D features a(x):
+
+    influence    I_j(x) = a_j(x) * d z_c / d a_j (x), z_c the logit (the code: probability) of a class c
+    weights      w_j = +1 for the front, the features of largest influence; -1 for the tail, the smallest; else 0
+    direction    r(x) = g / (RMS(g) + 1e-5), g = gradient of the sum over j of w_j * a_j at x
+
+A direction has root mean square 1 over the pixels of an image. Where a network is piecewise linear (ReLU, max-pooling),
+so is a(x): for fixed weights r does not change inside a piece.
+
+Models are used in evaluation mode, and no parameter or ``.grad`` is touched.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from advdef.attacks._common import borrowed
+from advdef.taps import check_layers, default_taps, tapped
+
+__all__ = [
+    "Score",
+    "Tail",
+    "Traced",
+    "class_directions",
+    "feature_layer",
+    "front_and_tail",
+    "influence",
+    "inverse_direction",
+    "rms_normalised",
+    "trace",
+]
+
+Score = Literal["logit", "probability"]
+Tail = Literal["lowest", "skipping"]
+
+
+@dataclass(frozen=True)
+class Traced:
+    """One forward pass with its graph: the point that was asked, features (N, D) and logits (N, K) there."""
+
+    point: Tensor
+    features: Tensor
+    logits: Tensor
+
+    def influence(self, classes: Tensor, *, score: Score = "logit", create_graph: bool = False) -> Tensor:
+        """(N, D): signed influence on the score of ``classes`` (N,); see the module."""
+        if score not in get_args(Score):
+            raise ValueError(f"no score {score!r}; there are {', '.join(get_args(Score))}")
+        values = self.logits if score == "logit" else self.logits.softmax(1)
+        # images do not influence each other in evaluation mode, so one backward pass of the sum serves all
+        chosen = values.gather(1, classes[:, None]).sum()
+        (slopes,) = torch.autograd.grad(chosen, self.features, retain_graph=True, create_graph=create_graph)
+        return self.features * slopes if create_graph else (self.features * slopes).detach()
+
+    def direction(self, weights: Tensor, *, create_graph: bool = False) -> Tensor:
+        """(N, C, H, W): direction of root mean square 1 that raises the features as ``weights`` (N, D) or (D,) say."""
+        objective = (self.features * weights).sum()
+        (gradient,) = torch.autograd.grad(objective, self.point, retain_graph=True, create_graph=create_graph)
+        return rms_normalised(gradient)
+
+
+@contextmanager
+def _gradients() -> Iterator[None]:
+    """Gradients on, whatever the caller has switched off: a defence computes them at inference."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def feature_layer(model: nn.Module, layer: str | None = None) -> str:
+    """``layer``, or the last that the model declares in ``taps``: what its (first) linear layer reads.
+
+    Raises ValueError for a layer that the model does not have.
+    """
+    return check_layers(model, [default_taps(model)[-1] if layer is None else layer])[0]
+
+
+def trace(model: nn.Module, images: Tensor, *, layer: str | None = None) -> Traced:
+    """A forward pass at images (N, C, H, W) that keeps its graph, also where the caller has switched gradients off.
+
+    With images that require a gradient, what is computed from the pass with ``create_graph`` has a graph to them.
+    Raises ValueError for an unknown layer and one that takes no part in the pass.
+    """
+    name = feature_layer(model, layer)
+    with _gradients(), borrowed(model, quiet=True), tapped(model, [name]) as seen:
+        # a tensor made in inference mode never takes part in autograd; a copy does
+        point = images.clone() if images.is_inference() else images
+        point = point if point.requires_grad else point.detach().requires_grad_()
+        logits = model(point)
+        if name not in seen:
+            raise ValueError(f"layer {name!r} takes no part in a forward pass")
+        return Traced(point, seen[name].flatten(1), logits)
+
+
+def influence(
+    model: nn.Module,
+    images: Tensor,
+    classes: Tensor | None = None,
+    *,
+    layer: str | None = None,
+    score: Score = "logit",
+) -> Tensor:
+    """Influence (N, D) of the features of images (N, C, H, W) on ``classes`` (N,), by default those predicted.
+
+    >>> from advdef.models import LeNet5
+    >>> influence(LeNet5((1, 28, 28), 10), torch.rand(2, 1, 28, 28)).shape
+    torch.Size([2, 400])
+    """
+    with _gradients():
+        traced = trace(model, images, layer=layer)
+        return traced.influence(traced.logits.argmax(1) if classes is None else classes, score=score)
+
+
+def front_and_tail(values: Tensor, *, front: int | float, tail: int | float, tail_slice: Tail = "lowest") -> Tensor:
+    """Weights (N, D): +1 for the features of largest influence (N, D), -1 for those of smallest, 0 for the middle.
+
+    ``front`` and ``tail`` are numbers of features, or as floats in (0, 1) shares of D, rounded up. The tail is "lowest"
+    (one of the two released scripts) or "skipping" (the other): the ``tail`` features above the ``front`` lowest,
+    ascending ranks 5 to 9 where both are 5. Of equal values, the first counts as the largest.
+
+    Raises ValueError unless front and tail fit into D without overlap.
+
+    >>> front_and_tail(torch.tensor([[0.3, -0.2, 0.9, 0.0, 0.1]]), front=1, tail=2)
+    tensor([[ 0., -1.,  1., -1.,  0.]])
+    """
+    if tail_slice not in get_args(Tail):
+        raise ValueError(f"no tail slice {tail_slice!r}; there are {', '.join(get_args(Tail))}")
+    count = values.shape[1]
+    first, last = (_size(name, size, count) for name, size in (("front", front), ("tail", tail)))
+    skipped = first if tail_slice == "skipping" else 0
+    if first + skipped + last > count:
+        raise ValueError(f"front {first} and tail {last} ({tail_slice}) do not fit into {count} features")
+    weights = torch.zeros_like(values)
+    order = values.argsort(dim=1, descending=True, stable=True)  # one order for both, so that ties are never in both
+    end = count - skipped
+    return weights.scatter(1, order[:, :first], 1.0).scatter(1, order[:, end - last : end], -1.0)
+
+
+def _size(name: str, size: int | float, count: int) -> int:
+    if isinstance(size, float):
+        if not 0 < size < 1:
+            raise ValueError(f"{name} as a share must lie in (0, 1), not {size}; as a number of features, be an int")
+        return math.ceil(size * count - 1e-9)  # a hair less, as 0.07 * 100 is a hair more than 7
+    if size < 0:
+        raise ValueError(f"{name} must not be negative: {size}")
+    return size
+
+
+def rms_normalised(gradients: Tensor, *, eps: float = 1e-5) -> Tensor:
+    """Gradients (..., C, H, W) divided by their root mean square over the image, plus ``eps``; zero stays zero.
+
+    The helper of the released code that does this calls it an L2 norm: L2 is root of C * H * W times as large.
+    """
+    return gradients / (gradients.square().mean((-3, -2, -1), keepdim=True).sqrt() + eps)
+
+
+def inverse_direction(
+    model: nn.Module,
+    images: Tensor,
+    classes: Tensor | None = None,
+    *,
+    front: int | float = 5,
+    tail: int | float = 5,
+    tail_slice: Tail = "lowest",
+    layer: str | None = None,
+    score: Score = "logit",
+) -> Tensor:
+    """Direction (N, C, H, W) of the inverse perturbation of each image, for ``classes`` (N,) (default: predicted).
+
+    One forward pass and two backward passes, the first no deeper than the layer, for the whole batch.
+    """
+    with _gradients():
+        traced = trace(model, images, layer=layer)
+        wanted = traced.logits.argmax(1) if classes is None else classes
+        values = traced.influence(wanted, score=score)
+        return traced.direction(front_and_tail(values, front=front, tail=tail, tail_slice=tail_slice)).detach()
+
+
+def class_directions(
+    model: nn.Module, images: Tensor, weights: Tensor, *, layer: str | None = None, chunk: int = 16
+) -> Tensor:
+    """Directions (K, N, C, H, W) of images (N, C, H, W) under K weightings (K, D) of the features.
+
+    All from one forward pass: the backward passes are one batched vector-Jacobian product, ``chunk`` weightings at a
+    time to bound memory.
+    """
+    with _gradients():
+        traced = trace(model, images, layer=layer)
+        found = []
+        for part in weights.split(chunk):
+            outputs = part[:, None, :].expand(-1, len(images), -1)
+            (gradients,) = torch.autograd.grad(
+                traced.features, traced.point, grad_outputs=outputs, is_grads_batched=True, retain_graph=True
+            )
+            found.append(rms_normalised(gradients))
+        return torch.cat(found)

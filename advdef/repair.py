@@ -1,0 +1,112 @@
+"""What a defence that edits its input makes of adversarial images, and what it costs on benign ones.
+
+The authors of NIP (https://arxiv.org/abs/2112.13060) report a defence success rate. Their released code
+(https://github.com/Allen-piexl/NIP-Neuron-level-Inverse-Perturbation) counts all images whose clean prediction is
+back after the defence, whether or not the attack had changed it: :attr:`Repair.dsr_released`. Ours is over the images
+that the attack broke: :attr:`Repair.dsr`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from advdef.attacks._common import borrowed, check_logits, validate
+from advdef.statistics import Interval, wilson
+
+__all__ = ["Repair", "repair"]
+
+
+@dataclass(frozen=True)
+class Repair:
+    """(N,) booleans: images x with label y, their adversarial versions x', a classifier f and its defence D.
+
+    The shares have Wilson intervals and are over all N images, whether f was right or not, unless they say otherwise.
+    """
+
+    clean: Tensor
+    """f(x) = y."""
+    attacked: Tensor
+    """f(x') = y: the attack failed."""
+    benign: Tensor
+    """D(x) = y."""
+    defended: Tensor
+    """D(x') = y."""
+    unchanged: Tensor
+    """D(x) = f(x)."""
+    restored: Tensor
+    """D(x') = f(x)."""
+
+    @property
+    def dsr(self) -> Interval | None:
+        """Defence success rate: D(x') = y, of the images with f(x) = y and f(x') != y; None if there are none."""
+        return _share(self.defended, self.clean & ~self.attacked)
+
+    @property
+    def dsr_released(self) -> Interval:
+        """Defence success rate as in the released code: D(x') = f(x), with no test that f(x') differs."""
+        return wilson(int(self.restored.sum()), len(self.restored))
+
+    @property
+    def robust(self) -> Interval:
+        """D(x') = y."""
+        return wilson(int(self.defended.sum()), len(self.defended))
+
+    @property
+    def benign_accuracy(self) -> Interval:
+        """D(x) = y."""
+        return wilson(int(self.benign.sum()), len(self.benign))
+
+    @property
+    def damage(self) -> Interval | None:
+        """D(x') != y, of the images with f(x') = y; None if there are none."""
+        return _share(~self.defended, self.attacked)
+
+    @property
+    def changed(self) -> Interval:
+        """D(x) != f(x)."""
+        return wilson(int((~self.unchanged).sum()), len(self.unchanged))
+
+
+def repair(defence: nn.Module, images: Tensor, adversarial: Tensor, labels: Tensor, *, batch_size: int = 500) -> Repair:
+    """What ``defence`` and its ``classifier`` make of images and their adversarial versions (N, C, H, W) in [0, 1].
+
+    Each sees every image once, in evaluation mode. Raises TypeError for a defence without a classifier; TypeError or
+    ValueError for images, labels (N,) or logits that are none.
+
+    >>> from advdef.defenses import Undefended
+    >>> classifier = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    >>> images = torch.rand(5, 1, 2, 2)
+    >>> f"{repair(Undefended(classifier), images, images, classifier(images).argmax(1)).robust}"
+    '100.0 [56.6, 100.0]'
+    """
+    classifier = getattr(defence, "classifier", None)
+    if not isinstance(classifier, nn.Module):
+        raise TypeError(f"{type(defence).__name__} has no classifier, which a defence must name")
+    before, attacked = (_predicted(classifier, x, labels, batch_size) for x in (images, adversarial))
+    benign, defended = (_predicted(defence, x, labels, batch_size) for x in (images, adversarial))
+    return Repair(
+        clean=before == labels,
+        attacked=attacked == labels,
+        benign=benign == labels,
+        defended=defended == labels,
+        unchanged=benign == before,
+        restored=defended == before,
+    )
+
+
+def _predicted(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> Tensor:
+    """Classes (N,). A defence may draw random numbers, so two questions about its answer need one pass."""
+    validate(images, labels, 0.0)
+    predicted = []
+    with borrowed(model), torch.no_grad():
+        for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+            logits = model(x)
+            check_logits(logits, y)
+            predicted.append(logits.argmax(1))
+    return torch.cat(predicted)
+
+
+def _share(hits: Tensor, among: Tensor) -> Interval | None:
+    total = int(among.sum())
+    return wilson(int((hits & among).sum()), total) if total else None

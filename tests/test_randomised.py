@@ -1,0 +1,327 @@
+"""Randomised defences: noise that can be repeated, and an evaluation in which luck is not robustness, nor a break."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from contract import seeded, tiny
+from torch import Tensor, nn
+
+from advdef import resume
+from advdef.attacks import pgd
+from advdef.defenses import Defense, Undefended
+from advdef.defenses.noise import NoiseVote
+from advdef.evaluation import Attempt, UnsoundAttack, adaptive, evaluate, oblivious
+from advdef.randomised import Survival, survival
+from advdef.statistics import Interval, wilson
+
+# Noise
+
+
+def net() -> nn.Sequential:
+    return tiny(5, (3, 4, 4))
+
+
+def greys(n: int = 6) -> Tensor:
+    """Images so far from black and white that small noise is not clipped."""
+    return 0.4 + 0.2 * torch.rand(n, 3, 4, 4, generator=seeded(1))
+
+
+def shown(defence: NoiseVote, images: Tensor) -> Tensor:
+    """What one pass shows the classifier, which must be asked once."""
+    seen: list[Tensor] = []
+    handle = defence.classifier.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].detach()))
+    defence(images)
+    handle.remove()
+    (batch,) = seen
+    return batch
+
+
+def test_a_vote_is_the_mean_over_noisy_copies() -> None:
+    model, images = net().double(), greys().double()
+    drawn = torch.randn(4, *images.shape, generator=seeded(9)).double()
+    directions = drawn / (drawn.square().mean((2, 3, 4), keepdim=True).sqrt() + 1e-5)
+    expected = torch.stack([model(images + 0.01 * direction) for direction in directions]).mean(0)
+    defence = NoiseVote(model, 0.01, draws=4, seed=9)
+    assert torch.allclose(defence(images), expected, rtol=0, atol=1e-12)
+    assert defence.classifier is defence.network is model
+    assert not defence.training
+
+
+@pytest.mark.parametrize("noise", ["gaussian", "uniform"])
+def test_each_copy_has_noise_of_its_own_and_of_one_size(noise: Any) -> None:
+    images = greys(50)
+    defence = NoiseVote(net(), 0.01, draws=3, noise=noise)
+    directions = ((shown(defence, images) - images.repeat(3, 1, 1, 1)) / 0.01).flatten(1)
+    assert torch.allclose(directions.square().mean(1).sqrt(), torch.ones(150), atol=1e-4)
+    overlap = directions @ directions.T / 48 - torch.eye(150)
+    assert float(overlap.abs().max()) < 0.8
+    assert abs(float(directions.mean())) < 0.05
+    peak = float(directions.quantile(0.999))  # about 3.1 and root of 3
+    assert peak > 2.5 if noise == "gaussian" else peak < 2.2
+
+
+def test_noise_is_clipped_to_pixels() -> None:
+    images = torch.rand(4, 3, 4, 4, generator=seeded()).round()
+    seen = shown(NoiseVote(net(), 0.3), images)
+    assert 0 == float(seen.min()) < float(seen.max()) == 1
+    assert bool((seen != images).any())
+
+
+def test_passes_differ_and_a_seed_repeats_them() -> None:
+    images, state = greys(), torch.get_rng_state()
+    defence = NoiseVote(net(), 0.1, seed=3)
+    first, second = defence(images), defence(images)
+    assert not torch.equal(first, second)
+    defence.reseed(3)
+    with torch.no_grad():
+        assert torch.equal(defence(images), first)
+    copy = deepcopy(defence)
+    with torch.inference_mode():
+        assert torch.equal(defence(images), second)
+    assert torch.equal(copy(images), second)
+    assert torch.equal(defence(images), copy(images))
+    assert not torch.equal(NoiseVote(net(), 0.1, seed=4)(images), first)
+    assert torch.equal(torch.get_rng_state(), state)
+    double = NoiseVote(net().double(), 0.1, seed=3)(images.double())
+    assert torch.allclose(double.float(), first, atol=1e-5)  # the same numbers
+
+
+def test_no_step_gives_the_classifier() -> None:
+    model, images = net(), greys()
+    assert torch.equal(NoiseVote(model, 0.0)(images), model(images))
+
+
+def test_an_interrupted_evaluation_of_it_is_found_again() -> None:
+    keys = [resume.key({}, [], NoiseVote(net(), 0.1, seed=seed)) for seed in (3, 3, 4)]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_the_adaptive_attacker_averages_twenty_passes() -> None:
+    model, images = net(), greys()
+    defence = NoiseVote(model, 0.1, draws=2)
+    assert not defence.exact
+    attempts = adaptive(defence, {"PGD": partial(pgd, steps=2)}, eps=0.1)
+    assert [attempt.name for attempt in attempts] == ["PGD through EOT-20"]
+    averaged = defence.surrogates()["EOT-20"]
+    assert averaged.network is model
+    found = averaged(images.requires_grad_())
+    defence.reseed(0)
+    passes = torch.stack([defence(images) for _ in range(20)])
+    assert torch.allclose(found, passes.mean(0), atol=1e-6)
+    (slope,) = torch.autograd.grad(found.sum(), images)
+    assert bool(slope.any())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"step": -1.0}, "step must be finite and not negative, not -1.0"),
+        ({"step": float("inf")}, "not inf"),
+        ({"draws": 0}, "draws must be at least 1, not 0"),
+        ({"noise": "pink"}, "no noise 'pink'; there are gaussian, uniform"),
+    ],
+)
+def test_noise_that_makes_no_sense_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        NoiseVote(net(), **{"step": 0.1, **options})
+
+
+# Survival
+
+
+class Chance(Defense):
+    """Right (label 0) with the probability that the mean pixel of an image gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = seeded(7)
+
+    @property
+    def classifier(self) -> nn.Module:
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        right = torch.rand(len(images), generator=self.generator) < images.mean((1, 2, 3))
+        return torch.stack([right.float(), (~right).float()], 1) * 2
+
+
+class Repeatable(Chance):
+    """Can be told where to begin, and remembers what it was told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seeds: list[int] = []
+
+    def reseed(self, seed: int) -> None:
+        self.seeds.append(seed)
+        self.generator = seeded(seed)
+
+
+def chances(*values: float, times: int = 1) -> tuple[Tensor, Tensor]:
+    images = torch.tensor(values).repeat(times)[:, None, None, None].expand(-1, 1, 2, 2).clone()
+    return images, torch.zeros(len(images), dtype=torch.int64)
+
+
+def shift(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    by: tuple[float, ...] = (0.0,),
+    norm: str = "Linf",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Each image by one of the amounts in turn."""
+    amounts = torch.tensor(by).repeat(len(images) // len(by))
+    return (images + amounts[:, None, None, None]).clamp(0, 1)
+
+
+def shifting(*by: float, name: str = "shift") -> Attempt:
+    return Attempt(name, partial(shift, by=by), nn.Identity())
+
+
+def run(defence: Defense, attempts: list[Attempt], images: Tensor, labels: Tensor, **options: Any) -> Survival:
+    return survival(defence, attempts, images, labels, **{"eps": 0.5, "generator": seeded(), **options})
+
+
+@pytest.mark.parametrize("build", [Chance, Repeatable])
+def test_a_coin_is_right_half_the_time_however_often_it_is_attacked(build: type[Chance]) -> None:
+    images, labels = chances(0.5, times=500)
+    attempts = [shifting(0.0) for _ in range(30)]
+    found = run(build(), attempts, images, labels, draws=5)
+    assert float(found.shares.mean()) == pytest.approx(0.5, abs=0.05)  # 0.5 +- 0.01
+    assert [mean for _, mean in found.attempts] == pytest.approx([0.5] * 30, abs=0.05)
+    # which is no matter of course: one wrong pass in any attempt breaks nearly all, and so does the lowest of 30 means
+    assert evaluate(build(), attempts, images, labels, eps=0.5, generator=seeded()).interval.value < 0.01
+    lowest = torch.rand(500, 30, 5, generator=seeded()).round().mean(2).amin(1)
+    assert float(lowest.mean()) < 0.1
+
+
+def test_the_worst_attempt_counts_image_by_image() -> None:
+    images, labels = chances(0.9, 0.6, times=200)
+    attempts = [shifting(-0.5, 0.3, name="first"), shifting(0.1, -0.4, name="second")]
+    found = run(Chance(), attempts, images, labels, draws=20)
+    first, second = found.shares[::2], found.shares[1::2]
+    assert found.shares.shape == (400,)
+    assert float(first.mean()) == pytest.approx(0.4, abs=0.04)
+    assert float(second.mean()) == pytest.approx(0.2, abs=0.04)
+    assert [name for name, _ in found.attempts] == ["first", "second"]
+    assert [mean for _, mean in found.attempts] == pytest.approx([0.65, 0.6], abs=0.03)
+    assert float(found.clean[::2].mean()) == pytest.approx(0.9, abs=0.03)
+    assert float(found.clean[1::2].mean()) == pytest.approx(0.6, abs=0.03)
+    assert set((20 * found.shares).round().tolist()) <= set(range(21))
+
+
+def test_an_attack_never_helps_the_defender_and_may_hurt_what_was_mostly_wrong() -> None:
+    images, labels = chances(0.3, times=300)
+    helped = run(Chance(), [shifting(0.4)], images, labels)
+    assert helped.attempts[0][1] == pytest.approx(0.7, abs=0.05)
+    assert float(helped.shares.mean()) == pytest.approx(0.3, abs=0.05)
+    assert not bool(run(Chance(), [shifting(-0.3), shifting(0.4)], images, labels).shares.any())
+
+
+def test_of_attempts_that_look_alike_the_last_is_reported() -> None:
+    """Three passes rarely tell 0.97 from 1; no attack comes first."""
+    images, labels = chances(1.0, times=400)
+    found = run(Repeatable(), [shifting(-0.03)], images, labels, draws=3)
+    assert float(found.clean.min()) == 1
+    assert float(found.shares.mean()) == pytest.approx(0.97, abs=0.02)
+    assert float(found.shares.mean()) < 1
+
+
+def test_every_attempt_meets_the_same_numbers_and_the_report_meets_others() -> None:
+    images, labels = chances(0.5, 0.8, times=20)
+    defence = Repeatable()
+    found = run(defence, [shifting(0.0), shifting(0.0), shifting(-0.1)], images, labels)
+    choosing, crafting, *_, reporting = defence.seeds
+    assert len({choosing, crafting, reporting}) == 3
+    assert defence.seeds == [choosing, *[crafting, choosing] * 3, reporting, reporting]
+    means = [mean for _, mean in found.attempts]
+    assert means[0] == means[1] > means[2]
+    assert torch.equal(run(Repeatable(), [shifting(0.0)], images, labels).shares, found.clean)
+    different = run(Chance(), [shifting(0.0)] * 3, images, labels).attempts
+    assert len(set(different)) > 1
+
+
+def test_a_seed_reproduces_and_another_one_differs() -> None:
+    images, labels = chances(0.5, 0.8, times=20)
+    first, again, other = (
+        run(Repeatable(), [shifting(-0.1)], images, labels, generator=seeded(seed)).shares for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_a_defence_without_chance_has_the_accuracy_of_the_usual_evaluation(
+    network: nn.Sequential, batch: tuple[Tensor, Tensor]
+) -> None:
+    defence, suite = Undefended(network), {"PGD": partial(pgd, steps=3, stop_early=True, random_start=False)}
+    usual = evaluate(defence, oblivious(defence, suite), *batch, eps=0.05, generator=seeded())
+    found = survival(defence, oblivious(defence, suite), *batch, eps=0.05, generator=seeded(), draws=2, batch_size=30)
+    assert torch.equal(found.clean, usual.clean.double())
+    assert torch.equal(found.shares, usual.robust.double())
+    assert 0 < float(found.shares.mean()) < float(found.clean.mean())
+    assert found.attempts == (("PGD", float(usual.robust.double().mean())),)
+
+
+def test_noise_is_judged_and_attacked(network: nn.Sequential, batch: tuple[Tensor, Tensor]) -> None:
+    defence = NoiseVote(network, 0.1)
+    attempts = adaptive(defence, {"PGD": partial(pgd, steps=3)}, eps=0.1)
+    images, labels = batch[0][:20], batch[1][:20]
+    first, again = (run(defence, attempts, images, labels, eps=0.1, draws=3) for _ in range(2))
+    assert torch.equal(first.shares, again.shares)
+    assert 0 < float(first.shares.mean()) < float(first.clean.mean()) - 0.2
+    nothing = run(defence, attempts, images, labels, eps=0.0, draws=3)
+    assert torch.equal(nothing.shares, nothing.clean)
+
+
+def test_what_is_unsound_or_does_not_fit_is_refused() -> None:
+    images, labels = chances(0.5, 0.8)
+    with pytest.raises(UnsoundAttack, match=r"shift moved pixels by 0\.3"):
+        run(Chance(), [shifting(-0.3)], images, labels, eps=0.2)
+    with pytest.raises(ValueError, match="L2 one is an attack in L2, and eps is a size in Linf"):
+        run(Chance(), [Attempt("L2 one", partial(shift, norm="L2"), nn.Identity())], images, labels)
+    with pytest.raises(ValueError, match="draws must be at least 1, not 0"):
+        run(Chance(), [], images, labels, draws=0)
+    with pytest.raises(ValueError, match="must be finite and lie in"):
+        run(Chance(), [], images + 1, labels)
+
+
+# The interval
+
+
+def of(*shares: float) -> Interval:
+    values = torch.tensor(shares).double()
+    return Survival(0.1, 10, values, values, ()).accuracy
+
+
+@pytest.mark.parametrize("make", [lambda n: [0.0] * n, lambda n: [1.0] * n, lambda n: [0.5] * n])
+@pytest.mark.parametrize("n", [1, 20, 10000])
+def test_the_interval_has_a_width_and_holds_the_mean(make: Callable[[int], list[float]], n: int) -> None:
+    found = of(*make(n))
+    assert 0 <= found.low <= found.value <= found.high <= 1
+    assert found.low < found.high
+
+
+def test_the_interval_by_hand() -> None:
+    found = of(0.0, 0.5, 0.5, 1.0, 0.75, 1.0)
+    values = [0.0, 0.5, 0.5, 1.0, 0.75, 1.0, 0, 0, 1, 1]
+    centre = sum(values) / 10
+    half = 1.96 * math.sqrt(sum((value - centre) ** 2 for value in values) / 10 / 10)
+    assert found.value == pytest.approx(3.75 / 6)
+    assert (found.low, found.high) == pytest.approx((centre - half, centre + half), abs=1e-4)
+
+
+def test_for_whole_images_the_interval_is_that_of_a_proportion_and_else_narrower() -> None:
+    whole, expected = of(*[1.0] * 70, *[0.0] * 30), wilson(70, 100)
+    assert (whole.low, whole.high) == pytest.approx((expected.low, expected.high), abs=0.005)
+    even = of(*[0.6, 0.8] * 50)
+    assert even.high - even.low < (whole.high - whole.low) / 2
