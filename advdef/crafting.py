@@ -1,5 +1,6 @@
 """Adversarial images of every attack on every image, kept to be replayed on many defences."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tqdm import tqdm
 from advdef import resume as resuming
 from advdef.artifacts import write_atomically
 from advdef.attacks._balls import Norm
-from advdef.attacks._types import Suite
+from advdef.attacks._types import Suite, norm_of
 from advdef.evaluation import check_sound
 
 __all__ = ["craft"]
@@ -34,8 +35,11 @@ def craft(
 
     Unlike :func:`advdef.evaluation.evaluate`, every attack sees every image, and nothing is judged. ``eps`` is a size
     in ``norm``, or infinity for attacks that look for the smallest perturbation. In the folder ``resume`` each finished
-    attack is kept. Raises UnsoundAttack when an attack leaves its budget or [0, 1].
+    attack is kept. Raises UnsoundAttack when an attack leaves its budget or [0, 1]; ValueError for one in another norm.
     """
+    for name, attack in suite.items():
+        if math.isfinite(eps) and norm_of(attack) not in (None, norm):
+            raise ValueError(f"{name} is an attack in {norm_of(attack)}, and eps is a size in {norm}")
     found = {}
     for name, attack in tqdm(suite.items(), disable=not progress, unit="attack", leave=False):
         before = generator.get_state()

@@ -49,7 +49,8 @@ class DirectionBank:
             if value.dim() != dimensions or len(value) != k:
                 raise ValueError(f"{name} of {k} classes have {dimensions} dimensions, not shape {tuple(value.shape)}")
         if self.samples.shape[2:] != shape or not self.samples.shape[1]:
-            raise ValueError(f"samples must be (K, M, *{tuple(shape)}) with M > 0, not {tuple(self.samples.shape)}")
+            there = ", ".join(map(str, shape))
+            raise ValueError(f"samples must be (K, M, {there}) with M > 0, not {tuple(self.samples.shape)}")
 
     def __repr__(self) -> str:
         classes, kept = self.samples.shape[:2]
@@ -144,7 +145,7 @@ def load_bank(path: Path, *, device: torch.device | str = "cpu") -> DirectionBan
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
     except SafetensorError as error:
         raise BankError(f"{path} is no safetensors file: {error}") from error
-    if facts.get("format") != _FORMAT:
+    if facts.get("format") != _FORMAT or set(tensors) != {field.name for field in fields(DirectionBank)} - {"layer"}:
         raise BankError(f"{path} holds no direction bank; write one with save_bank")
     return DirectionBank(facts["layer"], **tensors)
 

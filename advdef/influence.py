@@ -44,36 +44,50 @@ Score = Literal["logit", "probability"]
 Tail = Literal["lowest", "skipping"]
 
 
+@contextmanager
+def _gradients() -> Iterator[None]:
+    """Gradients on, whatever the caller has switched off: a defence computes them at inference."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def _usable(value: Tensor) -> Tensor:
+    """A tensor made in inference mode never takes part in autograd; a copy does."""
+    return value.clone() if value.is_inference() else value
+
+
 @dataclass(frozen=True)
 class Traced:
-    """One forward pass with its graph: the point that was asked, features (N, D) and logits (N, K) there."""
+    """One forward pass with its graph: the point that was asked, output of the layer and logits (N, K) there."""
 
     point: Tensor
-    features: Tensor
+    output: Tensor
     logits: Tensor
 
+    @property
+    def features(self) -> Tensor:
+        """(N, D): the output, flattened."""
+        return self.output.flatten(1)
+
+    @_gradients()
     def influence(self, classes: Tensor, *, score: Score = "logit", create_graph: bool = False) -> Tensor:
         """(N, D): signed influence on the score of ``classes`` (N,); see the module."""
         if score not in get_args(Score):
             raise ValueError(f"no score {score!r}; there are {', '.join(get_args(Score))}")
         values = self.logits if score == "logit" else self.logits.softmax(1)
         # images do not influence each other in evaluation mode, so one backward pass of the sum serves all
-        chosen = values.gather(1, classes[:, None]).sum()
-        (slopes,) = torch.autograd.grad(chosen, self.features, retain_graph=True, create_graph=create_graph)
-        return self.features * slopes if create_graph else (self.features * slopes).detach()
+        chosen = values.gather(1, _usable(classes)[:, None]).sum()
+        (slopes,) = torch.autograd.grad(chosen, self.output, retain_graph=True, create_graph=create_graph)
+        found = self.features * slopes.flatten(1)
+        return found if create_graph else found.detach()
 
+    @_gradients()
     def direction(self, weights: Tensor, *, create_graph: bool = False) -> Tensor:
         """(N, C, H, W): direction of root mean square 1 that raises the features as ``weights`` (N, D) or (D,) say."""
-        objective = (self.features * weights).sum()
-        (gradient,) = torch.autograd.grad(objective, self.point, retain_graph=True, create_graph=create_graph)
+        # weights that depend on the image are not differentiated for the direction, but with create_graph through it
+        outer = weights.expand_as(self.features).reshape(self.output.shape)
+        (gradient,) = torch.autograd.grad(self.output, self.point, outer, retain_graph=True, create_graph=create_graph)
         return rms_normalised(gradient)
-
-
-@contextmanager
-def _gradients() -> Iterator[None]:
-    """Gradients on, whatever the caller has switched off: a defence computes them at inference."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
 
 
 def feature_layer(model: nn.Module, layer: str | None = None) -> str:
@@ -92,13 +106,12 @@ def trace(model: nn.Module, images: Tensor, *, layer: str | None = None) -> Trac
     """
     name = feature_layer(model, layer)
     with _gradients(), borrowed(model, quiet=True), tapped(model, [name]) as seen:
-        # a tensor made in inference mode never takes part in autograd; a copy does
-        point = images.clone() if images.is_inference() else images
+        point = _usable(images)
         point = point if point.requires_grad else point.detach().requires_grad_()
         logits = model(point)
         if name not in seen:
             raise ValueError(f"layer {name!r} takes no part in a forward pass")
-        return Traced(point, seen[name].flatten(1), logits)
+        return Traced(point, seen[name], logits)
 
 
 def influence(

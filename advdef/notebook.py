@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TypeVar
 
 import pandas as pd
@@ -17,6 +18,7 @@ from advdef.data import DATASETS, Split
 from advdef.records import Run, provenance
 
 __all__ = [
+    "Case",
     "check_table",
     "choose",
     "choose_datasets",
@@ -32,6 +34,19 @@ __all__ = [
 Settings = TypeVar("Settings")
 
 _SOURCES = {"paper": "paper", "inferred": "implied; our wording", "secondary": "secondary source"}
+
+
+class Case(SimpleNamespace):
+    """What a page knows of one network on one data set; it fills it in as it goes on, and looks results up by it.
+
+    >>> case = Case(name="digits", eps=0.1)
+    >>> case.steps = {"V1": 0.02}
+    >>> {case: "found"}[case]
+    'found'
+    """
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__  # type: ignore[assignment]  # a namespace has none
 
 
 def choose(profiles: Mapping[str, Settings], profile: str) -> Settings:

@@ -33,6 +33,20 @@ COLOURS = {
     "SNS random 0.1": "#E3BFD3",
     "SNS bottom": "#E69F00",
     "SNS α=1": "#882255",
+    "none": "#000000",
+    "V0 oracle": "#D55E00",
+    "V1 self": "#E69F00",
+    "V1 minus": "#B8860B",
+    "V2 mean-logit": "#0072B2",
+    "V2 max-confidence": "#56B4E9",
+    "V2 stable step": "#882255",
+    "V3 confidence": "#009E73",
+    "random bank, mean-logit": "#CC79A7",
+    "noise, 10 draws": "#3D348B",
+    "anti-adversary": "#A0522D",
+    "another image's direction": "#009E73",
+    "best": "#CC79A7",
+    "white noise, oracle sign": "#0072B2",
 }
 THREAT_STYLES = {"oblivious": (":", "o"), "direct": ("--", "s"), "adaptive": ("-", "D")}
 

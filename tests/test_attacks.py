@@ -24,6 +24,7 @@ from advdef.attacks import (
     margin,
     mim,
     pgd,
+    precompensated,
     replace_gradient,
     square,
     stopping,
@@ -36,7 +37,7 @@ from advdef.attacks.apgd import apgd
 from advdef.attacks.each_class import each_class
 from advdef.attacks.gradient import ffgsm
 from advdef.attacks.suites import adaptive, cleverhans, nip, quick, standard
-from advdef.defenses import Quantized, Quantizer
+from advdef.defenses import AntiAdversary, Quantized, Quantizer
 from advdef.evaluation import correct
 
 Pair = tuple[Tensor, Tensor]
@@ -631,6 +632,14 @@ def test_an_attack_is_described_with_its_settings() -> None:
     assert describe(partial(each_class, attack=inner, classes=2)) == "each_class(attack=apgd(loss='dlr'), classes=2)"
     assert describe(partial(level_space, network=tiny(), quantizer=Quantizer(2))) == (
         "level_space(network=Sequential, quantizer=Quantizer)"
+    )
+    # where a function lies in memory is another place in every run
+    offset = AntiAdversary(tiny(), step=0.1).offset
+    assert describe(partial(precompensated, network=tiny(), offset=offset)) == (
+        "precompensated(network=Sequential, offset=AntiAdversary.offset)"
+    )
+    assert describe(partial(precompensated, offset=random_batch, shares=(0.0, 1.0))) == (
+        "precompensated(offset=random_batch, shares=(0.0, 1.0))"
     )
 
 

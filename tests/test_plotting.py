@@ -51,7 +51,8 @@ def test_the_grid_shows_every_image_with_its_row_and_column_names() -> None:
 
 def test_colours_differ_within_a_page() -> None:
     names = list(COLOURS)
-    second = names.index("standard")
-    pages = names[:second], ["AT", *names[second:]]
+    second, third, controls = (names.index(name) for name in ("standard", "none", "another image's direction"))
+    pages = names[:second], ["AT", *names[second:third]], ["AT", *names[third:controls]]
+    pages += (["V0 oracle", *names[controls:]],)  # a figure of its own
     for page in pages:
         assert len({COLOURS[name] for name in page}) == len(page)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from advdef.attacks import pgd
 from advdef.defenses import Undefended
-from advdef.defenses.preprocessing import AntiAdversary, BitDepth, Jpeg, Median, Preprocessed
+from advdef.defenses.preprocessing import AddedOffset, AntiAdversary, BitDepth, Jpeg, Median, Preprocessed
 from advdef.evaluation import adaptive, direct, evaluate
 
 ALL: dict[str, Callable[[nn.Module], Preprocessed]] = {
@@ -68,7 +68,9 @@ def test_the_classifier_is_asked_about_the_prepared_images(
     assert torch.equal(defence(images), defence(images))
     assert defence.classifier is model
     assert defence.exact
-    assert not defence.adaptive_attacks(0.1)
+    assert list(defence.adaptive_attacks(0.1)) == (
+        ["two conditions", "pre-compensated"] if isinstance(defence, AddedOffset) else []
+    )
     assert not defence.training
     assert build(net().train()).training
 
@@ -114,6 +116,11 @@ def test_switching_gradients_off_changes_nothing(build: Callable[[nn.Module], Pr
         assert torch.equal(defence(made_there), expected)
     with torch.no_grad():  # a tensor of inference mode that has left it
         assert torch.equal(defence(made_there), expected)
+    if isinstance(defence, AddedOffset):
+        classes = torch.arange(len(images)) % 4
+        with torch.inference_mode():
+            classes_made_there = classes * 1
+        assert torch.equal(defence.offset(images, classes_made_there), defence.offset(images, classes))
     assert all(bool((parameter.grad == 7.0).all()) for parameter in model.parameters())
 
 

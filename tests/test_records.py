@@ -165,6 +165,19 @@ def test_a_clean_row_and_another_seed(run: Run) -> None:
     }  # fmt: skip
 
 
+def test_a_row_of_hits_is_told_what_it_is_for(run: Run) -> None:
+    hits = torch.tensor([True, False, False, True])
+    shared = {"defence": "V0", "model": "m", "threat": "oblivious", "attack": "PGD"}
+    run.add_hits(hits, **shared, eps=8 / 255, step=0.005)  # type: ignore[arg-type]
+    run.add_hits(hits, **shared, eps=None, seed=3)  # type: ignore[arg-type]
+    interval = wilson(2, 4)
+    counted = {"n": 4, "correct": 2, "accuracy": 0.5, "low": round(interval.low, 4), "high": round(interval.high, 4)}
+    first, second = run.rows
+    assert first == {"dataset": "digits", **shared, "eps": 0.031373, "seed": 7, "step": 0.005, **counted}
+    assert second == {"dataset": "digits", **shared, "eps": None, "seed": 3, **counted}
+    assert json.loads(run.save().read_text())["rows"] == run.rows
+
+
 def test_a_record_file_holds_everything(run: Run, digits: Dataset, tmp_path: Path) -> None:
     run.add(outcome(), defence="CQ", threat="direct", model="m")
     run.values["gain"] = 0.5

@@ -1,12 +1,15 @@
-"""A rehearsal of the page on neuron sensitivity in its profile "paper", which needs CIFAR-10 and a GPU.
+"""Rehearsals of the pages whose profile "paper" needs real data and a GPU.
 
-All its code runs, on two architectures and 32x32 colour images, so that a typo or a shape that does not fit shows here
-and not after hours of training. Its numbers are small, its ResNet18 is narrow and shallow, its images are made up.
+All their code runs, on two architectures and 32x32 colour images, so that a typo or a shape that does not fit shows
+here and not after hours of training. Their numbers are small, most of their networks are narrow and shallow, and their
+images are made up.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,103 +18,164 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from advdef._data_sources import write_bundle
-from advdef.data import load
+from advdef.data import Split, load
 from advdef.notebookfile import read_pair
 from advdef.reproduction import execute
 
-NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "02_neuron_sensitivity.py"
-
-TINY = {
-    "train": 96, "epochs": 2, "train_steps": 1, "ramp": 1, "probe": 32, "probe_steps": 1, "seeds": 2,
-    "pairs": 32, "measuring": 3, "substituted": 20, "draws": 1, "occluded": 16, "images": 24,
-    "adaptive_images": 4, "steps": 2, "long": (2, 1), "queries": 5, "curve_images": 4, "curve": 1, "checks": "fast",
-}  # fmt: skip
-
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 CHOICE = "P = notebook.choose(PROFILES, profile)"
-CHANGES = {
-    CHOICE: f"""from advdef.models.resnet import ResNet
-
-{CHOICE}
-assert {set(TINY)!r} <= P.keys(), "the rehearsal sets what the profile does not have"
-P = P | {TINY!r}""",
-    '"ResNet18": ResNet18,': '"ResNet18": partial(ResNet, blocks=(1, 1, 1, 1), width=4),',
-    # so few images make enough steps to learn something
-    'epochs=P["epochs"],': 'epochs=P["epochs"], batch_size=8,',
-    # VGG16 is as large as it is: one training of it has to do
-    'for k in ("AT", "SNS", "SNS random"):\n        function': 'for k in ("SNS",):\n        function',
-}
-
-Rehearsal = tuple[nbformat.NotebookNode, dict[str, Any]]
-
-pytestmark = pytest.mark.slow
+Images = Callable[[Split], tuple[Tensor, Tensor]]
 
 
-def write_images(folder: Path) -> None:
-    """A bundle of threes and eights, as classes 3 and 8 of CIFAR-10: dark and bright, which a few steps learn.
+@dataclass(frozen=True)
+class Plan:
+    """How the profile "paper" of a notebook is made small: settings and other changes of its code, and its images."""
+
+    notebook: str
+    claims: tuple[str, ...]
+    models: tuple[str, ...]
+    settings: dict[str, Any]
+    changes: dict[str, str]
+    imports: str
+    images: Images
+
+    @property
+    def paper(self) -> str:
+        return self.notebook[3:]
+
+
+def dark_or_bright(digits: Split) -> tuple[Tensor, Tensor]:
+    """Threes and eights as classes 3 and 8 of CIFAR-10: dark and bright, which a few steps learn.
 
     Within a class brightness varies by so much that 8/255 carry about a third of the images across, of even the best
     classifier of brightness: each attack finds images to break, and leaves some to the next one.
     """
-    digits, arrays = load("digits"), dict[str, np.ndarray]()
     draws = torch.Generator().manual_seed(0)
+    kept = torch.isin(digits.labels, torch.tensor([3, 8]))
+    strokes, labels = F.interpolate(digits.images[kept] / 255, 32, mode="bilinear"), digits.labels[kept]
+    colours = torch.where(labels == 3, 0.46, 0.54)[:, None] + 0.03 * torch.randn(len(labels), 3, generator=draws)
+    return (colours[:, :, None, None] + 0.2 * (strokes - 0.5)).clamp(0, 1), labels
+
+
+def pale_digits(digits: Split) -> tuple[Tensor, Tensor]:
+    """All ten digits as the classes of CIFAR-10, so pale that 4/255 carry some across: a bank needs every class."""
+    strokes = F.interpolate(digits.images / 255, 32, mode="bilinear")
+    return (0.1 + 0.6 * strokes).expand(-1, 3, -1, -1), digits.labels
+
+
+PLANS = {
+    "neuron_sensitivity": Plan(
+        "02_neuron_sensitivity",
+        claims=("S1", "S2", "S3", "S4", "S5", "S6"),
+        models=("ResNet18", "VGG16"),
+        settings={
+            "train": 96, "epochs": 2, "train_steps": 1, "ramp": 1, "probe": 32, "probe_steps": 1, "seeds": 2,
+            "pairs": 32, "measuring": 3, "substituted": 20, "draws": 1, "occluded": 16, "images": 24,
+            "adaptive_images": 4, "steps": 2, "long": (2, 1), "queries": 5, "curve_images": 4, "curve": 1,
+            "checks": "fast",
+        },
+        changes={
+            '"ResNet18": ResNet18,': '"ResNet18": partial(ResNet, blocks=(1, 1, 1, 1), width=4),',
+            # so few images make enough steps to learn something
+            'epochs=P["epochs"],': 'epochs=P["epochs"], batch_size=8,',
+            # VGG16 is as large as it is: one training of it has to do
+            'for k in ("AT", "SNS", "SNS random"):\n        function': 'for k in ("SNS",):\n        function',
+        },
+        imports="from advdef.models.resnet import ResNet",
+        images=dark_or_bright,
+    ),
+    "nip": Plan(
+        "03_nip",
+        claims=tuple(f"C{i}" for i in range(1, 11)),
+        models=("VGG-19", "AlexNet"),
+        settings={
+            "networks": {"cifar10": ("VGG-19", "AlexNet")}, "epochs": {"cifar10": 4}, "at_epochs": 1, "seeds": 2,
+            "images": 20, "minimal": (3, 3), "eleven": 10, "boundary": 5, "levels": 20, "per_class": 8, "kept": 2,
+            "tried": 2, "steps": 3, "adaptive_images": 10, "adaptive_steps": 2, "queries": 5, "curve_images": 4,
+            "checks": "fast", "timed": (4, 1), "long": (2, 4), "cw": (1, 3),
+        },
+        changes={
+            '"VGG-19": VGG19,': '"VGG-19": partial(VGG, stages=((8, 1), (8, 1), (16, 1)), hidden=(16,)),',
+            # so few images make enough steps to learn every class
+            'schedule="one_cycle", shift=2)': 'schedule="one_cycle", batch_size=20)',
+            '"AlexNet": AlexNet,': '"AlexNet": partial(VGG, stages=((8, 1), (8, 1), (8, 1))),',
+        },
+        imports="from advdef.models.vgg import VGG",
+        images=pale_digits,
+    ),
+}  # fmt: skip
+
+Rehearsal = tuple[Plan, nbformat.NotebookNode, dict[str, Any]]
+
+pytestmark = pytest.mark.slow
+
+
+def write_images(folder: Path, images: Images) -> None:
+    """A bundle that passes for CIFAR-10."""
+    digits, arrays = load("digits"), dict[str, np.ndarray]()
     for part, split in (("train", digits.train), ("test", digits.test)):
-        kept = torch.isin(split.labels, torch.tensor([3, 8]))
-        strokes, labels = F.interpolate(split.images[kept] / 255, 32, mode="bilinear"), split.labels[kept]
-        colours = torch.where(labels == 3, 0.46, 0.54)[:, None] + 0.03 * torch.randn(len(labels), 3, generator=draws)
-        images = (colours[:, :, None, None] + 0.2 * (strokes - 0.5)).clamp(0, 1)
-        arrays[f"{part}_images"] = (255 * images).round().byte().permute(0, 2, 3, 1).numpy()
+        made, labels = images(split)
+        arrays[f"{part}_images"] = (255 * made).round().byte().permute(0, 2, 3, 1).numpy()
         arrays[f"{part}_labels"] = labels.numpy()
     write_bundle(folder / "cifar10.npz", arrays)
 
 
-@pytest.fixture(scope="module")
-def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Rehearsal:
+@pytest.fixture(scope="module", params=list(PLANS))
+def rehearsal(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Rehearsal:
     """The executed notebook, and its record."""
-    folder, notebook = tmp_path_factory.mktemp("rehearsal"), read_pair(NOTEBOOK)
+    plan: Plan = PLANS[request.param]
+    folder, file = tmp_path_factory.mktemp("rehearsal"), NOTEBOOKS / f"{plan.notebook}.py"
+    notebook = read_pair(file)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    for old, new in CHANGES.items():
+    small = f"""{plan.imports}
+
+{CHOICE}
+assert {set(plan.settings)!r} <= P.keys(), "the rehearsal sets what the profile does not have"
+P = P | {plan.settings!r}"""
+    for old, new in (plan.changes | {CHOICE: small}).items():
         found = sum(cell.source.count(old) for cell in code)
         assert found == 1, f"the notebook says {old!r} {found} times: adapt the rehearsal"
         for cell in code:
             cell.source = cell.source.replace(old, new)
-    write_images(folder)
+    write_images(folder, plan.images)
     places = {"ADVDEF_DATA": folder, "ADVDEF_CACHE": folder / "cache", "ADVDEF_RESULTS": folder / "results"}
     settings = {"ADVDEF_RESUME": "", "OMP_NUM_THREADS": "1"}
     execution = execute(
         notebook,
-        folder / NOTEBOOK.with_suffix(".ipynb").name,
-        paper="neuron_sensitivity",
+        folder / file.with_suffix(".ipynb").name,
+        paper=plan.paper,
         parameters={"profile": "paper", "device": "cpu"},
         environment=settings | {name: str(place) for name, place in places.items()},
         folder=folder,
     )
     assert execution.failure is None, f"cell {execution.failure.cell}: {execution.failure.error}"
-    record = folder / "results" / "neuron_sensitivity" / "cifar10-paper.json"
-    return nbformat.read(execution.notebook, as_version=4), json.loads(record.read_text())
+    record = folder / "results" / plan.paper / "cifar10-paper.json"
+    return plan, nbformat.read(execution.notebook, as_version=4), json.loads(record.read_text())
 
 
 def test_the_paper_profile_leaves_a_complete_record(rehearsal: Rehearsal) -> None:
-    _, record = rehearsal
-    assert (record["profile"], record["dataset"], record["provenance"]["train_images"]) == ("paper", "cifar10", 96)
-    assert [verdict["claim"][-2:] for verdict in record["verdicts"]] == ["S1", "S2", "S3", "S4", "S5", "S6"]
-    assert {row["model"] for row in record["rows"]} == {"ResNet18", "VGG16"}
+    plan, _, record = rehearsal
+    assert (record["profile"], record["dataset"]) == ("paper", "cifar10")
+    assert [verdict["claim"].split("-")[-1] for verdict in record["verdicts"]] == list(plan.claims)
+    assert {row["model"] for row in record["rows"]} == set(plan.models)
 
 
-@pytest.mark.parametrize("model", ["ResNet18", "VGG16"])
-def test_every_attack_met_images_of_each_network(rehearsal: Rehearsal, model: str) -> None:
+def test_every_attack_met_images_of_each_network(rehearsal: Rehearsal) -> None:
     """Else its code was not rehearsed: an attack that is left no image does nothing."""
-    _, record = rehearsal
-    tried: dict[str, int] = {}
-    for row in record["rows"]:
-        if row["model"] == model and "tried" in row:
-            tried[row["attack"]] = tried.get(row["attack"], 0) + row["tried"]
-    assert len(tried) > 10
-    assert min(tried.values()) > 0, tried
+    plan, _, record = rehearsal
+    for model in plan.models:
+        tried: dict[str, int] = {}
+        for row in record["rows"]:
+            if row["model"] == model and "tried" in row:
+                tried[row["attack"]] = tried.get(row["attack"], 0) + row["tried"]
+        assert len(tried) > 10
+        assert min(tried.values()) > 0, tried
 
 
 def test_nothing_warns(rehearsal: Rehearsal) -> None:
-    notebook, _ = rehearsal
+    _, notebook, _ = rehearsal
     streams = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "stream"]
     assert [o.text for o in streams if o.name == "stdout" or "Warning" in o.text] == []

@@ -28,6 +28,11 @@ def finds_planted_example(
     layers = [module for module in defence.network.modules() if isinstance(module, nn.Linear)]
     if not layers:
         return not_run("C12", "the network has no linear layer")
+    rows: list[int] = []
+    with borrowed(defence, quiet=True), torch.no_grad(), _hooked(layers[-1], lambda x, _: rows.append(len(x))):
+        defence(images[:2])
+    if rows[-1:] != [len(images[:2])]:
+        return not_run("C12", "the last linear layer does not give the logits: it sees several versions of an image")
     label, found = torch.zeros(1, dtype=torch.int64, device=images.device), []
     for image in images.split(1):
         readout = _readout(defence, layers[-1], _points(image, eps, inner, generator))

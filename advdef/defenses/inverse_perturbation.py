@@ -139,8 +139,7 @@ class NIPDictionary(Defense):
         if self.rule == "majority":
             return nn.functional.one_hot(logits.argmax(2), logits.shape[2]).sum(1).to(logits.dtype)
         if self.rule == "max-confidence":
-            winner = logits.softmax(2).amax(2).argmax(1)
-            return logits[torch.arange(len(images), device=images.device), winner]
+            return logits[torch.arange(len(images), device=images.device), _surest(logits)]
         return logits.log_softmax(2).diagonal(dim1=1, dim2=2)
 
     def _step(self, images: Tensor) -> Tensor:
@@ -218,7 +217,7 @@ class NIPSearch(Preprocessed):
 
     def _winner(self, images: Tensor) -> Tensor:
         if self.score == "confidence":
-            return _logits(self.classifier, images, self._offsets).softmax(2).amax(2).argmax(1)
+            return _surest(_logits(self.classifier, images, self._offsets))
         edited = (images[:, None] + self._offsets).clamp(0, 1).flatten(0, 1)
         weights = self.weights.repeat(len(images), 1)
         sums = []
@@ -268,6 +267,16 @@ def _logits(network: nn.Module, images: Tensor, offsets: Tensor, past_clip: bool
     clipped = edited.clamp(0, 1)
     seen = replace_gradient(clipped, edited) if past_clip else clipped
     return torch.cat([network(part) for part in seen.split(_IMAGES_IN_A_PASS)]).unflatten(0, (len(images), -1))
+
+
+def _surest(logits: Tensor) -> Tensor:
+    """(N,): in which of J rows of logits (N, J, K) the largest softmax probability is largest, ties to the first.
+
+    By log-odds, as float32 rounds the probabilities of all sure predictions to 1.
+    """
+    top, predicted = logits.max(2, keepdim=True)
+    others = logits.scatter(2, predicted, -torch.inf).logsumexp(2, keepdim=True)
+    return (top - others).squeeze(2).argmax(1)
 
 
 def _against_all(network: nn.Module, offsets: Tensor, sampled: int | None = None) -> Suite:

@@ -21,7 +21,7 @@ class NIPOracle(nn.Module):
     (:func:`advdef.influence.inverse_direction`), and step is 0.001.
 
     Two things are known here that no defence knows: the clean image, in r, and its prediction, in the sign. Controls
-    give other directions, or ``sign="plus"``, which uses neither the prediction nor the minus.
+    give other directions, or ``sign="plus"``, which with one direction uses neither the prediction nor the minus.
     """
 
     def __init__(
@@ -38,11 +38,13 @@ class NIPOracle(nn.Module):
         """Logits (N, K) of images (N, C, H, W) after the repair.
 
         ``directions`` are tried in order, each (N, C, H, W) of root mean square 1, until one gives
-        ``clean_prediction`` (N,); the last stands where none does. Raises ValueError for no direction.
+        ``clean_prediction`` (N,); the last stands where none does. Raises ValueError for none, and for another shape.
         """
         logits = None
         with borrowed(self.classifier, quiet=True), torch.no_grad():
             for direction in directions:
+                if direction.shape != images.shape:  # one image's would be added to all
+                    raise ValueError(f"a direction must be {tuple(images.shape)}, not {tuple(direction.shape)}")
                 tried = self._one(images, clean_prediction, direction)
                 if logits is None:
                     logits = tried

@@ -186,5 +186,5 @@ class AntiAdversary(AddedOffset):
         with torch.inference_mode(False), torch.enable_grad():
             point = images.detach().clone().requires_grad_()
             logits = self._classifier(point)
-            chosen = logits.argmax(1) if classes is None else classes
+            chosen = logits.argmax(1) if classes is None else classes.clone()
             return self.step * rms_normalised(slope(logits.gather(1, chosen[:, None]).sum(), point))

@@ -9,9 +9,9 @@ class LeNet5(nn.Module):
     """Two 5x5 convolutions of 6 and 16 maps, and three linear layers (LeCun et al., Proceedings of the IEEE 86, 1998).
 
     The sigmoids, trainable subsampling and sparse connections of the original are ReLU, max-pooling and full
-    connections here. ``shape`` is (C, H, W), H and W even and from 28 to 64; images under 32 pixels are padded by 2
-    first. Images (N, C, H, W) in [0, 1], shifted and scaled to [-1, 1] inside -> logits (N, ``num_classes``). ``taps``
-    names the ReLU after each convolution, and the flattened features. Raises ValueError for other sizes.
+    connections here. ``shape`` is (C, H, W), H and W even and from 28 to 64; images under 32 pixels get a black border
+    of 2 first. Images (N, C, H, W) in [0, 1], shifted and scaled to [-1, 1] inside -> logits (N, ``num_classes``).
+    ``taps`` names the ReLU after each convolution, and the flattened features. Raises ValueError for other sizes.
 
     >>> sum(p.numel() for p in LeNet5((1, 28, 28), 10).parameters())
     61706
@@ -24,9 +24,9 @@ class LeNet5(nn.Module):
         channels, *sides = shape
         if any(side % 2 or not 28 <= side <= 64 for side in sides):
             raise ValueError(f"LeNet5 takes images with even sides from 28 to 64, not {shape}")
-        padding = 2 if min(sides) < 32 else 0
+        self.border = 2 if min(sides) < 32 else 0
         self.layers = nn.Sequential(
-            nn.Conv2d(channels, 6, 5, padding=padding),
+            nn.Conv2d(channels, 6, 5),
             nn.ReLU(),
             nn.MaxPool2d(2),
             nn.Conv2d(6, 16, 5),
@@ -34,7 +34,7 @@ class LeNet5(nn.Module):
             nn.MaxPool2d(2),
         )
         self.flatten = nn.Flatten()
-        height, width = (((side + 2 * padding - 4) // 2 - 4) // 2 for side in sides)
+        height, width = (((side + 2 * self.border - 4) // 2 - 4) // 2 for side in sides)
         self.head = nn.Sequential(
             nn.Linear(16 * height * width, 120),
             nn.ReLU(),
@@ -45,7 +45,8 @@ class LeNet5(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes)."""
-        logits: Tensor = self.head(self.flatten(self.layers(2 * images - 1)))
+        framed = nn.functional.pad(images, (self.border,) * 4)
+        logits: Tensor = self.head(self.flatten(self.layers(2 * framed - 1)))
         return logits
 
 
