@@ -51,6 +51,7 @@ seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
 
 # %% tags=["hide-input"]
+import time
 from functools import partial
 from itertools import product
 
@@ -124,7 +125,7 @@ plotting.use_style()
 PROFILES = {
     "smoke": dict(
         networks={"digits": ("LeNet-5",)}, epochs=dict(digits=6), at_epochs=3, seeds=1,
-        images=60, minimal=(8, 10), eleven=12, boundary=50, levels=100, kept=2,
+        images=60, minimal=(8, 10), eleven=12, least=5, boundary=50, levels=100, kept=2,
         per_class=30, tried=3, steps=10, adaptive_images=20, adaptive_steps=5, queries=20,
         curve_images=10, defences="few", checks="fast", timed=(64, 3), long=(5, 50), cw=(2, 30),
     ),
@@ -135,9 +136,9 @@ PROFILES = {
             "fashion_mnist": ("LeNet-5",),
         },
         epochs=dict(cifar10=8, gtsrb=20, fashion_mnist=8), at_epochs=6, seeds=3,
-        images=300, minimal=(20, 40), eleven=100, boundary=1_000, levels=500, kept=2,
+        images=300, minimal=(20, 40), eleven=100, least=20, boundary=1_000, levels=500, kept=2,
         per_class=100, tried=20, steps=40, adaptive_images=100, adaptive_steps=20,
-        queries=200, curve_images=50, defences="all", checks="fast", timed=(256, 10),
+        queries=200, curve_images=50, defences="all", checks="fast", timed=(128, 5),
         long=(20, 200), cw=(4, 100),
     ),
     "paper": dict(
@@ -147,7 +148,7 @@ PROFILES = {
             "fashion_mnist": ("LeNet-5", "ResNet-20"),
         },
         epochs=dict(cifar10=30, gtsrb=30, fashion_mnist=20), at_epochs=15, seeds=3,
-        images=1_000, minimal=(20, 40), eleven=200, boundary=5_000, levels=1_000, kept=2,
+        images=1_000, minimal=(20, 40), eleven=200, least=20, boundary=5_000, levels=1_000, kept=10,
         per_class=200, tried=100, steps=40, adaptive_images=500, adaptive_steps=100,
         queries=1_000, curve_images=200, defences="all", checks="all", timed=(256, 20),
         long=(100, 1_000), cw=(6, 500),
@@ -187,6 +188,13 @@ cases = [
     for k in P["networks"].get(n, ("LeNet-5",))
 ]
 MAIN = cases[0]
+
+
+def named(case, eps):
+    """A budget in steps of 1/255 on colour images, as a decimal on grey ones."""
+    return show_eps(eps) if case.data.shape[0] == 3 else f"{eps:g}"
+
+
 run_line = (
     f"profile {profile}, " + ", ".join(f"{c.name} with {c.kind}" for c in cases)
     + f", seed {seed}, device {DEVICE.type}"
@@ -208,17 +216,17 @@ notebook.table(
 #
 # $$r(x) = \frac{g}{\mathrm{RMS}(g) + 10^{-5}}, \qquad g = \nabla_x \Big( \sum_{j \in \text{front}} a_j(x) - \sum_{j \in \text{tail}} a_j(x) \Big),$$
 #
-# and an image is defended by adding $s \cdot r$, with a step $s$ in pixels. So far this is what the released code computes. What differs is whose
-# $r$, and which sign:
+# and an image is defended by adding $s \cdot r$, with a step $s$ in pixels. The released code computes this for each image at one layer, with the probability in
+# place of the logit. What differs between the variants is whose $r$ is added, and with which sign:
 #
 # | variant | direction | sign | knows |
 # |---|---|---|---|
 # | **V0** released protocol | of the clean image behind the attacked one | whichever gives the clean image's prediction | the clean image and the answer |
 # | **V1** self | of the image itself, for the class it is predicted as | + (− is shown, too) | nothing |
 # | **V2** class dictionary | mean over training images of each class, all classes tried | + | nothing; five rules to decide: *pred*, *majority*, *mean-logit*, *max-confidence*, *self-confidence* |
-# | **V3** candidate search | of single training images, all classes tried | both | nothing; the best-scored candidate decides |
+# | **V3** candidate search | of single training images (in the smaller profiles two per class), all classes tried | both | nothing; the best-scored candidate decides |
 #
-# V1 to V3 are a few lines each:
+# A direction takes one forward and two backward passes:
 
 # %%
 example = NETWORKS[MAIN.kind](MAIN.data.shape, MAIN.data.num_classes).to(DEVICE).eval()
@@ -232,8 +240,7 @@ direction = traced.direction(weights)  # the second backward pass
 # %% [markdown]
 # ## The networks
 #
-# Each is trained on clean images, but one: an adversarially trained {cite}`madry2018towards` network of the same form as the first, as a ceiling of what a defence without an
-# oracle can reach.
+# Each is trained on clean images, but one: an adversarially trained {cite}`madry2018towards` network of the same form as the first, for a yardstick of what a few epochs of training reach.
 
 # %%
 BUDGET = dict(learning_rate=2e-3, schedule="one_cycle", shift=2)
@@ -289,8 +296,8 @@ notebook.table(
 # %% [markdown]
 # ## The attacks, and what they are made for
 #
-# Two kinds, and they must not be mixed up. The eleven attacks that code by the authors' group lists, in the defaults of the library it
-# uses, almost all look for the *smallest* perturbation: they stop on the decision boundary, where any push may tip the image back. *PGD-min* below stands for
+# Two kinds, and they must not be mixed up. Of the eleven attacks that code by the authors' group lists, in the defaults of the library it
+# uses (the universal one, which that library lacks, has a budget of 0.1 here; the smaller profiles shorten Boundary, FGSM and the noise), almost all look for the *smallest* perturbation: they stop on the decision boundary, where a push may tip the image back. *PGD-min* below stands for
 # them: projected gradient descent with a bisection over eps. *Fixed-eps* attacks use the whole budget and go past the boundary. All are made on the bare classifier here; attackers
 # who know of the defence come later.
 
@@ -352,7 +359,7 @@ def moved(case, adversarial):
 rows = []
 for case in cases:
     every = {**case.eleven, "PGD-min": case.minimal}
-    every |= {f"{k}, eps {show_eps(case.eps)}": v for k, v in case.fixed.items()}
+    every |= {f"{k}, eps {named(case, case.eps)}": v for k, v in case.fixed.items()}
     for label, adversarial in every.items():
         share, largest, length = moved(case, adversarial)
         row = {"data": case.name, "network": case.kind, "attack": label}
@@ -374,7 +381,7 @@ notebook.table(
 # %% [markdown]
 # ## What the definitions leave open
 #
-# The released code fixes one layer and one score; its two scripts disagree about the tail. Does it matter? The first column of the
+# The released code fixes one layer and one score; its two scripts disagree about the tail. Does it matter? The middle column of the
 # table is what can be read from the two directions that the authors' repository ships.
 
 # %% tags=["hide-input"]
@@ -382,16 +389,12 @@ case = MAIN
 some = case.x[case.right][:100]
 ours = inverse_direction(case.model, some, front=1, tail=5, score="probability")
 pixels = ours.abs().flatten(1)
-dim = pixels.shape[1]
 facts = {
     "RMS": ("0.99994, 0.99981", ours.square().mean((1, 2, 3)).sqrt().median()),
-    "L2 / root of the number of pixels": (
-        "1.000, 1.000", (ours.flatten(1).norm(dim=1) / dim**0.5).median()
-    ),
     "largest pixel": ("4.6, 6.8", pixels.amax(1).median()),
     "99th percentile": ("3.2 to 3.5", pixels.quantile(0.99, dim=1).median()),
-    "cosine between two images": (
-        "-0.02",
+    "size of the cosine between two images": (
+        "0.02",
         torch.nn.functional.cosine_similarity(
             ours.flatten(1)[:-1], ours.flatten(1)[1:]
         ).abs().median(),
@@ -441,28 +444,45 @@ def alike(**settings):
 
 
 taps = case.model.taps
-rows = [
-    {"setting": label, "mean cosine to the default": f"{alike(**settings):.2f}"}
-    for label, settings in {
-        "probability instead of the logit": dict(score="probability"),
-        "tail: the other script's slice": dict(tail_slice="skipping"),
-        "front and tail 1": dict(front=1, tail=1),
-        "front 1, tail 5 (released)": dict(front=1, tail=5),
-        "front and tail 10": dict(front=10, tail=10),
-        "front and tail 50": dict(front=50, tail=50),
-        "front and tail 5 %": dict(front=0.05, tail=0.05),
-        f"layer {taps[-2]} (the last maps)": dict(layer=taps[-2]),
-        f"layer {taps[0]} (the first maps)": dict(layer=taps[0]),
-    }.items()
-]
+step = case.grid[2]
+x, y, rows = case.x[case.right][:200], case.y[case.right][:200], []
+attacked = {
+    "PGD-min": case.minimal[case.right][:200],
+    "PGD": case.pgd[case.eps][case.right][:200],
+}
+for label, settings in {
+    "default": {},
+    "probability instead of the logit": dict(score="probability"),
+    "tail: the other script's slice": dict(tail_slice="skipping"),
+    "front and tail 1": dict(front=1, tail=1),
+    "front 1, tail 5 (released)": dict(front=1, tail=5),
+    "front and tail 10": dict(front=10, tail=10),
+    f"front and tail {k50}": dict(front=k50, tail=k50),
+    "front and tail 5 %": dict(front=0.05, tail=0.05),
+    f"layer {taps[-2]} (the last maps)": dict(layer=taps[-2]),
+    f"layer {taps[0]} (the first maps)": dict(layer=taps[0]),
+}.items():
+    row = {"setting": label, "mean cosine to the default": f"{alike(**settings):.2f}"}
+    twin = inverse_direction(case.model, x, **settings)
+    for kind, partner in attacked.items():
+        told = NIPOracle(case.model, step=step)(
+            partner, clean_prediction=y, directions=[twin]
+        )
+        own = repair(NIPSelf(case.model, step=step, **settings), x, partner, y)
+        row[f"{kind}: right with V0 %"] = (
+            f"{100 * (told.argmax(1) == y).float().mean():.0f}"
+        )
+        row[f"{kind}: right with V1 %"] = f"{100 * own.robust.value:.0f}"
+        row["benign with V1 %"] = f"{100 * own.benign_accuracy.value:.0f}"
+    rows.append(row)
 share_zero = (traced.features == 0).float().mean().item()
 lowest = by_logit.sort(1).values
-skipped = int((lowest[:, 5:10] < 0).all(1).float().mean().item() * 100)
+skipped = 100 * (lowest[:, 5:10] < 0).all(1).float().mean().item()
 notebook.table(
     pd.DataFrame(rows),
-    f"How much the direction of an image depends on the settings ({case.name}; default: front and tail 5, logit, layer {taps[-1]} of "
+    f"How much the direction of an image depends on the settings, and whether success does, over {len(x)} images that the classifier has right, at step {step:g} ({case.name}; default: front and tail 5, logit, layer {taps[-1]} of "
     f"{by_logit.shape[1]} features, {100 * share_zero:.0f} % of which are 0). The tail of 5 argues against the class (negative influence) on "
-    f"{100 * (lowest[:, 4] < 0).float().mean():.0f} % of the images, the other script's on {skipped} %. Where the probability exceeds 0.99 "
+    f"{100 * (lowest[:, 4] < 0).float().mean():.0f} % of the images, the other script's on {skipped:.0f} %. Where the probability exceeds 0.99 "
     f"({int(sure.sum())} images), influence on it is at most {by_probability[sure].abs().amax(1).median() if sure.any() else float('nan'):.1e} "
     f"(median), on the logit {by_logit[sure].abs().amax(1).median() if sure.any() else float('nan'):.2f}; the top {k50} features agree by "
     f"{100 * common(by_logit, by_probability):.0f} %.",
@@ -474,9 +494,11 @@ notebook.table(
 
 # %% tags=["hide-input"]
 for case in tqdm(cases, desc="banks", leave=False):
+    started = time.perf_counter()
     case.bank = fit_bank(
         case.model, case.data.train, per_class=P["per_class"], kept=P["kept"]
     )
+    case.fitted_in = time.perf_counter() - started
     case.random = random_bank(case.bank, generator=draws(4))
     case.scrambled = phase_scrambled(case.bank, generator=draws(5))
 
@@ -510,38 +532,45 @@ notebook.table(
 #
 # On the clean image, front and tail are the 5 % of features with the largest and smallest influence on the label. The figure shows how far
 # successful attacks move them. Two controls matter. The front has the largest activations, so *anything* that disturbs the image lowers it, by
-# regression to the mean alone; therefore random features of equal number and equal mean activation are shown beside it, and
+# regression to the mean alone; therefore random features of the middle, of equal number and nearly equal mean activation, are shown beside it, and
 # Gaussian noise as long (L2) as the attack's perturbation.
 
 
 # %% tags=["hide-input"]
 def shifts(case, label, adversarial):
-    """Mean change of front, middle and tail, their matched sets, and under noise: label -> per-image values."""
+    """Per image, mean change (and its size) of front and tail, their matched sets, and under noise."""
     n = len(adversarial)
     fooled = case.right[:n] & ~correct(case.model, adversarial, case.y[:n])
-    if int(fooled.sum()) < 5:
+    if int(fooled.sum()) < P["least"]:
         return None
     x, y, partner = case.x[:n][fooled], case.y[:n][fooled], adversarial[fooled]
     layer = case.bank.layer
     clean, after = (features(case.model, v, layer) for v in (x, partner))
+    noisy = None
     try:
-        noisy = features(
-            case.model, equal_norm_noise(x, partner, generator=draws(6)), layer
-        )
-    except ValueError:  # longer than any noise within [0, 1]
-        noisy = None
+        if label != "AUNA":  # which is noise itself
+            noisy = features(
+                case.model, equal_norm_noise(x, partner, generator=draws(6)), layer
+            )
+    except ValueError:
+        pass  # longer than any noise within [0, 1]
     weights = front_and_tail(influence(case.model, x, y), front=0.05, tail=0.05)
     unit = clean.mean()
     found = {}
-    for part, w in (("front", 1), ("middle", 0), ("tail", -1)):
-        chosen = weights == w
-        found[part] = shift(clean, after, chosen) / unit
-        if part == "middle":
-            continue
-        control = matched(clean, chosen, generator=draws(7))
-        found[f"{part}, matched"] = shift(clean, after, control) / unit
-        if noisy is not None:
-            found[f"{part}, noise"] = shift(clean, noisy, chosen) / unit
+    found["middle"] = shift(clean, after, weights == 0) / unit
+    for part, w in (("front", 1), ("tail", -1)):
+        chosen, opposite = weights == w, weights == -w
+        # out of reach, so that the control comes from the middle; what little is reached is left out
+        away = clean.masked_fill(opposite, -1e6 if w > 0 else 1e6)
+        control = matched(away, chosen, generator=draws(7)) & ~opposite
+        levels = [(clean * s).sum(1) / s.sum(1).clamp_min(1) for s in (chosen, control)]
+        found[f"{part}, activation of matched"] = levels[1] / levels[0].mean()
+        sets = [("", after, chosen), (", matched", after, control)]
+        sets += [(", noise", noisy, chosen)] if noisy is not None else []
+        for suffix, state, which in sets:
+            found[part + suffix] = shift(clean, state, which) / unit
+            sizes = shift(torch.zeros_like(clean), (state - clean).abs(), which)
+            found[f"{part}{suffix}, size"] = sizes / unit
     return found
 
 
@@ -593,11 +622,15 @@ for (case, label), found in SHIFTS.items():
     row["images"] = len(found["front"])
     for part, values in found.items():
         m = mean_interval(values)
-        row[part] = f"{m.value:+.2f} [{m.low:+.2f}, {m.high:+.2f}]"
+        if part.endswith(("size", "activation of matched")):
+            row[part] = f"{m.value:.2f}"
+        else:
+            row[part] = f"{m.value:+.2f} [{m.low:+.2f}, {m.high:+.2f}]"
     rows.append(row)
 notebook.table(
     pd.DataFrame(rows),
-    "Mean change in units of the mean activation, over the images that an attack fooled (attacks with fewer than five are left out), with 95 % intervals over images",
+    f"Mean change, and mean size of the change, in units of the mean activation, over the images that an attack fooled (attacks with fewer than {P['least']} are left out), with 95 % intervals over images; "
+    "activation of the matched features as a share of that of the set",
 )
 
 # %% [markdown]
@@ -656,13 +689,14 @@ CONTROLS = list(next(iter(ORACLE.values())))
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
 for panel, (kind, title) in zip(
     axes,
-    (("PGD-min", "PGD-min"), (MAIN.eps, f"PGD, eps {show_eps(MAIN.eps)}")),
+    (("PGD-min", "PGD-min"), (MAIN.eps, f"PGD, eps {named(MAIN, MAIN.eps)}")),
     strict=True,
 ):
     steps = sorted(s for c, k, s in ORACLE if c is MAIN and k == kind)
     for label in CONTROLS:
         line = [ORACLE[MAIN, kind, s][label].float().mean().item() for s in steps]
-        tone = plotting.COLOURS.get(label.split(" of ")[0], "0.5")
+        alike_to = "V0 oracle" if label.startswith("V0") else "white noise, oracle sign"
+        tone = plotting.COLOURS[alike_to if "plus" in label else label.split(" of ")[0]]
         style = ":" if "plus" in label else "-"
         panel.plot(steps, line, style, marker="o", color=tone, label=label)
     panel.set(
@@ -681,8 +715,8 @@ for case in cases:
             if found is None:
                 continue
             test = mcnemar(found["V0 oracle"], found["white noise, oracle sign"])
-            name = kind if kind == "PGD-min" else f"PGD, eps {show_eps(kind)}"
-            row = {"data": case.name, "network": case.kind, "attack": name}
+            attack = kind if kind == "PGD-min" else f"PGD, eps {named(case, kind)}"
+            row = {"data": case.name, "network": case.kind, "attack": attack}
             row |= {"step": f"{step:g}", "fooled images": len(found["V0 oracle"])}
             row |= {f"{k} %": f"{100 * v.float().mean():.1f}" for k, v in found.items()}
             row["V0 − noise, points"] = (
@@ -691,14 +725,15 @@ for case in cases:
             row["only V0 / only noise"] = f"{test.only_treated} / {test.only_control}"
             row["McNemar p"] = f"{test.p:.2g}"
             rows.append(row)
-            tag = f"{case.name}/{case.kind}/oracle/{name}/{step:g}"
+            tag = f"{case.name}/{case.kind}/oracle/{attack}/{step:g}"
             for k in ("V0 oracle", "white noise, oracle sign"):
                 value = found[k].float().mean().item()
                 case.run.values[f"{tag}/{k}"] = value
                 record(f"{tag}/{k}", value, kind="accuracy", n=len(found[k]))
 notebook.table(
     pd.DataFrame(rows),
-    "Clean predictions restored of those that the attack changed, with the answer known; exact McNemar test of V0 against one white-noise direction with the same sign rule",
+    "Clean predictions restored of those that the attack changed, with the answer known, at two steps of the released scripts (on grey images four times those: our choice); exact McNemar test of V0 against one white-noise direction "
+    "with the same sign rule. V0 counts as reproduced where it restores at least 95 % of PGD-min at a step of 0.005 or less",
 )
 
 # %% [markdown]
@@ -707,8 +742,8 @@ notebook.table(
 # Now the defences that could be deployed, against examples made without regard to them. Each is tried at six steps. To compare defences of different strength, each gets
 # the largest step that costs at most one point of accuracy on benign *training* images (the smallest step, if none does); nothing is chosen on test images. The
 # controls are a bank of white noise and one of the class directions with scrambled phases (the same spectrum, nothing in its place), both decided by the same rules; fresh
-# noise, once and averaged over ten draws; and what has long been known: a step up the predicted class's logit ("anti-adversary" {cite}`alfarra2022antiadversary`, examined with other defences of this kind in {cite}`croce2022evaluating`), bit depth and
-# a median filter {cite}`xu2018feature`, and JPEG.
+# noise, once and averaged over ten draws; and other known defences: a step up the predicted class's logit ("anti-adversary" {cite}`alfarra2022antiadversary`, examined with other defences of this kind in {cite}`croce2022evaluating`), bit depth and
+# a median filter {cite}`xu2018feature`, and JPEG. The last three have no step: where they cost more than a point on training images they are shown, but no verdict compares with them.
 
 
 # %%
@@ -733,6 +768,7 @@ STEPPED = {
     "scrambled bank, mean-logit": v2("mean-logit", "scrambled"),
     "noise": lambda c, s: NoiseVote(c.model, s),
     "noise, 10 draws": lambda c, s: NoiseVote(c.model, s, draws=10),
+    "uniform noise": lambda c, s: NoiseVote(c.model, s, noise="uniform"),
     "anti-adversary": lambda c, s: AntiAdversary(c.model, s),
 }
 FIXED_DEFENCES = {
@@ -745,17 +781,19 @@ VARIANTS = [k for k in STEPPED if k.startswith("V")]
 BASELINES = [k for k in (*STEPPED, *FIXED_DEFENCES) if k not in VARIANTS]
 
 
-def matched_step(case, build):
-    """The largest step that costs at most one point on benign training images."""
+def is_cheap(case, defence):
+    """Whether a defence costs at most one point on benign training images."""
     probe = notebook.sample(case.data.train, P["images"])
     x, y = probe.float_images(), probe.labels
-    bare = correct(case.model, x, y).double().mean()
-    kept = [
-        s
-        for s in case.grid
-        if correct(build(case, s), x, y).double().mean() >= bare - 0.01 - 1e-9
-    ]
-    return max(kept, default=case.grid[0])
+    before, after = (correct(m, x, y).double().mean() for m in (case.model, defence))
+    return bool(after >= before - 0.01 - 1e-9)
+
+
+def matched_step(case, build):
+    """The largest step that is cheap, the smallest of all if none is."""
+    return max(
+        (s for s in case.grid if is_cheap(case, build(case, s))), default=case.grid[0]
+    )
 
 
 # %% tags=["hide-input"]
@@ -763,10 +801,15 @@ for case in tqdm(cases, desc="steps", leave=False):
     case.steps = {k: matched_step(case, build) for k, build in STEPPED.items()}
     case.defences = {k: build(case, case.steps[k]) for k, build in STEPPED.items()}
     case.defences |= {k: build(case) for k, build in FIXED_DEFENCES.items()}
+    case.rivals = [
+        k for k in BASELINES if k in STEPPED or is_cheap(case, case.defences[k])
+    ]
     # by the stability rule each image finds its own step
     case.defences["V2 stable step"] = NIPDictionary(
         case.model, case.bank, steps=case.grid
     )
+# the search as wide as it gets, once: it is dear
+MAIN.defences["V3 all steps"] = NIPSearch(MAIN.model, MAIN.bank, steps=MAIN.grid)
 
 REPAIRED = {}
 for case in tqdm(cases, desc="label-free", leave=False):
@@ -778,7 +821,9 @@ for case in tqdm(cases, desc="label-free", leave=False):
 rows = []
 for case in cases:
     for k in case.defences:
-        row = {"data": case.name, "network": case.kind, "defence": k}
+        matching = k in case.rivals or k in STEPPED
+        row = {"data": case.name, "network": case.kind}
+        row["defence"] = k if matching else f"{k} (cost not matched)"
         row["step"] = f"{case.steps[k]:g}" if k in case.steps else "–"
         first = REPAIRED[case, k, "PGD-min"]
         row["benign accuracy %"] = f"{first.benign_accuracy}"
@@ -795,9 +840,11 @@ for case in cases:
                 part="label-free",
             )  # fmt: skip
             if fixed and kind >= case.eps / 2:
-                row[f"PGD {show_eps(kind)}: right %"] = (
+                row[f"PGD {named(case, kind)}: right %"] = (
                     f"{100 * found.robust.value:.1f}"
                 )
+        damage = REPAIRED[case, k, case.eps / 2].damage
+        row["damage %"] = f"{100 * damage.value:.1f}" if damage else "–"
         rows.append({a: b.replace("None", "–") for a, b in row.items()})
         tag = f"{case.name}/{case.kind}/{k}"
         value = first.benign.float().mean().item()
@@ -806,14 +853,14 @@ for case in cases:
         record(f"{tag}/PGD-min", value, kind="accuracy", n=len(case.x))
 notebook.table(
     pd.DataFrame(rows),
-    f"Defences that know no label, at matched benign cost, on {P['images']} test images with 95 % Wilson intervals. DSR: right after the defence, of the right images that the attack fooled. "
-    "Released count: clean prediction returned, of all images. PGD with a fixed eps: accuracy over all images.",
+    f"Defences that know no label, on {P['images']} test images with 95 % Wilson intervals. DSR: right after the defence, of the right images that the attack fooled. "
+    "Released count: clean prediction returned, of all images. PGD with a fixed eps: accuracy over all images; damage: wrong after the defence, of those that PGD with half the main eps had left right.",
 )
 
 # %% [markdown]
-# Larger steps buy more against larger perturbations, and cost benign accuracy. Up and to the right is better.
+# What a larger step buys against each kind of perturbation, and what it costs. Up and to the right is better.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Each line follows one defence over six steps, from small (right) to large: benign accuracy against the defence success rate on PGD-min (left) and against accuracy under PGD with a fixed budget (right).", "name": "fig-nip-tradeoff"}, "image": {"alt": "Two panels; lines of benign accuracy against success on the minimal-norm attack and against accuracy under a fixed-budget attack, one line per defence, each over six step sizes."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Each line follows one defence over six steps, from the smallest (at the top) to the largest: benign accuracy against the defence success rate on PGD-min (left) and against accuracy under PGD with a fixed budget (right).", "name": "fig-nip-tradeoff"}, "image": {"alt": "Two panels; lines of benign accuracy against success on the minimal-norm attack and against accuracy under a fixed-budget attack, one line per defence, each over six step sizes."}}
 DRAWN = (
     "V1 self", "V1 minus", "V2 mean-logit", "V2 max-confidence", "V3 confidence",
     "random bank, mean-logit", "noise, 10 draws", "anti-adversary",
@@ -843,7 +890,7 @@ bare = REPAIRED[MAIN, "none", MAIN.eps]
 for panel in axes:
     panel.axhline(bare.benign_accuracy.value, color="0.3", lw=0.8)
 axes[0].set(xlabel="defence success rate on PGD-min", ylabel="benign accuracy")
-axes[1].set(xlabel=f"accuracy under PGD, eps {show_eps(MAIN.eps)}")
+axes[1].set(xlabel=f"accuracy under PGD, eps {named(MAIN, MAIN.eps)}")
 axes[1].legend(fontsize=7)
 plt.show()
 
@@ -853,7 +900,7 @@ plt.show()
 # The later abstract calls NIP elastic. Ours gets its chance: for each image, the smallest step whose label is stable at the next larger one (*stable*); beside it each fixed step,
 # and an *oracle* that may take the best step of the six for each image, knowing its label.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy under PGD on the bare classifier against eps: V2 mean-logit with fixed steps, with the stability rule, and with an oracle that knows which step is right, which is no defence.", "name": "fig-nip-elastic"}, "image": {"alt": "Curves of accuracy against eps for the undefended classifier, six fixed steps, the stability rule and the oracle step; one panel per data set."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy under PGD on the bare classifier against eps: V2 mean-logit with fixed steps, with the stability rule, and with an oracle that knows which step is right, which is no defence. The legend names the steps of the first panel; on grey images they are four times as large where those are colour.", "name": "fig-nip-elastic"}, "image": {"alt": "Curves of accuracy against eps for the undefended classifier, six fixed steps, the stability rule and the oracle step; one panel per network."}}
 ELASTIC = {}
 for case in cases:
     for kind, adversarial in ((0.0, case.x), *case.pgd.items()):
@@ -880,9 +927,9 @@ for panel, case in zip(axes[0], cases, strict=True):
         tone = plotting.COLOURS["V2 stable step"] if label == "stable step" else tone
         if tone is None:
             tone = plt.get_cmap("Greys")(0.3 + 0.1 * i)
-        named = label if case is MAIN else None
+        legend = label if case is MAIN else None
         wide = 1 if label.startswith("step") else 2
-        panel.plot(budgets, line, "-", marker=".", lw=wide, color=tone, label=named)
+        panel.plot(budgets, line, "-", marker=".", lw=wide, color=tone, label=legend)
     panel.set(title=f"{case.name}, {case.kind}", xlabel="eps", ylim=(-0.03, 1.03))
 axes[0][0].set_ylabel("accuracy under PGD")
 axes[0][0].legend(fontsize=7)
@@ -894,7 +941,7 @@ for (case, eps), hits in ELASTIC.items():
     row = {
         "data": case.name,
         "network": case.kind,
-        "eps": show_eps(eps) if eps else "0",
+        "eps": named(case, eps) if eps else "0",
     }
     row |= {f"{k} %": f"{100 * v.float().mean():.1f}" for k, v in hits.items()}
     case.run.values[f"{case.kind}/elastic/{eps:.4f}"] = {
@@ -907,10 +954,10 @@ notebook.table(
 )
 
 # %% [markdown]
-# ## Where the success comes from: stopping on the boundary
+# ## Does the success come from stopping on the boundary?
 #
-# The same attack with the same budget, once stopping at its first success and once using all its steps; and Carlini and Wagner's attack, which
-# stops as soon as the wrong logit leads by κ. The defences do not change; the success rate does.
+# The same attack with the same budget, once stopping at its first success and once using all its steps; and Carlini and Wagner's attack {cite}`carlini2017towards`, which
+# looks for the smallest change that gives a wrong logit a lead of κ. The defences are the same in all rows.
 
 # %% tags=["hide-input"]
 WATCHED = (
@@ -919,10 +966,10 @@ WATCHED = (
 )  # fmt: skip
 halvings, cw_steps = P["cw"]
 STOPS = {
-    f"PGD {show_eps(MAIN.eps)}, stops at once": (
+    f"PGD {named(MAIN, MAIN.eps)}, stops at once": (
         partial(pgd, steps=P["steps"], stop_early=True), MAIN.eps, "Linf"
     ),
-    f"PGD {show_eps(MAIN.eps)}, all steps": (
+    f"PGD {named(MAIN, MAIN.eps)}, all steps": (
         partial(pgd, steps=P["steps"]), MAIN.eps, "Linf"
     ),
 }  # fmt: skip
@@ -967,8 +1014,8 @@ notebook.table(
 # %% [markdown]
 # ## C5 and C6: against the baselines, over the attacks
 #
-# Eleven attacks as the authors' group lists them, and two with a fixed budget for the thirteen of the later version, whose last two are not known to us. All defences at
-# matched benign cost. Per image, the success rate is averaged over the attacks that fooled the classifier on it; differences are paired over images.
+# Eleven attacks as the authors' group lists them, and two with a fixed budget for the thirteen of the later version, whose last two are not known to us. Defences with a step have it
+# at equal benign cost. Per image, the success rate is averaged over the attacks that fooled the classifier on it; differences are paired over images.
 
 # %% tags=["hide-input"]
 ATTACKS = [*ELEVEN, "Square", "PGD, margin"]
@@ -981,7 +1028,7 @@ for case in tqdm(cases, desc="grid", leave=False):
         GRID[case, k, label] = torch.where(fooled, found.defended.double(), torch.nan)
         case.run.add_hits(
             found.defended, defence=k, model=case.kind, threat="oblivious", attack=label,
-            eps=case.eps if label in case.fixed else None, part="grid",
+            eps=case.eps if label in ("Square", "PGD, margin") else None, part="grid",
         )  # fmt: skip
 
 
@@ -1005,14 +1052,14 @@ for case, k in product(cases, [*STEPPED, *FIXED_DEFENCES]):
 notebook.table(
     pd.DataFrame(rows),
     f"Defence success rate in % by attack, {P['eleven']} images, and over all eleven and thirteen with 95 % intervals over images; fixed budgets: eps "
-    + ", ".join(f"{show_eps(c.eps)} ({c.name})" for c in cases),
+    + ", ".join(f"{named(c, c.eps)} ({c.name})" for c in cases),
 )
 
 # %% [markdown]
 # ## Three attackers
 #
 # The *oblivious* attacker works on the bare classifier, with all its steps. The *direct* one differentiates through the defence: on a network of ReLU and
-# max-pooling, what a defence adds is constant around almost every image, so this gradient is exact where nothing is clipped. The *adaptive* one also looks past the clipping and the
+# max-pooling, what NIP adds is constant around almost every image, so this gradient is exact where nothing is clipped (rule *majority* counts votes, whose gradient is zero). The *adaptive* one also looks past the clipping and the
 # choices, with losses over all directions that may be added (their sum, their worst, their agreement), aims at classes that an image has before and after the
 # defence, undoes the addition in advance, and ends with Square on the hard pipeline. An image counts as right if nothing broke it.
 
@@ -1027,9 +1074,12 @@ JUDGED = {
 }[P["defences"]]  # fmt: skip
 ELSEWHERE = [
     k
-    for k in ("none", "V1 self", "V2 mean-logit", "V2 max-confidence", "V3 confidence")
+    for k in (
+        "none", "V1 self", "V2 mean-logit", "V2 max-confidence", "V3 confidence",
+        "random bank, mean-logit",
+    )
     if k in JUDGED
-]
+]  # fmt: skip
 
 
 def attackers(steps):
@@ -1040,7 +1090,7 @@ def attackers(steps):
 
 
 def judge(defence, x, y, eps):
-    """Outcomes under the three threat models, each on what the weaker ones left."""
+    """Outcomes under the three threat models, the adaptive one on what the others left."""
     steps = P["adaptive_steps"]
     suite, known = attackers(steps), {}
     plan = {
@@ -1073,7 +1123,12 @@ for case, k, eps in tqdm(jobs, desc="three attackers", leave=False):
 
 rows = []
 for (case, k, eps), found in WORST.items():
-    row = {"data": case.name, "network": case.kind, "eps": show_eps(eps), "defence": k}
+    row = {
+        "data": case.name,
+        "network": case.kind,
+        "eps": named(case, eps),
+        "defence": k,
+    }
     row["benign %"] = f"{100 * found['direct'].clean.float().mean():.1f}"
     row |= {f"{threat} %": f"{outcome.interval}" for threat, outcome in found.items()}
     bare = WORST[case, "none", eps]["adaptive"]
@@ -1081,7 +1136,7 @@ for (case, k, eps), found in WORST.items():
     row["adaptive − undefended"] = f"{gain:+}" if k != "none" else "–"
     rows.append(row)
     if k in ("none", "V1 self", "V2 mean-logit", "AT"):
-        tag = f"{case.name}/{case.kind}/{k}/{show_eps(eps)}"
+        tag = f"{case.name}/{case.kind}/{k}/{named(case, eps)}"
         for threat in ("oblivious", "adaptive"):
             value = found[threat].robust.float().mean().item()
             record(
@@ -1111,14 +1166,14 @@ for k in ("noise", "noise, 10 draws"):
             "oblivious": oblivious(MAIN.defences[k], suite),
             "adaptive": [*oblivious(MAIN.defences[k], suite), *averaging],
         }
-        row = {"defence": k, "step": f"{step:g}", "eps": show_eps(eps)}
+        row = {"defence": k, "step": f"{step:g}", "eps": named(MAIN, eps)}
         for threat, attempts in results.items():
             left = survival(
                 MAIN.defences[k], attempts, x, y, eps=eps, generator=draws(10)
             )
             row["benign %"] = f"{100 * left.clean.mean():.1f}"
             row[f"{threat} %"] = f"{left.accuracy}"
-            MAIN.run.values[f"survival/{k}/{show_eps(eps)}/{threat}"] = (
+            MAIN.run.values[f"survival/{k}/{named(MAIN, eps)}/{threat}"] = (
                 left.accuracy.value
             )
         bare = WORST[MAIN, "none", eps]["adaptive"].interval
@@ -1129,7 +1184,7 @@ notebook.table(
     f"Random noise ({MAIN.name}, {P['adaptive_images']} images): mean accuracy over ten fresh draws with 95 % intervals over images",
 )
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy against eps under three attackers, with 95 % Wilson intervals.", "name": "fig-nip-curves"}, "image": {"alt": "One panel per defence: accuracy against eps for the oblivious, the direct and the adaptive attacker."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy against eps under three attackers (the adaptive one without Square), with 95 % Wilson intervals.", "name": "fig-nip-curves"}, "image": {"alt": "One panel per defence: accuracy against eps for the oblivious, the direct and the adaptive attacker."}}
 CURVED = ("none", "V1 self", "V2 mean-logit", "random bank, mean-logit")
 curves = {MAIN.name: {}}
 x, y = MAIN.x[: P["curve_images"]], MAIN.y[: P["curve_images"]]
@@ -1186,12 +1241,10 @@ for s in SEEDS:
         STEPPED["V2 mean-logit"](one, found["V2 mean-logit"][1]), x, y, one.eps / 2
     )
     bare = judge(Undefended(one.model), x, y, one.eps / 2)
-    row = {"seed": s, "clean %": f"{wilson(int(found[k][0].clean.sum()), len(one.x))}"}
+    right = correct(one.model, one.x, one.y)
+    row = {"seed": s, "clean %": f"{wilson(int(right.sum()), len(right))}"}
     for k, (result, step) in found.items():
-        row |= {
-            f"{k}: step": f"{step:g}",
-            "DSR on PGD-min %" + ("" if k[0] == "V" else " "): f"{result.dsr}",
-        }
+        row |= {f"{k}: step": f"{step:g}", f"{k}: DSR on PGD-min %": f"{result.dsr}"}
     for threat in ("oblivious", "adaptive"):
         row[f"V2, {threat} %"] = f"{ours[threat].interval}"
         row[f"undefended, {threat} %"] = f"{bare[threat].interval}"
@@ -1219,7 +1272,7 @@ words = dict(
 told = "; ".join(f"{words[k]} {v:+} points" for k, v in spread.items())
 notebook.table(
     pd.DataFrame(rows),
-    f"{MAIN.name}, {MAIN.kind}, eps {show_eps(MAIN.eps / 2)} for the attackers"
+    f"{MAIN.name}, {MAIN.kind}, eps {named(MAIN, MAIN.eps / 2)} for the attackers"
     + (f"; means over seeds with Student's 95 % interval: {told}" if told else ""),
 )
 
@@ -1269,7 +1322,7 @@ for k in ("V1 self", "V2 mean-logit"):
         "(i) adaptive attacks alone leave no more than oblivious ones": (
             whitebox <= replayed, f"{100 * whitebox:.0f} % / {100 * replayed:.0f} %"
         ),
-        f"(ii) eps {show_eps(huge)} leaves nothing": (
+        f"(ii) eps {'64/255' if huge < 0.5 else huge} leaves nothing": (
             unbounded == 0, f"{100 * unbounded:.0f} %"
         ),
         "(iii) ten times the steps change less than a point": (
@@ -1288,7 +1341,7 @@ for k in ("V1 self", "V2 mean-logit"):
         MAIN.run.values[f"sanity/{k}/{what[:5]}"] = f"{word} {number}"
 notebook.table(
     pd.DataFrame(rows),
-    f"{MAIN.name}, {len(x)} images, eps {show_eps(eps)}, {short} and {long} steps; shares are accuracies",
+    f"{MAIN.name}, {len(x)} images, eps {named(MAIN, eps)}, {short} and {long} steps; shares are accuracies, in which one image is {100 / len(x):.0f} points",
 )
 
 # %% tags=["hide-input"]
@@ -1313,7 +1366,9 @@ for k in ("V1 self", "V2 mean-logit", "V2 majority"):
     fired = [c.id for c in shown[k] if c.status == "fire"]
     MAIN.run.values[f"checks/{k}"] = fired
     record(f"checks/{k}", ", ".join(fired) or "none")
-notebook.check_table(shown, f"Sanity checks of the evaluation at eps {show_eps(eps)}")
+notebook.check_table(
+    shown, f"Sanity checks of the evaluation at eps {named(MAIN, eps)}"
+)
 
 # %% [markdown]
 # ## C7: what it costs
@@ -1322,13 +1377,9 @@ notebook.check_table(shown, f"Sanity checks of the evaluation at eps {show_eps(e
 batch, rounds = P["timed"]
 COSTS, rows = {}, []
 for case in cases:
-    for k in case.defences:
-        if k == "AT":
-            continue
+    for k in ("none", *(k for k in case.defences if k not in ("none", "AT"))):
         COSTS[case, k] = found = cost(case.defences[k], case.x[:batch], rounds=rounds)
-        bare = COSTS[case, "none"] if (case, "none") in COSTS else cost(
-            case.defences["none"], case.x[:batch], rounds=rounds
-        )  # fmt: skip
+        bare = COSTS[case, "none"]
         rows.append(
             {
                 "data": case.name,
@@ -1344,7 +1395,8 @@ for case in cases:
         case.run.values[f"{case.kind}/cost/{k}"] = vars(found)
 notebook.table(
     pd.DataFrame(rows),
-    f"Cost of defending one image: passes through the network, and milliseconds (medians of {rounds} runs on {DEVICE.type}); fitting the bank is not in it",
+    f"Cost of defending one image: passes through the network (two backward passes on one forward pass count once), and milliseconds (medians of {rounds} runs on {DEVICE.type}). Fitting the bank, once for a network, took "
+    + ", ".join(f"{c.fitted_in:.1f} s ({c.name}, {c.kind})" for c in cases),
 )
 
 # %% [markdown]
@@ -1352,7 +1404,7 @@ notebook.table(
 #
 # The perturbation of the attack, and what would be added: by the oracle, by the image itself (V1), by the dictionary for the class it is now taken for (V2).
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "From above: clean images; attacked ones; the attack's perturbation; the directions of V0 (from the clean image), of V1 (from the attacked one) and of V2 (the class it is predicted as), all scaled to be seen; and the image that V2 defends. Above each column: the label, and what the classifier takes the attacked image for.", "name": "fig-nip-images"}, "image": {"alt": "A grid of small images: clean, attacked, perturbation, three inverse perturbations and the defended image, for eight examples."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "From above: clean images; attacked ones; the attack's perturbation; the directions of V0 (from the clean image), of V1 (from the attacked one) and of V2 (the class it is predicted as), all scaled to be seen; and the image as V2 (rule pred) edits it. Above each column: the label, and what the classifier takes the attacked image for.", "name": "fig-nip-images"}, "image": {"alt": "A grid of small images: clean, attacked, perturbation, three inverse perturbations and the defended image, for eight examples."}}
 case = MAIN
 fooled = torch.nonzero(case.right & ~correct(case.model, case.pgd[case.eps], case.y))[
     :8, 0
@@ -1420,26 +1472,36 @@ plt.show()
 table, verdicts = claims("nip"), []
 
 
-def in_most(case, what, better):
-    """A condition: true of at least nine in ten attacks, each by its 95 % interval over images."""
-    labels = [label for c, label in SHIFTS if c is case]
-    values = {label: better(SHIFTS[case, label]) for label in labels}
-    values = {label: v for label, v in values.items() if v is not None}
-    good = sum(mean_interval(v).low > 0 for v in values.values())
+def in_most(case, what, margins):
+    """A condition: in at least nine of ten attacks all margins are above zero, by 95 % intervals over images."""
+    found = [f for (c, _), f in SHIFTS.items() if c is case]
+    good = sum(all(mean_interval(m).low > 0 for m in margins(f)) for f in found)
     return Condition(
         f"{case.kind}, {what}",
-        good >= 0.9 * len(values),
-        f"{good} of {len(values)} attacks",
+        bool(found) and good >= 0.9 * len(found),
+        f"{good} of {len(found)} attacks",
     )
 
 
-def less(a, b):
-    """The difference of two tensors, None where one is missing."""
-    return lambda f: f[a[1]] * a[0] - f[b[1]] * b[0] if b[1] in f else None
+def larger(part):
+    """By how much the neurons of a set move more than those of its controls."""
+    return lambda f: [
+        f[f"{part}, size"] - f[f"{part}{control}, size"]
+        for control in (", matched", ", noise")
+        if part + control in f
+    ]
 
 
-def larger(part, other):
-    return lambda f: f[part].abs() - f[other].abs() if other in f else None
+def further(part, sign):
+    """How far a set moves in a direction, and by how much more than its controls."""
+    return lambda f: (
+        [sign * f[part]]
+        + [
+            sign * (f[part] - f[part + control])
+            for control in (", matched", ", noise")
+            if part + control in f
+        ]
+    )
 
 
 for name in names:
@@ -1447,49 +1509,38 @@ for name in names:
     runs_of = runs[name]
 
     conditions = [
-        in_most(c, f"{part} moves more than {than}", larger(part, f"{part}, {key}"))
+        in_most(c, f"{part} moves more than both controls", larger(part))
         for c in of
         for part in ("front", "tail")
-        for key, than in (("matched", "random features"), ("noise", "under noise"))
     ]
     verdicts.append(decide(table["nip-C1"], name, conditions))
 
-    conditions = []
-    for c in of:
-        for part, sign, word in (("front", -1, "falls"), ("tail", 1, "rises")):
-            conditions.append(
-                in_most(c, f"{part} {word}", lambda f, p=part, s=sign: s * f[p])
-            )
-            for key, than in (("matched", "random features"), ("noise", "under noise")):
-                conditions.append(
-                    in_most(
-                        c, f"{part} {word} more than {than}",
-                        less((sign, part), (sign, f"{part}, {key}")),
-                    )
-                )  # fmt: skip
+    conditions = [
+        in_most(c, f"{part} {word} more than both controls", further(part, sign))
+        for c in of
+        for part, sign, word in (("front", -1, "falls"), ("tail", 1, "rises"))
+    ]
     verdicts.append(decide(table["nip-C2"], name, conditions))
 
     conditions = []
     for c in of:
-        for kind, what in (("PGD-min", "PGD-min"), (c.eps, f"PGD {show_eps(c.eps)}")):
-            found = {k: REPAIRED[c, k, kind].dsr for k in VARIANTS}
-            best = max(found, key=lambda k: found[k].value if found[k] else -1)
+        for kind, what in (("PGD-min", "PGD-min"), (c.eps, f"PGD {named(c, c.eps)}")):
+            score = {
+                k: int(REPAIRED[c, k, kind].defended.sum())
+                for k in (*VARIANTS, *c.rivals)
+            }
+            best, rival = (max(g, key=lambda k: score[k]) for g in (VARIANTS, c.rivals))
+            ours = REPAIRED[c, best, kind]
+            lead = paired_difference(ours.defended, REPAIRED[c, rival, kind].defended)
+            kept = paired_difference(ours.benign, ours.clean)
             conditions.append(
                 Condition(
-                    f"{c.kind}, {what}: best variant ({best}) restores at least 90 %",
-                    found[best] is not None and found[best].value >= 0.9,
-                    f"{found[best]}",
-                )
-            )
-            treated = REPAIRED[c, best, kind].defended
-            control = max(
-                BASELINES, key=lambda k: int(REPAIRED[c, k, kind].defended.sum())
-            )
-            conditions.append(
-                Condition.above(
-                    f"{c.kind}, {what}: more right than {control}",
-                    paired_difference(treated, REPAIRED[c, control, kind].defended),
-                    0.0,
+                    f"{c.kind}, {what}, {best}",
+                    ours.dsr is not None
+                    and ours.dsr.value >= 0.9
+                    and lead.low > 0
+                    and kept.low > -0.03,
+                    f"restores {ours.dsr} %, {lead:+} points against {rival}, benign {kept:+}",
                 )
             )
     verdicts.append(decide(table["nip-C3"], name, conditions))
@@ -1497,16 +1548,22 @@ for name in names:
     conditions = []
     for c in of:
         step = f"step {c.steps['V2 mean-logit']:g}"
+        benign = [
+            f"{100 * ELASTIC[c, 0.0][k].float().mean():.1f}"
+            for k in ("stable step", step)
+        ]
         for eps in (c.eps, 2 * c.eps):
             hits = ELASTIC[c, eps]
-            conditions += [
-                Condition.above(
-                    f"{c.kind}, eps {show_eps(eps)}, stable − {what}",
-                    paired_difference(hits["stable step"], hits[other]),
-                    0.0,
-                )
-                for what, other in (("undefended", "none"), ("fixed step", step))
+            gains = [
+                paired_difference(hits["stable step"], hits[k]) for k in ("none", step)
             ]
+            conditions.append(
+                Condition(
+                    f"{c.kind}, eps {named(c, eps)}",
+                    all(g.low > 0 for g in gains),
+                    f"{gains[0]:+} against undefended, {gains[1]:+} against {step} (benign {' and '.join(benign)} %)",
+                )
+            )
     verdicts.append(decide(table["nip-C4"], name, conditions))
 
     for claim, count in (("nip-C5", 11), ("nip-C6", 13)):
@@ -1514,9 +1571,9 @@ for name in names:
         for c in of:
             rate = {
                 k: pooled(c, k, ATTACKS[:count]).nanmean().item()
-                for k in (*VARIANTS, *BASELINES)
+                for k in (*VARIANTS, *c.rivals)
             }
-            best, rival = (max(g, key=lambda k: rate[k]) for g in (VARIANTS, BASELINES))
+            best, rival = (max(g, key=lambda k: rate[k]) for g in (VARIANTS, c.rivals))
             lead = pooled(c, best, ATTACKS[:count]) - pooled(c, rival, ATTACKS[:count])
             conditions.append(
                 Condition.above(
@@ -1529,25 +1586,25 @@ for name in names:
 
     conditions = []
     for c in of:
-        ten = COSTS[c, "noise, 10 draws"].forwards
-        for k in ("V1 self", "V2 mean-logit", "V3 confidence"):
-            passes = COSTS[c, k].forwards + COSTS[c, k].backwards
+        for k in [k for k in VARIANTS if (c, k, c.eps / 2) in WORST]:
+            others = [
+                k
+                for k in ("none", "random bank, mean-logit")
+                if (c, k, c.eps / 2) in WORST
+            ]
+            gains = {
+                other: paired_difference(
+                    WORST[c, k, c.eps / 2]["adaptive"].robust,
+                    WORST[c, other, c.eps / 2]["adaptive"].robust,
+                )
+                for other in others
+            }
             conditions.append(
                 Condition(
-                    f"{c.kind}, {k} takes fewer passes than ten draws of noise",
-                    passes < ten,
-                    f"{passes:g} against {ten:g}",
+                    f"{c.kind}, {k}",
+                    all(g.low > 0 for g in gains.values()),
+                    ", ".join(f"{g:+} against {other}" for other, g in gains.items()),
                 )
-            )
-    verdicts.append(decide(table["nip-C7"], name, conditions))
-
-    conditions = []
-    for c in of:
-        for k in [k for k in VARIANTS if (c, k, c.eps / 2) in WORST]:
-            bare = WORST[c, "none", c.eps / 2]["adaptive"].robust
-            gain = paired_difference(WORST[c, k, c.eps / 2]["adaptive"].robust, bare)
-            conditions.append(
-                Condition.above(f"{c.kind}, {k} − undefended, adaptive", gain, 0.0)
             )
     if name == MAIN.name and spread:
         conditions.append(
@@ -1560,6 +1617,7 @@ for name in names:
     verdicts.append(decide(table["nip-C9"], name, conditions))
 
 for claim, why in {
+    "nip-C7": "the papers' baselines are not known; the cost of ours is in the table above",
     "nip-C8": "the speech data and the platform are not at hand",
     "nip-C10": "priority is about the literature; what activations show is C1 and C2",
 }.items():
@@ -1582,7 +1640,7 @@ shown
 
 # %% [markdown]
 # Each verdict follows from a rule; *supported* means that it holds in every case it names, *partly* in some, *not supported*
-# in none. The rules lean towards the method: among our eight label-free variants the best one counts, and it is chosen after the fact.
+# in none. In C3, C5 and C6 the best of our nine label-free variants meets the best of the baselines; both are chosen after the fact, on the same images. C9 asks it of each variant.
 
 # %% tags=["hide-input"]
 rules = [
@@ -1593,19 +1651,19 @@ notebook.table(pd.DataFrame(rules), "How each claim is decided")
 # %% [markdown]
 # What would change a verdict: the paper's own rule for an image of unknown class; its own step sizes and baselines; larger networks (profile `paper`).
 #
-# ## Why the released evaluation looks better
+# ## Why the released protocol scores higher
 #
-# Three things, each visible above. The answer is used twice: the direction comes from the clean image, and the sign is chosen by its prediction; with white noise in
-# place of the direction, the same protocol restores nearly as many. Its attacks stop on the boundary, where an image has two neighbours
-# of different class and almost any push of the right sign is enough. And the count has no test that an attack succeeded. The table adds them up, on the same attacked images.
+# The answer is used twice: the direction comes from the clean image, and the sign is chosen by its prediction. The attacks of the library that it imports stop, by default, on the boundary,
+# where the classes meet. And the count has no test that an attack succeeded (the column *released count* of the label-free table shows what that gives a defence that does nothing).
+# The table takes the first two away one by one, on the same attacked images.
 
 # %% tags=["hide-input"]
 rows = []
 for case in cases:
     step = case.released[0]
     kind = "PGD-min"
-    least = repair(NIPSelf(case.model, step=step), case.x, case.minimal, case.y)
-    fooled = case.right & ~correct(case.model, case.minimal, case.y)
+    own = NIPSelf(case.model, step=step, front=1, tail=5, score="probability")
+    least = repair(own, case.x, case.minimal, case.y)
     row = {"data": case.name, "network": case.kind, "step": f"{step:g}"}
     row["V0, as released %"] = (
         f"{100 * ORACLE[case, kind, step]['V0 oracle'].float().mean():.1f}"
@@ -1620,13 +1678,13 @@ for case in cases:
         f"{100 * least.dsr.value:.1f}" if least.dsr else "–"
     )
     found = ORACLE.get((case, case.eps, step))
-    row[f"V0, attack with fixed eps {show_eps(case.eps)} %"] = (
+    row[f"V0, attack with fixed eps {named(case, case.eps)} %"] = (
         f"{100 * found['V0 oracle'].float().mean():.1f}" if found else "–"
     )
     rows.append(row)
 shown = notebook.table(
     pd.DataFrame(rows),
-    "Restored of the images that the attack fooled (PGD-min but for the last column), at the smallest step of the released scripts",
+    "Restored of the images that the attack fooled (PGD-min but for the last column), at the smallest step of the released scripts (on grey images four times that: our choice)",
 )
 record("headline_table", shown)
 shown
