@@ -15,7 +15,7 @@ from advdef import checks
 from advdef.attacks import bim, pgd
 from advdef.attacks.suites import cleverhans
 from advdef.checks import QUICK, TITLES, Check
-from advdef.defenses import Defense, Quantized, Quantizer, Undefended
+from advdef.defenses import Defense, NoiseVote, Quantized, Quantizer, Undefended
 from advdef.defenses.broken import Detached, RandomInput, ScaledLogits
 from advdef.evaluation import Attempt, Outcome, UnsoundAttack, direct, evaluate, oblivious
 
@@ -315,7 +315,8 @@ class TestTheSearch:
     ) -> None:
         no_layer = Undefended(nn.Sequential(nn.Conv2d(1, 10, 28), nn.Flatten()))
         more_after = Wrapped(network, lambda z: torch.cat([z, z], 1))
-        for defence in (no_layer, more_after):
+        several_versions = NoiseVote(network, 0.01, draws=3)
+        for defence in (no_layer, more_after, several_versions):
             found = checks.finds_planted_example(
                 defence.eval(), batch[0][:2], attack=partial(pgd), eps=0.1, generator=draws(), inner=20
             )
