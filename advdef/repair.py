@@ -6,7 +6,9 @@ back after the defence, whether or not the attack had changed it: :attr:`Repair.
 that the attack broke: :attr:`Repair.dsr`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,10 @@ from torch import Tensor, nn
 from advdef.attacks._common import borrowed, check_logits, validate
 from advdef.statistics import Interval, wilson
 
-__all__ = ["Repair", "repair"]
+__all__ = ["Repair", "repair", "repairs"]
+
+
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -80,19 +85,29 @@ def repair(defence: nn.Module, images: Tensor, adversarial: Tensor, labels: Tens
     >>> f"{repair(Undefended(classifier), images, images, classifier(images).argmax(1)).robust}"
     '100.0 [56.6, 100.0]'
     """
+    return repairs(defence, images, {"": adversarial}, labels, batch_size=batch_size)[""]
+
+
+def repairs(
+    defence: nn.Module, images: Tensor, adversarial: Mapping[Key, Tensor], labels: Tensor, *, batch_size: int = 500
+) -> dict[Key, Repair]:
+    """:func:`repair` for several adversarial versions of the same images, which the defence sees once."""
     classifier = getattr(defence, "classifier", None)
     if not isinstance(classifier, nn.Module):
         raise TypeError(f"{type(defence).__name__} has no classifier, which a defence must name")
-    before, attacked = (_predicted(classifier, x, labels, batch_size) for x in (images, adversarial))
-    benign, defended = (_predicted(defence, x, labels, batch_size) for x in (images, adversarial))
-    return Repair(
-        clean=before == labels,
-        attacked=attacked == labels,
-        benign=benign == labels,
-        defended=defended == labels,
-        unchanged=benign == before,
-        restored=defended == before,
-    )
+    before, benign = (_predicted(model, images, labels, batch_size) for model in (classifier, defence))
+    found = {}
+    for key, versions in adversarial.items():
+        attacked, defended = (_predicted(model, versions, labels, batch_size) for model in (classifier, defence))
+        found[key] = Repair(
+            clean=before == labels,
+            attacked=attacked == labels,
+            benign=benign == labels,
+            defended=defended == labels,
+            unchanged=benign == before,
+            restored=defended == before,
+        )
+    return found
 
 
 def _predicted(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> Tensor:

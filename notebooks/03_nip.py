@@ -101,7 +101,7 @@ from advdef.neuron_shift import equal_norm_noise, features, matched, shift
 from advdef.notebook import show_eps
 from advdef.randomised import survival
 from advdef.records import Run, record
-from advdef.repair import repair
+from advdef.repair import repair, repairs
 from advdef.statistics import (
     mcnemar,
     mean_interval,
@@ -814,9 +814,9 @@ MAIN.defences["V3 all steps"] = NIPSearch(MAIN.model, MAIN.bank, steps=MAIN.grid
 REPAIRED = {}
 for case in tqdm(cases, desc="label-free", leave=False):
     targets = {"PGD-min": case.minimal, **case.pgd}
-    for kind, adversarial in targets.items():
-        for k, defence in case.defences.items():
-            REPAIRED[case, k, kind] = repair(defence, case.x, adversarial, case.y)
+    for k, defence in case.defences.items():
+        for kind, found in repairs(defence, case.x, targets, case.y).items():
+            REPAIRED[case, k, kind] = found
 
 rows = []
 for case in cases:
@@ -867,10 +867,9 @@ DRAWN = (
 )  # fmt: skip
 SWEPT = {}
 for k, s in product(DRAWN, MAIN.grid):
-    defence = STEPPED[k](MAIN, s)
-    for kind in ("PGD-min", MAIN.eps):
-        target = MAIN.minimal if kind == "PGD-min" else MAIN.pgd[kind]
-        SWEPT[k, s, kind] = repair(defence, MAIN.x, target, MAIN.y)
+    targets = {"PGD-min": MAIN.minimal, MAIN.eps: MAIN.pgd[MAIN.eps]}
+    for kind, found in repairs(STEPPED[k](MAIN, s), MAIN.x, targets, MAIN.y).items():
+        SWEPT[k, s, kind] = found
     MAIN.run.values[f"sweep/{k}/{s:g}"] = {
         "benign": SWEPT[k, s, "PGD-min"].benign_accuracy.value,
         "PGD-min": SWEPT[k, s, "PGD-min"].robust.value,
@@ -1022,14 +1021,17 @@ ATTACKS = [*ELEVEN, "Square", "PGD, margin"]
 GRID = {}
 for case in tqdm(cases, desc="grid", leave=False):
     targets = case.eleven | {k: case.fixed[k][few] for k in ("Square", "PGD, margin")}
-    for k, label in product([*STEPPED, *FIXED_DEFENCES], ATTACKS):
-        found = repair(case.defences[k], case.x[few], targets[label], case.y[few])
-        fooled = found.clean & ~found.attacked
-        GRID[case, k, label] = torch.where(fooled, found.defended.double(), torch.nan)
-        case.run.add_hits(
-            found.defended, defence=k, model=case.kind, threat="oblivious", attack=label,
-            eps=case.eps if label in ("Square", "PGD, margin") else None, part="grid",
-        )  # fmt: skip
+    for k in (*STEPPED, *FIXED_DEFENCES):
+        results = repairs(case.defences[k], case.x[few], targets, case.y[few])
+        for label, found in results.items():
+            fooled = found.clean & ~found.attacked
+            hits = torch.where(fooled, found.defended.double(), torch.nan)
+            GRID[case, k, label] = hits
+            case.run.add_hits(
+                found.defended, defence=k, model=case.kind, threat="oblivious",
+                attack=label, part="grid",
+                eps=case.eps if label in ("Square", "PGD, margin") else None,
+            )  # fmt: skip
 
 
 def pooled(case, k, attacks):

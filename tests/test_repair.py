@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from advdef.attacks import TrainingModeWarning
 from advdef.defenses import Undefended
-from advdef.repair import Repair, repair
+from advdef.repair import Repair, repair, repairs
 from advdef.statistics import wilson
 
 
@@ -143,3 +143,13 @@ def test_what_is_no_defence_and_no_image_is_refused() -> None:
         repair(Reader(), IMAGES, ADVERSARIAL * float("nan"), LABELS)
     with pytest.raises(ValueError, match=r"labels must lie in 0\.\.9; seen: 1 to 10"):
         repair(Reader(), IMAGES, ADVERSARIAL, LABELS + 9 * torch.tensor([1] + [0] * 8))
+
+
+def test_several_versions_of_the_images_share_what_the_defence_makes_of_the_images() -> None:
+    defence, seen = Reader(), list[int]()
+    defence.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    found = repairs(defence, IMAGES, {"a": ADVERSARIAL, 0.5: IMAGES}, LABELS)
+    assert seen == [len(IMAGES)] * 3
+    for key, versions in (("a", ADVERSARIAL), (0.5, IMAGES)):
+        alone = repair(Reader(), IMAGES, versions, LABELS)
+        assert all(torch.equal(value, getattr(found[key], name)) for name, value in vars(alone).items())

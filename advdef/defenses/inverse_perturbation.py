@@ -32,7 +32,7 @@ __all__ = ["NIPDictionary", "NIPSearch", "NIPSelf", "Rule", "SearchScore"]
 Rule = Literal["pred", "majority", "mean-logit", "max-confidence", "self-confidence"]
 SearchScore = Literal["confidence", "recovery"]
 
-_IMAGES_IN_A_PASS = 2_000
+_IMAGES_IN_A_PASS = 250  # more do not fit into the caches of a CPU; a GPU gets 16 times as many
 
 
 class NIPSelf(AddedOffset):
@@ -222,7 +222,7 @@ class NIPSearch(Preprocessed):
         weights = self.weights.repeat(len(images), 1)
         sums = []
         with tapped(self.classifier, [self.layer]) as seen:
-            for part, wanted in zip(edited.split(_IMAGES_IN_A_PASS), weights.split(_IMAGES_IN_A_PASS), strict=True):
+            for part, wanted in zip(_parts(edited), _parts(weights), strict=True):
                 self.classifier(part)
                 sums.append((seen[self.layer].flatten(1) * wanted).sum(1))
         reached = torch.cat(sums).unflatten(0, (len(images), -1))
@@ -266,7 +266,11 @@ def _logits(network: nn.Module, images: Tensor, offsets: Tensor, past_clip: bool
     edited = (images[:, None] + offsets).flatten(0, 1)
     clipped = edited.clamp(0, 1)
     seen = replace_gradient(clipped, edited) if past_clip else clipped
-    return torch.cat([network(part) for part in seen.split(_IMAGES_IN_A_PASS)]).unflatten(0, (len(images), -1))
+    return torch.cat([network(part) for part in _parts(seen)]).unflatten(0, (len(images), -1))
+
+
+def _parts(rows: Tensor) -> tuple[Tensor, ...]:
+    return rows.split(_IMAGES_IN_A_PASS * (16 if rows.is_cuda else 1))
 
 
 def _surest(logits: Tensor) -> Tensor:
