@@ -93,9 +93,9 @@ PLANS = {
         models=("VGG-19", "AlexNet"),
         settings={
             "networks": {"cifar10": ("VGG-19", "AlexNet")}, "epochs": {"cifar10": 4}, "at_epochs": 1, "seeds": 2,
-            "images": 20, "minimal": (3, 3), "eleven": 10, "boundary": 5, "levels": 20, "per_class": 8, "kept": 2,
-            "tried": 2, "steps": 3, "adaptive_images": 10, "adaptive_steps": 2, "queries": 5, "curve_images": 4,
-            "checks": "fast", "timed": (4, 1), "long": (2, 4), "cw": (1, 3),
+            "images": 20, "minimal": (3, 3), "eleven": 10, "least": 2, "boundary": 5, "levels": 20, "per_class": 8,
+            "kept": 2, "tried": 2, "steps": 3, "adaptive_images": 10, "adaptive_steps": 2, "queries": 5,
+            "curve_images": 4, "checks": "fast", "timed": (4, 1), "long": (2, 4), "cw": (1, 3),
         },
         changes={
             '"VGG-19": VGG19,': '"VGG-19": partial(VGG, stages=((8, 1), (8, 1), (16, 1)), hidden=(16,)),',
