@@ -616,7 +616,7 @@ axes[0].invert_yaxis()
 axes[0].legend(fontsize=7, loc="best")
 plt.show()
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "hide-output"]
 rows = []
 for (case, label), found in SHIFTS.items():
     row = {"data": case.name, "network": case.kind, "attack": label}
@@ -1067,6 +1067,9 @@ notebook.table(
 # max-pooling, what NIP adds is constant around almost every image, so this gradient is exact where nothing is clipped (rule *majority* counts votes, whose gradient is zero). The *adaptive* one also looks past the clipping and the
 # choices, with losses over all directions that may be added (their sum, their worst, their agreement), aims at classes that an image has before and after the
 # defence, undoes the addition in advance, and ends with Square on the hard pipeline. An image counts as right if nothing broke it.
+#
+# A gradient that is exact between jumps says nothing of the jump at which the prediction changes, and with it what is added: where the direct attacker leaves more images right than the oblivious
+# one, this is the first thing to suspect. JPEG, bit depth and median meet the adaptive attacker with the identity in place of their gradient alone; a differentiable JPEG would do more.
 
 # %% tags=["hide-input"]
 JUDGED = {
@@ -1284,7 +1287,9 @@ notebook.table(
 # %% [markdown]
 # ## Is the evaluation sound?
 #
-# Six things that must hold if the adaptive attacks work, and then the checks of [the protocol](../book/protocol.md), which any defence here meets.
+# Six things that must hold if the adaptive attacks work, and then the checks of [the protocol](../book/protocol.md), which any defence here meets. The checks look at the *direct* attack; where one fires,
+# the adaptive attacker has to answer it. V1 takes a gradient at inference (B6), and replay can break what its direct gradient does not see (C9): the oblivious attacks and those through two conditions are there for that.
+# Votes have no gradient at all (B4, B5), which the surrogate of *majority* gives them.
 
 # %% tags=["hide-input"]
 short, long = P["long"]
@@ -1650,6 +1655,10 @@ shown
 # %% [markdown]
 # Each verdict follows from a rule; *supported* means that it holds in every case it names, *partly* in some, *not supported*
 # in none. In C3, C5 and C6 the best of our nine label-free variants meets the best of the baselines; both are chosen after the fact, on the same images. C9 asks it of each variant.
+#
+# Where *V1 minus* is the best, it is worth knowing what it does: it moves every image a little away from its own prediction, whatever that is. An image that an attack left on the boundary
+# goes back over it, and so does a benign one that happens to lie there. It strengthens nothing that speaks for the right class, since it does not know the class, and an attack that goes past the boundary is out of its reach (the columns of PGD with a
+# fixed eps).
 
 # %% tags=["hide-input"]
 rules = [
