@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from contract import assert_leaves_no_trace, seeded, spoiled, tiny
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from contract import AttackContract, Pair, assert_leaves_no_trace, net, random_batch, seeded, spoiled, tiny, watched
 from torch import Tensor, nn
 
 from advdef.attacks import describe, each_class, feature_adversary, feature_routing, margin, neuron_targeted, pgd
-from advdef.attacks._balls import Norm, size
+from advdef.attacks._balls import Norm
 from advdef.defenses import Undefended
 from advdef.evaluation import correct
 from advdef.taps import tapped
 
-Pair = tuple[Tensor, Tensor]
 CHOSEN = {"0": torch.tensor([1]), "3": torch.arange(5)}
 
 
@@ -59,33 +55,9 @@ DETERMINISTIC = {
 }
 
 
-def net() -> nn.Sequential:
-    """A random network that gives every label to some image."""
-    return tiny(28)
-
-
-def random_batch(n: int = 6) -> Pair:
-    """Images, with the labels that this network gives them."""
-    images = torch.rand(n, 2, 3, 3, generator=seeded())
-    return images, net()(images).argmax(1)
-
-
-def norm_of(name: str) -> Norm:
-    return "L2" if "L2" in name else "Linf"
-
-
 @pytest.fixture(params=list(ALL))
 def attack(request: pytest.FixtureRequest) -> Callable[..., Tensor]:
     return ALL[request.param]
-
-
-@contextmanager
-def watched(model: nn.Module) -> Iterator[list[Tensor]]:
-    """The images that the model is shown."""
-    seen: list[Tensor] = []
-    handle = model.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].detach().clone()))
-    yield seen
-    handle.remove()
 
 
 def features(model: nn.Module, images: Tensor, layer: str) -> Tensor:
@@ -97,22 +69,8 @@ def features(model: nn.Module, images: Tensor, layer: str) -> Tensor:
 # The contract
 
 
-@pytest.mark.parametrize("name", list(ALL))
-@settings(max_examples=8, deadline=None)
-@given(data=st.data(), seed=st.integers(0, 100), eps=st.sampled_from([0.0, 1e-3, 8 / 255, 0.3, 2.0]))
-def test_the_ball_and_the_box_are_kept_exactly(name: str, data: st.DataObject, seed: int, eps: float) -> None:
-    pixels = st.sampled_from([0.0, 1.0, 0.5, 1 / 3, 1e-7, 1 - 2**-24]) | st.floats(0, 1, width=32)
-    images = torch.tensor(data.draw(st.lists(pixels, min_size=36, max_size=36))).reshape(2, 2, 3, 3)
-    found = ALL[name](tiny(seed), images, torch.tensor([seed % 4, 1]), eps=eps, generator=seeded(seed))
-    assert found.shape == images.shape
-    assert found.dtype == images.dtype
-    assert bool((found >= 0).all())
-    assert bool((found <= 1).all())
-    if norm_of(name) == "L2":
-        assert bool((size((found - images).double(), "L2") <= 1.000001 * eps + 1e-7).all())  # float32
-    else:
-        assert bool((found >= images - eps).all())
-        assert bool((found <= images + eps).all())
+class TestContract(AttackContract):
+    attacks, deterministic = ALL, DETERMINISTIC
 
 
 def test_the_model_is_left_as_it_was(attack: Callable[..., Tensor]) -> None:
@@ -141,54 +99,6 @@ def test_bad_input_is_refused(
         attack(net(), images, labels, eps=eps, generator=seeded())
 
 
-def test_eps_zero_returns_the_image(attack: Callable[..., Tensor]) -> None:
-    images, labels = random_batch()
-    assert torch.equal(attack(net(), images, labels, eps=0.0, generator=seeded()), images)
-
-
-@pytest.mark.parametrize("name", list(ALL))
-def test_each_image_may_have_its_own_eps(name: str) -> None:
-    images, labels = random_batch()
-    eps = torch.tensor([0.0, 0.01, 0.05, 0.1, 0.3, 1.0])
-    found = ALL[name](net(), images, labels, eps=eps, generator=seeded())
-    moved = size(found - images, norm_of(name))
-    assert bool((moved <= eps + 1e-6).all())
-    assert torch.equal(found[0], images[0])
-    assert moved[5] > 0.1
-    same = ALL[name](net(), images, labels, eps=torch.full((6,), 0.1), generator=seeded())
-    assert torch.equal(same, ALL[name](net(), images, labels, eps=0.1, generator=seeded()))
-
-
-@pytest.mark.parametrize("stop_early", [False, True])
-@pytest.mark.parametrize("name", list(DETERMINISTIC))
-def test_an_image_alone_fares_as_in_a_batch(name: str, stop_early: bool) -> None:
-    model, (images, labels) = net().double(), random_batch(12)
-    attack = partial(DETERMINISTIC[name], model, eps=0.06, stop_early=stop_early)
-    together = attack(images.double(), labels)
-    assert 0 < int(correct(model, together, labels).sum()) < 12  # so some leave early
-    for i in range(len(images)):
-        alone = attack(images[i : i + 1].double(), labels[i : i + 1])
-        assert torch.allclose(alone[0], together[i], rtol=0, atol=1e-12)
-
-
-def test_a_seed_reproduces_and_another_one_differs(attack: Callable[..., Tensor]) -> None:
-    images, labels = random_batch()
-    state = torch.get_rng_state()
-    first, again, other = (attack(net(), images, labels, eps=0.3, generator=seeded(s)) for s in (3, 3, 4))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    assert torch.equal(torch.get_rng_state(), state)  # nothing else is drawn from
-
-
-def test_attacks_work_where_gradients_are_switched_off(attack: Callable[..., Tensor]) -> None:
-    images, labels = random_batch()
-    expected = attack(net(), images, labels, eps=0.2, generator=seeded())
-    with torch.no_grad():
-        found = attack(net(), images, labels, eps=0.2, generator=seeded())
-    assert torch.equal(found, expected)
-    assert not torch.equal(found, images)
-
-
 def test_the_iterate_of_largest_margin_is_returned(attack: Callable[..., Tensor]) -> None:
     model, (images, labels) = net().double(), random_batch(1)
     with watched(model) as seen:
@@ -199,14 +109,6 @@ def test_the_iterate_of_largest_margin_is_returned(attack: Callable[..., Tensor]
         )
         assert torch.allclose(margin(model(found), labels), visited.max(0).values)
     assert len(visited) > 3
-
-
-def test_what_is_wrong_already_is_left_alone_when_stopping_early() -> None:
-    images, labels = random_batch()
-    for attack in DETERMINISTIC.values():
-        wrong = (labels + 1) % 4
-        assert torch.equal(attack(net(), images, wrong, eps=0.1, stop_early=True), images)
-        assert not torch.equal(attack(net(), images, wrong, eps=0.1), images)
 
 
 def test_later_restarts_attack_what_is_left() -> None:
@@ -245,18 +147,6 @@ def test_a_wrapped_network_is_attacked_like_the_network(name: str) -> None:
 
     found = ALL[name](Wrapped(model), images, labels, eps=0.2, network=model, generator=seeded())
     assert torch.equal(found, expected)
-
-
-def test_dead_layers_and_constant_logits_give_no_nan(attack: Callable[..., Tensor]) -> None:
-    images, labels = random_batch()
-    for dead in (0, 2, 5):
-        model = net()
-        with torch.no_grad():
-            for parameter in model[dead].parameters():
-                parameter.zero_()
-        with watched(model) as seen:
-            found = attack(model, images, labels, eps=0.1, generator=seeded())
-        assert all(bool(torch.isfinite(x).all()) for x in [found, *seen])
 
 
 # Bad options

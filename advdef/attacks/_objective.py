@@ -1,7 +1,9 @@
 """What the attacks share that let the deployed model only judge, and take their gradient from the bare network."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from advdef.attacks._balls import Ball, BallNorm, spread
 from advdef.attacks._common import borrowed, check_logits, slope, validate
 from advdef.attacks._restarts import best_of_restarts
+from advdef.attacks.gradient import _ascend
 from advdef.attacks.losses import Goal, LossName, margin, wrong_classes
 
 __all__ = ["Attempt", "Objective", "Offset", "ascend_objective", "asked", "for_each_class"]
@@ -110,48 +113,48 @@ def for_each_class(
     return best
 
 
-def _run(
-    model: nn.Module,
-    around: Ball,
-    goal: Goal,
-    rows: Tensor,
-    point: Tensor,
-    best: Tensor,
-    best_score: Tensor,
-    *,
-    steps: int,
-    loss: LossName,
-    stop_early: bool,
-    relative: float,
-    objective: Objective,
-    at_once: int | None,
-) -> None:
-    """An :class:`advdef.attacks._restarts.Ascent`; ``loss`` is not used."""
-    for step in range(steps + 1):
+class _Judge(nn.Module):
+    """The deployed model, which only judges: no graph. It remembers the points that it was asked about last."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, points: Tensor) -> Tensor:
+        self.points = points
         with torch.no_grad():
-            found = goal.score(model(point))
-        better = found > best_score[rows]
-        best[rows] = torch.where(spread(better), point, best[rows])
-        best_score[rows] = torch.where(better, found, best_score[rows])
-        if step == steps:
-            return
-        # asking costs a synchronisation, so a GPU is asked less often
-        if stop_early and (not point.is_cuda or step % 10 == 9) and bool((found > 0).any()):
-            going = found <= 0
-            rows, point = rows[going], point[going]
-            if len(rows) == 0:
-                return
-            goal, around = goal.of(going), around.of(going)
-        direction = torch.cat(
-            [
-                _slope(objective, point[part], goal.of(part))
-                for part in torch.arange(len(point), device=point.device).split(at_once or len(point))
-            ]
-        )
-        point = around.project(point + relative * around.eps * around.ascent(direction))
+            logits: Tensor = self.model(points)
+        return logits
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Aim(Goal):
+    """A goal whose loss has the gradient of an objective at the points that were judged last."""
+
+    objective: Objective
+    judge: _Judge
+    at_once: int | None
+
+    def of(self, rows: Tensor) -> "_Aim":
+        goal = super().of(rows)
+        return replace(self, labels=goal.labels, targets=goal.targets)
+
+    def loss(self, name: LossName, logits: Tensor) -> Tensor:
+        points, plain = self.judge.points, Goal(self.labels, self.targets, self.any_wrong)
+        parts = torch.arange(len(points), device=points.device).split(self.at_once or len(points))
+        direction = torch.cat([_slope(self.objective, points[part], plain.of(part)) for part in parts])
+        return (points * direction).flatten(1).sum(1)
+
+
+def _run(
+    model: nn.Module, around: Ball, goal: Goal, *run: Tensor, objective: Objective, at_once: int | None, **options: Any
+) -> None:
+    """An :class:`advdef.attacks._restarts.Ascent`: that of the gradient family, with an objective for its loss."""
+    judge = _Judge(model)
+    aim = _Aim(goal.labels, goal.targets, goal.any_wrong, objective=objective, judge=judge, at_once=at_once)
+    _ascend(judge, around, aim, *run, momentum=None, **options)
 
 
 def _slope(objective: Objective, point: Tensor, goal: Goal) -> Tensor:
-    with torch.enable_grad():  # the caller may have switched it off
-        point = point.detach().requires_grad_()
-        return slope(objective(point, goal).sum(), point)
+    point = point.detach().requires_grad_()
+    return slope(objective(point, goal).sum(), point)
