@@ -65,8 +65,9 @@ def trained(
 
     The key holds the built model (its repr and its weights before training), the training function and its settings,
     the seed, the data set's checksum and training size, the device type, the torch version, and the code of the modules
-    involved (docstrings and comments aside). ``settings`` must print alike when they are alike. Weights are written
-    atomically as safetensors. Where training diverges, the last good ones are, and TrainingDiverged names the file.
+    involved (docstrings and comments aside). ``settings`` must print alike when they are alike; of a module among them,
+    the weights count too. Weights are written atomically as safetensors. Where training diverges, the last good ones
+    are, and TrainingDiverged names the file.
     """
     device = data.train.images.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -74,6 +75,8 @@ def trained(
         model = build()
         function = train.func if isinstance(train, partial) else train
         given = {**(train.keywords if isinstance(train, partial) else {}), **settings}
+        functions = [v for v in given.values() if callable(v) and not isinstance(v, nn.Module)]
+        parts = [model, *(v for v in given.values() if isinstance(v, nn.Module))]
         key = {
             "model": repr(model),
             "start": digest(model),
@@ -83,7 +86,7 @@ def trained(
             "data": [data.name, data.checksum, len(data.train)],
             "device": device.type,
             "torch": torch.__version__,
-            "code": fingerprint(function, *filter(callable, given.values()), *map(type, model.modules())),
+            "code": fingerprint(function, *functions, *map(type, (m for part in parts for m in part.modules()))),
         }
         name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
         path = cache_folder() / f"{data.name}-{type(model).__name__.lower()}-{name}.safetensors"
@@ -123,6 +126,8 @@ def digest(model: nn.Module) -> str:
 
 def _printed(value: Any) -> str:
     """A setting as text that is alike for alike settings; a function is named by where it stands."""
+    if isinstance(value, nn.Module):
+        return f"{value!r} {digest(value)}"
     if not callable(value):
         return repr(value)
     if "<" in getattr(value, "__qualname__", "<"):

@@ -174,6 +174,51 @@ def test_what_does_not_matter_is_no_part_of_the_key(small: Dataset) -> None:
     assert len(calls) == 1
 
 
+class Scaled(nn.Module):
+    """A network with a setting that its weights do not hold."""
+
+    def __init__(self, by: float) -> None:
+        super().__init__()
+        self.by, self.network = by, build().requires_grad_(False)
+        for number, parameter in enumerate(self.network.parameters()):
+            nn.init.constant_(parameter, number)
+
+    def extra_repr(self) -> str:
+        return f"by={self.by}"
+
+
+def test_a_module_among_the_settings_counts_by_its_weights_its_print_and_its_code(
+    small: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(setting: nn.Module | None) -> Training:
+        return trained(build, count, small, seed=0, frozen=setting)
+
+    first = ask(Scaled(1))
+    assert calls[0]["frozen"].by == 1
+    assert ask(Scaled(1)).from_cache
+    other = Scaled(1)
+    other.network[3].bias.data[0] = 7
+    for setting in (other, Scaled(2), nn.Sequential(Scaled(1)), None):
+        assert not ask(setting).from_cache
+    assert trained(build, partial(count, frozen=other), small, seed=0).from_cache
+    assert torch.equal(logits(ask(Scaled(1)), small), logits(first, small))
+    # and a module within a module is code that counts
+    real = artifacts.inspect.getsource
+    changed = sys.modules[SmallResNet.__module__]
+    ask(nn.Sequential(build_kept()))
+    assert ask(nn.Sequential(build_kept())).from_cache
+    monkeypatch.setattr(artifacts.inspect, "getsource", lambda m: real(m) + "\nx = 1" * (m is changed))
+    assert ask(Scaled(1)).from_cache
+    assert not ask(nn.Sequential(build_kept())).from_cache
+
+
+def build_kept() -> nn.Module:
+    """The same weights each time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        return build_residual()
+
+
 def test_a_setting_without_a_name_is_refused(small: Dataset) -> None:
     for setting in (lambda model: model, partial(through_identity)):
         with pytest.raises(ValueError, match="module-level function"):

@@ -1,4 +1,4 @@
-"""Attacks on defences that add offsets keep the contract of all attacks, and reach what they were made for."""
+"""Attacks on defences that prepare the image keep the contract of all attacks, and reach what they were made for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,17 @@ import torch.nn.functional as F
 from contract import AttackContract, assert_leaves_no_trace, net, norm_of, random_batch, seeded, spoiled, tiny, watched
 from torch import Tensor, nn
 
-from advdef.attacks import candidates, each_class, margin, pgd, precompensated, two_conditions
+from advdef.attacks import (
+    TrainingModeWarning,
+    candidates,
+    decoy,
+    each_class,
+    margin,
+    pgd,
+    precompensated,
+    straight_through,
+    two_conditions,
+)
 from advdef.evaluation import correct
 
 OFFSETS = 0.1 * torch.randn(3, 2, 3, 3, generator=seeded(5))
@@ -37,6 +47,23 @@ def taken_off(model: nn.Module, images: Tensor, labels: Tensor, **options: Any) 
     return precompensated(model, images, labels, **{"network": model, "offset": looked_up, "steps": 5, **options})
 
 
+class Moved(nn.Module):
+    """The network on the image plus what class 0 has in the table."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images + PER_CLASS[0].to(images))
+
+
+def led(model: nn.Module, images: Tensor, labels: Tensor, **options: Any) -> Tensor:
+    network = options.get("network", model)
+    given = {"network": network, "through": Moved(network), "weight": 0.5, "lead": 0.03, "steps": 6}
+    return decoy(model, images, labels, **{**given, **options})
+
+
 ALL: dict[str, Callable[..., Tensor]] = {
     "candidates": added,
     "candidates-worst": partial(added, loss="worst", restarts=2, stop_early=True),
@@ -49,11 +76,15 @@ ALL: dict[str, Callable[..., Tensor]] = {
     "precompensated": taken_off,
     "precompensated-restarts": partial(taken_off, restarts=2, stop_early=True),
     "precompensated in L2": partial(taken_off, norm="L2"),
+    "decoy": led,
+    "decoy-restarts": partial(led, restarts=2, stop_early=True),
+    "decoy in L2": partial(led, norm="L2"),
 }
 DETERMINISTIC = {
     **{f"candidates-{loss}": partial(added, loss=loss, random_start=False) for loss in ("sum", "worst", "agree")},
     "two conditions": partial(both, random_start=False),
     "precompensated": partial(taken_off, random_start=False),
+    "decoy": partial(led, random_start=False),
 }
 
 
@@ -139,7 +170,7 @@ def test_bad_input_is_refused(
     [({"steps": 0}, "steps and restarts"), ({"step_size": 0.0}, "step_size"), ({"norm": "L1"}, "Linf, L2")],
 )
 def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
-    for attack in (added, both, taken_off):
+    for attack in (added, both, taken_off, led):
         with pytest.raises(ValueError, match=message):
             attack(net(), *random_batch(), eps=0.1, **options)
 
@@ -479,3 +510,109 @@ def test_a_look_up_that_does_not_fit_is_refused(attack: Callable[..., Tensor]) -
 def test_shares_that_mean_nothing_are_refused(shares: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="shares must be finite and not negative"):
         taken_off(net(), *random_batch(), eps=0.1, shares=shares)
+
+
+# Decoys
+
+
+def test_a_decoy_that_weighs_nothing_is_pgd_on_the_margin_of_the_stand_in() -> None:
+    stand_in, (images, labels) = Moved(net()).eval(), random_batch()
+    options: dict[str, Any] = {"eps": 0.1, "steps": 7, "restarts": 2, "step_size": 0.3}
+    attack = partial(decoy, stand_in, images, labels, network=tiny(3), through=stand_in, **options)
+    expected = pgd(stand_in, images, labels, loss="margin", **options, generator=seeded())
+    assert torch.equal(attack(weight=0.0, generator=seeded()), expected)
+    assert not torch.equal(attack(weight=1.0, generator=seeded()), expected)
+
+
+def test_the_steps_of_a_decoy_by_hand() -> None:
+    network, stand_in, (images, labels) = net().double(), tiny(3).double(), random_batch(4)
+    images = images.double()
+    with watched(model := nn.Sequential(network)) as seen:
+        decoy(
+            model, images, labels, eps=0.1, network=network, through=stand_in, weight=0.7, lead=0.03, steps=3,
+            step_size=0.2, generator=seeded(),
+        )  # fmt: skip
+    points, held = seen[-4:], []
+    for i, label in enumerate(labels.tolist()):
+        for before, after in pairwise(points):
+            (forwards,) = by_hand(stand_in, [before[i]], lambda z, k=label: -lead(z[0], k))
+            (backwards,) = by_hand(network, [before[i]], lambda z, k=label: -lead(z[0], k))
+            held.append(bool(-lead(network(before[i : i + 1])[0], label) > -0.03))
+            slope = forwards - 0.7 * backwards * held[-1]
+            expected = (before[i] + 0.02 * slope.sign()).clamp(images[i] - 0.1, images[i] + 0.1).clamp(0, 1)
+            assert torch.allclose(after[i], expected, rtol=0, atol=1e-12)
+    assert 0 < sum(held) < len(held)
+
+
+def plane(weight: tuple[float, float], height: float) -> nn.Sequential:
+    """Of pixels (a, b), from grey: class 1 where weight @ (a, b) > height, else class 0."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(2, 2)).double()
+    with torch.no_grad():
+        network[1].weight.copy_(torch.tensor([[0.0, 0.0], weight]))
+        network[1].bias.copy_(torch.tensor([0.0, -sum(weight) / 2 - height]))
+    return network
+
+
+class Undoing(nn.Module):
+    """Is fooled with the stand-in, unless its network's lead for class 0 is small, which gives the attack away."""
+
+    def __init__(self, network: nn.Module, stand_in: nn.Module, needed: float) -> None:
+        super().__init__()
+        self.network, self.stand_in, self.needed = network, stand_in, needed
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert not torch.is_grad_enabled()
+        looks_clean = lead(self.network(images).T, 0) > self.needed
+        return 9 * F.one_hot(self.stand_in(images).argmax(1) * looks_clean, 2).to(images)
+
+
+def test_a_decoy_fools_what_knows_an_attack_by_its_network() -> None:
+    """From grey by (u, v): the network is wrong where u + v > 0.05, its stand-in where u + 3 v > 0.15."""
+    network, stand_in = plane((1.0, 1.0), 0.05), plane((1.0, 3.0), 0.15)
+    options: dict[str, Any] = {**GREY, "steps": 100, "random_start": False}
+    plain = pgd(stand_in, **options, loss="margin")
+    assert network(plain).argmax(1).tolist() == stand_in(plain).argmax(1).tolist() == [1]
+    for needed, weight, claimed, survives in (
+        (0.0, 2.0, 0.03, False),
+        (0.0, 0.0, 0.03, True),  # every point on the way of plain PGD is given away
+        (0.02, 2.0, 0.03, False),
+        (0.02, 2.0, 0.0, True),
+    ):
+        deployed = Undoing(network, stand_in, needed)
+        ignorant = pgd(straight_through(deployed, stand_in), **options, loss="margin")
+        assert bool(correct(deployed, ignorant, GREY["labels"]))
+        found = decoy(deployed, **options, network=network, through=stand_in, weight=weight, lead=claimed)
+        assert bool(correct(deployed, found, GREY["labels"])) == survives
+        if not survives:
+            assert network(found).argmax(1).tolist() == [0]
+            assert stand_in(found).argmax(1).tolist() == [1]
+
+
+def test_a_decoy_ends_where_the_stand_in_is_surest_and_the_network_has_its_lead() -> None:
+    """u + 3 v is largest at v = 0.1 and, for a lead of 0.02 on u + v < 0.05, at u = -0.07."""
+    network, stand_in = plane((1.0, 1.0), 0.05), plane((1.0, 3.0), 0.15)
+    with watched(judge := nn.Sequential(stand_in)) as seen:
+        decoy(
+            judge, **GREY, network=network, through=stand_in, weight=2.0, lead=0.02, steps=200, step_size=0.01,
+            random_start=False,
+        )  # fmt: skip
+    assert torch.allclose(seen[-1], torch.tensor([0.43, 0.6]).double().view(1, 1, 1, 2), rtol=0, atol=0.003)
+
+
+def test_a_stand_in_is_left_as_it_was() -> None:
+    found = assert_leaves_no_trace(
+        lambda stand_in, *batch, **options: led(net(), *batch, through=stand_in, **options),
+        net(), *random_batch(), eps=0.1,
+    )  # fmt: skip
+    assert torch.equal(found, led(net(), *random_batch(), through=net(), eps=0.1, generator=seeded()))
+    stand_in = net().train()
+    with pytest.warns(TrainingModeWarning), pytest.raises(ValueError, match="steps and restarts"):
+        led(net(), *random_batch(), through=stand_in, eps=0.1, steps=0)
+    assert stand_in.training
+
+
+@pytest.mark.parametrize("name", ["weight", "lead"])
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
+def test_a_weight_or_a_lead_that_means_nothing_is_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be finite and not negative"):
+        led(net(), *random_batch(), eps=0.1, **{name: value})

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from advdef.attacks import pgd
-from advdef.defenses import Undefended
+from advdef.defenses import TotalVariation, Undefended
 from advdef.defenses.preprocessing import AddedOffset, AntiAdversary, BitDepth, Jpeg, Median, Preprocessed
 from advdef.evaluation import adaptive, direct, evaluate
 
@@ -23,6 +23,7 @@ ALL: dict[str, Callable[[nn.Module], Preprocessed]] = {
     "bit depth": BitDepth,
     "median": Median,
     "JPEG": Jpeg,
+    "total variation": TotalVariation,
     "anti-adversary": partial(AntiAdversary, step=0.05),
 }
 

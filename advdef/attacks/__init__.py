@@ -9,6 +9,7 @@ from advdef.attacks._common import ProbabilitiesWarning, TrainingModeWarning
 from advdef.attacks._types import Attack, Suite, describe
 from advdef.attacks.apgd import apgd
 from advdef.attacks.candidates import candidates
+from advdef.attacks.decoy import decoy
 from advdef.attacks.each_class import each_class
 from advdef.attacks.feature_adversary import feature_adversary
 from advdef.attacks.feature_neurons import neuron_targeted
@@ -26,6 +27,7 @@ from advdef.attacks.single_pixel import single_pixel
 from advdef.attacks.suites import stopping, suite
 from advdef.attacks.two_conditions import two_conditions
 from advdef.attacks.universal import universal
+from advdef.attacks.warm_start import warm_started
 from advdef.attacks.wrappers import expectation, replace_gradient, straight_through
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "candidates",
     "carlini_wagner",
     "ddn",
+    "decoy",
     "deepfool",
     "describe",
     "ead",
@@ -71,4 +74,5 @@ __all__ = [
     "two_conditions",
     "uniform_noise",
     "universal",
+    "warm_started",
 ]

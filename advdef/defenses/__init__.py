@@ -4,9 +4,11 @@ from advdef.defenses.base import Defense, Undefended
 from advdef.defenses.inverse_perturbation import NIPDictionary, NIPSearch, NIPSelf
 from advdef.defenses.nip_oracle import NIPOracle
 from advdef.defenses.noise import NoiseVote
-from advdef.defenses.preprocessing import AntiAdversary, BitDepth, Jpeg, Median
+from advdef.defenses.preprocessing import AntiAdversary, BitDepth, Jpeg, Median, Preprocessed
 from advdef.defenses.quantization import Quantized, Quantizer, kmeans_thresholds, through_identity, train_quantized
+from advdef.defenses.restoration import OracleRestoration, Restoration
 from advdef.defenses.stabilized import Stabilized
+from advdef.defenses.total_variation import TotalVariation
 
 __all__ = [
     "AntiAdversary",
@@ -19,9 +21,13 @@ __all__ = [
     "NIPSearch",
     "NIPSelf",
     "NoiseVote",
+    "OracleRestoration",
+    "Preprocessed",
     "Quantized",
     "Quantizer",
+    "Restoration",
     "Stabilized",
+    "TotalVariation",
     "Undefended",
     "kmeans_thresholds",
     "through_identity",

@@ -1,21 +1,25 @@
-"""Classifiers named in the papers: images (N, C, H, W) in [0, 1] -> logits (N, classes)."""
+"""Networks of the papers: classifiers, (N, C, H, W) in [0, 1] -> logits (N, classes), and restorers of images."""
 
 from advdef.models.classic import AlexNet, LeNet5
 from advdef.models.cleverhans import CleverhansCNN
 from advdef.models.inception import SmallInception
 from advdef.models.resnet import ResNet, ResNet18, SmallResNet
+from advdef.models.restoration import SIZES, ImageRestorer, TwoStreamRestorer
 from advdef.models.vgg import VGG, VGG16, VGG19, SmallVGG
 
 __all__ = [
+    "SIZES",
     "VGG",
     "VGG16",
     "VGG19",
     "AlexNet",
     "CleverhansCNN",
+    "ImageRestorer",
     "LeNet5",
     "ResNet",
     "ResNet18",
     "SmallInception",
     "SmallResNet",
     "SmallVGG",
+    "TwoStreamRestorer",
 ]

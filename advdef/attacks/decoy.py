@@ -1,0 +1,61 @@
+"""The attack made for a defence that is told by its own classifier's gradient what was done to an image."""
+
+import torch
+from torch import Tensor, nn
+
+from advdef.attacks._balls import BallNorm
+from advdef.attacks._common import borrowed
+from advdef.attacks._objective import ascend_objective
+from advdef.attacks.losses import Goal, margin
+
+__all__ = ["decoy"]
+
+
+def decoy(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float | Tensor,
+    network: nn.Module,
+    through: nn.Module,
+    weight: float = 1.0,
+    lead: float = 1.0,
+    norm: BallNorm = "Linf",
+    steps: int = 100,
+    step_size: float | None = None,
+    restarts: int = 1,
+    random_start: bool = True,
+    stop_early: bool = False,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Fool the defence while the bare ``network`` stays right, so that its gradient map looks like a clean image's.
+
+    Ascends margin(through(x)) - weight * relu(margin(network(x)) + lead), both in logits: positive margins are wrong,
+    and the second term is zero where the network is right by at least ``lead``. ``through`` maps images to the logits
+    of a stand-in for the defence that can be differentiated. ``model``, the defence, only judges: of two images that
+    fool it the one with the larger margin is returned, whatever the network says of it. The other options and the
+    contract are those of :func:`advdef.attacks.pgd`, which with its margin on ``through`` is what weight 0 is.
+
+    Raises ValueError for a weight or a lead that is negative or not finite.
+
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    >>> image, label = torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])
+    >>> x = decoy(network, image, label, eps=0.1, network=network, through=network, steps=3)
+    >>> float((x - image).abs().max()) <= 0.1 + 1e-6
+    True
+    """
+    for name, value in (("weight", weight), ("lead", lead)):
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"{name} must be finite and not negative, not {value}")
+
+    def objective(points: Tensor, goal: Goal) -> Tensor:
+        penalty = (margin(network(points), goal.labels) + lead).relu()
+        return margin(through(points), goal.labels) - weight * penalty
+
+    with borrowed(through):
+        return ascend_objective(
+            model, images, labels, eps=eps, objective=objective, network=network, norm=norm, steps=steps,
+            step_size=step_size, restarts=restarts, random_start=random_start, stop_early=stop_early,
+            generator=generator,
+        )  # fmt: skip

@@ -1,0 +1,111 @@
+"""TRN as a defence: a network takes the perturbation off the image, and the classifier, unchanged, sees the rest."""
+
+from functools import partial
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from advdef.attacks.decoy import decoy
+from advdef.attacks.suites import Suite
+from advdef.attacks.wrappers import replace_gradient
+from advdef.defenses.preprocessing import Preprocessed
+from advdef.gradient_map import check_frozen
+from advdef.map_controls import OracleMap
+from advdef.models.restoration import Restorer
+
+__all__ = ["OracleRestoration", "Restoration"]
+
+
+class Restoration(Preprocessed):
+    """The classifier on clip(x - restorer(x, map(x)), 0, 1): restoration from the image and a map of its gradient.
+
+    Source: the abstract of https://arxiv.org/abs/2202.01117; a reconstruction. ``maps`` makes the maps (N, M, H, W)
+    from images (N, C, H, W) alone (:class:`advdef.gradient_map.GradientMap`, or a control); None for a restorer that
+    sees only the image. All of it is differentiable, so plain autograd on it is the end-to-end attack, second
+    derivatives of the classifier included. Defences of this kind, a preprocessor in front of a classifier that stays as
+    it was, have been broken time and again (https://arxiv.org/abs/1802.00420, https://arxiv.org/abs/2202.13711).
+
+    Raises ValueError for a classifier that is in training mode or has trainable parameters, for maps that need a label,
+    and for a restorer that was built with a map and gets none, or the reverse.
+    """
+
+    def __init__(self, classifier: nn.Module, restorer: Restorer, maps: nn.Module | None = None) -> None:
+        check_frozen(classifier)
+        if maps is not None and any(isinstance(module, OracleMap) for module in maps.modules()):
+            raise ValueError("a map that needs the label is no defence: see OracleRestoration")
+        if (maps is None) != (restorer.map_channels == 0):
+            raise ValueError(f"the restorer takes {restorer.map_channels} channels of maps, and maps is {maps}")
+        super().__init__(classifier)
+        self.restorer, self.maps = restorer.eval(), None if maps is None else maps.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, as the frozen classifier has to."""
+        return self
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Restored images."""
+        return self._restored(images, None if self.maps is None else self.maps(images))
+
+    def prepare_with(self, images: Tensor, maps: Tensor) -> Tensor:
+        """Restored images, with maps (N, M, H, W) in place of their own."""
+        return self._restored(images, maps)
+
+    def _restored(self, images: Tensor, maps: Tensor | None) -> Tensor:
+        restored: Tensor = images - self.restorer(images, maps)
+        return restored.clamp(0, 1)
+
+    def surrogates(self) -> dict[str, nn.Module]:
+        """The identity in place of the restoration's gradient; and, where there is a map, the map as a constant."""
+        return super().surrogates() | ({} if self.maps is None else {"detached map": _Mapped(self)})
+
+    def through(self, maps: nn.Module) -> nn.Module:
+        """The defence's own values, with the gradient that it would have if its maps were differentiated as ``maps``.
+
+        For a smooth twin of the classifier, whose second derivatives say more (:mod:`advdef.smoothing`).
+        """
+        return _Mapped(self, maps)
+
+    def adaptive_attacks(self, eps: float) -> Suite:
+        """Fooling the defence while the bare classifier stays right, so that its map looks like a clean image's."""
+        if self.maps is None:
+            return {}
+        through = self.surrogates()["detached map"]
+        return {"decoy": partial(decoy, network=self.classifier, through=through, stop_early=True)}
+
+
+class _Mapped(nn.Module):
+    """A restoration whose map is a constant of the gradient, or has the gradient of another map."""
+
+    def __init__(self, defence: Restoration, twin: nn.Module | None = None) -> None:
+        super().__init__()
+        self.defence, self.twin, self.network = defence, twin, defence.network
+        self.training = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert self.defence.maps is not None
+        maps = self.defence.maps(images.detach())
+        if self.twin is not None and torch.is_grad_enabled() and images.requires_grad:
+            maps = replace_gradient(maps, self.twin(images))
+        logits: Tensor = self.network(self.defence.prepare_with(images, maps))
+        return logits
+
+
+class OracleRestoration(nn.Module):
+    """Restoration from the map of the *true* label: no defence, since it is told the answer. For comparison only."""
+
+    def __init__(self, classifier: nn.Module, restorer: Restorer, maps: OracleMap) -> None:
+        super().__init__()
+        check_frozen(classifier)
+        self.classifier, self.restorer, self.maps = classifier, restorer.eval(), maps
+        self.training = False
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, as the frozen classifier has to."""
+        return self
+
+    def forward(self, images: Tensor, *, labels: Tensor) -> Tensor:
+        """Logits (N, K) of images (N, C, H, W) restored with the maps of labels (N,)."""
+        restored = images - self.restorer(images, self.maps(images, labels=labels))
+        logits: Tensor = self.classifier(restored.clamp(0, 1))
+        return logits

@@ -1,0 +1,155 @@
+"""Maps of where a classifier is sensitive, estimated without the label: what guides a two-stream restoration.
+
+The loss gradient of https://arxiv.org/abs/2202.01117 needs a label, which a defender does not have. The abstract names
+a Gradient Map Estimation Mechanism and does not say how it does without; what stands here is our reconstruction. With
+J the Jacobian of the logits, p the softmax and e_k the unit vectors, the gradient of cross-entropy to class k is
+J'(p - e_k); its mean over the classes, J'(p - 1/K), takes a single backward pass.
+"""
+
+import copy
+from typing import Literal, Self, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["GradientMap", "MapLabel", "MapScale", "alignment", "check_frozen", "class_gradients", "frozen", "scaled"]
+
+MapLabel = Literal["average", "stack", "predicted", "second", "least"]
+MapScale = Literal["mean", "sign", "range", "none"]
+
+_CLIP = 4.0
+
+
+def frozen(classifier: nn.Module) -> nn.Module:
+    """A copy in evaluation mode whose parameters take no gradient."""
+    return copy.deepcopy(classifier).eval().requires_grad_(False)
+
+
+class GradientMap(nn.Module):
+    """Gradient of a frozen classifier's cross-entropy at images (N, C, H, W), without a label: (N, C or K C, H, W).
+
+    ``label`` says which class stands in for the unknown one: the "average" over all classes, the "predicted" one, the
+    "second" most or the "least" likely one, or each in turn, as a "stack" of K maps per channel of the image, in the
+    order of the classes. ``scale`` is "mean" (divided by the mean size over the image and cut to [-4, 4]), "sign",
+    "range" (each image's values moved to [0, 1]) or "none". A map depends on its own image alone, not on the batch; one
+    of zeros stays so.
+
+    Where the caller's images carry a gradient, the map does too, through the second derivative of the classifier.
+    Images of half precision are read as float32, in which the maps come back. The module cannot be put into training
+    mode, so that a pipeline which holds it can.
+
+    Raises ValueError for a classifier in training mode or with trainable parameters (see :func:`frozen`).
+
+    >>> images = torch.rand(5, 1, 28, 28)
+    >>> GradientMap(frozen(nn.Sequential(nn.Flatten(), nn.Linear(784, 10))))(images).shape
+    torch.Size([5, 1, 28, 28])
+    """
+
+    def __init__(self, classifier: nn.Module, label: MapLabel = "average", *, scale: MapScale = "mean") -> None:
+        super().__init__()
+        if label not in get_args(MapLabel):
+            raise ValueError(f"no label {label!r}; there are {', '.join(get_args(MapLabel))}")
+        if scale not in get_args(MapScale):
+            raise ValueError(f"no scale {scale!r}; there are {', '.join(get_args(MapScale))}")
+        check_frozen(classifier)
+        self.classifier, self.label, self.scale = classifier, label, scale
+        self.training = False
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode."""
+        return self
+
+    def extra_repr(self) -> str:
+        """What the cache of trained weights tells maps apart by."""
+        return f"label={self.label!r}, scale={self.scale!r}"
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The maps."""
+        check_frozen(self.classifier)
+        through = torch.is_grad_enabled() and images.requires_grad
+        # the caller may have switched gradients off; a tensor made in inference mode takes none, a copy does
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
+            point = images.float() if images.dtype in (torch.float16, torch.bfloat16) else images
+            point = point if through else point.detach().clone().requires_grad_()
+            logits = self.classifier(point)
+            if self.label == "stack":
+                found = class_gradients(logits, point, create_graph=through).transpose(0, 1).flatten(1, 2)
+            else:
+                loss = _loss(logits, self.label).sum()  # a sum, so that no image's map depends on the others
+                (found,) = torch.autograd.grad(loss, point, create_graph=through)
+            return scaled(found, self.scale)
+
+
+def check_frozen(classifier: nn.Module) -> None:
+    """Raise ValueError for a classifier in training mode or with trainable parameters."""
+    if any(module.training for module in classifier.modules()):
+        raise ValueError("the classifier is in training mode, in which a map would depend on the batch: call eval()")
+    if any(parameter.requires_grad for parameter in classifier.parameters()):
+        raise ValueError("the classifier has trainable parameters: give frozen(classifier)")
+
+
+def _loss(logits: Tensor, label: MapLabel) -> Tensor:
+    """(N,): cross-entropy to the class that stands in for the label; which one it is is a constant."""
+    if label == "average":
+        return -logits.log_softmax(1).mean(1)
+    order = logits.detach().argsort(dim=1, descending=True, stable=True)
+    chosen = order[:, {"predicted": 0, "second": 1, "least": -1}[label]]
+    return _cross_entropies(logits).gather(1, chosen[:, None])[:, 0]
+
+
+def _cross_entropies(logits: Tensor) -> Tensor:
+    """(N, K): cross-entropy to each class, as softplus of the other classes' lead over it.
+
+    The usual form subtracts 1 from the softmax in its gradient, which rounds to 0 where a classifier is very sure, and
+    leaves a gradient of another direction.
+    """
+    own = torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)
+    others = logits[:, None].masked_fill(own, float("-inf")).logsumexp(2)
+    return F.softplus(others - logits)
+
+
+def class_gradients(logits: Tensor, images: Tensor, *, create_graph: bool = False) -> Tensor:
+    """(K, N, C, H, W): gradient at ``images`` of the cross-entropy to each class, in one batched backward pass.
+
+    ``logits`` (N, K) were computed from ``images`` with gradients on.
+    """
+    count = logits.shape[1]
+    losses = _cross_entropies(logits)
+    chosen = torch.eye(count, dtype=logits.dtype, device=logits.device)[:, None].expand(-1, len(logits), -1)
+    (found,) = torch.autograd.grad(losses, images, chosen, is_grads_batched=True, create_graph=create_graph)
+    return found
+
+
+def scaled(gradient: Tensor, scale: MapScale) -> Tensor:
+    """Each image's gradient (N, M, H, W) in a size that a network can take.
+
+    One of a mean size below 1e-12 fades out. Raises ValueError for an unknown scale.
+    """
+    if scale == "mean":
+        return (gradient / (gradient.abs().mean((1, 2, 3), keepdim=True) + 1e-12)).clamp(-_CLIP, _CLIP)
+    if scale == "sign":
+        return gradient.sign()
+    if scale == "range":
+        low, high = gradient.amin((1, 2, 3), keepdim=True), gradient.amax((1, 2, 3), keepdim=True)
+        return (gradient - low) / (high - low + 1e-12)
+    if scale != "none":
+        raise ValueError(f"no scale {scale!r}; there are {', '.join(get_args(MapScale))}")
+    return gradient
+
+
+def alignment(maps: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Of two maps (N, C, H, W) of each image: their cosine (N,), and the share of equal signs where neither is zero.
+
+    NaN where there is nothing to compare. Raises ValueError for unlike shapes.
+
+    >>> alignment(torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[2.0, -1.0]]]]))
+    (tensor([0.], dtype=torch.float64), tensor([0.5000], dtype=torch.float64))
+    """
+    if maps.shape != others.shape:
+        raise ValueError(f"maps of one shape are compared, not {tuple(maps.shape)} and {tuple(others.shape)}")
+    first, second = maps.flatten(1).double(), others.flatten(1).double()  # squares of tiny gradients vanish in float32
+    cosine = (first * second).sum(1) / (first.norm(dim=1) * second.norm(dim=1))
+    both = (first != 0) & (second != 0)
+    agree = (both & (first.sign() == second.sign())).sum(1).double() / both.sum(1)
+    return cosine, agree

@@ -1,0 +1,91 @@
+"""Ten rungs of attacks on a defence that restores images, from one that ignores it to those made against it."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from advdef.attacks._types import Suite
+from advdef.attacks.apgd import apgd
+from advdef.attacks.each_class import each_class
+from advdef.attacks.from_pyautoattack import square
+from advdef.attacks.gradient import pgd
+from advdef.attacks.noise import uniform_noise
+from advdef.attacks.suites import stopping
+from advdef.attacks.warm_start import warm_started
+from advdef.defenses.base import Defense
+from advdef.defenses.restoration import Restoration
+from advdef.evaluation import Attempt
+from advdef.gradient_map import GradientMap
+
+__all__ = ["RUNGS", "ladder"]
+
+RUNGS: Mapping[str, str] = {
+    "A0": "oblivious: PGD on the bare classifier",
+    "A1": "BPDA: the restoration's gradient is taken for the identity",
+    "A2": "the map, made anew at each step, is a constant of the gradient",
+    "A3": "end to end, through the classifier's second derivatives",
+    "A4": "end to end, with the map's gradient from a smooth twin of the classifier",
+    "A5": "other losses: the margin, DLR, and the margin towards single classes",
+    "A6": "the bare classifier is kept right, so that the map looks like a clean image's",
+    "A7": "APGD with two losses, and PGD from what A0 and A1 end at",
+    "A8": "transfer: what fools relatives of the defence",
+    "A9": "without a gradient: Square, and uniform noise",
+}
+
+
+def ladder(
+    defence: Defense,
+    *,
+    eps: float,
+    steps: int = 100,
+    restarts: int = 5,
+    classes: int = 9,
+    queries: int = 5000,
+    twin: nn.Module | None = None,
+    transfer: Mapping[str, nn.Module] | None = None,
+) -> dict[str, list[Attempt]]:
+    """What is tried, in Linf, on each rung (see ``RUNGS``); those that make no sense for a defence are left out.
+
+    ``twin`` makes maps like the defence's of a smooth twin of its classifier (A4, for gradient maps alone);
+    ``transfer`` models are attacked in the defence's stead (A8). On a defence without maps A2 is plain autograd on it,
+    and without restoration there is no A1. A5 and A7 go the way of A2: where autograd finds no gradient, as in JPEG,
+    only A1 and what begins at A0 or A1 is worth anything. Attacks on models that give the defence's own values stop at
+    their first success. DLR needs at least three classes, and Square the extra ``eval``.
+    """
+    surrogates = defence.surrogates()
+    mapped = surrogates.get("detached map")
+    through, ce = mapped or defence, partial(pgd, steps=steps)
+
+    def on(target: nn.Module, attacks: Suite) -> list[Attempt]:
+        return [Attempt(name, attack, target) for name, attack in stopping(attacks).items()]
+
+    one = {"PGD": ce}
+    starts: dict[str, nn.Module] = {"A0": defence.classifier}
+    rungs = {"A0": [Attempt("PGD", ce, defence.classifier)]}
+    if "straight-through" in surrogates:
+        starts["A1"] = surrogates["straight-through"]
+        rungs["A1"] = on(starts["A1"], {"PGD": ce, "PGD, margin": partial(pgd, steps=steps, loss="margin")})
+    rungs["A2"] = on(through, one)
+    if mapped is not None:
+        rungs["A3"] = on(defence, one)
+    if twin is not None and isinstance(defence, Restoration) and isinstance(defence.maps, GradientMap):
+        rungs["A4"] = on(defence.through(twin), one)
+    towards: Any = partial(each_class, attack=partial(pgd, steps=steps, loss="margin"), classes=classes)
+    losses = {f"PGD, {loss}": partial(pgd, steps=steps, loss=loss) for loss in ("margin", "dlr")}
+    rungs["A5"] = on(through, {**losses, f"PGD, margin towards {classes}": towards})
+    own = {name: partial(attack, steps=steps) for name, attack in defence.adaptive_attacks(eps).items()}
+    if own:
+        rungs["A6"] = [Attempt(name, attack, defence) for name, attack in own.items()]
+    strong = {f"APGD, {loss}": partial(apgd, steps=steps, restarts=restarts, loss=loss) for loss in ("ce", "dlr")}
+    begun = partial(pgd, steps=steps, loss="margin", stop_early=True)
+    rungs["A7"] = on(through, strong) + [
+        Attempt(f"PGD, margin from {rung}", partial(warm_started, source=source, first=ce, attack=begun), through)
+        for rung, source in starts.items()
+    ]
+    if transfer:
+        rungs["A8"] = [Attempt(f"PGD from {label}", ce, model) for label, model in transfer.items()]
+    gradient_free = {"noise": partial(uniform_noise), f"Square-{queries}": partial(square, queries=queries)}
+    rungs["A9"] = on(defence, gradient_free)
+    return rungs

@@ -1,0 +1,156 @@
+"""Trains a restorer in front of a frozen classifier, on pairs of attacked and clean images."""
+
+import copy
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from advdef.attacks._common import borrowed
+from advdef.data import Split
+from advdef.gradient_map import check_frozen
+from advdef.map_controls import OracleMap
+from advdef.models.restoration import Restorer
+from advdef.restoration_pairs import Recipe, attacked, cached_pairs
+from advdef.taps import default_taps, tapped
+from advdef.training import TrainingDiverged, fit
+
+__all__ = ["map_of", "train_restorer"]
+
+
+def map_of(maps: nn.Module | None, images: Tensor, labels: Tensor) -> Tensor | None:
+    """The maps (N, M, H, W) of images (N, C, H, W); only an oracle is shown the labels (N,)."""
+    if maps is None:
+        return None
+    found: Tensor = maps(images, labels=labels) if isinstance(maps, OracleMap) else maps(images)
+    return found
+
+
+def train_restorer(
+    model: Restorer,
+    split: Split,
+    *,
+    generator: torch.Generator,
+    classifier: nn.Module,
+    recipe: Recipe,
+    epochs: int,
+    maps: nn.Module | None = None,
+    fresh: bool = False,
+    pixel: float = 1.0,
+    cross_entropy: float = 0.05,
+    feature: float = 0.1,
+    average: float = 0.999,
+    validation: float = 0.1,
+    learning_rate: float = 1e-3,
+    schedule: Any = "cosine",
+    pairs_seed: int = 0,
+    **options: Any,
+) -> dict[str, Tensor]:
+    """Minimise pixel |T - x| + feature |phi(T) - phi(x)| + cross_entropy CE(f(T), y) over the restorer alone.
+
+    T is the restored image (clipped in the last two terms, as deployed, and not in the first), phi the last tapped
+    layer of the frozen ``classifier`` f. Labels enter the last term, and nothing else unless ``maps`` is an
+    :class:`advdef.map_controls.OracleMap`. A recipe of ours, in the manner of HGD (https://arxiv.org/abs/1712.02976)
+    and NRP (https://arxiv.org/abs/2006.04924).
+
+    Pairs come from the cache (``pairs_seed`` draws them), or with ``fresh`` each batch is attacked when needed. The
+    deployed weights are a running average with a factor of at most ``average`` per step, taken after the epoch where
+    they did best on the last ``validation`` of the images, which are not trained on. Returns the losses of each epoch:
+    ``{"loss", "validation"}`` (epochs,), and ``{"epoch"}`` (), the one taken, counted from 1.
+
+    ``options`` go to :func:`advdef.training.fit`.
+
+    Raises ValueError for a classifier that is not frozen, for weights or shares that make no sense and for augmentation
+    that is not the recipe's; TrainingDiverged when a loss is not finite.
+    """
+    check_frozen(classifier)
+    if min(pixel, cross_entropy, feature) < 0 or pixel + cross_entropy + feature <= 0:
+        raise ValueError(f"pixel, cross_entropy and feature must be weights, not {(pixel, cross_entropy, feature)}")
+    if not 0 <= average < 1:
+        raise ValueError(f"average must lie in [0, 1), not {average}")
+    if {"shift", "flip"} & options.keys():
+        raise ValueError("images are moved and mirrored before they are attacked: give shift and flip to the recipe")
+    held = round(validation * len(split))
+    if not 0 < held < len(split):
+        raise ValueError(f"validation must leave images on both sides, not {validation} of {len(split)}")
+    head = Split(split.images[:-held], split.labels[:-held])
+    tail = Split(split.images[-held:], split.labels[-held:])
+    layer = default_taps(classifier)[-1]
+
+    def loss(network: nn.Module, images: Tensor, clean: Tensor, labels: Tensor) -> Tensor:
+        # a map is an input here; f is frozen, so there is nothing to learn through it
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            seen = map_of(maps, images, labels)
+        restored = images - network(images, seen).float()
+        total = pixel * (restored - clean).abs().mean()
+        if cross_entropy or feature:
+            with tapped(classifier, [layer]) as features:
+                with torch.no_grad():
+                    classifier(clean)
+                    wanted = features[layer].float()
+                logits = classifier(restored.clamp(0, 1)).float()
+                total = total + feature * (features[layer].float() - wanted).abs().mean()
+            total = total + cross_entropy * F.cross_entropy(logits, labels)
+        return total
+
+    def cached(network: nn.Module, both: Tensor, labels: Tensor) -> Tensor:
+        images, clean = both.chunk(2, 1)
+        return loss(network, images, clean, labels)
+
+    def on_the_fly(network: nn.Module, clean: Tensor, labels: Tensor) -> Tensor:
+        with torch.autocast(clean.device.type, enabled=False):
+            images = attacked(classifier, clean, labels, recipe, generator=generator)[0]
+        return loss(network, images, clean, labels)
+
+    known = cached_pairs(classifier, tail, recipe, seed=2 * pairs_seed + 1).split()
+    averaged, steps = copy.deepcopy(model), 0
+    best = copy.deepcopy(model.state_dict())
+    found: list[float] = []
+
+    def follow() -> None:
+        nonlocal steps
+        steps += 1
+        share = 1 - min(average, (1 + steps) / (10 + steps))  # closely at first, when there is little to average
+        with torch.no_grad():
+            for old, new in zip(averaged.parameters(), model.parameters(), strict=True):
+                old.lerp_(new, share)
+
+    def judge(epoch: int) -> None:
+        if epoch == 0:
+            return
+        with torch.no_grad(), borrowed(averaged, quiet=True):
+            sums = [cached(averaged, both, y) * len(y) for both, y in known.batches(500)]
+        value = float(torch.stack(sums).sum()) / len(known)
+        if not math.isfinite(value):
+            model.load_state_dict(best)
+            model.eval()
+            raise TrainingDiverged(
+                f"the loss on held-out images is not finite after epoch {epoch} of {epochs}: lower learning_rate; the "
+                "model is back at its best weights",
+                best,
+                epoch - 1,
+            )
+        if value < min(found, default=math.inf):
+            best.update(copy.deepcopy(averaged.state_dict()))
+        found.append(value)
+
+    if fresh:
+        options |= {"shift": recipe.shift, "flip": recipe.flip}
+    losses = fit(
+        model,
+        head if fresh else cached_pairs(classifier, head, recipe, seed=2 * pairs_seed).split(),
+        epochs=epochs,
+        generator=generator,
+        objective=on_the_fly if fresh else cached,
+        learning_rate=learning_rate,
+        schedule=schedule,
+        before_epoch=judge,
+        after_step=follow,
+        **options,
+    )
+    judge(epochs)
+    model.load_state_dict(best)
+    chosen = torch.tensor(found.index(min(found)) + 1)
+    return {"loss": torch.tensor(losses), "validation": torch.tensor(found), "epoch": chosen}

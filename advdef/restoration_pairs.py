@@ -1,0 +1,172 @@
+"""Attacked images and what they were before: what a restorer learns from, made once for a classifier, or on the fly."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from advdef.artifacts import cache_folder, digest, fingerprint, write_atomically
+from advdef.attacks._types import Attack
+from advdef.attacks.gradient import fgsm, pgd
+from advdef.data import Split
+
+__all__ = ["Pairs", "Recipe", "attacked", "cached_pairs", "load_pairs", "make_pairs"]
+
+ATTACKS: Mapping[str, Attack] = {
+    "FGSM": partial(fgsm),
+    "PGD-5": partial(pgd, steps=5, step_size=0.5),
+    "PGD-10": partial(pgd, steps=10, step_size=0.25),
+}
+
+
+_TENSORS = ("attacked", "clean", "labels", "kinds", "eps")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What happens to an image before a restorer sees it; which of it, and how strongly, is drawn for each image.
+
+    A share ``clean`` stays as it is, a share ``noise`` gets uniform noise, the others one of the ``attacks`` (names in
+    ``ATTACKS``), with an eps in pixels out of ``eps``. Before, images are moved by up to ``shift`` pixels and, with
+    ``flip``, mirrored. ``copies`` is how often each image is taken when pairs are made in advance. Raises ValueError
+    for settings that make no sense.
+    """
+
+    eps: tuple[float, ...]
+    attacks: tuple[str, ...] = ("FGSM", "PGD-10")
+    clean: float = 0.25
+    noise: float = 0.05
+    copies: int = 1
+    shift: int = 0
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.eps or not all(0 < eps <= 1 for eps in self.eps):
+            raise ValueError(f"eps must be in pixels, above 0 and at most 1, not {self.eps}")
+        if not self.attacks or not set(self.attacks) <= set(ATTACKS):
+            raise ValueError(f"attacks must be some of {', '.join(ATTACKS)}, not {self.attacks}")
+        if not (self.clean >= 0 and self.noise >= 0 and self.clean + self.noise < 1):
+            raise ValueError(f"clean and noise must be shares that leave something, not {self.clean} and {self.noise}")
+        if self.copies < 1:
+            raise ValueError(f"copies must be at least 1, not {self.copies}")
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What an image may get."""
+        return ("clean", "noise", *self.attacks)
+
+
+def attacked(
+    classifier: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, *, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Images (N, C, H, W) after the recipe, rounded to bytes; which of its ``kinds`` each got (N,), and at what eps."""
+    n, device = len(images), images.device
+    share = (1 - recipe.clean - recipe.noise) / len(recipe.attacks)
+    shares = torch.tensor([recipe.clean, recipe.noise, *[share] * len(recipe.attacks)])
+    kinds = torch.multinomial(shares, n, replacement=True, generator=generator)
+    eps = torch.tensor(recipe.eps)[torch.randint(len(recipe.eps), (n,), generator=generator)]
+    eps = eps.masked_fill(kinds == 0, 0.0).to(device)
+    noise = torch.rand(images.shape, generator=generator).to(device)
+    found = images.clone()
+    for number, kind in enumerate(recipe.kinds):
+        rows = torch.nonzero(kinds == number)[:, 0].to(device)
+        if kind == "clean" or len(rows) == 0:
+            continue
+        x, budget = images[rows], eps[rows]
+        if kind == "noise":
+            found[rows] = (x + (2 * noise[rows] - 1) * budget[:, None, None, None]).clamp(0, 1)
+        else:
+            found[rows] = ATTACKS[kind](classifier, x, labels[rows], eps=budget, generator=generator)
+    return (255 * found).round() / 255, kinds.to(device), eps
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Attacked and clean images, uint8 (M, C, H, W); labels, kinds and eps (M,); the attacked classifier's hash."""
+
+    attacked: Tensor
+    clean: Tensor
+    labels: Tensor
+    kinds: Tensor
+    eps: Tensor
+    classifier: str
+
+    def split(self) -> Split:
+        """Both images of a pair as the channels of one (M, 2 C, H, W), the attacked one first."""
+        return Split(torch.cat([self.attacked, self.clean], 1), self.labels)
+
+    def save(self, path: Path) -> None:
+        """Write the pairs atomically, as safetensors."""
+        tensors = {name: value.cpu().contiguous() for name, value in vars(self).items() if name != "classifier"}
+        write_atomically(path, safetensors.torch.save(tensors, {"classifier": self.classifier}))
+
+
+def make_pairs(
+    classifier: nn.Module,
+    split: Split,
+    recipe: Recipe,
+    *,
+    generator: torch.Generator,
+    batch_size: int = 500,
+    progress: bool = False,
+) -> Pairs:
+    """``recipe.copies`` pairs of each image, against a classifier."""
+    parts: list[tuple[Tensor, ...]] = []
+    bar = tqdm(total=recipe.copies * math.ceil(len(split) / batch_size), disable=not progress, leave=False)
+    for _ in range(recipe.copies):
+        for images, labels in split.batches(batch_size, generator=generator, shift=recipe.shift, flip=recipe.flip):
+            found, kinds, eps = attacked(classifier, images, labels, recipe, generator=generator)
+            parts.append((_bytes(found), _bytes(images), labels, kinds, eps))
+            bar.update()
+    bar.close()
+    tensors = {name: torch.cat(column) for name, column in zip(_TENSORS, zip(*parts, strict=True), strict=True)}
+    return Pairs(**tensors, classifier=_identity(classifier))
+
+
+def _identity(classifier: nn.Module) -> str:
+    """A classifier by its weights and its architecture."""
+    return hashlib.sha256(f"{classifier!r} {digest(classifier)}".encode()).hexdigest()[:16]
+
+
+def _bytes(images: Tensor) -> Tensor:
+    return (255 * images).round().to(torch.uint8)
+
+
+def load_pairs(path: Path, classifier: nn.Module, *, device: str | torch.device = "cpu") -> Pairs:
+    """Pairs from a file; raises ValueError for pairs that were made for another classifier, and for a broken file."""
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            tensors = {name: file.get_tensor(name) for name in _TENSORS}
+            owner = file.metadata()["classifier"]
+    except (SafetensorError, TypeError, KeyError) as failure:
+        raise ValueError(f"{path} holds no pairs ({failure}): delete it, and they are made anew") from failure
+    if owner != _identity(classifier):
+        raise ValueError(f"the pairs in {path} attack another classifier than this one: make others")
+    return Pairs(**tensors, classifier=owner)
+
+
+def cached_pairs(classifier: nn.Module, split: Split, recipe: Recipe, *, seed: int, progress: bool = False) -> Pairs:
+    """:func:`make_pairs`, kept in the cache folder under all that determines them."""
+    content = hashlib.sha256()
+    for tensor in (split.images, split.labels):
+        content.update(tensor.cpu().contiguous().numpy().data)
+    device = split.images.device
+    facts = [_identity(classifier), content.hexdigest(), repr(recipe), seed, device.type, torch.__version__]
+    facts.append(fingerprint(make_pairs))
+    name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]
+    path = cache_folder().with_name("pairs") / f"{name}.safetensors"
+    if path.exists():
+        return load_pairs(path, classifier, device=device)
+    generator = torch.Generator().manual_seed(seed)
+    pairs = make_pairs(classifier, split, recipe, generator=generator, progress=progress)
+    pairs.save(path)
+    return pairs
