@@ -50,9 +50,9 @@ def ladder(
 
     ``twin`` makes maps like the defence's of a smooth twin of its classifier (A4, for gradient maps alone);
     ``transfer`` models are attacked in the defence's stead (A8). On a defence without maps A2 is plain autograd on it,
-    and without restoration there is no A1. A5 and A7 go the way of A2: where autograd finds no gradient, as in JPEG,
-    only A1 and what begins at A0 or A1 is worth anything. Attacks on models that give the defence's own values stop at
-    their first success. DLR needs at least three classes, and Square the extra ``eval``.
+    and without restoration there is no A1. A5 and A7 climb the same model as A2: where autograd finds no gradient in
+    it, as in JPEG, A1 is the rung to look at. Attacks on models that give the defence's own values stop at their first
+    success. DLR needs at least three classes, and Square the extra ``eval``.
     """
     surrogates = defence.surrogates()
     mapped = surrogates.get("detached map")
