@@ -37,6 +37,7 @@ class Plan:
     notebook: str
     claims: tuple[str, ...]
     models: tuple[str, ...]
+    attacked: tuple[str, ...]  # of the models, those that meet the long list of attacks
     settings: dict[str, Any]
     changes: dict[str, str]
     imports: str
@@ -71,6 +72,7 @@ PLANS = {
         "02_neuron_sensitivity",
         claims=("S1", "S2", "S3", "S4", "S5", "S6"),
         models=("ResNet18", "VGG16"),
+        attacked=("ResNet18", "VGG16"),
         settings={
             "train": 96, "epochs": 2, "train_steps": 1, "ramp": 1, "probe": 32, "probe_steps": 1, "seeds": 2,
             "pairs": 32, "measuring": 3, "substituted": 20, "draws": 1, "occluded": 16, "images": 24,
@@ -91,6 +93,7 @@ PLANS = {
         "03_nip",
         claims=tuple(f"C{i}" for i in range(1, 11)),
         models=("VGG-19", "AlexNet"),
+        attacked=("VGG-19", "AlexNet"),
         settings={
             "networks": {"cifar10": ("VGG-19", "AlexNet")}, "epochs": {"cifar10": 4}, "at_epochs": 1, "seeds": 2,
             "images": 20, "minimal": (3, 3), "eleven": 10, "least": 2, "boundary": 5, "levels": 20, "per_class": 8,
@@ -104,6 +107,24 @@ PLANS = {
             '"AlexNet": AlexNet,': '"AlexNet": partial(VGG, stages=((8, 1), (8, 1), (8, 1))),',
         },
         imports="from advdef.models.vgg import VGG",
+        images=pale_digits,
+    ),
+    "trn": Plan(
+        "04_trn",
+        claims=tuple(f"C{i}" for i in range(1, 12)),
+        models=("ResNet-18", "small ResNet", "LeNet-5"),
+        attacked=("ResNet-18",),
+        settings={
+            "networks": {"cifar10": "ResNet-18"}, "epochs": 4, "size": "XS", "train": 60, "restorer_epochs": 1,
+            "seeds": 2, "larger": "S", "images": 24, "steps": 2, "strong": (2, 1), "wide": 12, "ladder_images": 12,
+            "ladder_steps": 2, "queries": 5, "curve": 2, "checks": "fast", "timed": (4, 1), "least": (1, 3),
+        },
+        changes={
+            '"ResNet-18": ResNet18,': '"ResNet-18": partial(ResNet, blocks=(1, 1), width=8),',
+            # so few images make enough steps to learn every class
+            'schedule="one_cycle", shift=2)': 'schedule="one_cycle", batch_size=20)',
+        },
+        imports="from advdef.models.resnet import ResNet",
         images=pale_digits,
     ),
 }  # fmt: skip
@@ -166,7 +187,7 @@ def test_the_paper_profile_leaves_a_complete_record(rehearsal: Rehearsal) -> Non
 def test_every_attack_met_images_of_each_network(rehearsal: Rehearsal) -> None:
     """Else its code was not rehearsed: an attack that is left no image does nothing."""
     plan, _, record = rehearsal
-    for model in plan.models:
+    for model in plan.attacked:
         tried: dict[str, int] = {}
         for row in record["rows"]:
             if row["model"] == model and "tried" in row:
