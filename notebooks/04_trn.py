@@ -124,7 +124,7 @@ PROFILES = {
         ablations=("image only", "shuffled map", "Sobel map", "oracle map",
                    "concat", "pixel loss", "HGD-style"),
         larger=None, images=100, steps=5, strong=(5, 1), wide=40, ladder_images=20,
-        ladder_steps=5, queries=20, classes=3, curve=1, checks="fast", timed=(64, 3), least=(2, 20),
+        ladder_steps=5, queries=20, classes=3, curve=1, checks="fast", timed=(64, 3), least=(5, 20),
     ),
     "laptop": dict(
         networks={"fashion_mnist": "small ResNet", "cifar10": "SmallVGG"},
@@ -134,7 +134,7 @@ PROFILES = {
                    "oracle map", "early", "sum", "concat", "heavy", "pixel loss",
                    "pixel + CE", "pixel + feature", "HGD-style"),
         larger="S", images=1_000, steps=20, strong=(50, 1), wide=200, ladder_images=100,
-        ladder_steps=40, queries=500, classes=3, curve=3, checks="fast", timed=(128, 5), least=(4, 100),
+        ladder_steps=40, queries=500, classes=3, curve=3, checks="fast", timed=(128, 5), least=(6, 150),
     ),
     "paper": dict(
         networks={"cifar10": "ResNet-18", "fashion_mnist": "ResNet-18", "svhn": "ResNet-18"},
@@ -509,10 +509,15 @@ figure, axes = plt.subplots(
     1, len(cases), figsize=(4.2 * len(cases) + 0.4, 3), squeeze=False
 )
 for panel, case in zip(axes[0], cases, strict=True):
-    for label in ("average", "predicted"):
-        sizes = STUDY[case, "PGD", f"{label}, size"].clamp_min(1e-30).log10()
+    sizes = {
+        label: STUDY[case, "PGD", f"{label}, size"].clamp_min(1e-30).log10().cpu()
+        for label in ("average", "predicted")
+    }
+    ends = torch.cat(list(sizes.values())).aminmax()
+    bins = torch.linspace(ends.min, ends.max, 60).numpy()
+    for label, values in sizes.items():
         tone = plotting.COLOURS["TRN" if label == "average" else "predicted"]
-        panel.hist(sizes.cpu().numpy(), bins=40, color=tone, alpha=0.7, label=label)
+        panel.hist(values.numpy(), bins=bins, color=tone, alpha=0.7, label=label)
     panel.set(xlabel="log10 of the mean absolute value", title=case.name)
 axes[0][0].set_ylabel("images")
 axes[0][0].legend(fontsize=8)
@@ -884,7 +889,8 @@ for panel, case in zip(axes[0], cases, strict=True):
     panel.axvline(case.eps, color="0.4", ls="--", lw=0.8)
     panel.set(title=f"{case.name}, {case.kind}", xlabel="eps", ylim=(-0.03, 1.03))
 axes[0][0].set_ylabel("accuracy")
-axes[0][0].legend(fontsize=7)
+named_lines = axes[0][0].get_legend_handles_labels()
+figure.legend(*named_lines, loc="outside lower center", ncols=5, fontsize=7)
 plt.show()
 
 # %% [markdown]
@@ -1055,7 +1061,10 @@ for way, target in ways.items():
         )  # fmt: skip
         line.append(outcome.robust.float().mean().item())
     MAIN.run.values[f"steps/{way}"] = dict(zip(map(str, counts), line, strict=True))
-    panel.plot(counts, line, marker="o", color=tones[way], label=way)
+    style = {"A0 oblivious": ":", "A1 identity": "--", "A2 detached map": "-"}.get(
+        way, "-."
+    )
+    panel.plot(counts, line, style, marker="o", color=tones[way], label=way)
 panel.set(xscale="log", xlabel="steps", ylabel="accuracy", ylim=(-0.03, 1.03))
 panel.set_xticks(counts, [str(n) for n in counts])
 panel.minorticks_off()
@@ -1236,6 +1245,12 @@ def recovered(what, treated, bare, clean):
     return Condition(what, gain.low > 0 and half.low > 0, number)
 
 
+def took(case, attack):
+    """Whether an attack fooled the bare classifier on any image."""
+    left = HITS[case, "none", attack]
+    return bool((HITS[case, "none", "clean"][: len(left)] & ~left).any())
+
+
 def better(what, k):
     """TRN minus a variant, over images and, where there are several, over seeds."""
     images, seeds = lead("TRN", FIVE, over=k)
@@ -1284,7 +1299,8 @@ for case in cases:
     give("C3", estimates)
     fusions = [k for k in GROUPS["fusion"] if k not in ("TRN", "heavy")]
     give("C4", [better(f"TRN − {k}", k) for k in fusions if case is MAIN])
-    give("C5", [against(a) for a in ("FFGSM", "BIM", "MIM", *case.unseen)])
+    others = ("FFGSM", "BIM", "MIM", *case.unseen)
+    give("C5", [against(a) for a in others if took(case, a)])
 
     kept = paired_difference(hits("TRN", "clean"), hits("none", "clean"))
     give("C6", [Condition.above("TRN − undefended, clean", kept, -0.02)])
@@ -1314,7 +1330,7 @@ for case in cases:
         ]
         gain = mean_interval(both[0] - both[1])
         grows.append(Condition.above(f"TRN-{P['larger']} − TRN-{P['size']}", gain, 0.0))
-    give("C8", grows)
+    give("C8", grows, summary="" if grows else "no larger network was trained")
     give(
         "C9",
         [
