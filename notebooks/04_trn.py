@@ -25,8 +25,8 @@
 #
 # ```{admonition} What is known, and what is our reconstruction
 # :class: note
-# Of the paper we had the abstract and the first sentences of the introduction **[paper]**, and an article about it **[secondary source]**. They name a gradient map
-# estimation mechanism, a restoration network with two streams, and a fusion block; FGSM, BIM and PGD; CIFAR-10, SVHN and Fashion-MNIST. No formula, layer, loss,
+# Of the paper we had the abstract and the first sentences of the introduction **[paper]**, and an article about it **[secondary source]**. The paper's text names a gradient map
+# estimation mechanism, a restoration network with two streams, and a fusion block; FGSM, BIM and PGD; CIFAR-10, SVHN and Fashion-MNIST. The article adds MIM and FFGSM. No formula, layer, loss,
 # budget, baseline, table or number of the paper is known to us. How the gradient is estimated without the label, the layers, the fusion, the losses, the training
 # data, the classifiers, the baselines and the rules that decide the claims are **our reconstruction**; where a choice is free, the page tries the others as
 # well. A verdict here is about our reading of TRN.
@@ -114,7 +114,8 @@ plotting.use_style()
 # ## How much is computed
 #
 # The same code runs in three sizes. The numbers on this page come from the profile named in the table's caption. Test images are drawn at random, always the
-# same ones; restorers are trained and chosen on training images alone.
+# same ones; restorers are trained and chosen on training images alone. In the table, *others* are the further classifiers of C7, *train* the images that restorers see (None: all), *strong* the steps and starts of APGD, *wide* the images for slow
+# attacks, *least* the settings of C&W, *classes* the target classes, *curve* the number of budgets in the ladder, and *timed* the batch and the runs of the cost table. Wide tables scroll sideways.
 
 # %%
 PROFILES = {
@@ -229,7 +230,7 @@ OTHERS = {kind: classifier(MAIN, kind) for kind in P["others"]}
 # | **predicted**, **second** most and **least** likely label | $J^\top (p - e_{k})$ for that $k$ | 1 |
 #
 # each divided by its mean size and cut to $[-4, 4]$. (The mean weighted with $p$ is zero, always: $\sum_k p_k (p - e_k) = 0$.) The gradient of
-# the prediction shrinks with $1 - p$ of that class; the average has no such factor. The map of the true label is an *oracle*: it stands in a class of its own, and no defence can have it.
+# the prediction shrinks with $1 - p$ of that class; the average has no such factor. The map of the true label is an *oracle*: in the code it is kept apart from the others, and no defence can have it.
 
 # %%
 example = MAIN.data.test.float_images()[:4]
@@ -251,9 +252,9 @@ assert torch.allclose(
 # Two streams of residual blocks, one for the image and one for the map; a fusion block that weighs the channels of both by a gate and mixes them; more residual blocks; and a last convolution, which also sees what the first one made of the image, and starts at zero, so
 # that the untrained network changes nothing. What it puts out is subtracted from the image, to give $T$. Training minimises
 #
-# $$\overline{\lvert T - x \rvert} + 0.1\; \overline{\lvert \varphi(\hat T) - \varphi(x) \rvert} + 0.05\, \mathrm{CE}(f(\hat T), y)$$
+# $$\begin{aligned} &\overline{\lvert T - x \rvert} + 0.1\; \overline{\lvert \varphi(\hat T) - \varphi(x) \rvert} \\ &\quad + 0.05\, \mathrm{CE}(f(\hat T), y) \end{aligned}$$
 #
-# over pairs of attacked and clean images, with means over pixels and features, $\hat T$ the restored image cut to $[0, 1]$ and $\varphi$ the last features of the frozen classifier $f$. A quarter of the images is clean, a twentieth has uniform noise, the others are attacked by FGSM or PGD at a quarter, half, three
+# over pairs of attacked and clean images, with means over pixels and features, $\hat T$ the restored image cut to $[0, 1]$ and $\varphi$ the last features of the frozen classifier $f$. A quarter of the images are clean, a twentieth have uniform noise, and the others are attacked by FGSM or PGD at a quarter, half, three
 # quarters or all of the budget. BIM, MIM, FFGSM and all the others are not seen in training. Every variant below has the same pairs, steps and (but for the larger fusion) almost the same number of parameters.
 
 # %%
@@ -393,8 +394,9 @@ notebook.table(
 # %% [markdown]
 # ## The attacks
 #
-# All are made on the bare classifier; attackers who know of the restoration come later. Five are those that the introduction and the secondary source name; training uses FGSM and PGD. The others follow,
-# on fewer images. Attacked images are not rounded to bytes, those of training are. The budget is that of training, in $L_\infty$; C&W and DeepFool look for the smallest change.
+# All are made on the bare classifier; attackers who know of the restoration come later. FGSM, BIM and PGD are named in the introduction **[paper]**, MIM and FFGSM in the article **[secondary source]**: *the five attacks* from here on. Training uses FGSM and PGD, of which FFGSM, BIM and MIM are close relatives. The others follow,
+# on fewer images. Attacked images are not rounded to bytes, those of training are. The budget is the largest of training, in $L_\infty$. C&W and DeepFool look for the smallest change in $L_2$ and stop just behind the border, where
+# almost any change to the image can undo them: compare the row of JPEG.
 
 
 # %% tags=["hide-input"]
@@ -454,7 +456,8 @@ for case in tqdm(cases, desc="attacks", leave=False):
 #
 # On attacked images that fool the classifier: the cosine of each map to the gradient at the true label, and how both compare with the perturbation $\delta$ that the attack
 # made. For a confidently fooled network whose logits have orthogonal gradients of equal length, theory gives $\cos(G_\text{avg}, G_\text{true}) = 1/\sqrt{2(1 - 1/K)}$, 0.745 for ten classes. The
-# predicted label's map leads away from what the classifier now believes, towards the runner-up: under the same assumption its cosine to the true gradient is −1 where that is the true class, and −1/2 where it is another. The gradient at any other wrong class has +1/2.
+# predicted label's map leads away from what the classifier now believes, towards the runner-up: under the same assumption its cosine to the true gradient is −1 where that is the true class, and −1/2 where it is another. The gradient at any other wrong class has +1/2. Real logits
+# do not have such gradients: how far the table is from these numbers shows how rough the assumption is.
 
 # %% tags=["hide-input"]
 LABELS = ("average", "predicted", "second", "least")
@@ -523,7 +526,7 @@ axes[0][0].set_ylabel("images")
 axes[0][0].legend(fontsize=8)
 plt.show()
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "From above: clean image; attacked by PGD; the perturbation; the gradient at the true label, which the defender does not know; the map averaged over the classes; that of the predicted label; Sobel's map. Each is scaled to be seen; grey is zero.", "name": "fig-trn-maps"}, "image": {"alt": "A grid of small images: clean and attacked images, the perturbation, and four kinds of maps for several examples of each data set."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "From above: clean image; attacked by PGD; the perturbation; the gradient at the true label, which the defender does not know; the map averaged over the classes; that of the predicted label; Sobel's map. All but the first two rows are scaled to be seen; grey is zero. Above each column: the label, and what the classifier makes of the attacked image.", "name": "fig-trn-maps"}, "image": {"alt": "A grid of small images: clean and attacked images, the perturbation, and four kinds of maps for several examples of each data set."}}
 SHOWN = 4
 
 
@@ -564,6 +567,9 @@ plt.show()
 
 # %% [markdown]
 # ## Restoration
+#
+# *Restored* can mean two things: that the classifier is right again, or that the image is nearer to the clean one than before. C1 is decided by the first alone. The second is in the columns *PSNR* and *PSNR before* below: where the first is not the larger,
+# the image was made readable for this classifier, not cleaned.
 
 
 # %% tags=["hide-input"]
@@ -639,10 +645,11 @@ notebook.table(
 )
 
 # %% [markdown]
-# ## C1, C5, C6 and C10: attackers who do not know of it
+# ## C1, C5, C6 and C10: attackers who do not know of the defence
 #
 # Examples made on the bare classifier, replayed on each defence: most likely, we guess, the setting of the paper's main results. Fast-AT has other weights, so for it this is a transfer attack, and its row no fair comparison;
-# that comes with the ladder. One network of each kind stands here; how much seeds matter is in the next section.
+# that comes with the ladder. One network of each kind stands here, that of the first seed, and the intervals are over images alone: another seed can shrink or turn a difference of several points between trained restorers.
+# The next section has more seeds for the first data set; the tables after it have this one again.
 
 # %% tags=["hide-input"]
 HITS = {}
@@ -704,7 +711,9 @@ notebook.table(
 # ## C2 and C4: what does it?
 #
 # The heart of the matter. Every variant below is trained on the same pairs with the same settings, over the same seeds. A map of noise, of the neighbour's image or of Sobel's filter has the two streams, and nothing of the classifier's gradient at this image; the network
-# without a map spends the same number of blocks on the image. *Oracle map* knows the label and is out of competition; *HGD-style* has no map, and learns from features alone.
+# without a map spends the same number of blocks on the image. *Oracle map* knows the label and is out of competition. Of the fusions, *early* stacks image
+# and map before the first layer, *sum* adds the streams, *concat* mixes them without the gate, and *heavy* has a residual block on the channels of both. Of the losses, those named remain; without cross-entropy the labels have no part in training. *HGD-style* has no map and learns from
+# the classifier's features alone, as the high-level representation guided denoiser does. Where leaving out a loss changes more than leaving out the map, it is the loss, and not the gradient, that does the work.
 
 
 # %% tags=["hide-input"]
@@ -786,8 +795,10 @@ notebook.table(
 # %% [markdown]
 # ## Is the map looked at, and does it leak the label?
 #
-# Two tests on trained networks. First, TRN keeps its weights and gets another map at test time: of its neighbour in the batch, of noise, of zeros, or of Sobel's filter. If accuracy stays, the stream is ignored; a fall shows that it is used, not that it helps, since training has never seen such a map there. Second, images that show nothing
-# (noise, or grey) are labelled at random: a map that knows the label would give it back. TRN's takes no label, so that chance is what must come out: a test of the code.
+# Two tests on trained networks. First, TRN keeps its weights and gets another map at test time: that of its neighbour in the batch, noise, zeros, that of Sobel's filter, or its own with the sign turned. If accuracy stays, the stream matters little. A fall shows that it is used, not that it helps, since this
+# network never saw such maps in training; a rise shows that its own map costs accuracy there. Second, images that show nothing
+# (noise, or grey) are labelled at random: a map that knows the label can give it back. How often the oracle's map does so shows how much the test can see; where it is near chance, the test sees little. TRN's map takes no label, so that chance is
+# what must come out: a test of the code.
 
 
 # %% tags=["hide-input"]
@@ -1127,7 +1138,8 @@ plotting.robustness_curves(curves)
 plt.show()
 
 # %% [markdown]
-# The ids in the next table are those of the protocol's list of checks; they have nothing to do with rungs and claims.
+# The ids in the next table are those of the list of checks in [the protocol](../book/protocol.md); they have nothing to do with rungs and claims. A check that fires asks for an explanation. B6 has to fire for TRN, which takes a gradient to classify. B8 fires where a little noise changes the margin
+# much. E2 asks for three trained networks, and the ladder meets one.
 
 # %% tags=["hide-input"]
 CARD = dict(
@@ -1155,6 +1167,9 @@ notebook.check_table(
 
 # %% [markdown]
 # ## C8: what it costs, and how it grows
+#
+# $f$ is the classifier. Fast-AT is the same network as the bare classifier with other weights: as far as their rows differ, the times are noise. C8 asks only whether a larger network restores better, by however little and with one seed; whether a larger network
+# *without* a map gains as much was not tried.
 
 # %% tags=["hide-input"]
 batch, rounds = P["timed"]
@@ -1379,8 +1394,9 @@ record("verdict_table", shown)
 shown
 
 # %% [markdown]
-# Each verdict follows from a rule; *supported* means that it holds in every case it names, *partly* in some, *not supported* in none. C2 and C4 are decided on the first data set, where every variant was trained. *Not supported* is not *refuted*: an interval over few seeds is wide, and may simply not tell;
-# and there are many intervals, for which nothing is corrected.
+# Each verdict follows from a rule; *supported* means that it holds in every case it names, *partly* in some, *not supported* in none. C2 and C4 are decided on the first data set, where every variant was trained; so are the comparison with the
+# oracle in C3, the other classifiers of C7 and the larger network of C8. On the other data set the same word rests on fewer conditions, and C10 on one seed. C2 is a single condition: TRN must exceed all its controls. *Not supported* can mean two things: where an
+# interval contains the threshold, as one over few seeds often does, the run does not tell; where all of it lies on the wrong side, the run speaks against the claim. There are many intervals, for which nothing is corrected.
 
 # %% tags=["hide-input"]
 notebook.table(
@@ -1396,18 +1412,19 @@ notebook.table(
 # %% [markdown]
 # ## Limitations
 #
-# - All verdicts are about a small network in few epochs where the profile is not `paper`; what was trained on, and for how long, is in the table of profiles and under *The restorers*. Restorers see fewer images than the classifiers
-#   and Fast-AT do.
+# - Unless the profile is `paper`, all verdicts are about a small network that was trained for few epochs, and the restorers see fewer images than the classifiers and Fast-AT do. What was trained, on how many images and for how long, is in the table of profiles and in the folded table
+#   above *The attacks*.
 # - In the ladder, one network of each kind meets the attacks, on as many images as its caption says. Fast-AT has no map and no restoration, so some rungs do not exist for it; it was trained at the main eps, and also meets smaller ones.
-# - The transforms have usual settings that were not tuned here; a weaker or stronger one may do better. Through JPEG and bit depth no adaptive attacker went.
+# - The transforms have usual settings that were not tuned here; a weaker or stronger one may do better. Only TRN, the network without a map and Fast-AT met attackers who know the defence; JPEG, bit depth, the median, total variation and HGD-style did not. None of the defences in C10 is
+#   meant as the state of the art, and SVHN, which C10 names, is in the profile `paper` alone.
 # - Training TRN on attacks through itself was not tried.
 #
 # What would change a verdict: the paper's own estimate of the gradient, network, losses and training attacks; larger networks and longer training (profile `paper`). None of them would make a preprocessor that can be differentiated hard to differentiate.
 #
 # ## Why such an evaluation looks good
 #
-# The attack decides. The images and the budget are the same in every column; only what the attacker does about the restoration changes: nothing (A0), taking its gradient for the identity (A1), or differentiating it with the map
-# held constant (A2), which is one line of automatic differentiation.
+# The attack decides. The images and the budget are the same in every column. In the columns of TRN the defence is the same as well, and only the attacker changes: A0 does nothing about the restoration, A1 takes its gradient for the identity, A2 differentiates it
+# with the map held constant (one line of automatic differentiation), and the last takes all rungs. The columns beside them are other defences on the same images.
 
 # %% tags=["hide-input"]
 rows = []
