@@ -45,13 +45,10 @@ class Restoration(Preprocessed):
 
     def prepare(self, images: Tensor) -> Tensor:
         """Restored images."""
-        return self._restored(images, None if self.maps is None else self.maps(images))
+        return self.prepare_with(images, None if self.maps is None else self.maps(images))
 
-    def prepare_with(self, images: Tensor, maps: Tensor) -> Tensor:
+    def prepare_with(self, images: Tensor, maps: Tensor | None) -> Tensor:
         """Restored images, with maps (N, M, H, W) in place of their own."""
-        return self._restored(images, maps)
-
-    def _restored(self, images: Tensor, maps: Tensor | None) -> Tensor:
         restored: Tensor = images - self.restorer(images, maps)
         return restored.clamp(0, 1)
 
