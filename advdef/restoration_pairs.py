@@ -24,6 +24,7 @@ __all__ = ["Pairs", "Recipe", "attacked", "cached_pairs", "load_pairs", "make_pa
 ATTACKS: Mapping[str, Attack] = {
     "FGSM": partial(fgsm),
     "PGD-5": partial(pgd, steps=5, step_size=0.5),
+    "PGD-7": partial(pgd, steps=7, step_size=0.3),
     "PGD-10": partial(pgd, steps=10, step_size=0.25),
 }
 

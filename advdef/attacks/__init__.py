@@ -16,6 +16,7 @@ from advdef.attacks.feature_neurons import neuron_targeted
 from advdef.attacks.feature_routing import feature_routing
 from advdef.attacks.from_foolbox import boundary, carlini_wagner, ddn, deepfool, ead, hop_skip_jump, pointwise
 from advdef.attacks.from_pyautoattack import autoattack, fab, square
+from advdef.attacks.gate import both_branches, unnoticed
 from advdef.attacks.gradient import bim, ffgsm, fgsm, mim, pgd
 from advdef.attacks.jsma import jsma
 from advdef.attacks.level_space import level_space
@@ -23,6 +24,7 @@ from advdef.attacks.losses import LOSSES, margin
 from advdef.attacks.minimal import minimal
 from advdef.attacks.noise import uniform_noise
 from advdef.attacks.precompensation import precompensated
+from advdef.attacks.rfgsm import rfgsm
 from advdef.attacks.single_pixel import single_pixel
 from advdef.attacks.suites import stopping, suite
 from advdef.attacks.two_conditions import two_conditions
@@ -40,6 +42,7 @@ __all__ = [
     "apgd",
     "autoattack",
     "bim",
+    "both_branches",
     "boundary",
     "candidates",
     "carlini_wagner",
@@ -66,6 +69,7 @@ __all__ = [
     "pointwise",
     "precompensated",
     "replace_gradient",
+    "rfgsm",
     "single_pixel",
     "square",
     "stopping",
@@ -74,5 +78,6 @@ __all__ = [
     "two_conditions",
     "uniform_noise",
     "universal",
+    "unnoticed",
     "warm_started",
 ]

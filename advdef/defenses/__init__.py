@@ -5,8 +5,10 @@ from advdef.defenses.inverse_perturbation import NIPDictionary, NIPSearch, NIPSe
 from advdef.defenses.nip_oracle import NIPOracle
 from advdef.defenses.noise import NoiseVote
 from advdef.defenses.preprocessing import AntiAdversary, BitDepth, Jpeg, Median, Preprocessed
+from advdef.defenses.purification import GatedPurification, Purification
 from advdef.defenses.quantization import Quantized, Quantizer, kmeans_thresholds, through_identity, train_quantized
 from advdef.defenses.restoration import OracleRestoration, Restoration
+from advdef.defenses.spiking import SpikingClassifier
 from advdef.defenses.stabilized import Stabilized
 from advdef.defenses.total_variation import TotalVariation
 
@@ -14,6 +16,7 @@ __all__ = [
     "AntiAdversary",
     "BitDepth",
     "Defense",
+    "GatedPurification",
     "Jpeg",
     "Median",
     "NIPDictionary",
@@ -23,9 +26,11 @@ __all__ = [
     "NoiseVote",
     "OracleRestoration",
     "Preprocessed",
+    "Purification",
     "Quantized",
     "Quantizer",
     "Restoration",
+    "SpikingClassifier",
     "Stabilized",
     "TotalVariation",
     "Undefended",

@@ -1,0 +1,98 @@
+"""Attacks on a defence with a detector that decides which of two branches is asked, or that an image is refused."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor, nn
+
+from advdef.attacks._balls import BallNorm
+from advdef.attacks._common import borrowed
+from advdef.attacks._objective import ascend_objective
+from advdef.attacks.losses import Goal, margin
+
+__all__ = ["both_branches", "unnoticed"]
+
+
+def both_branches(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float | Tensor,
+    branches: Sequence[nn.Module],
+    norm: BallNorm = "Linf",
+    steps: int = 100,
+    step_size: float | None = None,
+    restarts: int = 1,
+    random_start: bool = True,
+    stop_early: bool = False,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Ascend the smallest margin over all ``branches``, so that it does not matter which one the gate takes.
+
+    Each branch maps images to logits. ``model``, the defence, only judges. The other options and the contract are
+    those of :func:`advdef.attacks.pgd`. Raises ValueError for no branches.
+
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    >>> image, label = torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])
+    >>> x = both_branches(network, image, label, eps=0.1, branches=(network,), steps=3)
+    >>> float((x - image).abs().max()) <= 0.1 + 1e-6
+    True
+    """
+    if not branches:
+        raise ValueError("there must be a branch")
+
+    def objective(points: Tensor, goal: Goal) -> Tensor:
+        return torch.stack([margin(branch(points), goal.labels) for branch in branches]).amin(0)
+
+    with ExitStack() as stack:
+        for branch in branches:
+            stack.enter_context(borrowed(branch))
+        return ascend_objective(
+            model, images, labels, eps=eps, objective=objective, network=branches[0], norm=norm, steps=steps,
+            step_size=step_size, restarts=restarts, random_start=random_start, stop_early=stop_early,
+            generator=generator,
+        )  # fmt: skip
+
+
+def unnoticed(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float | Tensor,
+    network: nn.Module,
+    distance: Callable[[Tensor], Tensor],
+    threshold: float,
+    weight: float = 10.0,
+    enough: float = 1.0,
+    norm: BallNorm = "Linf",
+    steps: int = 100,
+    step_size: float | None = None,
+    restarts: int = 1,
+    random_start: bool = True,
+    stop_early: bool = False,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Fool the bare ``network`` where a detector stays quiet: where ``distance`` (N,) is at most ``threshold``.
+
+    Ascends min(margin(network(x)), enough) - weight * relu(distance(x) - threshold): once the network is fooled by a
+    lead of ``enough`` logits, all that counts is the detector. ``model``, the defence, only judges. The other options
+    and the contract are those of :func:`advdef.attacks.pgd`.
+
+    Raises ValueError for a weight that is negative or not finite, and for an ``enough`` that is not positive.
+    """
+    if not 0 <= weight < float("inf"):
+        raise ValueError(f"weight must be finite and not negative, not {weight}")
+    if not enough > 0:
+        raise ValueError(f"enough must be positive, not {enough}")
+
+    def objective(points: Tensor, goal: Goal) -> Tensor:
+        fooled = margin(network(points), goal.labels).clamp_max(enough)
+        return fooled - weight * (distance(points) - threshold).relu()
+
+    return ascend_objective(
+        model, images, labels, eps=eps, objective=objective, network=network, norm=norm, steps=steps,
+        step_size=step_size, restarts=restarts, random_start=random_start, stop_early=stop_early, generator=generator,
+    )  # fmt: skip

@@ -1,0 +1,30 @@
+"""R+FGSM: half of the budget by chance, half along the sign of the gradient."""
+
+import torch
+from torch import Tensor, nn
+
+from advdef.attacks._common import validate
+from advdef.attacks.gradient import pgd
+
+__all__ = ["rfgsm"]
+
+
+def rfgsm(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float | Tensor,
+    targets: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """x' = x + eps/2 sign(noise), then eps/2 sign(gradient at x') (https://arxiv.org/abs/1705.07204), in Linf.
+
+    The contract is that of :mod:`advdef.attacks.gradient`.
+    """
+    budget = validate(images, labels, eps)
+    signs = torch.randint(2, images.shape, generator=generator).to(images) * 2 - 1
+    return pgd(
+        model, images, labels, eps=eps, steps=1, step_size=0.5, targets=targets, start=images + budget / 2 * signs,
+        generator=generator,
+    )  # fmt: skip

@@ -1,0 +1,121 @@
+"""Image purification as a defence: a network takes the perturbation off, and the classifier sees the rest.
+
+Defences of this kind, a preprocessor in front of a classifier that stays as it was, have been broken time and again
+(https://arxiv.org/abs/1802.00420, https://arxiv.org/abs/2202.13711).
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from advdef.attacks.gate import both_branches, unnoticed
+from advdef.attacks.suites import Suite
+from advdef.defenses.preprocessing import Preprocessed
+from advdef.gradient_map import check_frozen
+from advdef.models.spiking import REDUCED, Purifier, Surrogate, stand_ins
+
+__all__ = ["GatedPurification", "Purification"]
+
+_STRAIGHT, _RATE = Surrogate("straight-through"), Surrogate("rate")
+
+
+class Purification(Preprocessed):
+    """The classifier on purified images: C(clip(x + R(x, N(x)), 0, 1)).
+
+    Source: the abstract of https://arxiv.org/abs/2404.17092; a reconstruction. All of it is differentiable up to the
+    derivative of a spike, so plain autograd on it is an end-to-end attack; the surrogates are the identity in place of
+    the purifier's gradient, other derivatives, and others in the purifier alone. The classifier may be any.
+
+    Raises ValueError for a classifier that is in training mode or has trainable parameters.
+    """
+
+    def __init__(
+        self, classifier: nn.Module, purifier: Purifier, *, derivatives: Mapping[str, Surrogate] = REDUCED
+    ) -> None:
+        check_frozen(classifier)
+        super().__init__(classifier)
+        self.purifier = purifier.eval()
+        self.derivatives = dict(derivatives)
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, as the frozen classifier has to."""
+        return self
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Purified images."""
+        purified: Tensor = self.purifier(images)
+        return purified
+
+    def surrogates(self) -> dict[str, nn.Module]:
+        """The identity as the purifier's gradient; each derivative throughout; two in the purifier alone."""
+        mixed = {f"purifier {rule}": {"purifier": rule} for rule in (_STRAIGHT, _RATE)}
+        found = super().surrogates() | stand_ins(self, self.derivatives)
+        return found | stand_ins(self, mixed if stand_ins(self.purifier, {"": _RATE}) else {})
+
+
+class GatedPurification(Purification):
+    """Purification where a detector asks for it: the label of C(P(x)) if D(x) > threshold, else that of C(x).
+
+    D is the largest difference between the classifier's probabilities for x and for P(x). The second version of the
+    paper has a detector with a norm of that kind; whose norm it is, is not known to us.
+
+    Raises ValueError for a threshold outside [0, 1].
+    """
+
+    def __init__(
+        self,
+        classifier: nn.Module,
+        purifier: Purifier,
+        threshold: float,
+        *,
+        derivatives: Mapping[str, Surrogate] = REDUCED,
+    ) -> None:
+        super().__init__(classifier, purifier, derivatives=derivatives)
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold must lie in [0, 1], not {threshold}")
+        self.threshold = float(threshold)
+
+    @classmethod
+    def calibrated(
+        cls, classifier: nn.Module, purifier: Purifier, images: Tensor, *, false_alarms: float = 0.05
+    ) -> "GatedPurification":
+        """With the threshold that a share ``false_alarms`` of clean images (N, C, H, W) exceeds.
+
+        They should have been in nobody's training. Raises ValueError for a share outside (0, 1) or no images.
+        """
+        if not 0 < false_alarms < 1 or len(images) == 0:
+            raise ValueError(f"needs images and a share in (0, 1), not {len(images)} and {false_alarms}")
+        gate = cls(classifier, purifier, 1.0)
+        with torch.no_grad():
+            distances = torch.cat([gate.distance(part) for part in images.split(250)])
+        return cls(classifier, purifier, float(distances.quantile(1 - false_alarms)))
+
+    def extra_repr(self) -> str:
+        """The threshold."""
+        return f"threshold={self.threshold:g}"
+
+    def _branches(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        bare, purified = self.classifier(images), self.classifier(self.prepare(images))
+        return bare, purified, (bare.softmax(1) - purified.softmax(1)).abs().amax(1)
+
+    def distance(self, images: Tensor) -> Tensor:
+        """D (N,), in [0, 1]."""
+        return self._branches(images)[2]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of the branch that the gate takes."""
+        bare, purified, distance = self._branches(images)
+        return torch.where((distance > self.threshold)[:, None], purified, bare)
+
+    def adaptive_attacks(self, eps: float) -> Suite:
+        """Fooling both branches at once; and fooling the bare one so that the detector keeps quiet."""
+        purified = Purification(self.classifier, self.purifier)
+        return {
+            "both branches": partial(both_branches, branches=(self.classifier, purified), stop_early=True),
+            "unnoticed": partial(
+                unnoticed, network=self.classifier, distance=self.distance, threshold=self.threshold, stop_early=True
+            ),
+        }

@@ -1,0 +1,63 @@
+"""What a network needs besides time: parameters, multiply-adds, spikes, and memory for its gradient."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from advdef.attacks._common import borrowed
+from advdef.models.spiking.neurons import Firing
+
+__all__ = ["Footprint", "footprint"]
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Parameters; then for one image: multiply-adds and spikes of a forward pass, bytes kept for the backward pass."""
+
+    parameters: int
+    multiply_adds: float
+    spikes: float
+    kept_bytes: float
+
+
+def footprint(model: nn.Module, images: Tensor) -> Footprint:
+    """Counted on images (N, C, H, W), all time steps together; ``model`` gives one row per image.
+
+    Multiply-adds are those of convolutions and linear layers as they are carried out here. A neuron that fires at three
+    levels at once counts for three spikes. Kept are the tensors that autograd stores, parameters aside, each once.
+    """
+    spikes = 0.0
+    kept: dict[int, int] = {}
+    own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal spikes
+        spikes += output.sum().item()
+
+    held: list[torch.UntypedStorage] = []  # an address is not used again while its storage lives
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own and storage.data_ptr() not in kept:
+            kept[storage.data_ptr()] = storage.nbytes()
+            held.append(storage)
+        return tensor
+
+    handles = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, Firing)]
+    try:
+        with borrowed(model, quiet=True):
+            with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                model(images)
+            total = spikes
+            point = images.detach().clone().requires_grad_()
+            with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                model(point)
+    finally:
+        for handle in handles:
+            handle.remove()
+    n = len(images)
+    return Footprint(
+        sum(p.numel() for p in model.parameters()), counter.get_total_flops() / 2 / n, total / n, sum(kept.values()) / n
+    )

@@ -1,0 +1,130 @@
+"""Multi-level firing on a CPU, compiled by numba: the passes of :mod:`advdef.models.spiking._fused`, neuron by neuron.
+
+In PyTorch each addition is a pass over memory of its own; here a block of neurons stays in the first cache for all
+levels and steps. Values are those of PyTorch's operations, to the last bit in the forward pass.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+__all__ = ["KINDS", "gradient", "spikes"]
+
+KINDS = ("rectangle", "triangle", "exponential", "arctan", "fast sigmoid", "straight-through")
+"""Surrogates by their number in :func:`gradient`."""
+
+_BLOCK = 512
+
+compiled: Any = njit(cache=True, nogil=True)
+
+
+@compiled
+def spikes(current: np.ndarray, out: np.ndarray, thresholds: np.ndarray, decay: np.float32) -> None:
+    """Fill ``out`` (T, M) with the spikes of ``current`` (T or 1, M), all float32."""
+    steps, neurons = out.shape
+    constant = len(current) != steps
+    membranes = np.empty(_BLOCK, np.float32)
+    zero = np.float32(0)
+    for start in range(0, neurons, _BLOCK):
+        size = min(_BLOCK, neurons - start)
+        out[:, start : start + size] = 0
+        for threshold in thresholds:
+            membranes[:] = 0
+            for t in range(steps):
+                now, made = current[0 if constant else t, start : start + size], out[t, start : start + size]
+                for i in range(size):
+                    value = membranes[i] * decay + now[i]
+                    fires = value > threshold
+                    made[i] += np.float32(fires)
+                    membranes[i] = zero if fires else value
+
+
+@compiled
+def gradient(
+    current: np.ndarray,
+    incoming: np.ndarray,
+    out: np.ndarray,
+    thresholds: np.ndarray,
+    decay: np.float32,
+    kind: int,
+    width: np.float32,
+    scale: np.float32,
+) -> None:
+    """Fill ``out`` (T or 1, M) with the gradient at ``current``, given that at the spikes, ``incoming`` (T, M)."""
+    steps, neurons = incoming.shape
+    constant = len(current) != steps
+    membranes = np.empty((steps, _BLOCK), np.float32)
+    slopes, carried = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32)
+    zero = np.float32(0)
+    for start in range(0, neurons, _BLOCK):
+        size = min(_BLOCK, neurons - start)
+        out[:, start : start + size] = 0
+        for threshold in thresholds:
+            membranes[0, :size] = current[0, start : start + size]
+            for t in range(1, steps):
+                now = current[0 if constant else t, start : start + size]
+                before, after = membranes[t - 1], membranes[t]
+                for i in range(size):
+                    after[i] = (zero if before[i] > threshold else before[i]) * decay + now[i]
+            carried[:] = 0
+            for t in range(steps - 1, -1, -1):
+                here, given = membranes[t], incoming[t, start : start + size]
+                made = out[0 if constant else t, start : start + size]
+                _slopes(here, threshold, size, kind, width, scale, slopes)
+                _back(here, given, slopes[:size], threshold, decay, carried, made)
+
+
+@compiled
+def _back(
+    membranes: np.ndarray,
+    incoming: np.ndarray,
+    slopes: np.ndarray,
+    threshold: np.float32,
+    decay: np.float32,
+    carried: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """One step back in time: ``carried`` becomes the error of this step, and is added to ``out``."""
+    zero = np.float32(0)
+    for i in range(len(slopes)):
+        kept = zero if membranes[i] > threshold else carried[i]
+        error = incoming[i] * slopes[i] + kept * decay
+        carried[i] = error
+        out[i] += error
+
+
+@compiled
+def _slopes(
+    membranes: np.ndarray,
+    threshold: np.float32,
+    size: int,
+    kind: int,
+    width: np.float32,
+    scale: np.float32,
+    out: np.ndarray,
+) -> None:
+    """Fill ``out`` with ds/du, in one loop for each kind: a branch inside would keep them from being vectorised."""
+    zero, one, half = np.float32(0), np.float32(1), width / np.float32(2)
+    if kind == 0:
+        height = one / width
+        for i in range(size):
+            out[i] = height if abs(membranes[i] - threshold) < half else zero
+    elif kind == 1:
+        area = width * width
+        for i in range(size):
+            out[i] = max(width - abs(membranes[i] - threshold), zero) / area
+    elif kind == 2:
+        for i in range(size):
+            out[i] = scale * np.exp(-abs(membranes[i] - threshold) / width)
+    elif kind == 3:
+        steep = np.float32(np.pi) / width
+        for i in range(size):
+            turned = steep * abs(membranes[i] - threshold)
+            out[i] = one / (one + turned * turned)
+    elif kind == 4:
+        for i in range(size):
+            wide = one + abs(membranes[i] - threshold) / width
+            out[i] = one / (wide * wide)
+    else:
+        out[:size] = one

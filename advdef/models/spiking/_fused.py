@@ -1,0 +1,179 @@
+"""Multi-level firing over all time steps as one differentiable function that keeps nothing but its input.
+
+With the currents I[t], decay b and thresholds c[k], from rest:
+
+    u[k, t] = b (1 - s[k, t-1]) u[k, t-1] + I[t]        s[k, t] = 1 if u[k, t] > c[k] else 0        o[t] = sum_k s[k, t]
+
+and in the backward pass, with the surrogate h for ds/du and the reset taken for a constant, as snntorch does:
+
+    e[k, t] = do[t] h(u[k, t] - c[k]) + b (1 - s[k, t]) e[k, t+1]        dI[t] = sum_k e[k, t]
+
+Membranes are computed again in the backward pass: that is a few additions, where storing them would cost K + 1 further
+tensors for each neuron. Everything is elementwise but for time and levels, so that each pass is one loop over neurons:
+on CUDA compiled by PyTorch from the functions below, on a CPU written out for numba.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._triton import has_triton
+
+from advdef.models.spiking.surrogates import Surrogate
+
+__all__ = ["Unit", "fire"]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a spiking neuron is: time steps, one threshold per level, decay, and the surrogate of its gradient."""
+
+    steps: int
+    thresholds: tuple[float, ...]
+    decay: float
+    surrogate: Surrogate
+
+
+Pass = Callable[..., Tensor]
+
+
+def fire(current: Tensor, unit: Unit) -> Tensor:
+    """Spikes (T, M, ...) from currents (T, M, ...), or from a constant current (1, M, ...) that flows for T steps.
+
+    The surrogate "membrane" takes M for groups and what follows for the members of a group.
+    """
+    spikes: Tensor = _Fire.apply(current, unit)
+    return spikes
+
+
+class _Fire(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, current: Tensor, unit: Unit) -> Tensor:
+        ctx.save_for_backward(current)
+        ctx.unit = unit
+        return _run(_spikes, unit, (unit.steps, *current.shape[1:]), current)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (current,), unit = ctx.saved_tensors, ctx.unit
+        if unit.surrogate.kind == "rate":
+            fires = _run(_spikes, unit, grads[0].shape, current).sum(0) > 0
+            passed = torch.where(fires, grads[0], 0.0)
+            return passed if len(current) == unit.steps else passed.sum(0, keepdim=True), None
+        rule = _by_membrane if unit.surrogate.kind == "membrane" else _by_slope
+        return _run(rule, unit, current.shape, current, grads[0]), None
+
+
+def _run(function: Pass, unit: Unit, shape: tuple[int, ...], *inputs: Tensor) -> Tensor:
+    """``function`` of inputs (T or 1, M, ...), to a result of a shape (T or 1, M, ...)."""
+    current = inputs[0]
+    static = _Static(unit, len(current) != unit.steps, torch.promote_types(current.dtype, torch.float32))
+    if current.is_cuda:
+        return _kernel(function, static, len(inputs))(*(x.contiguous() for x in inputs))
+    if current.device.type == "cpu" and current.dtype == torch.float32 and function in (_spikes, _by_slope):
+        return _on_cpu(unit, shape, *inputs)
+    return function(*inputs, static)
+
+
+def _on_cpu(unit: Unit, shape: tuple[int, ...], *inputs: Tensor) -> Tensor:
+    """The same by numba: spikes from currents, or their gradient from currents and that at the spikes."""
+    from advdef.models.spiking import _cpu  # numba takes a second to import
+
+    arrays = [x.detach().flatten(1).contiguous().numpy() for x in inputs]
+    out = inputs[0].new_empty(shape)
+    facts = np.array(unit.thresholds, np.float32), np.float32(unit.decay)
+    if len(inputs) == 1:
+        _cpu.spikes(*arrays, out.flatten(1).numpy(), *facts)
+    else:
+        rule = unit.surrogate
+        kind, width, scale = _cpu.KINDS.index(rule.kind), np.float32(rule.width), np.float32(rule.scale)
+        _cpu.gradient(*arrays, out.flatten(1).numpy(), *facts, kind, width, scale)
+    return out
+
+
+@dataclass(frozen=True)
+class _Static:
+    """What a kernel is made for: a neuron, whether its current is constant, and the type that it computes in."""
+
+    unit: Unit
+    constant: bool
+    dtype: torch.dtype
+
+    def rows(self, values: Tensor) -> list[Tensor]:
+        """The currents of each step."""
+        if self.constant:
+            return [values[0].to(self.dtype)] * self.unit.steps
+        return [values[t].to(self.dtype) for t in range(self.unit.steps)]
+
+
+@lru_cache(maxsize=256)
+def _kernel(function: Pass, static: _Static, inputs: int) -> Pass:
+    """``function`` for CUDA: one kernel where Triton is there, else as it stands."""
+    if not has_triton() or function is _by_membrane:
+        return lambda *inputs: function(*inputs, static)
+    names = ("current", "gradient")[:inputs]
+    # a graph of its own for each kernel: torch.compile counts the variants of one function, and stops at eight
+    graph = torch.fx.Graph()
+    tracer = torch.fx.proxy.GraphAppendingTracer(graph)
+    traced: Any = function(*(torch.fx.Proxy(graph.placeholder(name), tracer) for name in names), static)
+    graph.output(traced.node)
+    kernel: Pass = torch.compile(torch.fx.GraphModule(torch.nn.Module(), graph), dynamic=True)
+    return kernel
+
+
+def _membranes(current: Tensor, static: _Static, threshold: float) -> list[Tensor]:
+    """Those of one level, (M, ...) for each step."""
+    found: list[Tensor] = []
+    for now in static.rows(current):
+        found.append(torch.where(found[-1] > threshold, 0.0, found[-1]) * static.unit.decay + now if found else now)
+    return found
+
+
+def _spikes(current: Tensor, static: _Static) -> Tensor:
+    """(T, M, ...): at how many levels each neuron fires."""
+    levels = []
+    for threshold in static.unit.thresholds:
+        levels.append([(u > threshold).to(current.dtype) for u in _membranes(current, static, threshold)])
+    return torch.stack([sum(fired[1:], fired[0]) for fired in zip(*levels, strict=True)])
+
+
+def _by_slope(current: Tensor, gradient: Tensor, static: _Static) -> Tensor:
+    """Backpropagation through time with a slope that depends on the membrane alone."""
+    return _through_time(current, gradient, static, lambda u, threshold: static.unit.surrogate.slope(u[-1] - threshold))
+
+
+def _by_membrane(current: Tensor, gradient: Tensor, static: _Static) -> Tensor:
+    """The same, with a slope that follows the spread of the membranes so far."""
+
+    def slope(u: list[Tensor], threshold: float) -> Tensor:
+        spread = torch.stack(u).transpose(0, 1).flatten(1).std(1, correction=0).clamp_min(1e-6)
+        spread = spread.reshape(-1, *[1] * (u[-1].dim() - 1))
+        far = (u[-1] - threshold - spread / 2) / spread
+        return torch.exp(-0.5 * far.square()) / (spread * (2 * torch.pi) ** 0.5)
+
+    return _through_time(current, gradient, static, slope)
+
+
+def _through_time(
+    current: Tensor, gradient: Tensor, static: _Static, slope: Callable[[list[Tensor], float], Tensor]
+) -> Tensor:
+    total: list[Tensor] = []  # by step, from the last to the first
+    incoming = [gradient[t].to(static.dtype) for t in range(static.unit.steps)]
+    for threshold in static.unit.thresholds:
+        u, carried = _membranes(current, static, threshold), None
+        for back, t in enumerate(reversed(range(static.unit.steps))):
+            error = incoming[t] * slope(u[: t + 1], threshold)
+            if carried is not None:
+                error = error + torch.where(u[t] > threshold, 0.0, carried) * static.unit.decay
+            carried = error
+            if threshold == static.unit.thresholds[0]:
+                total.append(error)
+            else:
+                total[back] = total[back] + error
+    if static.constant:
+        return sum(total[1:], total[0])[None].to(current.dtype)
+    return torch.stack(total[::-1]).to(current.dtype)

@@ -1,0 +1,199 @@
+"""Spiking classifiers: images (N, C, H, W) in [0, 1] -> logits (N, classes), the mean over time of what they put out.
+
+An image is shown as a constant current (direct coding): the first convolution sees it once, for all time steps. The
+last layer is linear, so that the mean over time may be taken before it. Both save passes and change no value.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from advdef.models.spiking.layers import SqueezeExcitation, ThresholdNorm, over_time
+from advdef.models.spiking.neurons import LEVELS, Firing
+
+__all__ = ["SmallSpikingResNet", "SpikingResNet", "SpikingVGG", "SpikingVGG11"]
+
+
+def _levels(levels: int) -> tuple[float, ...]:
+    if levels not in range(1, len(LEVELS) + 1):
+        raise ValueError(f"levels must be from 1 to {len(LEVELS)}, not {levels!r}")
+    return LEVELS[:levels]
+
+
+def _normal(model: nn.Module) -> None:
+    """Kaiming's normal initialisation, as in the released code of MLF."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+
+
+class _Unit(nn.Module):
+    """Convolution, tdBN, a gate if asked for, and neurons."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        steps: int,
+        thresholds: tuple[float, ...],
+        *,
+        kernel: int = 3,
+        stride: int = 1,
+        gated: bool = False,
+    ) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+        self.norm = ThresholdNorm(outputs, thresholds[0])
+        self.gate = SqueezeExcitation(outputs) if gated else nn.Identity()
+        self.neurons = Firing(steps, thresholds=thresholds)
+
+    def forward(self, maps: Tensor, *, constant: bool = False) -> Tensor:
+        spikes: Tensor = self.neurons(self.gate(self.norm(self.convolution(maps))), constant=constant)
+        return spikes
+
+
+class _Block(nn.Module):
+    """Two units and a shortcut, added after the neurons: what leaves are counts of spikes that grow with depth."""
+
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, steps: int, thresholds: tuple[float, ...], gated: bool
+    ) -> None:
+        super().__init__()
+        self.first = _Unit(inputs, outputs, steps, thresholds, stride=stride)
+        self.second = _Unit(outputs, outputs, steps, thresholds, gated=gated)
+        self.stride, self.shortcut = stride, nn.Sequential()
+        if stride != 1 or inputs != outputs:
+            self.shortcut.append(_Unit(inputs, outputs, steps, thresholds, kernel=1))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        # A 1x1 convolution of stride 2 looks at these positions alone; why it is not written so, ResNet's block says.
+        seen = maps[:, :, :: self.stride, :: self.stride]
+        summed: Tensor = self.second(self.first(maps)) + self.shortcut(seen)
+        return summed
+
+
+class SpikingResNet(nn.Module):
+    """Spiking DS-ResNet with multi-level firing, and with squeeze-and-excitation if ``gated``.
+
+    The network of MLF (https://arxiv.org/abs/2210.06386): a 3x3 stem, stages of ``blocks[i]`` blocks of
+    ``width * 2**i`` channels, each but the first at half the resolution, global pooling and a linear layer.
+    ``blocks=(3, 3, 3)`` and ``width=64`` give its ResNet-20 (4.33 million parameters). ``levels`` is K, 1 for LIF.
+    Where the gate goes is our choice: on the current of a block's second neurons, so that what leaves is still spikes.
+    Pixels are shifted and scaled to [-1, 1] inside. H and W may be any.
+
+    Raises ValueError for levels outside 1 to 3, no blocks, and for images without as many channels.
+
+    >>> network = SpikingResNet((3, 32, 32), 10, steps=4)
+    >>> f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f}"
+    '4.33'
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        num_classes: int,
+        *,
+        steps: int = 4,
+        levels: int = 3,
+        gated: bool = False,
+        blocks: Sequence[int] = (3, 3, 3),
+        width: int = 64,
+        stem_stride: int = 1,
+    ) -> None:
+        super().__init__()
+        if not blocks or min(blocks) < 1:
+            raise ValueError(f"each stage needs a block, not {tuple(blocks)}")
+        thresholds = _levels(levels)
+        self.steps = steps
+        self.stem = _Unit(shape[0], width, steps, thresholds, stride=stem_stride)
+        stages, inputs = [], width
+        for i, depth in enumerate(blocks):
+            outputs = width * 2**i
+            for j in range(depth):
+                stages.append(_Block(inputs, outputs, 2 if i and not j else 1, steps, thresholds, gated))
+                inputs = outputs
+        self.stages = nn.Sequential(*stages)
+        self.head = nn.Linear(inputs, num_classes)
+        _normal(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, classes)."""
+        maps = self.stages(self.stem(2 * images - 1, constant=True))
+        logits: Tensor = self.head(over_time(maps.mean((2, 3)), self.steps))
+        return logits
+
+
+class SmallSpikingResNet(SpikingResNet):
+    """Three blocks and a stem of stride 2, for a CPU: at the default width as many channels as :class:`SmallResNet`."""
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        num_classes: int,
+        *,
+        steps: int = 4,
+        levels: int = 3,
+        gated: bool = False,
+        width: int = 16,
+    ) -> None:
+        super().__init__(
+            shape, num_classes, steps=steps, levels=levels, gated=gated, blocks=(1, 1, 1), width=width, stem_stride=2
+        )
+
+
+class SpikingVGG(nn.Module):
+    """Spiking VGG: stages of 3x3 convolutions with tdBN and neurons, average pooling between them, linear layers.
+
+    ``stages`` holds the channels of each stage's convolutions, ``hidden`` the widths of linear layers with neurons.
+    Raises ValueError for levels outside 1 to 3, and for images that cannot be halved as often.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        num_classes: int,
+        *,
+        stages: Sequence[Sequence[int]],
+        hidden: Sequence[int] = (),
+        steps: int = 4,
+        levels: int = 1,
+    ) -> None:
+        super().__init__()
+        thresholds, inputs = _levels(levels), shape[0]
+        scale = 2 ** (len(stages) - 1)
+        if shape[1] % scale or shape[2] % scale:
+            raise ValueError(f"images of {shape[1]}x{shape[2]} cannot be halved {len(stages) - 1} times")
+        self.steps = steps
+        layers: list[nn.Module] = []
+        for i, channels in enumerate(stages):
+            if i:
+                layers.append(nn.AvgPool2d(2))
+            for outputs in channels:
+                layers.append(_Unit(inputs, outputs, steps, thresholds))
+                inputs = outputs
+        self.stem, self.layers = layers[0], nn.Sequential(*layers[1:])
+        inputs *= (shape[1] // scale) * (shape[2] // scale)
+        dense: list[nn.Module] = [nn.Flatten()]
+        for outputs in hidden:
+            dense += [nn.Linear(inputs, outputs), Firing(steps, thresholds=thresholds)]
+            inputs = outputs
+        self.dense, self.head = nn.Sequential(*dense), nn.Linear(inputs, num_classes)
+        _normal(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, classes)."""
+        features = self.dense(self.layers(self.stem(2 * images - 1, constant=True)))
+        logits: Tensor = self.head(over_time(features, self.steps))
+        return logits
+
+
+class SpikingVGG11(SpikingVGG):
+    """The VGG-11 of SNN-RAT (https://openreview.net/forum?id=xwBdjfKt7_W) with tdBN and our neurons.
+
+    >>> f"{sum(p.numel() for p in SpikingVGG11((3, 32, 32), 10).parameters()) / 1e6:.1f}"
+    '61.4'
+    """
+
+    def __init__(self, shape: tuple[int, int, int], num_classes: int, *, steps: int = 4, levels: int = 1) -> None:
+        stages = ((64,), (128, 256), (512, 512, 512), (512, 512))
+        super().__init__(shape, num_classes, stages=stages, hidden=(4096, 4096), steps=steps, levels=levels)

@@ -1,0 +1,163 @@
+"""The purifier: a network that estimates the perturbation, and one that takes it off, both spiking or both not.
+
+Source: the abstract of https://arxiv.org/abs/2404.17092 (noise extraction, and a non-blind residual U-Net); layers
+after CBDNet (https://arxiv.org/abs/1807.04686), which has the same two parts. A reconstruction.
+"""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from advdef.models.spiking.layers import over_time
+from advdef.models.spiking.neurons import Firing
+
+__all__ = ["UNIT", "Noise", "NoiseExtractor", "Purifier", "UNet"]
+
+Noise = Literal["magnitude", "signed", "none"]
+
+UNIT = 8 / 255
+"""The noise map is in units of this many pixels: its square would vanish beside the other losses."""
+
+Activation = Callable[[], nn.Module]
+
+
+class _Currents(nn.Sequential):
+    """Convolutions and their neurons in turn; the first may see one image for all time steps."""
+
+    def forward(self, maps: Tensor, constant: bool = False) -> Tensor:
+        for layer in self:
+            maps = layer(maps, constant=constant) if isinstance(layer, Firing) else layer(maps)
+            constant = constant and not isinstance(layer, Firing)
+        return maps
+
+
+def _convolutions(inputs: int, outputs: int, depth: int, activation: Activation) -> _Currents:
+    layers: list[nn.Module] = []
+    for i in range(depth):
+        layers += [nn.Conv2d(outputs if i else inputs, outputs, 3, padding=1), activation()]
+    return _Currents(*layers)
+
+
+class NoiseExtractor(nn.Module):
+    """Five convolutions with neurons between them: images (N, C, H, W) -> a noise map (N, C, H, W), the mean over time.
+
+    "magnitude" is |perturbation|, kept positive by softplus; "signed" the perturbation itself.
+    """
+
+    def __init__(self, channels: int, width: int, steps: int, activation: Activation, noise: Noise) -> None:
+        super().__init__()
+        self.steps, self.noise = steps, noise
+        self.body = _convolutions(channels, width, 4, activation)
+        self.out = nn.Conv2d(width, channels, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The noise map in units of ``UNIT``."""
+        # linear, so that its mean over time is its value at the mean
+        found: Tensor = self.out(over_time(self.body(images, True), self.steps))
+        return F.softplus(found) if self.noise == "magnitude" else found
+
+
+class UNet(nn.Module):
+    """CBDNet's non-blind U-Net: 17 convolutions, two poolings, two transposed convolutions added to the skips.
+
+    No batch normalisation. Images and their noise map, (N, 2 C, H, W) -> what to add to the images, (N, C, H, W), the
+    mean over time. The last convolution starts at zero: untrained, it changes nothing.
+    """
+
+    def __init__(self, channels: int, width: int, steps: int, activation: Activation) -> None:
+        super().__init__()
+        self.steps = steps
+        self.entrance = _convolutions(2 * channels, width, 2, activation)
+        self.down = _convolutions(width, 2 * width, 3, activation)
+        self.bottom = _convolutions(2 * width, 4 * width, 6, activation)
+        self.rise = nn.ConvTranspose2d(4 * width, 2 * width, 2, stride=2)
+        self.up = _convolutions(2 * width, 2 * width, 3, activation)
+        self.last_rise = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
+        self.exit = _convolutions(width, width, 2, activation)
+        self.out = nn.Conv2d(width, channels, 1)
+
+    def forward(self, stacked: Tensor) -> Tensor:
+        """What to add."""
+        wide = self.entrance(stacked, True)
+        middle = self.down(F.avg_pool2d(wide, 2))
+        low = self.bottom(F.avg_pool2d(middle, 2))
+        middle = self.up(middle + self.rise(low))
+        wide = self.exit(wide + self.last_rise(middle))
+        added: Tensor = self.out(over_time(wide, self.steps))
+        return added
+
+
+class Purifier(nn.Module):
+    """Images (N, C, H, W) in [0, 1] -> images without the perturbation, clipped to [0, 1].
+
+    ``width`` is that of the U-Net's first stage (CBDNet has 64), ``extractor_width`` that of the noise extraction. With
+    ``spiking=False`` the same layers have ReLU in place of neurons, and one time step: a control of equal size. With
+    ``noise="none"`` the U-Net sees zeros for the noise map. Weights are drawn by Kaiming's rule, and the neurons have
+    ``threshold`` 0.3 and ``decay`` 0.5: without batch normalisation, the usual initialisation and a threshold of 0.6
+    leave most layers without a single spike.
+
+    Raises ValueError for an unknown ``noise``, and in a call for images that cannot be halved twice or have other
+    channels.
+
+    >>> images = torch.rand(2, 3, 32, 32)
+    >>> torch.equal(Purifier(3, width=4, extractor_width=4)(images), images)  # untrained
+    True
+    >>> f"{sum(p.numel() for p in Purifier(3, width=64, extractor_width=32).parameters()) / 1e6:.2f}"
+    '4.37'
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        width: int,
+        extractor_width: int,
+        steps: int = 4,
+        spiking: bool = True,
+        noise: Noise = "magnitude",
+        threshold: float = 0.3,
+        decay: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if noise not in get_args(Noise):
+            raise ValueError(f"no noise map {noise!r}; there are {', '.join(get_args(Noise))}")
+        self.channels, self.noise = channels, noise
+        steps = steps if spiking else 1
+
+        def neurons() -> nn.Module:
+            return Firing(steps, thresholds=(threshold,), decay=decay) if spiking else nn.ReLU()
+
+        self.extractor = NoiseExtractor(channels, extractor_width, steps, neurons, noise) if noise != "none" else None
+        self.restorer = UNet(channels, width, steps, neurons)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(module.weight)
+                assert module.bias is not None
+                nn.init.zeros_(module.bias)
+        nn.init.zeros_(self.restorer.out.weight)
+
+    def extract(self, images: Tensor) -> Tensor:
+        """The noise map (N, C, H, W), in units of ``UNIT`` pixels."""
+        self._check(images)
+        return torch.zeros_like(images) if self.extractor is None else self.extractor(images)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Purified images."""
+        return self.restore(images, self.extract(images)).clamp(0, 1)
+
+    def restore(self, images: Tensor, noise: Tensor) -> Tensor:
+        """Purified images for a given noise map, before they are clipped."""
+        restored: Tensor = images + self.restorer(torch.cat([images, noise], 1))
+        return restored
+
+    def _check(self, images: Tensor) -> None:
+        if images.dim() != 4 or images.shape[1] != self.channels:
+            raise ValueError(f"built for images (N, {self.channels}, H, W), not {tuple(images.shape)}")
+        if images.shape[2] % 4 or images.shape[3] % 4:
+            raise ValueError(
+                f"the U-Net halves images twice, and {images.shape[2]}x{images.shape[3]} cannot be: pad them to a "
+                "multiple of 4"
+            )

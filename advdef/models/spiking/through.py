@@ -1,0 +1,41 @@
+"""Stand-ins for spiking networks that differ in their gradient alone."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from advdef.models.spiking.neurons import neurons_of, using
+from advdef.models.spiking.surrogates import Surrogate
+
+__all__ = ["Through", "stand_ins"]
+
+
+class Through(nn.Module):
+    """A model with its own values, and the gradient that other surrogates give its spiking layers.
+
+    ``surrogates`` as in :func:`advdef.models.spiking.using`. Weights are shared with the model. Raises ValueError for
+    a key that names no spiking layer, and for a model that has none.
+    """
+
+    def __init__(self, model: nn.Module, surrogates: Surrogate | Mapping[str, Surrogate]) -> None:
+        super().__init__()
+        with using(model, surrogates):
+            pass
+        self.model, self.surrogates = model, surrogates
+        self.network: nn.Module = getattr(model, "network", model)
+        self.training = model.training
+
+    def forward(self, images: Tensor) -> Tensor:
+        """What the model makes of the images."""
+        with using(self.model, self.surrogates):
+            found: Tensor = self.model(images)
+        return found
+
+
+def stand_ins(model: nn.Module, surrogates: Mapping[str, Surrogate | Mapping[str, Surrogate]]) -> dict[str, nn.Module]:
+    """One stand-in for each entry; none for a model without spiking layers, whose own gradient is exact."""
+    try:
+        neurons_of(model)
+    except ValueError:
+        return {}
+    return {name: Through(model, chosen) for name, chosen in surrogates.items()}
