@@ -19,7 +19,13 @@ ENVIRONMENT = ROOT / ".nox" / "advdef"
 STAMP = ENVIRONMENT / "advdef-stamp"
 # Libraries that our attacks are compared with. They pin old versions of what the book needs, and work without these.
 PEERS = ROOT / ".nox" / "peers"
-PEER_PACKAGES = ("torchattacks==3.5.1", "adversarial-robustness-toolbox==1.20.1", "six==1.17.0")
+PEER_PACKAGES = (
+    "torchattacks==3.5.1",
+    "adversarial-robustness-toolbox==1.20.1",
+    "six==1.17.0",
+    "spikingjelly==2.0.0",
+    "loguru==0.7.3",
+)
 INPUTS = ("pyproject.toml", "constraints.txt")
 EXTRAS = "book,test,eval,dev"
 OLDEST, NEWEST = (3, 11), (3, 13)
@@ -38,7 +44,7 @@ def reproduce(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests and the examples in docstrings: ``nox -s tests -- -k cli``."""
-    _run(session, "pytest", *session.posargs)
+    _run(session, "pytest", "-n", "auto", "--dist", "loadgroup", *session.posargs)
 
 
 @nox.session

@@ -146,16 +146,14 @@ def _load(path: Path, model: nn.Module, device: torch.device) -> Training:
 
 
 def fingerprint(*objects: Any) -> str:
-    """Hash of the code of the advdef modules that the objects live in, of what functions' modules import from others,
-    and of those that all training runs through.
+    """Hash of the code of the advdef modules that the objects live in, of what these import from others, and of those
+    that all training runs through.
 
     Of a function that lives elsewhere, in a notebook say, its own code counts. Docstrings, comments and layout do not.
     """
     names = {f"advdef.{name}" for name in _ALWAYS} | {o.__module__ for o in objects}
-    for function in filter(inspect.isfunction, objects):
-        if function.__module__.startswith("advdef."):
-            used = vars(sys.modules[function.__module__]).values()
-            names |= {str(getattr(value, "__module__", "")) for value in used}
+    for home in {o.__module__ for o in objects if o.__module__.startswith("advdef.")}:
+        names |= {str(getattr(value, "__module__", "")) for value in vars(sys.modules[home]).values()}
     sources = [inspect.getsource(sys.modules[name]) for name in sorted(names) if name.startswith("advdef.")]
     own = [o for o in objects if inspect.isfunction(o) and not o.__module__.startswith("advdef.")]
     sources += sorted(textwrap.dedent(inspect.getsource(function)) for function in own)

@@ -65,6 +65,19 @@ COLOURS = {
     "sum": "#009E73",
     "concat": "#0072B2",
     "heavy": "#CC79A7",
+    "purifier": "#D55E00",
+    "ANN purifier": "#0072B2",
+    "gate": "#E69F00",
+    "end to end": "#882255",
+    "FGSM-AT": "#7F7F7F",
+    "PGD-AT": "#3D348B",
+    "RAT": "#B8860B",
+    "purifier + FGSM-AT": "#56B4E9",
+    "Gaussian blur": "#A0522D",
+    "LIF": "#000000",
+    "MLF2": "#56B4E9",
+    "MLF3": "#0072B2",
+    "SE-MLF3": "#D55E00",
 }
 THREAT_STYLES = {"oblivious": (":", "o"), "direct": ("--", "s"), "adaptive": ("-", "D")}
 

@@ -25,8 +25,7 @@ def orthogonalise(model: nn.Module, beta: float, *, generator: torch.Generator |
     Of linear layers with 200 rows and more, 30 % of the rows take part, drawn anew each time. Raises ValueError for a
     beta that is negative or not finite.
     """
-    if not 0 <= beta < float("inf"):
-        raise ValueError(f"beta must be finite and not negative, not {beta}")
+    _check_beta(beta)
     with torch.no_grad():
         for module in model.modules():
             if not isinstance(module, nn.Conv2d | nn.Linear):
@@ -37,6 +36,12 @@ def orthogonalise(model: nn.Module, beta: float, *, generator: torch.Generator |
                 rows[drawn] = _drawn(rows[drawn], beta)
             else:
                 module.weight.copy_(_drawn(rows, beta).view_as(module.weight))
+
+
+def _check_beta(beta: float) -> None:
+    """Raise ValueError for a beta that is negative or not finite."""
+    if not 0 <= beta < float("inf"):
+        raise ValueError(f"beta must be finite and not negative, not {beta}")
 
 
 def _drawn(rows: Tensor, beta: float) -> Tensor:
@@ -56,8 +61,9 @@ def train_rat(
 ) -> dict[str, Tensor]:
     """Adversarial training with orthogonal weights; ``options`` as in :func:`advdef.adversarial_training.train_at`.
 
-    Weight decay stays off, as in the original. Raises what ``train_at`` and :func:`orthogonalise` raise.
+    The original has no weight decay. Raises what ``train_at`` and :func:`orthogonalise` raise.
     """
+    _check_beta(beta)
     follow = partial(orthogonalise, model, beta, generator=generator)
     return train_at(
         model, split, eps=eps, steps=steps, epochs=epochs, generator=generator, after_step=follow, **options

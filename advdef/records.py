@@ -25,7 +25,7 @@ __all__ = ["Kind", "Run", "provenance", "record", "results_folder"]
 Kind = Literal["accuracy", "count", "number", "text", "info"]
 """How a regression test compares a value: by interval, exactly, by a tolerance, exactly, not at all."""
 
-_PACKAGES = ("advdef", "torch", "torchvision", "numpy", "scikit-learn", "pyautoattack")
+_PACKAGES = ("advdef", "torch", "torchvision", "snntorch", "numba", "numpy", "scikit-learn", "pyautoattack")
 _COMPARABLE: dict[str, type | tuple[type, ...]] = {
     "accuracy": (int, float),
     "count": int,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,21 @@ from torch import Tensor, nn
 
 from advdef.data import Dataset, load
 from advdef.training import train_standard
+
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # each core has a worker, so notebooks and other processes get one thread too
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes minutes comes first; a file is one worker's, but each executed notebook may be another one's."""
+    executing = ("test_notebooks", "test_rehearsal")
+    for item in items:
+        group = str(item.path)
+        if item.path.stem in executing and isinstance(item, pytest.Function) and hasattr(item, "callspec"):
+            group += item.callspec.id
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.path.stem not in executing)
 
 
 @pytest.fixture(scope="session", autouse=True)

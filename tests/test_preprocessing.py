@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from advdef.attacks import pgd
 from advdef.defenses import TotalVariation, Undefended
-from advdef.defenses.preprocessing import AddedOffset, AntiAdversary, BitDepth, Jpeg, Median, Preprocessed
+from advdef.defenses.preprocessing import AddedOffset, AntiAdversary, BitDepth, GaussianBlur, Jpeg, Median, Preprocessed
 from advdef.evaluation import adaptive, direct, evaluate
 
 ALL: dict[str, Callable[[nn.Module], Preprocessed]] = {
     "bit depth": BitDepth,
     "median": Median,
+    "blur": GaussianBlur,
     "JPEG": Jpeg,
     "total variation": TotalVariation,
     "anti-adversary": partial(AntiAdversary, step=0.05),
@@ -166,6 +167,22 @@ def test_the_median_is_that_of_scipy(shape: tuple[int, int, int], levels: int) -
     images = torch.randint(levels, (4, *shape), generator=seeded()).double() / levels
     expected = scipy.ndimage.median_filter(images.numpy(), size=(1, 1, 2, 2), mode="reflect")
     assert np.array_equal(Median(net()).prepare(images).numpy(), expected)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.5, 1.0, 2.5])
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 5, 9), (2, 9, 5)])
+def test_the_blur_is_that_of_scipy(sigma: float, shape: tuple[int, int, int]) -> None:
+    images, reach = pixels(4, *shape).double(), max(1, round(3 * sigma))
+    axes = {"axes": (2, 3), "mode": "nearest", "radius": reach}
+    expected = scipy.ndimage.gaussian_filter(images.numpy(), sigma, **axes)
+    found = GaussianBlur(net(), sigma).prepare(images)
+    torch.testing.assert_close(found, torch.from_numpy(expected), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("sigma", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_blur_needs_a_width(sigma: float) -> None:
+    with pytest.raises(ValueError, match="sigma must be positive and finite"):
+        GaussianBlur(net(), sigma)
 
 
 def test_the_gradient_of_the_median_is_that_of_the_pixels_it_picks() -> None:

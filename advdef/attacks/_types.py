@@ -55,6 +55,8 @@ def _printed(value: object) -> str:
         return describe(value)
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{key!r}: {_inside(entry)}' for key, entry in value.items())}}}"
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(_printed, value))}]"
     if isinstance(value, nn.Module | Tensor):
         return type(value).__name__
     return value.__qualname__ if isinstance(value, MethodType | FunctionType) else repr(value)

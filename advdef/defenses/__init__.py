@@ -4,7 +4,7 @@ from advdef.defenses.base import Defense, Undefended
 from advdef.defenses.inverse_perturbation import NIPDictionary, NIPSearch, NIPSelf
 from advdef.defenses.nip_oracle import NIPOracle
 from advdef.defenses.noise import NoiseVote
-from advdef.defenses.preprocessing import AntiAdversary, BitDepth, Jpeg, Median, Preprocessed
+from advdef.defenses.preprocessing import AntiAdversary, BitDepth, GaussianBlur, Jpeg, Median, Preprocessed
 from advdef.defenses.purification import GatedPurification, Purification
 from advdef.defenses.quantization import Quantized, Quantizer, kmeans_thresholds, through_identity, train_quantized
 from advdef.defenses.restoration import OracleRestoration, Restoration
@@ -17,6 +17,7 @@ __all__ = [
     "BitDepth",
     "Defense",
     "GatedPurification",
+    "GaussianBlur",
     "Jpeg",
     "Median",
     "NIPDictionary",

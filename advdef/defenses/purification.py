@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from advdef.attacks.gate import both_branches, unnoticed
 from advdef.attacks.suites import Suite
+from advdef.attacks.wrappers import replace_gradient
 from advdef.defenses.preprocessing import Preprocessed
 from advdef.gradient_map import check_frozen
 from advdef.models.spiking import REDUCED, Purifier, Surrogate, stand_ins
@@ -49,11 +50,36 @@ class Purification(Preprocessed):
         purified: Tensor = self.purifier(images)
         return purified
 
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits."""
+        return self.decide(images, self.prepare(images))
+
+    def decide(self, images: Tensor, purified: Tensor) -> Tensor:
+        """Logits, given an image and what the purifier made of it."""
+        logits: Tensor = self.classifier(purified)
+        return logits
+
     def surrogates(self) -> dict[str, nn.Module]:
-        """The identity as the purifier's gradient; each derivative throughout; two in the purifier alone."""
+        """The identity as the purifier's gradient ("BPDA"); each derivative throughout; two in the purifier alone."""
         mixed = {f"purifier {rule}": {"purifier": rule} for rule in (_STRAIGHT, _RATE)}
-        found = super().surrogates() | stand_ins(self, self.derivatives)
+        found = {"BPDA": _Bypassed(self)} | stand_ins(self, self.derivatives)
         return found | stand_ins(self, mixed if stand_ins(self.purifier, {"": _RATE}) else {})
+
+
+class _Bypassed(nn.Module):
+    """A defence's own values, with the identity for the purifier's gradient."""
+
+    def __init__(self, defence: Purification) -> None:
+        super().__init__()
+        self.defence, self.network = defence, defence.network
+        self.training = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            purified = self.defence.prepare(images)
+        if torch.is_grad_enabled():
+            purified = replace_gradient(purified, images)
+        return self.defence.decide(images, purified)
 
 
 class GatedPurification(Purification):
@@ -80,7 +106,13 @@ class GatedPurification(Purification):
 
     @classmethod
     def calibrated(
-        cls, classifier: nn.Module, purifier: Purifier, images: Tensor, *, false_alarms: float = 0.05
+        cls,
+        classifier: nn.Module,
+        purifier: Purifier,
+        images: Tensor,
+        *,
+        false_alarms: float = 0.05,
+        derivatives: Mapping[str, Surrogate] = REDUCED,
     ) -> "GatedPurification":
         """With the threshold that a share ``false_alarms`` of clean images (N, C, H, W) exceeds.
 
@@ -91,31 +123,34 @@ class GatedPurification(Purification):
         gate = cls(classifier, purifier, 1.0)
         with torch.no_grad():
             distances = torch.cat([gate.distance(part) for part in images.split(250)])
-        return cls(classifier, purifier, float(distances.quantile(1 - false_alarms)))
+        return cls(classifier, purifier, float(distances.quantile(1 - false_alarms)), derivatives=derivatives)
 
     def extra_repr(self) -> str:
         """The threshold."""
         return f"threshold={self.threshold:g}"
 
-    def _branches(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        bare, purified = self.classifier(images), self.classifier(self.prepare(images))
-        return bare, purified, (bare.softmax(1) - purified.softmax(1)).abs().amax(1)
-
     def distance(self, images: Tensor) -> Tensor:
         """D (N,), in [0, 1]."""
-        return self._branches(images)[2]
+        return _apart(self.classifier(images), self.classifier(self.prepare(images)))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def decide(self, images: Tensor, purified: Tensor) -> Tensor:
         """Logits of the branch that the gate takes."""
-        bare, purified, distance = self._branches(images)
-        return torch.where((distance > self.threshold)[:, None], purified, bare)
+        bare, cleaned = self.classifier(images), self.classifier(purified)
+        return torch.where((_apart(bare, cleaned) > self.threshold)[:, None], cleaned, bare)
 
     def adaptive_attacks(self, eps: float) -> Suite:
-        """Fooling both branches at once; and fooling the bare one so that the detector keeps quiet."""
+        """Fooling both branches at once, by two gradients; and the bare one so that the detector keeps quiet."""
         purified = Purification(self.classifier, self.purifier)
+        together = partial(both_branches, stop_early=True)
         return {
-            "both branches": partial(both_branches, branches=(self.classifier, purified), stop_early=True),
+            "both branches": partial(together, branches=(self.classifier, purified)),
+            "both branches, BPDA": partial(together, branches=(self.classifier, _Bypassed(purified))),
             "unnoticed": partial(
                 unnoticed, network=self.classifier, distance=self.distance, threshold=self.threshold, stop_early=True
             ),
         }
+
+
+def _apart(logits: Tensor, others: Tensor) -> Tensor:
+    """The largest difference of probabilities (N,)."""
+    return (logits.softmax(1) - others.softmax(1)).abs().amax(1)

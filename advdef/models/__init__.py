@@ -5,6 +5,14 @@ from advdef.models.cleverhans import CleverhansCNN
 from advdef.models.inception import SmallInception
 from advdef.models.resnet import ResNet, ResNet18, SmallResNet
 from advdef.models.restoration import SIZES, ImageRestorer, TwoStreamRestorer
+from advdef.models.spiking import (
+    Firing,
+    Purifier,
+    SmallSpikingResNet,
+    SpikingResNet,
+    SpikingVGG,
+    SpikingVGG11,
+)
 from advdef.models.vgg import VGG, VGG16, VGG19, SmallVGG
 
 __all__ = [
@@ -14,12 +22,18 @@ __all__ = [
     "VGG19",
     "AlexNet",
     "CleverhansCNN",
+    "Firing",
     "ImageRestorer",
     "LeNet5",
+    "Purifier",
     "ResNet",
     "ResNet18",
     "SmallInception",
     "SmallResNet",
+    "SmallSpikingResNet",
     "SmallVGG",
+    "SpikingResNet",
+    "SpikingVGG",
+    "SpikingVGG11",
     "TwoStreamRestorer",
 ]

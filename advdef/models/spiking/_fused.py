@@ -14,7 +14,7 @@ on CUDA compiled by PyTorch from the functions below, on a CPU written out for n
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils._triton import has_triton
 
-from advdef.models.spiking.surrogates import Surrogate
+from advdef.models.spiking.surrogates import RECTANGLE, Surrogate
 
 __all__ = ["Unit", "fire"]
 
@@ -55,17 +55,22 @@ class _Fire(torch.autograd.Function):
     def forward(ctx: Any, current: Tensor, unit: Unit) -> Tensor:
         ctx.save_for_backward(current)
         ctx.unit = unit
-        return _run(_spikes, unit, (unit.steps, *current.shape[1:]), current)
+        return _spiking(current, unit)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (current,), unit = ctx.saved_tensors, ctx.unit
         if unit.surrogate.kind == "rate":
-            fires = _run(_spikes, unit, grads[0].shape, current).sum(0) > 0
+            fires = _spiking(current, unit).sum(0) > 0
             passed = torch.where(fires, grads[0], 0.0)
             return passed if len(current) == unit.steps else passed.sum(0, keepdim=True), None
         rule = _by_membrane if unit.surrogate.kind == "membrane" else _by_slope
         return _run(rule, unit, current.shape, current, grads[0]), None
+
+
+def _spiking(current: Tensor, unit: Unit) -> Tensor:
+    """Spikes, which do not depend on the surrogate: one kernel serves for all."""
+    return _run(_spikes, replace(unit, surrogate=RECTANGLE), (unit.steps, *current.shape[1:]), current)
 
 
 def _run(function: Pass, unit: Unit, shape: tuple[int, ...], *inputs: Tensor) -> Tensor:
@@ -73,7 +78,7 @@ def _run(function: Pass, unit: Unit, shape: tuple[int, ...], *inputs: Tensor) ->
     current = inputs[0]
     static = _Static(unit, len(current) != unit.steps, torch.promote_types(current.dtype, torch.float32))
     if current.is_cuda:
-        return _kernel(function, static, len(inputs))(*(x.contiguous() for x in inputs))
+        return _kernel(function, static, len(inputs))(*(x.detach().contiguous() for x in inputs))
     if current.device.type == "cpu" and current.dtype == torch.float32 and function in (_spikes, _by_slope):
         return _on_cpu(unit, shape, *inputs)
     return function(*inputs, static)
@@ -112,8 +117,12 @@ class _Static:
 
 @lru_cache(maxsize=256)
 def _kernel(function: Pass, static: _Static, inputs: int) -> Pass:
-    """``function`` for CUDA: one kernel where Triton is there, else as it stands."""
-    if not has_triton() or function is _by_membrane:
+    """``function`` for CUDA: one kernel where Triton is there and it pays, else as it stands.
+
+    A kernel takes seconds to compile. Constant currents, which one layer of a network has, and surrogates that only
+    attacks use do not run often enough to win them back.
+    """
+    if not has_triton() or static.constant or static.unit.surrogate != RECTANGLE:
         return lambda *inputs: function(*inputs, static)
     names = ("current", "gradient")[:inputs]
     # a graph of its own for each kernel: torch.compile counts the variants of one function, and stops at eight

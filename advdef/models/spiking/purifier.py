@@ -139,6 +139,10 @@ class Purifier(nn.Module):
                 nn.init.zeros_(module.bias)
         nn.init.zeros_(self.restorer.out.weight)
 
+    def extra_repr(self) -> str:
+        """What the noise map means, which no weight tells."""
+        return f"noise={self.noise!r}"
+
     def extract(self, images: Tensor) -> Tensor:
         """The noise map (N, C, H, W), in units of ``UNIT`` pixels."""
         self._check(images)
