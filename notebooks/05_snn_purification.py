@@ -48,6 +48,7 @@ device = None  # cpu, cuda or mps; None: a GPU if there is one
 
 # %% tags=["hide-input"]
 import time
+import warnings
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -88,7 +89,13 @@ from advdef.models import (
     SmallSpikingResNet,
     SpikingResNet,
 )
-from advdef.models.spiking import REDUCED, firing_rates, unrolled
+from advdef.models.spiking import (
+    REDUCED,
+    DeadNetworkWarning,
+    firing_rates,
+    unrolled,
+)
+from advdef.models.spiking.purifier import UNIT
 from advdef.purification import Losses, train_purifier
 from advdef.rat import train_rat
 from advdef.records import Run, record
@@ -328,19 +335,22 @@ def purifier(variant, s=seed):
     )  # fmt: skip
 
 
+# %% tags=["hide-input"]
 rows = []
 INITIAL = {
     "threshold 0.3, leak ½ (ours)": {},
     "threshold 0.6, leak ¼": dict(threshold=0.6, decay=0.25),
     "threshold 1, leak ¼": dict(threshold=1.0, decay=0.25),
 }
-with torch.random.fork_rng():
+with torch.random.fork_rng(), warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeadNetworkWarning)
     for k, given in INITIAL.items():
         torch.manual_seed(seed)
         found = list(firing_rates(untrained(**given).to(DEVICE), X[:32]).values())
         rows.append(
             {
                 "neurons of the untrained purifier": k,
+                "layers that never fire": f"{sum(v == 0 for v in found)} of {len(found)}",
                 "lowest": f"{min(found):.3f}",
                 "median": f"{sorted(found)[len(found) // 2]:.3f}",
                 "highest": f"{max(found):.3f}",
@@ -486,6 +496,31 @@ for k, defence in cleaners.items():
 notebook.table(
     pd.DataFrame(rows),
     f"Peak signal-to-noise ratio to the clean image, median over {P['images']} test images in dB, after and before; attacks on the bare classifier at eps {named(EPS)}",
+)
+
+# %% [markdown]
+# Does the noise extraction see noise? The map ought to be near zero on clean images and near the budget on attacked ones.
+
+# %% tags=["hide-input"]
+rows = []
+for attack in ("clean", "noise", "FGSM", PGD):
+    images = X if attack == "clean" else MADE["bare"][attack]
+    with torch.no_grad():
+        found = UNIT * SNN.extract(images)
+    true = (images - X).abs()
+    told = torch.corrcoef(torch.stack([found.flatten(), true.flatten()]))[0, 1].item()
+    rows.append(
+        {
+            "images": attack,
+            "size of the perturbation, /255": f"{255 * true.mean():.1f}",
+            "size of the noise map, /255": f"{255 * found.mean():.1f}",
+            "correlation over pixels": "–" if attack == "clean" else f"{told:+.2f}",
+        }
+    )
+    run.values[f"noise map/{attack}"] = [true.mean().item(), found.mean().item(), told if told == told else None]  # fmt: skip
+notebook.table(
+    pd.DataFrame(rows),
+    f"The noise map of the purifier on {P['images']} test images: mean size of the true perturbation and of its estimate, and how they go together",
 )
 
 # %% [markdown]

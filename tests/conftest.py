@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from advdef.data import Dataset, load
 from advdef.training import train_standard
 
-
 if "PYTEST_XDIST_WORKER" in os.environ:  # each core has a worker, so notebooks and other processes get one thread too
     os.environ["OMP_NUM_THREADS"] = "1"
 

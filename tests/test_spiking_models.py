@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, get_args
 
 import pytest
@@ -117,8 +118,12 @@ class Loop:
         for layer in layers:
             if isinstance(layer, _Unit):
                 maps = self.unit(layer, maps)
+            elif isinstance(layer, Firing):
+                maps = self.fires(layer, maps)
+            elif isinstance(layer, nn.Conv2d | nn.Linear | nn.Flatten | nn.ReLU):
+                maps = layer(maps)
             else:
-                maps = self.fires(layer, maps) if isinstance(layer, Firing) else layer(maps)
+                maps = F.avg_pool2d(maps, 2)
         return maps
 
     def block(self, block: _Block, maps: Tensor) -> Tensor:
@@ -454,10 +459,16 @@ def test_bad_steps_of_a_network_are_refused(steps: Any) -> None:
             build()
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="BUG: the documentation promises a ValueError")
-def test_images_with_other_channels_are_refused() -> None:
-    with pytest.raises(ValueError, match="3"):
-        SmallSpikingResNet((3, 8, 8), 4, width=4).eval()(images_of((1, 8, 8)))
+@pytest.mark.parametrize("build", [partial(SmallSpikingResNet, width=4), partial(SpikingVGG, stages=((4,), (4,)))])
+def test_images_with_other_channels_are_refused(build: Any) -> None:
+    with pytest.raises(ValueError, match="built for images"):
+        build((3, 8, 8), 4).eval()(images_of((1, 8, 8)))
+
+
+@pytest.mark.parametrize("stages", [(), ((),), ((4,), ())])
+def test_empty_stages_are_refused(stages: Any) -> None:
+    with pytest.raises(ValueError, match="each stage needs a convolution"):
+        SpikingVGG((3, 8, 8), 4, stages=stages)
 
 
 # The purifier
@@ -560,6 +571,8 @@ def test_noise_maps() -> None:
     assert torch.allclose(found["magnitude"], F.softplus(found["signed"]), atol=1e-6)  # of the same weights
     assert torch.equal(found["none"], torch.zeros_like(images))
     assert built(Purifier, 3, width=4, extractor_width=8, noise="none").extractor is None
+    printed = {repr(built(Purifier, 3, width=4, extractor_width=8, noise=noise)) for noise in NOISES}
+    assert len(printed) == 3  # though two of them have the same layers
 
 
 def test_the_restorer_sees_images_and_their_noise() -> None:
@@ -607,7 +620,7 @@ def test_images_that_cannot_be_halved_twice_are_refused(size: tuple[int, int]) -
                 method(images)
 
 
-@pytest.mark.parametrize("shape", [(2, 1, 8, 8), (2, 4, 8, 8), (3, 8, 8), (1, 2, 3, 8, 8)])
+@pytest.mark.parametrize("shape", [(2, 1, 8, 8), (2, 4, 8, 8), (3, 8, 8), (8, 3, 8), (2, 3, 8, 8, 8)])
 def test_other_images_are_refused(shape: tuple[int, ...]) -> None:
     for noise in NOISES:
         purifier = Purifier(3, width=4, extractor_width=4, noise=noise)

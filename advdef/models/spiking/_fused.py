@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils._triton import has_triton
 
 from advdef.models.spiking.surrogates import RECTANGLE, Surrogate
@@ -44,7 +45,7 @@ Pass = Callable[..., Tensor]
 def fire(current: Tensor, unit: Unit) -> Tensor:
     """Spikes (T, M, ...) from currents (T, M, ...), or from a constant current (1, M, ...) that flows for T steps.
 
-    The surrogate "membrane" takes M for groups and what follows for the members of a group.
+    It has no second derivative. The surrogate "membrane" takes M for groups and what follows for a group's members.
     """
     spikes: Tensor = _Fire.apply(current, unit)
     return spikes
@@ -58,6 +59,7 @@ class _Fire(torch.autograd.Function):
         return _spiking(current, unit)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (current,), unit = ctx.saved_tensors, ctx.unit
         if unit.surrogate.kind == "rate":

@@ -5,6 +5,7 @@ last layer is linear, so that the mean over time may be taken before it. Both sa
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -18,6 +19,12 @@ def _levels(levels: int) -> tuple[float, ...]:
     if levels not in range(1, len(LEVELS) + 1):
         raise ValueError(f"levels must be from 1 to {len(LEVELS)}, not {levels!r}")
     return LEVELS[:levels]
+
+
+def _check(images: Tensor, stem: "_Unit") -> None:
+    channels = stem.convolution.in_channels
+    if images.dim() != 4 or images.shape[1] != channels:
+        raise ValueError(f"built for images (N, {channels}, H, W), not {tuple(images.shape)}")
 
 
 def _normal(model: nn.Module) -> None:
@@ -118,6 +125,7 @@ class SpikingResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes)."""
+        _check(images, self.stem)
         maps = self.stages(self.stem(2 * images - 1, constant=True))
         logits: Tensor = self.head(over_time(maps.mean((2, 3)), self.steps))
         return logits
@@ -145,7 +153,8 @@ class SpikingVGG(nn.Module):
     """Spiking VGG: stages of 3x3 convolutions with tdBN and neurons, average pooling between them, linear layers.
 
     ``stages`` holds the channels of each stage's convolutions, ``hidden`` the widths of linear layers with neurons.
-    Raises ValueError for levels outside 1 to 3, and for images that cannot be halved as often.
+    Raises ValueError for levels outside 1 to 3, an empty stage, and for images that cannot be halved as often or have
+    other channels.
     """
 
     def __init__(
@@ -159,12 +168,14 @@ class SpikingVGG(nn.Module):
         levels: int = 1,
     ) -> None:
         super().__init__()
+        if not stages or not all(stages):
+            raise ValueError(f"each stage needs a convolution, not {stages}")
         thresholds, inputs = _levels(levels), shape[0]
         scale = 2 ** (len(stages) - 1)
         if shape[1] % scale or shape[2] % scale:
             raise ValueError(f"images of {shape[1]}x{shape[2]} cannot be halved {len(stages) - 1} times")
         self.steps = steps
-        layers: list[nn.Module] = []
+        layers: list[Any] = []
         for i, channels in enumerate(stages):
             if i:
                 layers.append(nn.AvgPool2d(2))
@@ -182,6 +193,7 @@ class SpikingVGG(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes)."""
+        _check(images, self.stem)
         features = self.dense(self.layers(self.stem(2 * images - 1, constant=True)))
         logits: Tensor = self.head(over_time(features, self.steps))
         return logits

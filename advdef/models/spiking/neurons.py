@@ -103,8 +103,11 @@ def unrolled(neuron: Firing, currents: Tensor, states: Tensor | None = None) -> 
     """Spikes (T, N, ...) and last membranes (K, N, ...) of currents (T, N, ...), from other membranes or from rest.
 
     Step by step, by snntorch's neurons: for the surrogates that look at one membrane at a time, the definition of what
-    ``neuron`` computes at once. Any number of steps may be given. Raises ValueError for states of another shape.
+    ``neuron`` computes at once. Any number of steps may be given. Raises ValueError for states of another shape, and
+    TypeError for currents that are not float32, as snntorch's thresholds are.
     """
+    if currents.dtype != torch.float32:
+        raise TypeError(f"currents must be float32, as snntorch holds thresholds so, not {currents.dtype}")
     levels = leaky_neurons(neuron)
     wanted = (len(levels), *currents.shape[1:])
     if states is None:
@@ -158,7 +161,7 @@ def _below(name: str, prefix: str) -> bool:
 
 
 def firing_rates(model: nn.Module, images: Tensor) -> dict[str, float]:
-    """Spikes per neuron and step of each spiking layer on images (N, C, H, W), in the order of the layers.
+    """Spikes per neuron and step of each spiking layer on images (N, C, H, W), in the order of their calls.
 
     Warns with DeadNetworkWarning, once, naming the layers that never fire. Raises ValueError for a model without
     spiking layers.
