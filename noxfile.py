@@ -17,7 +17,8 @@ import nox
 ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".nox" / "advdef"
 STAMP = ENVIRONMENT / "advdef-stamp"
-# Libraries that our attacks are compared with. They pin old versions of what the book needs, and work without these.
+# Libraries that our attacks, and the speed of our spiking networks, are compared with. They pin old versions of what
+# the book needs, and work without these.
 PEERS = ROOT / ".nox" / "peers"
 PEER_PACKAGES = (
     "torchattacks==3.5.1",

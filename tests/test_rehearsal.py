@@ -132,22 +132,17 @@ PLANS = {
     "snn_purification": Plan(
         "05_snn_purification",
         claims=tuple(f"C{i}" for i in range(1, 8)),
-        models=("DS-ResNet-8",),
-        attacked=("DS-ResNet-8",),
+        models=("DS-ResNet-20",),
+        attacked=("DS-ResNet-20",),
         settings={
-            "width": 4, "T": 2, "held": 100, "train": 200, "epochs": 4, "batch": 20, "inner": 1, "unet": 2,
-            "extractor": 2, "pairs": 60, "purifier_epochs": 1, "purifier_batch": 20, "seeds": 2, "images": 24,
-            "few": 12, "steps": 2, "strong": 2, "queries": 5, "curve": (0.5, 1.0), "counts": (1, 2), "checks": "fast",
-            "timed": 4,
+            "width": 4, "T": 2, "held": 40, "train": 200, "epochs": 5, "batch": 10, "rate": 1e-2, "inner": 1,
+            "unet": 2, "extractor": 2, "pairs": 40, "purifier_epochs": 1, "purifier_batch": 20, "seeds": 2,
+            "images": 24, "few": 12, "steps": 2, "strong": 2, "queries": 5, "curve": (0.5, 1.0), "counts": (1, 2),
+            "checks": "fast", "timed": 4,
         },
-        changes={
-            # each attack leaves images to the next one
-            "}.get(name, 8 / 255)": "}.get(name, 2 / 255)",
-            # so few images do not hold every class often enough for random shifts
-            'batch_size=P["batch"], shift=2,': 'batch_size=P["batch"],',
-        },
+        changes={'"DS-ResNet-20": SpikingResNet': '"DS-ResNet-20": partial(SpikingResNet, blocks=(1, 1))'},
         imports="",
-        images=pale_digits,
+        images=dark_or_bright,
     ),
 }  # fmt: skip
 

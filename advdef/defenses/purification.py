@@ -86,7 +86,7 @@ class GatedPurification(Purification):
     """Purification where a detector asks for it: the label of C(P(x)) if D(x) > threshold, else that of C(x).
 
     D is the largest difference between the classifier's probabilities for x and for P(x). The second version of the
-    paper has a detector with a norm of that kind; whose norm it is, is not known to us.
+    paper has a detector; that its criterion is a norm of that kind is told by a secondary source, of what is not known.
 
     Raises ValueError for a threshold outside [0, 1].
     """
