@@ -51,11 +51,11 @@ def test_the_grid_shows_every_image_with_its_row_and_column_names() -> None:
 
 def test_colours_differ_within_a_page() -> None:
     names = list(COLOURS)
-    firsts = ("standard", "none", "another image's direction", "TRN", "random map", "early")
-    second, third, controls, fourth, maps, fusions = (names.index(name) for name in firsts)
+    firsts = ("standard", "none", "another image's direction", "TRN", "random map", "early", "purifier", "LIF")
+    second, third, controls, fourth, maps, fusions, fifth, levels = (names.index(name) for name in firsts)
     pages = names[:second], ["AT", *names[second:third]], ["AT", *names[third:controls]], ["none", *names[fourth:maps]]
     # figures of their own
     pages += (["V0 oracle", *names[controls:fourth]], ["TRN", "image only", *names[maps:fusions]])
-    pages += (["TRN", *names[fusions:]],)
+    pages += (["TRN", *names[fusions:fifth]], ["none", *names[fifth:levels]], names[levels:])
     for page in pages:
         assert len({COLOURS[name] for name in page}) == len(page)

@@ -55,8 +55,10 @@ def _printed(value: object) -> str:
         return describe(value)
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{key!r}: {_inside(entry)}' for key, entry in value.items())}}}"
-    if isinstance(value, tuple | list):
+    if isinstance(value, list):
         return f"[{', '.join(map(_printed, value))}]"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_printed, value))}{',' * (len(value) == 1)})"
     if isinstance(value, nn.Module | Tensor):
         return type(value).__name__
     return value.__qualname__ if isinstance(value, MethodType | FunctionType) else repr(value)
