@@ -45,7 +45,7 @@ def reproduce(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests and the examples in docstrings: ``nox -s tests -- -k cli``."""
-    _run(session, "pytest", "-n", "auto", "--dist", "loadgroup", *session.posargs)
+    _run(session, "pytest", "-n", "auto", "--dist", "loadgroup", "--no-loadscope-reorder", *session.posargs)
 
 
 @nox.session
