@@ -962,7 +962,7 @@ notebook.table(
 # %% [markdown]
 # ## Sanity checks
 #
-# The ids are those of the list of checks in [the protocol](../book/protocol.md). A check that fires asks for an explanation. B6 asks whether a defence needs gradients or optimisation at inference; E2 asks for three trained networks, and the attackers meet one.
+# The ids are those of the list of checks in [the protocol](../book/protocol.md). A check that fires asks for an explanation. B6 asks whether a defence needs gradients or optimisation at inference; B8 fires where a little noise changes the margin much, as it does where neurons are steps. C7 fires where Square breaks an image that no gradient broke: there a derivative of spikes led the attack astray, and the accuracy is an upper bound, as it always is. E2 asks for three trained networks, and the attackers meet one.
 
 # %% tags=["hide-input"]
 CARD = dict(
