@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from advdef.data import Dataset, load
 from advdef.training import train_standard
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # each core has a worker, so notebooks and other processes get one thread too
-    os.environ["OMP_NUM_THREADS"] = "1"
+# Each core has a worker of its own, and rounding, which training amplifies, depends on the number of threads: notebooks
+# and other processes get one, whoever starts the tests.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
