@@ -1146,6 +1146,7 @@ notebook.table(
 # - The networks are small and trained for few epochs; the table of profiles says how few. The paper's own widths, thresholds and budgets are not known, and 75 epochs of purifier training, which a digest names, were not tried.
 # - Attackers who know the defence meet one network of each kind, on as many images as the captions say. JPEG, bit depth, the median and the blur did not meet such attackers here; the page on NIP shows how such filters fall to one who knows them.
 # - The derivatives are a few of many; each further one can only lower the numbers. The *membrane* derivative takes its spread from one image, where the attack that it is modelled on takes it over a batch.
+# - Seconds of training are wall times, in the run shown beside other work that did not slow all trainings alike. Two or more conditions of C4 hang on them, so that its word is not to be trusted where the others fail.
 # - One norm, no corruptions, no second restart of PGD; APGD goes through the derivative of training alone. Where a variant has several seeds, the verdicts use the first.
 # - The end-to-end variant was trained on single steps, its purifier alone; adversarial training of purifier and classifier together was not tried.
 #
