@@ -9,35 +9,36 @@ from torch import Tensor
 
 from advdef.evaluation import Outcome
 
-__all__ = ["COLOURS", "image_grid", "robustness_curves", "use_style"]
+__all__ = ["COLOURS", "image_grid", "robustness_curves", "threat_panels", "use_style"]
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart
+# Okabe and Ito's palette, which colour-blind readers can tell apart. The five defences that are compared with
+# each other (TQ, SNS, V2 mean-logit, TRN, purifier) have five colours, the same on every page.
 COLOURS = {
     "undefended": "#000000",
-    "CQ": "#0072B2",
-    "TQ": "#D55E00",
+    "CQ": "#D55E00",
+    "TQ": "#0072B2",
     "k-means": "#009E73",
-    "CQ released": "#56B4E9",
-    "TQ released": "#E69F00",
+    "CQ released": "#E69F00",
+    "TQ released": "#56B4E9",
     "bit depth": "#CC79A7",
     "AT": "#7F7F7F",
     "AT + CQ": "#3D348B",
     "standard": "#000000",
     "mixed AT": "#B8860B",
-    "ALP": "#009E73",
+    "ALP": "#D55E00",
     "TRADES": "#0072B2",
     "VS": "#56B4E9",
-    "SNS": "#D55E00",
+    "SNS": "#009E73",
     "SNS random": "#CC79A7",
-    "SNS 0.1": "#F2A56B",
+    "SNS 0.1": "#7FCDBB",
     "SNS random 0.1": "#E3BFD3",
     "SNS bottom": "#E69F00",
     "SNS α=1": "#882255",
     "none": "#000000",
     "V0 oracle": "#D55E00",
-    "V1 self": "#E69F00",
+    "V1 self": "#0072B2",
     "V1 minus": "#B8860B",
-    "V2 mean-logit": "#0072B2",
+    "V2 mean-logit": "#E69F00",
     "V2 max-confidence": "#56B4E9",
     "V2 stable step": "#882255",
     "V3 confidence": "#009E73",
@@ -65,10 +66,10 @@ COLOURS = {
     "sum": "#009E73",
     "concat": "#0072B2",
     "heavy": "#CC79A7",
-    "purifier": "#D55E00",
+    "purifier": "#882255",
     "ANN purifier": "#0072B2",
     "gate": "#E69F00",
-    "end to end": "#882255",
+    "end to end": "#D55E00",
     "FGSM-AT": "#7F7F7F",
     "PGD-AT": "#3D348B",
     "RAT": "#B8860B",
@@ -78,6 +79,7 @@ COLOURS = {
     "MLF2": "#56B4E9",
     "MLF3": "#0072B2",
     "SE-MLF3": "#D55E00",
+    "NIP": "#E69F00",  # that of V2 mean-logit, which stands for it beside the others
 }
 THREAT_STYLES = {"oblivious": (":", "o"), "direct": ("--", "s"), "adaptive": ("-", "D")}
 
@@ -126,6 +128,34 @@ def robustness_curves(curves: Mapping[str, Mapping[str, Mapping[str, Mapping[flo
             row[0].set_ylabel(f"{dataset}\nrobust accuracy")
         top += depth[dataset]
     axes[0][0].legend(title="attacker", loc="upper right", fontsize=8)
+    return figure
+
+
+def threat_panels(curves: Mapping[str, Mapping[str, Mapping[float, Outcome]]]) -> Figure:
+    """Robust accuracy against eps: a panel per threat model, a line per defence, bars for 95 % Wilson intervals.
+
+    ``curves[defence][threat][eps]`` is an outcome; raises ValueError where there is none. Points of different defences
+    stand a little apart, as many of them lie at zero.
+    """
+    if not curves:
+        raise ValueError("there is no defence to draw")
+    threats = list(next(iter(curves.values())))
+    size = (3.1 * len(threats), 3.3)
+    figure, axes = plt.subplots(1, len(threats), figsize=size, sharey=True, squeeze=False)
+    for panel, threat in zip(axes[0], threats, strict=True):
+        for number, (defence, found) in enumerate(curves.items()):
+            budgets = sorted(found[threat])
+            shift = 0.008 * budgets[-1] * (number - (len(curves) - 1) / 2)
+            intervals = [found[threat][eps].interval for eps in budgets]
+            errors = [[i.value - i.low for i in intervals], [i.high - i.value for i in intervals]]
+            panel.errorbar(
+                [eps + shift for eps in budgets], [i.value for i in intervals], yerr=errors, label=defence,
+                color=COLOURS.get(defence, "#000000"), marker="osD^vPX*"[number % 8], elinewidth=0.8, linewidth=1.4,
+            )  # fmt: skip
+        panel.set(title=threat, xlabel="eps", ylim=(-0.03, 1.03), xticks=budgets)
+        panel.xaxis.set_major_formatter("{x:.3g}")
+    axes[0][0].set_ylabel("robust accuracy")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
     return figure
 
 

@@ -1,0 +1,462 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,mystnb,-all
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Five defences, one protocol
+#
+# Each paper measured its defence on networks, data and budgets of its own, so their numbers cannot be laid side by side. Here they can: the five
+# defences stand before the **same attackers**, on the same images, with the same budgets. Beside them stand the classifier without any
+# defence, and the plainest defence there is, training on attacked images.
+#
+# ```{admonition} What is known, and what is ours
+# :class: note
+# None of the five papers compares its defence with the other four, so **everything on this page is ours**: the data, the classifier, the
+# budgets and the sizes. Each defence is here in one form, the one that a reader of its page would deploy (never an oracle), trained
+# with the settings of its page made small. One network form and one seed: what another would give, the pages of the papers show for some
+# of them. This page tests no claim of a paper and gives no verdict; [those are listed here](../book/verdicts.md).
+# ```
+
+# %% tags=["remove-cell", "skip-execution"]
+# @title Set-up (Colab only: installs advdef)
+import sys
+
+if "google.colab" in sys.modules:
+    import os
+
+    source = os.environ.get("ADVDEF_SOURCE", "git+https://github.com/advdef/advdef")
+    # %pip install -q "advdef[eval] @ {source}"
+
+# %% tags=["parameters"]
+profile = "smoke"  # smoke, laptop or paper; what is shown below may be another
+dataset = None  # one of advdef's data sets; None: that of the profile
+seed = 0
+device = None  # cpu, cuda or mps; None: a GPU if there is one
+
+# %% tags=["hide-input"]
+from functools import partial
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import torch
+from advdef import checks, notebook, plotting
+from advdef.adversarial_training import train_at
+from advdef.artifacts import trained
+from advdef.attacks import fgsm, pgd, square, suites, uniform_noise
+from advdef.cost import cost
+from advdef.data import load
+from advdef.defenses import (
+    NIPDictionary,
+    Purification,
+    Quantized,
+    Quantizer,
+    Restoration,
+    Stabilized,
+    Undefended,
+    train_quantized,
+)
+from advdef.defenses.stabilizing import train_sns
+from advdef.direction_bank import fit_bank
+from advdef.evaluation import (
+    Attempt,
+    adaptive,
+    correct,
+    direct,
+    evaluate,
+    evaluate_curve,
+    oblivious,
+)
+from advdef.gradient_map import GradientMap, frozen
+from advdef.ledger import own_pages, read_records
+from advdef.models import SIZES, Purifier, ResNet18, SmallResNet, TwoStreamRestorer
+from advdef.models.spiking import Surrogate
+from advdef.notebook import show_eps
+from advdef.purification import train_purifier
+from advdef.records import Run, record
+from advdef.restoration import train_restorer
+from advdef.restoration_pairs import Recipe
+from advdef.sensitivity import make_pairs, sensitivity
+from advdef.statistics import paired_difference, wilson
+from advdef.training import train_standard
+from tqdm import tqdm
+
+plotting.use_style()
+
+# %% [markdown]
+# ## How much is computed
+#
+# The same code runs in three sizes; the numbers on this page come from the profile named in the table's caption. In the table, *train* are the training images of
+# classifiers, restorer and purifier (None: all), *epochs* those of each, *images* the test images under attack, *few* those on which every attack is tried on
+# every image. Wide tables scroll sideways.
+
+# %%
+PROFILES = {
+    "smoke": dict(
+        dataset="digits", network="small ResNet", train=(800, 800, 600), epochs=(6, 8, 4),
+        inner=2, per_class=20, size="XS", purifier=(4, 2), images=40, few=20, steps=5, restarts=1,
+        queries=20, curve=(0.5, 1.0), checks="fast", timed=(32, 3),
+    ),
+    "laptop": dict(
+        dataset="fashion_mnist", network="small ResNet", train=(20_000, 10_000, 4_000), epochs=(8, 8, 6),
+        inner=3, per_class=100, size="XS", purifier=(6, 4), images=200, few=60, steps=40, restarts=1,
+        queries=500, curve=(0.25, 0.5, 1.0), checks="fast", timed=(128, 5),
+    ),
+    "paper": dict(
+        dataset="cifar10", network="ResNet-18", train=(None, None, None), epochs=(30, 20, 15),
+        inner=7, per_class=200, size="B", purifier=(32, 4), images=1_000, few=200, steps=100, restarts=5,
+        queries=5_000, curve=(0.25, 0.5, 1.0), checks="all", timed=(256, 20),
+    ),
+}  # fmt: skip
+P = notebook.choose(PROFILES, profile)
+DEVICE = notebook.choose_device(device)
+RESUME = notebook.resume_folder()
+NETWORKS = {"small ResNet": SmallResNet, "ResNet-18": ResNet18}
+(name,) = notebook.choose_datasets(dataset, (P["dataset"],))
+data = load(name, device=DEVICE)
+colour = data.shape[0] == 3
+EPS = 8 / 255 if colour else 0.1
+BUDGETS = [share * EPS for share in P["curve"]]
+THREATS = ("oblivious", "direct", "adaptive")
+SMALLER = {
+    part: data.subset(train=min(n or len(data.train), len(data.train)))
+    for part, n in zip(("classifier", "restorer", "purifier"), P["train"], strict=True)
+}
+test = notebook.sample(data.test, P["images"])
+X, Y = test.float_images(), test.labels
+few = slice(P["few"])
+run = Run("five_defences", profile, data, seed)
+run_line = f"profile {profile}, {name} with {P['network']}, eps {show_eps(EPS)}, seed {seed}, device {DEVICE.type}"
+record("run_line", run_line)
+notebook.table(
+    pd.DataFrame(PROFILES).map(str),
+    f"The three profiles; this page: {run_line}",
+    index=True,
+)
+
+
+# %% [markdown]
+# ## The line-up
+#
+# | defence | from | what it is here | what it changes |
+# |---|---|---|---|
+# | **undefended** | | the classifier alone | |
+# | **AT** | {cite:t}`madry2018towards` | adversarial training with PGD | training |
+# | **TQ** | [QuSecNets](01_qusecnets) | trained thresholds on the input, two levels on grey images and four on colour | input and training |
+# | **SNS** | [neuron sensitivity](02_neuron_sensitivity) | adversarial training that also holds the most sensitive tenth of the neurons still | training |
+# | **NIP** | [NIP](03_nip) | class dictionary, decided by the mean logit (V2): no label and no clean image is known | input |
+# | **TRN** | [TRN](04_trn) | a network that sees the image and the average gradient map | input |
+# | **purifier** | [SNN purification](05_snn_purification) | the spiking U-Net, here in front of the same classifier without spikes | input |
+#
+# AT and SNS share their inner attack, epochs and schedule. NIP, TRN and the purifier stand in front of one and the same frozen classifier, the *undefended* one. On its own page the
+# purifier has a spiking classifier behind it; the common one is what makes the rows of this page comparable.
+
+
+# %% tags=["hide-input"]
+def draws(offset=0):
+    return torch.Generator().manual_seed(1_000 * seed + offset)
+
+
+def share(hits):
+    return f"{wilson(int(hits.sum()), len(hits))}"
+
+
+EPOCHS = dict(zip(SMALLER, P["epochs"], strict=True))
+BUDGET = dict(
+    epochs=EPOCHS["classifier"], learning_rate=2e-3, schedule="one_cycle",
+    **(dict(shift=2, flip=True) if colour else {}),
+)  # fmt: skip
+INNER = dict(eps=EPS, steps=P["inner"], step_size=1 / P["inner"] + 0.1)
+RECIPE = partial(Recipe, eps=tuple(EPS * s for s in (0.25, 0.5, 0.75, 1.0)))
+LEARNING_RATES = {"XS": 8e-3, "S": 3e-3, "B": 5e-4}  # of the restorers
+
+
+def network():
+    return NETWORKS[P["network"]](data.shape, data.num_classes)
+
+
+def fitted(train, **settings):
+    return trained(
+        network, train, SMALLER["classifier"], seed=seed, **BUDGET, **settings
+    )
+
+
+TRAINED = {
+    "undefended": fitted(train_standard),
+    "AT": fitted(train_at, **INNER),
+    "SNS": fitted(train_sns, **INNER, ramp=2, probe=200, probe_steps=3),
+}
+PLAIN = frozen(TRAINED["undefended"].model)
+levels = 4 if colour else 2
+TRAINED["TQ"] = trained(
+    lambda: Quantized(network(), Quantizer(levels, trainable=True)), train_quantized,
+    SMALLER["classifier"], seed=seed, **BUDGET,
+)  # fmt: skip
+TRAINED["TRN"] = trained(
+    partial(TwoStreamRestorer, data.shape[0], data.shape[0], **SIZES[P["size"]]),
+    train_restorer, SMALLER["restorer"], seed=seed, classifier=PLAIN, maps=GradientMap(PLAIN),
+    recipe=RECIPE(attacks=("FGSM", "PGD-10")), epochs=EPOCHS["restorer"],
+    learning_rate=LEARNING_RATES[P["size"]],
+)  # fmt: skip
+width, steps = P["purifier"]
+TRAINED["purifier"] = trained(
+    partial(Purifier, data.shape[0], width=width, extractor_width=width, steps=steps),
+    train_purifier, SMALLER["purifier"], seed=seed, classifier=PLAIN,
+    recipe=RECIPE(attacks=("FGSM", "PGD-10"), clean=0.5, noise=0.0), epochs=EPOCHS["purifier"],
+    batch_size=32, learning_rate=1e-2 if width < 10 else 1e-3,
+)  # fmt: skip
+
+# %% [markdown]
+# NIP is not trained; its step is the largest of six that costs at most one point on *training* images, as on its page.
+
+# %% tags=["hide-input"]
+bank = fit_bank(PLAIN, data.train, per_class=P["per_class"], kept=2)
+probe = notebook.sample(data.train, 500)
+GRID = [(1 if colour else 4) * s for s in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)]
+
+
+def dictionary(step):
+    return NIPDictionary(PLAIN, bank, steps=(step,), rule="mean-logit")
+
+
+def right(model, split):
+    return correct(model, split.float_images(), split.labels).double().mean().item()
+
+
+allowed = right(PLAIN, probe) - 0.01
+STEP = max([s for s in GRID if right(dictionary(s), probe) >= allowed], default=GRID[0])
+sns, at = TRAINED["SNS"].model.eval(), TRAINED["AT"].model.eval()
+pairs = make_pairs(
+    sns, probe.float_images(), probe.labels, partial(pgd, steps=10), eps=EPS,
+    generator=draws(1),
+)  # fmt: skip
+tq = TRAINED["TQ"].model.eval()
+tq.undefended = PLAIN
+derivatives = {k: Surrogate(k) for k in ("rectangle", "triangle")}  # and two more
+DEFENCES = {
+    "undefended": Undefended(PLAIN),
+    "AT": Undefended(at, twin=PLAIN),
+    "TQ": tq,
+    "SNS": Stabilized(
+        sns, sensitivity=sensitivity(sns, pairs), guides=probe, twin=PLAIN,
+        features=list(sns.taps)[-1],
+    ),
+    "NIP": dictionary(STEP),
+    "TRN": Restoration(PLAIN, TRAINED["TRN"].model, GradientMap(PLAIN)),
+    "purifier": Purification(PLAIN, TRAINED["purifier"].model, derivatives=derivatives),
+}  # fmt: skip
+record("NIP/step", STEP, kind="number", tolerance=1e-9)
+{"step of NIP in pixels": STEP, "thresholds of TQ": tq.quantizer.thresholds.tolist()}
+
+# %% [markdown]
+# ## Three attackers
+#
+# The rules are those of [the protocol](../book/protocol.md): the **oblivious** attacker crafts on the undefended classifier; the **direct** one takes the gradient that the deployed
+# defence gives; the **adaptive** one has surrogates, attacks made for this defence, images replayed from the undefended and from the adversarially trained
+# network, Square, and all that the other two found. An image is robust when nothing broke it.
+
+# %% tags=["hide-input"]
+WEAK = suites.cleverhans()
+STRONG = suites.adaptive(steps=P["steps"], restarts=P["restarts"])
+EXTRA = {f"Square-{P['queries']}": partial(square, queries=P["queries"])}
+SOURCES = {"undefended": PLAIN, "AT": at}
+clean_test = notebook.sample(data.test, 2_000)
+CURVES, CLEAN = {}, {}
+for k, defence in tqdm(DEFENCES.items(), desc="three attackers", leave=False):
+    CLEAN[k] = correct(defence, clean_test.float_images(), clean_test.labels)
+    run.add_clean(CLEAN[k], defence=k, model=P["network"])
+    transfer = {n: m for n, m in SOURCES.items() if n != k}
+    tried = {
+        "oblivious": {e: oblivious(defence, WEAK) for e in BUDGETS},
+        "direct": {e: direct(defence, WEAK) for e in BUDGETS},
+        "adaptive": {
+            e: adaptive(
+                defence, STRONG, eps=e, steps=P["steps"], transfer=transfer, extra=EXTRA
+            )
+            for e in BUDGETS
+        },
+    }
+    CURVES[k] = {}
+    for threat, attempts in tried.items():
+        CURVES[k][threat] = evaluate_curve(
+            defence, attempts, X, Y, generator=draws(2), resume=RESUME,
+            known=list(CURVES[k].values()) if threat == "adaptive" else (),
+        )  # fmt: skip
+        for outcome in CURVES[k][threat].values():
+            run.add(outcome, defence=k, threat=threat, model=P["network"], part="curve")
+MAIN = {k: {t: CURVES[k][t][EPS] for t in THREATS} for k in DEFENCES}
+
+# %% tags=["hide-input"]
+rows = []
+for k, found in MAIN.items():
+    row = {"defence": k, "clean %": share(CLEAN[k])}
+    row |= {f"{threat} %": f"{o.interval}" for threat, o in found.items()}
+    for other in ("undefended", "AT"):
+        gain = paired_difference(
+            found["adaptive"].robust, MAIN[other]["adaptive"].robust
+        )
+        row[f"adaptive − {other}"] = "–" if k in ("undefended", other) else f"{gain:+}"
+        if other != k:
+            run.values[f"gain/{k}/{other}"] = [gain.value, gain.low, gain.high]
+    rows.append(row)
+    for threat, outcome in found.items():
+        value = outcome.robust.float().mean().item()
+        record(f"{k}/{threat}", value, kind="accuracy", n=len(Y))
+    record(
+        f"{k}/clean", CLEAN[k].float().mean().item(), kind="accuracy", n=len(clean_test)
+    )
+headline = notebook.table(
+    pd.DataFrame(rows),
+    f"All defences at eps {show_eps(EPS)} ({run_line}): clean accuracy on {len(clean_test):,} test images, worst cases on {len(Y)}, with 95 % intervals; differences in points",
+)
+record("headline_table", headline)
+headline
+
+# %% [markdown]
+# The step from *oblivious* to *adaptive* is what an attacker gains by knowing the defence. Where *direct* lies far above *adaptive*, the defence gives a gradient that does
+# not lead anywhere, and an evaluation that stops there flatters it. The last column asks the question that decides whether a defence is worth its cost: is it better than training on attacked images?
+
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Robust accuracy against eps, one panel per attacker and one colour per defence, with 95 % Wilson intervals; points are moved sideways a little so that none hides another. The right panel is the one that counts.", "name": "fig-five"}, "image": {"alt": "Three panels of accuracy against eps for the oblivious, direct and adaptive attacker; each has one line for the undefended classifier, for adversarial training and for each of the five defences. Lines fall from left to right, and further down in the panel of the adaptive attacker."}}
+plotting.threat_panels(CURVES)
+plt.show()
+
+# %% [markdown]
+# ## Which attack broke what
+#
+# Here every kind of attack is tried on every correctly classified image, whether or not another one has broken it. The number in parentheses counts the images that *only* this kind broke:
+# the reason why no single attack is enough.
+
+# %% tags=["hide-input"]
+KINDS = ("replayed", "direct", "surrogates", "made for it", "Square", "noise")
+FAST = {"PGD": partial(pgd, steps=P["steps"], loss="margin")}
+x, y = X[few], Y[few]
+table, findings = {}, {}
+for k, defence in tqdm(DEFENCES.items(), desc="kinds", leave=False):
+    through = [Attempt(f"surrogates: {n}", FAST["PGD"], s) for n, s in defence.surrogates().items()]  # fmt: skip
+    own = [
+        Attempt(f"made for it: {n}", partial(a, steps=P["steps"]), defence)
+        for n, a in defence.adaptive_attacks(EPS).items()
+    ]
+    attempts = [
+        Attempt("replayed", FAST["PGD"], SOURCES["undefended"]),
+        Attempt("direct", FAST["PGD"], defence), *through, *own,
+        Attempt("Square", EXTRA[f"Square-{P['queries']}"], defence),
+        Attempt("noise", partial(uniform_noise, draws=20), defence),
+    ]  # fmt: skip
+    outcome = evaluate(
+        defence, attempts, x, y, eps=EPS, generator=draws(3), exhaustive=True,
+        resume=RESUME,
+    )  # fmt: skip
+    run.add(outcome, defence=k, threat="adaptive", model=P["network"], part="kinds")
+    broken = {kind: torch.zeros_like(outcome.clean) for kind in KINDS}
+    for finding in outcome.findings:
+        broken[finding.name.split(":")[0]] |= finding.broken
+    times = torch.stack(list(broken.values())).sum(0)
+    table[k] = {
+        kind: "–"
+        if not any(f.name.split(":")[0] == kind for f in outcome.findings)
+        else f"{int(hits.sum())} ({int((hits & (times == 1)).sum())})"
+        for kind, hits in broken.items()
+    }
+    run.values[f"unique/{k}"] = {
+        kind: int((hits & (times == 1)).sum()) for kind, hits in broken.items()
+    }
+    table[k]["of"] = int(outcome.clean.sum())
+notebook.table(
+    pd.DataFrame(table).T.rename_axis("defence").reset_index(),
+    f"Images broken by each kind of attack at eps {show_eps(EPS)}, and (in parentheses) by no other kind; *of* are the images that were right before",
+)
+
+# %% [markdown]
+# ## What it costs
+
+# %% tags=["hide-input"]
+batch, rounds = P["timed"]
+EXTRA_WEIGHTS = {
+    "TQ": tq.quantizer, "TRN": TRAINED["TRN"].model, "purifier": TRAINED["purifier"].model,
+}  # fmt: skip
+base, rows = None, []
+for k, defence in DEFENCES.items():
+    price = cost(defence, X[:batch], rounds=rounds)
+    base = base or price.batched
+    extra = EXTRA_WEIGHTS.get(k)
+    seconds = TRAINED[k].seconds if k in TRAINED else 0.0
+    rows.append(
+        {
+            "defence": k,
+            "further parameters": f"{sum(p.numel() for p in extra.parameters()):,}"
+            if extra
+            else "0",
+            "training s": f"{seconds:.0f}",
+            "time per image, of undefended": f"{price.batched / base:.1f} ×",
+            "forward passes": f"{price.forwards:g}",
+            "backward passes": f"{price.backwards:g}",
+        }
+    )
+    run.values[f"cost/{k}"] = dict(
+        training_seconds=round(seconds, 1), time_ratio=round(price.batched / base, 2),
+        forwards=price.forwards, backwards=price.backwards,
+    )  # fmt: skip
+    record(f"cost/{k}/forwards", price.forwards, kind="number", tolerance=1e-6)
+notebook.table(
+    pd.DataFrame(rows),
+    f"Cost at inference, in batches of {len(X[:batch])}, and of training; passes of the common classifier per image. Times were measured on a machine that may have done other work",
+)
+
+# %% [markdown]
+# ## Sanity checks
+#
+# The row of each defence under the *direct* attack. A check that fires is a reason to distrust the direct number above, and the reason why the adaptive one is there; what each means is in [the
+# protocol](../book/protocol.md).
+
+# %% tags=["hide-input"]
+CARD = dict(
+    goal="any wrong class", norm="Linf", eps=EPS, knowledge="all", randomised="nothing"
+)
+shown = {}
+for k, defence in tqdm(DEFENCES.items(), desc="checks", leave=False):
+    single = evaluate(
+        defence, direct(defence, {"FGSM": partial(fgsm), "PGD": WEAK["PGD"]}), X, Y,
+        eps=EPS, generator=draws(4), exhaustive=True, resume=RESUME,
+    )  # fmt: skip
+    shown[k] = checks.row(
+        defence, X, Y, eps=EPS, generator=draws(5), single=single, **MAIN[k], card=CARD,
+        seeds=1, only=checks.FAST if P["checks"] == "fast" else None,
+    )  # fmt: skip
+    fired = [c.id for c in shown[k] if c.status == "fire"]
+    run.values[f"checks/{k}"] = fired
+    record(f"checks/{k}", ", ".join(fired) or "none")
+notebook.check_table(
+    shown, f"Sanity checks of the direct evaluation at eps {show_eps(EPS)}"
+)
+
+# %% [markdown]
+# ## The same defences on their own pages
+#
+# From the records of the runs that the papers' pages show, each with its own data, network and budgets. Rows of different pages are **not** comparable with each other; *undefended* and *AT* are those of the same page.
+
+# %% tags=["hide-input"]
+records = read_records()
+shown = notebook.table(
+    pd.DataFrame(own_pages(records)),
+    "Worst cases on the pages of the papers: defence / undefended / adversarial training, in %",
+) if records else "The records are part of a checkout of the repository; this machine has none."  # fmt: skip
+shown
+
+# %% [markdown]
+# ## Provenance
+
+# %% tags=["hide-input"]
+run.save()
+notebook.provenance_table([run])
