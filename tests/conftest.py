@@ -17,6 +17,7 @@ from advdef.training import train_standard
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist, which reads the groups, comes after it
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes minutes comes first; a file is one worker's, but each executed notebook may be another one's."""
     executing = ("test_notebooks", "test_rehearsal")

@@ -122,7 +122,7 @@ PLANS = {
         changes={
             '"ResNet-18": ResNet18,': '"ResNet-18": partial(ResNet, blocks=(1, 1), width=8),',
             # each attack on a rung leaves images to the next one
-            "BUDGETS.get(name, 8 / 255)": "BUDGETS.get(name, 2 / 255)",
+            "BUDGETS.get(name, 8 / 255)": "BUDGETS.get(name, 1 / 255)",
             # so few images make enough steps to learn every class
             'schedule="one_cycle", shift=2)': 'schedule="one_cycle", batch_size=20)',
         },

@@ -326,7 +326,7 @@ def test_a_broken_file_in_the_cache_is_told(classifier: nn.Sequential, cache: Pa
         ({"eps": (0.1, 0.0)}, "above 0"),
         ({"eps": (8.0,)}, "at most 1"),
         ({"eps": (float("nan"),)}, "nan"),
-        ({"attacks": ()}, "attacks must be some of FGSM, PGD-5, PGD-10"),
+        ({"attacks": ()}, "attacks must be some of FGSM, PGD-5, PGD-7, PGD-10"),
         ({"attacks": ("FGSM", "BIM")}, "BIM"),
         ({"clean": 1.0}, "shares that leave something, not 1.0 and 0.05"),
         ({"clean": 0.5, "noise": 0.5}, "shares"),

@@ -194,7 +194,8 @@ def test_the_batch_size_changes_no_choice(resnet: SmallResNet, pairs: Pairs) -> 
         assert list(first) == list(resnet.taps)
         for other in others:
             for layer in first:
-                assert torch.allclose(other[layer], first[layer], rtol=1e-4, atol=1e-9)  # the network's own rounding
+                rounding = 1e-5 * first[layer].max()  # of the network, whose kernels depend on the size of a batch
+                assert torch.allclose(other[layer], first[layer], rtol=1e-4, atol=float(rounding))
             assert set(jaccard(select(first, ratio=0.3), select(other, ratio=0.3)).values()) == {1.0}
 
 
