@@ -59,7 +59,7 @@ def layer_score(sigma: Mapping[str, Tensor], *, top: float = 1.0) -> dict[str, f
 
 
 def jaccard(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, float]:
-    """Common share of two choices by layer: |A and B| / |A or B|; raises ValueError for unequal layers.
+    """Common share of two choices by layer: `|A and B| / |A or B|`; raises ValueError for unequal layers.
 
     >>> jaccard({"relu": torch.tensor([0, 1, 2])}, {"relu": torch.tensor([1, 2, 3])})
     {'relu': 0.5}

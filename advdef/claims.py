@@ -9,9 +9,12 @@ import yaml
 
 from advdef.statistics import Interval
 
-__all__ = ["Claim", "Condition", "Verdict", "VerdictWord", "claims", "decide"]
+__all__ = ["SOURCES", "Claim", "Condition", "Verdict", "VerdictWord", "badge", "claims", "decide"]
 
 VerdictWord = Literal["supported", "partly", "not supported", "not testable here"]
+
+SOURCES = {"paper": "paper", "inferred": "implied; our wording", "secondary": "secondary source"}
+"""How a page writes where a claim stands."""
 
 
 @dataclass(frozen=True)
@@ -110,3 +113,13 @@ def decide(claim: Claim, dataset: str, conditions: Sequence[Condition], *, summa
     else:
         word = "partly" if held else "not supported"
     return Verdict(claim, dataset, word, tuple(conditions), summary)
+
+
+def badge(word: VerdictWord) -> str:
+    """A verdict as HTML.
+
+    >>> badge("not testable here")
+    '<span class="verdict not-testable">not testable here</span>'
+    """
+    kind = "not-testable" if word == "not testable here" else word.replace(" ", "-")
+    return f'<span class="verdict {kind}">{word}</span>'

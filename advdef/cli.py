@@ -93,7 +93,7 @@ def reproduce(
         _report(executions[-1])
     failed = [execution for execution in executions if execution.failure]
     done = {execution.notebook.name: execution.notebook for execution in executions if not execution.failure}
-    rendered = not site or _render(repository, repository.build(chosen), done)
+    rendered = not site or _render(repository, repository.build(chosen), done, since=started)
     # Records of a failed notebook, or of other data sets, are left over from earlier runs.
     _verdicts(repository.results(chosen), {e.paper for e in executions if not e.failure}, chosen, since=started)
     if failed or not rendered:
@@ -207,17 +207,32 @@ def _data_errors() -> Iterator[None]:
         raise _stop(error, 1) from error
 
 
-def _render(repository: Repository, destination: Path, notebooks: dict[str, Path]) -> bool:
+def _render(repository: Repository, destination: Path, notebooks: dict[str, Path], *, since: float = 0.0) -> bool:
+    """Render the site with these notebooks and the records of their runs, and with committed ones for the rest."""
+    from advdef.ledger import read_records
+    from advdef.links import check_links
     from advdef.site import SiteError, render
 
     _say("rendering the site ...")
+    stems = {Path(name).stem for name in notebooks}
+    here = {paper for paper, path in repository.notebooks.items() if path.stem in stems}
+    records = [r for r in read_records(repository.committed_results) if r["paper"] not in here]
+    if here:
+        records += [r for r in read_records(destination / "results", since=since) if r["paper"] in here]
     try:
-        index = render(repository, destination, notebooks=notebooks)
+        index = render(repository, destination, notebooks=notebooks, records=records)
     except SiteError as error:
         typer.echo(f"advdef: {error}", err=True)
         return False
+    links = check_links(index.parent)
+    for link in links.broken:
+        typer.echo(f"advdef: broken link in {link}", err=True)
+    listed = destination / "external-links.txt"
+    listed.write_text("".join(f"{link}\n" for link in links.external), encoding="utf-8")
+    within = f"{links.internal} within the site, {len(links.broken)} of them broken"
+    _say(f"links: {within}; {len(links.external)} addresses elsewhere, listed in {listed}")
     typer.echo(f"site: {index.resolve().as_uri()}")
-    return True
+    return not links.broken
 
 
 def _report(execution: Execution) -> None:

@@ -120,12 +120,13 @@ def mean_activations(
 def energy_matched(energy: Tensor, chosen: Tensor, *, generator: torch.Generator) -> Tensor:
     """Random neurons of a layer whose total energy is nearest to that of the chosen ones: indices (k',).
 
-    ``energy`` (C,) is the mean |change| of each neuron over the pairs that are substituted. Substitution removes it by
-    construction, so the most sensitive neurons have a lead over as many others; this asks what is restored per energy.
-    The chosen neurons come last in a random order, whose beginning is the control: it has none of them unless the
-    energy of all others falls short, and then no more than it needs. (Drawn from all neurons alike it would share some
-    and hide a part of the difference.) The totals differ by at most half the energy of one neuron, the sizes maybe by
-    much. The generator is a CPU one. Raises ValueError for a negative or infinite energy and an unknown neuron.
+    ``energy`` (C,) is the mean size of the change of each neuron over the pairs that are substituted. Substitution
+    removes it by construction, so the most sensitive neurons have a lead over as many others; this asks what is
+    restored per energy. The chosen neurons come last in a random order, whose beginning is the control: it has none of
+    them unless the energy of all others falls short, and then no more than it needs. (Drawn from all neurons alike it
+    would share some and hide a part of the difference.) The totals differ by at most half the energy of one neuron, the
+    sizes maybe by much. The generator is a CPU one. Raises ValueError for a negative or infinite energy and an unknown
+    neuron.
 
     >>> energy = torch.tensor([4.0, 1.0, 1.0, 1.0, 1.0, 0.0])
     >>> energy[energy_matched(energy, torch.tensor([0]), generator=torch.Generator())].sum()
@@ -140,8 +141,9 @@ def energy_matched(energy: Tensor, chosen: Tensor, *, generator: torch.Generator
 def activation_matched(activation: Tensor, chosen: Tensor, *, generator: torch.Generator) -> Tensor:
     """For each chosen neuron, in random order, the other one of the most similar activation: indices (k,).
 
-    ``activation`` (C,) is the mean |activation| of each neuron of a layer. No neuron is taken twice, ties are broken at
-    random, and when no other is left, a chosen one stands for itself. Generator and errors: :func:`energy_matched`.
+    ``activation`` (C,) is the mean size of the activation of each neuron of a layer. No neuron is taken twice, ties are
+    broken at random, and when no other is left, a chosen one stands for itself. Generator and errors:
+    :func:`energy_matched`.
     """
     scores, inside, outside = _shuffled(activation, chosen, generator)
     size, free, taken = scores.tolist(), outside.tolist(), []

@@ -21,24 +21,23 @@ _THREATS = ("oblivious", "direct", "adaptive")
 _PROFILES = ("paper", "laptop", "smoke")  # the larger one counts
 
 
-def read_records(*folders: Path) -> list[Record]:
-    """The records in results folders (default: the committed ones of the checkout around; none outside of one).
+def read_records(folder: Path | None = None, *, since: float = 0.0) -> list[Record]:
+    """The records in a results folder (default: the committed ones of the checkout around; none outside of one).
 
-    In the order of papers and data sets. Where several folders or profiles have one of the same paper and data set,
-    the first folder's counts, and in it the larger profile's. Raises `InputError` for a file that is no record.
+    In the order of papers and data sets. Where several profiles have one of the same paper and data set, the larger
+    one counts. `since` (seconds since the epoch) leaves out files that were last written before. Raises `InputError`
+    for a file that is no record.
     """
-    if not folders:
+    if folder is None:
         try:
-            folders = (find().committed_results,)
+            folder = find().committed_results
         except InputError:
             return []
+    files = [file for file in folder.glob("*/*.json") if file.stat().st_mtime >= since]
     found: dict[tuple[str, str], Record] = {}
-    for folder in folders:
-        here: dict[tuple[str, str], Record] = {}
-        for file in sorted(folder.glob("*/*.json"), key=lambda f: _PROFILES.index(_profile(f)), reverse=True):
-            record = _read(file)
-            here[record["paper"], record["dataset"]] = record
-        found = here | found
+    for file in sorted(files, key=lambda file: _PROFILES.index(_profile(file)), reverse=True):
+        record = _read(file)
+        found[record["paper"], record["dataset"]] = record
     order = {paper.id: number for number, paper in enumerate(PAPERS)}
     return [found[key] for key in sorted(found, key=lambda key: (order.get(key[0], len(order)), key))]
 

@@ -13,7 +13,7 @@ import torch
 from IPython.display import HTML
 
 from advdef.checks import Check
-from advdef.claims import Verdict
+from advdef.claims import SOURCES, Verdict, badge
 from advdef.data import DATASETS, Split
 from advdef.records import Run, provenance
 
@@ -32,8 +32,6 @@ __all__ = [
 ]
 
 Settings = TypeVar("Settings")
-
-_SOURCES = {"paper": "paper", "inferred": "implied; our wording", "secondary": "secondary source"}
 
 
 class Case(SimpleNamespace):
@@ -123,9 +121,9 @@ def verdict_table(verdicts: Sequence[Verdict], caption: str) -> HTML:
     rows = [
         {
             "claim": f"<strong>{v.claim.id.split('-')[-1]}</strong> {html.escape(v.claim.sentence)} "
-            f"<em>[{_SOURCES[v.claim.source]}]</em>",
+            f"<em>[{SOURCES[v.claim.source]}]</em>",
             "data": v.dataset,
-            "verdict": _badge(v.word),
+            "verdict": badge(v.word),
             "evidence": html.escape(v.evidence),
         }
         for v in verdicts
@@ -143,8 +141,3 @@ def provenance_table(runs: Iterable[Run]) -> HTML:
             "versions": versions
         }
     return table(pd.DataFrame(columns).map(str), "Provenance of this run", index=True)
-
-
-def _badge(word: str) -> str:
-    kind = "not-testable" if word == "not testable here" else word.replace(" ", "-")
-    return f'<span class="verdict {kind}">{word}</span>'

@@ -21,6 +21,7 @@ __all__ = [
     "read_executed",
     "read_pair",
     "replacing",
+    "title",
     "without_injected",
     "write",
 ]
@@ -92,6 +93,12 @@ def without_injected(notebook: NotebookNode) -> NotebookNode:
 
     kept = [cell for cell in notebook.cells if INJECTED not in cell.metadata.get("tags", [])]
     return nbformat.from_dict({**notebook, "cells": kept})
+
+
+def title(notebook: NotebookNode) -> str:
+    """The first heading of a notebook's prose; "" when there is none."""
+    lines = (line for cell in notebook.cells if cell.cell_type == "markdown" for line in cell.source.splitlines())
+    return next((line.removeprefix("# ").strip() for line in lines if line.startswith("# ")), "")
 
 
 def parameter_defaults(notebook: NotebookNode) -> dict[str, Any]:

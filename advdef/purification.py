@@ -22,7 +22,7 @@ def charbonnier(difference: Tensor, eps: float = 1e-3) -> Tensor:
 
 
 def asymmetric(estimate: Tensor, truth: Tensor, alpha: float = 0.3) -> Tensor:
-    """Mean of |alpha - 1(|e| < |t|)| (e - t)^2: with alpha below 1/2, too small an estimate costs more than too large.
+    """Mean of `|alpha - 1(|e| < |t|)| (e - t)^2`: with alpha below 1/2, too small an estimate costs more.
 
     CBDNet's loss (https://arxiv.org/abs/1807.04686, eq. 3), whose public re-implementations have the sides exchanged.
     Raises ValueError for an alpha outside (0, 1/2).

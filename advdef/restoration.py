@@ -48,7 +48,7 @@ def train_restorer(
     pairs_seed: int = 0,
     **options: Any,
 ) -> dict[str, Tensor]:
-    """Minimise pixel |T - x| + feature |phi(T) - phi(x)| + cross_entropy CE(f(T), y) over the restorer alone.
+    """Minimise `pixel |T - x| + feature |phi(T) - phi(x)| + cross_entropy CE(f(T), y)` over the restorer alone.
 
     T is the restored image (clipped in the last two terms, as deployed, and not in the first), phi the last tapped
     layer of the frozen ``classifier`` f. Labels enter the last term, and nothing else unless ``maps`` is an

@@ -100,14 +100,14 @@ class SensitivityMeter:
 
     With a the clean and b the adversarial output of a neuron, of ``dim`` values each, averages over pairs are taken of
 
-    - ``absolute``: |b - a|_1 / dim, sensitivity as the authors' laboratory codes it;
-    - ``relative``: the same, and the average over pairs is divided by that of |a|_1 / dim;
-    - ``relative_per_pair``: |b - a|_1 / |a|_1, 1 where a is 0, as the authors' laboratory has it
+    - ``absolute``: `|b - a|_1 / dim`, sensitivity as the authors' laboratory codes it;
+    - ``relative``: the same, and the average over pairs is divided by that of `|a|_1 / dim`;
+    - ``relative_per_pair``: `|b - a|_1 / |a|_1`, 1 where a is 0, as the authors' laboratory has it
       (https://github.com/DIG-Beihang/AISafety);
-    - ``pooled``: |mean(b) - mean(a)|, where changes of both signs in one map cancel;
+    - ``pooled``: `|mean(b) - mean(a)|`, where changes of both signs in one map cancel;
     - ``standardized``: ``absolute`` over the standard deviation of all clean values of the neuron;
-    - ``absolute_l2``: |b - a|_2 / dim, as the laboratory divides it;
-    - ``largest``: the largest |b - a| of the map, which a local change moves most.
+    - ``absolute_l2``: `|b - a|_2 / dim`, as the laboratory divides it;
+    - ``largest``: the largest `|b - a|` of the map, which a local change moves most.
 
     ``relative``, ``relative_per_pair`` and ``standardized`` do not depend on the scale of the neuron. For the first
     (last), a neuron that is 0 (constant) on all clean images has 0 if attacks leave it so, and else the largest value

@@ -1,4 +1,4 @@
-"""Renders the site with jupyter-book from notebooks that have already been executed."""
+"""Renders the site with jupyter-book from notebooks that have already been executed, and from records of their runs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from advdef.notebookfile import LANGUAGE, read_executed, without_injected, write
+from advdef.ledger import Record, read_records
+from advdef.notebookfile import LANGUAGE, read_executed, title, without_injected, write
+from advdef.pages import Page, generated
 from advdef.repository import Repository
 
 __all__ = ["SiteError", "assemble", "render", "toc_files", "warnings_in"]
@@ -24,21 +26,30 @@ _SUFFIXES = (".md", ".ipynb", ".rst", "")
 _WARNING = re.compile(r"\b(WARNING|ERROR|CRITICAL|Error|Exception)\b")
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _SHOWN = 20
+_INCLUDED = ("CITATION.cff", "LICENSE")  # pages of prose show them
 
 
 class SiteError(RuntimeError):
     """The site could not be rendered; the message names the log and shows its warnings."""
 
 
-def render(repository: Repository, destination: Path, *, notebooks: Mapping[str, Path] | None = None) -> Path:
+def render(
+    repository: Repository,
+    destination: Path,
+    *,
+    notebooks: Mapping[str, Path] | None = None,
+    records: Sequence[Record] | None = None,
+) -> Path:
     """Render the site into ``destination/site`` and return its first page.
 
-    `notebooks` maps a committed notebook's file name to an executed one that takes its place. Nothing is executed,
-    and a warning is an error (`SiteError`). The sources stay in ``destination/source``, what jupyter-book said in
-    ``destination/site.log``; an earlier site is replaced only by a complete one.
+    `notebooks` maps a committed notebook's file name to an executed one that takes its place, `records` are those that
+    belong to the notebooks shown (default: the committed ones). Nothing is executed, and a warning is an error
+    (`SiteError`). The sources stay in ``destination/source``, what jupyter-book said in ``destination/site.log``; an
+    earlier site is replaced only by a complete one.
     """
     source, output, log = (destination / name for name in ("source", "site.partial", "site.log"))
-    assemble(repository, source, notebooks=notebooks or {})
+    shown = read_records(repository.committed_results) if records is None else records
+    assemble(repository, source, notebooks=notebooks or {}, records=shown)
     # A kept build folder would hide warnings: pages that have not changed are not read again.
     shutil.rmtree(output, ignore_errors=True)
     options = ["-W", "-n", "--keep-going", "--path-output", str(output)]
@@ -57,10 +68,12 @@ def render(repository: Repository, destination: Path, *, notebooks: Mapping[str,
     return site / "index.html"
 
 
-def assemble(repository: Repository, target: Path, *, notebooks: Mapping[str, Path]) -> None:
+def assemble(
+    repository: Repository, target: Path, *, notebooks: Mapping[str, Path], records: Sequence[Record] = ()
+) -> None:
     """Copy what the site is made of to `target`, at the same relative paths, with the notebooks as ``.ipynb`` only.
 
-    The configuration is told not to execute anything.
+    What is made of records comes to it. The configuration is told not to execute anything.
     """
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
@@ -70,10 +83,24 @@ def assemble(repository: Repository, target: Path, *, notebooks: Mapping[str, Pa
     config["execute"] = (config.get("execute") or {}) | {"execute_notebooks": "off"}
     (target / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     if (root / "book").is_dir():
-        ignored = shutil.ignore_patterns("_build", ".ipynb_checkpoints", "__pycache__")
+        ignored = shutil.ignore_patterns("_build", "results", ".ipynb_checkpoints", "__pycache__")
         shutil.copytree(root / "book", target / "book", ignore=ignored)
+    for name in _INCLUDED:
+        if (root / name).is_file():
+            shutil.copyfile(root / name, target / name)
     for entry in toc_files(yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))):
         _copy_page(root, target, entry, notebooks)
+    for name, text in generated(records, list(_pages(repository, target))).items():
+        (target / "book" / name).parent.mkdir(parents=True, exist_ok=True)
+        (target / "book" / name).write_text(text, encoding="utf-8")
+
+
+def _pages(repository: Repository, target: Path) -> Iterator[Page]:
+    """The notebooks that are on the site."""
+    for paper, path in repository.notebooks.items():
+        page = target / "notebooks" / path.name
+        if page.is_file():
+            yield Page(paper, path.stem, title(read_executed(page)))
 
 
 def toc_files(toc: Any) -> list[str]:

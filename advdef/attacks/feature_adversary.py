@@ -36,8 +36,8 @@ def feature_adversary(
     Adversarial manipulation of deep representations (https://arxiv.org/abs/1511.05122), by signed gradients instead of
     L-BFGS. For each image and restart a guide is drawn from ``guides`` (M, C, H, W) in [0, 1], labelled
     ``guide_labels`` (M,). The distance is the sum over ``layers`` of ``network`` (default ``model``; it runs inside
-    ``model``) of the mean squared difference, relative to the mean |activation| of the layer on the guide. What is
-    returned is still the iterate of largest margin. The other options and the contract are those of
+    ``model``) of the mean squared difference, relative to the mean size of the activation of the layer on the guide.
+    What is returned is still the iterate of largest margin. The other options and the contract are those of
     :func:`advdef.attacks.pgd`.
 
     Raises ValueError for an unknown layer, guides of another shape, and a label for which there is no guide.

@@ -32,15 +32,15 @@ def feature_routing(
 ) -> Tensor:
     """Ascend the margin, and with it the change of the neurons that are not ``chosen``.
 
-    Sensitive Neuron Stabilizing (https://arxiv.org/abs/1909.06978) holds the chosen neurons (layer -> int64 indices)
-    of the named layers of ``network`` (default ``model``; it runs inside ``model``). With d(l, m) the mean |change| of
-    neuron m of layer l since the clean image, two thirds of the steps ascend
+    Sensitive Neuron Stabilizing (https://arxiv.org/abs/1909.06978) holds the chosen neurons (layer -> int64 indices) of
+    the named layers of ``network`` (default ``model``; it runs inside ``model``). With d(l, m) the mean size of the
+    change of neuron m of layer l since the clean image, two thirds of the steps ascend
 
         margin / s + sum over l of (gamma * mean of d(l, m), m not chosen, - eta * mean of d(l, m), m chosen) / s(l)
 
     and the last third the margin alone. The divisors, constants of the gradient, free gamma and eta of the scale of
-    model and layers: s is the mean absolute deviation of the logits at the point, s(l) the mean |activation| of the
-    layer on the clean image. The other options and the contract are those of :func:`advdef.attacks.pgd`.
+    model and layers: s is the mean absolute deviation of the logits at the point, s(l) the mean size of the activations
+    of the layer on the clean image. The other options and the contract are those of :func:`advdef.attacks.pgd`.
 
     Raises ValueError for an unknown layer, an index that it does not have, and gamma or eta negative or not finite.
 

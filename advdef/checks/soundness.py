@@ -24,7 +24,7 @@ __all__ = [
 
 
 def within_budget(images: Tensor, *outcomes: Outcome) -> Check:
-    """A1: |x' - x| <= eps + 1e-6 (ours) in the norm of the outcome, x' in [0, 1] exactly, nothing NaN.
+    """A1: `|x' - x| <= eps + 1e-6` (ours) in the norm of the outcome, x' in [0, 1] exactly, nothing NaN.
 
     Else raises UnsoundAttack, where AutoAttack (https://github.com/fra31/auto-attack, ``autoattack.py``) prints.
     """

@@ -10,7 +10,7 @@ __all__ = ["TotalVariation"]
 
 
 class TotalVariation(Preprocessed):
-    """The u that minimises |u - x|^2 / 2 + weight * TV(u), isotropic, each channel for itself, clipped to [0, 1].
+    """The u that minimises `|u - x|^2 / 2 + weight * TV(u)`, isotropic, each channel for itself, clipped to [0, 1].
 
     In the manner of Guo et al. (https://arxiv.org/abs/1711.00117), who also drop pixels at random, which is not done
     here; broken in https://arxiv.org/abs/1802.00420. ``iterations`` of accelerated gradient projection on the dual

@@ -19,6 +19,8 @@ SurrogateKind = Literal[
 class Surrogate:
     """A rule by which a gradient passes a spiking neuron whose membrane u meets a threshold; d is u - threshold.
 
+    .. code-block:: text
+
         rectangle         1 / width where |d| < width / 2 (Esser et al. 2016, STBP, MLF)
         triangle          max(0, width - |d|) / width^2
         exponential       scale * exp(-|d| / width)

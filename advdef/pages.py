@@ -1,0 +1,182 @@
+"""Pages of the site that are made from records when it is rendered: verdicts, status, result cards."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, get_args
+
+from advdef.claims import SOURCES, Claim, VerdictWord, badge, claims
+from advdef.ledger import Record, cards
+
+__all__ = ["Page", "generated"]
+
+_WORDS: tuple[str, ...] = get_args(VerdictWord)
+_LONG = 260  # characters of evidence; beyond that its conditions are folded away
+
+
+@dataclass(frozen=True)
+class Page:
+    """A notebook on the site: its paper, its file's stem and its title."""
+
+    paper: str
+    stem: str
+    title: str
+
+
+def generated(records: Sequence[Record], pages: Sequence[Page]) -> dict[str, str]:
+    """Files to write into the folder of prose pages, by name: fragments that these include, and the cards.
+
+    >>> sorted(generated([], []))
+    ['_generated/cards.md', '_generated/schema.md', '_generated/status.md', '_generated/verdicts.md']
+    """
+    made = cards(records)
+    return {
+        "_generated/verdicts.md": _verdicts(records, pages),
+        "_generated/status.md": _status(records, pages),
+        "_generated/cards.md": _cards(made),
+        "_generated/schema.md": _schema(),
+        **{f"_static/cards/{paper}.json": json.dumps(card, indent=1) + "\n" for paper, card in made.items()},
+    }
+
+
+def _verdicts(records: Sequence[Record], pages: Sequence[Page]) -> str:
+    """A table of counts, then each claim with what every run decided."""
+    by_paper = {page: [r for r in records if r["paper"] == page.paper and r["verdicts"]] for page in pages}
+    shown = {page: found for page, found in by_paper.items() if found}
+    if not shown:
+        return "No run has decided a claim yet.\n"
+    rows = []
+    for page, found in shown.items():
+        words = Counter(verdict["verdict"] for record in found for verdict in record["verdicts"])
+        data = ", ".join(record["dataset"] for record in found)
+        rows.append(
+            [f'<a href="#{_label(page)}">{html.escape(page.title)}</a>', data, *(str(words[w]) for w in _WORDS)]
+        )
+    head = ["page", "data", *(badge(word) for word in _WORDS)]
+    parts = [_table("Verdicts by page: each claim counts once for every data set on which it was tried", head, rows)]
+    for page, found in shown.items():
+        stated = claims(page.paper)
+        blocks = [_claim(stated[id], found, page) for id in stated]
+        parts.append(f"({_label(page)})=\n## {page.title}\n\n{_raw(''.join(blocks))}")
+    return "\n".join(parts)
+
+
+def _label(page: Page) -> str:
+    return page.paper.replace("_", "-")
+
+
+def _claim(claim: Claim, records: Iterable[Record], page: Page) -> str:
+    decisions = [
+        _decision(verdict, record)
+        for record in records
+        for verdict in record["verdicts"]
+        if verdict["claim"] == claim.id
+    ]
+    short = claim.id.split("-")[-1]
+    return (
+        f'<section class="claim" id="{claim.id}">'
+        f"<p><strong>{short}</strong> {html.escape(claim.sentence)} <em>[{SOURCES[claim.source]}]</em></p>"
+        f"<ul>{''.join(decisions) or '<li>not decided yet</li>'}</ul>"
+        f"<details><summary>How {short} is decided</summary><p>{html.escape(claim.decided_by)}</p></details>"
+        f'<p><a href="../notebooks/{page.stem}.html#verdicts">{short} on its page</a></p></section>\n'
+    )
+
+
+def _decision(verdict: Mapping[str, Any], record: Record) -> str:
+    evidence, conditions = verdict["evidence"], verdict.get("conditions", [])
+    folded = ""
+    if len(evidence) > _LONG and conditions:
+        evidence = f"{sum(c['holds'] for c in conditions)} of {len(conditions)} conditions hold"
+        listed = "".join(
+            f"<li>{'holds' if c['holds'] else 'fails'}: {html.escape(c['what'])}: {html.escape(c['number'])}</li>"
+            for c in conditions
+        )
+        where = f"{verdict['claim'].split('-')[-1]}, {record['dataset']}"
+        folded = f"<details><summary>The {len(conditions)} conditions ({where})</summary><ul>{listed}</ul></details>"
+    head = f"{badge(verdict['verdict'])} <strong>{record['dataset']}</strong>"
+    return f"<li>{head}: {html.escape(evidence)}{folded}</li>"
+
+
+def _status(records: Sequence[Record], pages: Sequence[Page]) -> str:
+    """One line for each record."""
+    rows = []
+    for page, record in ((page, record) for page in pages for record in records if record["paper"] == page.paper):
+        facts = record["provenance"]
+        versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
+        minutes = facts["wall_seconds"] / 60
+        rows.append(
+            [
+                f'<a href="../notebooks/{page.stem}.html">{page.stem}</a>',
+                record["dataset"], record["profile"], facts["date"], f"{minutes:.1f}",
+                facts["device_name"], str(facts["seed"]), f"<code>{facts['commit']}</code>",
+                f"Python {facts['python']}, {versions}",
+            ]
+        )  # fmt: skip
+    head = ["notebook", "data", "profile", "date", "minutes", "device", "seed", "commit", "versions"]
+    return _table("Every run whose numbers stand on this site", head, rows)
+
+
+def _cards(made: Mapping[str, Mapping[str, Any]]) -> str:
+    """The cards as a table, with a link to each file."""
+    if not made:
+        return "No run has compared the defences yet.\n"
+
+    def percent(share: Mapping[str, float]) -> str:
+        return f"{100 * share['accuracy']:.1f} [{100 * share['low']:.1f},&nbsp;{100 * share['high']:.1f}]"
+
+    rows = []
+    for paper, card in made.items():
+        ours, flags = card["ours"], card["flags"]
+        rows.append(
+            [
+                f'<a href="../_static/cards/{paper}.json">{card["defence"]}</a>',
+                *(percent(ours[key]) for key in ("clean", "oblivious", "direct", "adaptive")),
+                *("yes" if flags[key] else "no" for key in _FLAGS),
+                ", ".join(flags["checks_fired"]) or "none",
+            ]
+        )
+    threat = next(iter(made.values()))["threat_model"]
+    about = f"{threat['dataset']}, {threat['model']}, {threat['norm']}, eps {threat['eps']:.3g}"
+    head = ["card", "clean %", "oblivious %", "direct %", "adaptive %", *_FLAGS.values(), "checks that fire"]
+    return _table(f"The result cards ({about})", head, rows)
+
+
+_FLAGS = {
+    "direct_misleads": "direct misleads",
+    "better_than_undefended": "better than none",
+    "better_than_adversarial_training": "better than AT",
+}
+
+
+def _schema() -> str:
+    """The fields of a card, from its JSON schema."""
+    schema = json.loads(resources.files("advdef").joinpath("card.schema.json").read_text("utf-8"))
+    rows = [[f"<code>{name}</code>", html.escape(about)] for name, about in _fields(schema)]
+    return _table("The fields of a result card", ["field", "meaning"], rows)
+
+
+def _fields(schema: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    found = []
+    for name, part in schema.get("properties", {}).items():
+        found.append((f"{prefix}{name}", part.get("description", "")))
+        found += _fields(part, f"{prefix}{name}.")
+    return found
+
+
+def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in the form of :func:`advdef.notebook.table`; cells are HTML."""
+    cells = "".join(f"<th>{cell}</th>" for cell in head)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>\n" for row in rows)
+    return _raw(
+        f'<table class="results" tabindex="0"><caption>{html.escape(caption)}</caption>\n'
+        f"<thead><tr>{cells}</tr></thead>\n<tbody>{body}</tbody></table>\n"
+    )
+
+
+def _raw(markup: str) -> str:
+    return f"````{{raw}} html\n{markup}````\n"
