@@ -1,4 +1,4 @@
-"""The command ``advdef``: reproduce, book, record, data, verdicts.
+"""The command ``advdef``: reproduce, book, record, new, data, verdicts.
 
 Exit codes: 0 all went well, 1 a notebook, the site or a download failed, 2 the input makes no sense.
 Modules are imported where they are used, so that ``advdef --help`` does not wait for torch.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -68,6 +69,9 @@ def reproduce(
     dataset: Annotated[str | None, typer.Option(help="Data set; default: the notebook's own choice.")] = None,
     seed: Annotated[str | None, typer.Option(metavar="INTEGER", help="Seed of the run.  [default: 0]")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps; default: the best there is.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Notebooks at a time.  [default: one for each core in smoke, else 1]", min=1)
+    ] = None,
     site: Annotated[bool, typer.Option(help="Render the site from the executed notebooks.")] = True,
 ) -> None:
     """Execute the notebooks of papers, render the site, print the verdicts."""
@@ -81,16 +85,21 @@ def reproduce(
         raise InputError(f"no notebooks in {repository.root / 'notebooks'}")
     executions: list[Execution] = []
     started = time.time()
-    for number, (paper, path) in enumerate(selected.items(), start=1):
+    for path in selected.values():
         if (cell := reproduction.out_of_step(path)) is not None:
             _say(f"note: {path.stem}.py runs; {path.name} differs from it in cell {cell} (jupytext --sync mends it)")
-        _say(f"[{number}/{len(selected)}] {path.name}, profile {chosen} ...")
-        executions.append(
-            reproduction.reproduce(
-                repository, paper, profile=chosen, parameters=parameters, progress=sys.stderr.isatty()
-            )
-        )
-        _report(executions[-1])
+    side_by_side = jobs or ((os.cpu_count() or 1) if chosen == "smoke" else 1)
+    _say(f"executing {', '.join(path.stem for path in selected.values())}; profile {chosen} ...")
+    for execution in reproduction.reproduce_all(
+        repository,
+        list(selected),
+        profile=chosen,
+        parameters=parameters,
+        jobs=side_by_side,
+        progress=sys.stderr.isatty(),
+    ):
+        executions.append(execution)
+        _report(execution, f"[{len(executions)}/{len(selected)}]")
     failed = [execution for execution in executions if execution.failure]
     done = {execution.notebook.name: execution.notebook for execution in executions if not execution.failure}
     rendered = not site or _render(repository, repository.build(chosen), done, since=started)
@@ -126,6 +135,19 @@ def record(papers: Papers = None, profile: ProfileOption = "laptop") -> None:
     for paper in wanted:
         for file in recording.record(repository, paper, profile=chosen):
             typer.echo(f"recorded {file.relative_to(repository.root)}")
+
+
+@app.command()
+@_guarded
+def new(name: Annotated[str, typer.Argument(help="Name of the module and the notebook, e.g. my_defence.")]) -> None:
+    """Make the files of a further defence: module, claims, notebook, entry in the contents."""
+    repository = find()
+    _need("jupytext", "nbformat")
+    from advdef.scaffold import new_defence
+
+    for path in new_defence(repository, name):
+        typer.echo(path.relative_to(repository.root))
+    typer.echo(f"a working example; try it with: advdef reproduce {name}")
 
 
 @app.command()
@@ -235,13 +257,13 @@ def _render(repository: Repository, destination: Path, notebooks: dict[str, Path
     return not links.broken
 
 
-def _report(execution: Execution) -> None:
+def _report(execution: Execution, number: str) -> None:
     if execution.failure is None:
-        _say(f"      done in {execution.seconds:.0f} s: {execution.notebook}")
+        _say(f"{number} done in {execution.seconds:.0f} s: {execution.notebook}")
         return
     where = "" if execution.failure.cell is None else f" in cell {execution.failure.cell}"
     error = "\n".join(f"      {line}" for line in execution.failure.error.splitlines())
-    typer.echo(f"      FAILED{where} after {execution.seconds:.0f} s: {execution.notebook}\n{error}", err=True)
+    typer.echo(f"{number} FAILED{where} after {execution.seconds:.0f} s: {execution.notebook}\n{error}", err=True)
 
 
 def _verdicts(results: Path, papers: set[str], profile: str, *, since: float) -> None:

@@ -15,7 +15,7 @@ from advdef.ledger import Record, cards
 
 __all__ = ["Page", "generated"]
 
-_WORDS: tuple[str, ...] = get_args(VerdictWord)
+_WORDS: tuple[VerdictWord, ...] = get_args(VerdictWord)
 _LONG = 260  # characters of evidence; beyond that its conditions are folded away
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import multiprocessing
 import os
 import re
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +22,16 @@ if TYPE_CHECKING:
     from jupyter_client.manager import AsyncKernelManager
     from nbformat import NotebookNode
 
-__all__ = ["Execution", "Failure", "changed_parameters", "execute", "out_of_step", "reproduce", "run_parameters"]
+__all__ = [
+    "Execution",
+    "Failure",
+    "changed_parameters",
+    "execute",
+    "out_of_step",
+    "reproduce",
+    "reproduce_all",
+    "run_parameters",
+]
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _ERROR_LINES = 12
@@ -50,13 +62,15 @@ def reproduce(
     *,
     profile: Profile = "smoke",
     parameters: Mapping[str, Any] | None = None,
+    threads: int | None = None,
     progress: bool = False,
 ) -> Execution:
     """Execute the notebook of a paper in a profile; the records go to ``build/<profile>/results``.
 
     A run that was interrupted or failed keeps its evaluations in ``build/<profile>/resume``; the next one goes on from
-    them. `parameters` are further notebook parameters (dataset, seed, device). Raises `InputError` for an unknown paper
-    or parameter; a failing cell is no exception, but the `failure` of the result.
+    them. `parameters` are further notebook parameters (dataset, seed, device); `threads` how many the notebook may use
+    (default: torch's choice). Raises `InputError` for an unknown paper or parameter; a failing cell is no exception,
+    but the `failure` of the result.
     """
     (path,) = repository.select([paper]).values()
     results = repository.results(profile)
@@ -75,6 +89,7 @@ def reproduce(
             **{name: str(Path(os.environ[name]).resolve()) for name in _FOLDERS if os.environ.get(name)},
             # Threads wait asleep: spinning ones stall a run to a fraction of its speed on a machine that is shared.
             "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+            **({} if threads is None else {"OMP_NUM_THREADS": str(threads)}),
         },
         folder=path.parent,
         progress=progress,
@@ -82,6 +97,35 @@ def reproduce(
     if execution.failure is None:
         shutil.rmtree(resume, ignore_errors=True)
     return execution
+
+
+def reproduce_all(
+    repository: Repository,
+    papers: Sequence[str],
+    *,
+    profile: Profile = "smoke",
+    parameters: Mapping[str, Any] | None = None,
+    jobs: int = 1,
+    progress: bool = False,
+) -> Iterator[Execution]:
+    """:func:`reproduce` for several papers, `jobs` at a time; yields each as it ends.
+
+    Notebooks that run side by side get one thread each, and no progress bars. Raises what :func:`reproduce` raises, and
+    `InputError` for fewer than one job.
+    """
+    if jobs < 1:
+        raise InputError(f"jobs must be at least 1, not {jobs}")
+    run = functools.partial(reproduce, repository, profile=profile, parameters=parameters)
+    if min(jobs, len(papers)) <= 1:
+        yield from (run(paper, progress=progress) for paper in papers)
+        return
+    # a fresh interpreter each: a fork of one that has threads may hang
+    pool = ProcessPoolExecutor(min(jobs, len(papers)), mp_context=multiprocessing.get_context("spawn"))
+    try:
+        for done in as_completed([pool.submit(run, paper, threads=1) for paper in papers]):
+            yield done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error, what has not begun does not begin
 
 
 def execute(

@@ -61,6 +61,8 @@ def render(
         found = warnings_in(log.read_text(errors="replace"), source) or ["no warning in the log"]
         more = [f"... and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
         raise SiteError("\n  ".join([f"jupyter-book failed; its output is in {log}", *found[:_SHOWN], *more]))
+    for page in pages.rglob("*.html"):
+        page.write_text(_mended(page.read_text(encoding="utf-8")), encoding="utf-8")
     site = destination / "site"
     shutil.rmtree(site, ignore_errors=True)
     os.replace(pages, site)
@@ -116,6 +118,18 @@ def warnings_in(log: str, source: Path) -> list[str]:
     """The lines of jupyter-book's output that tell what is wrong, with paths relative to `source`."""
     lines = (_ANSI.sub("", line).replace(f"{source}{os.sep}", "").strip() for line in log.splitlines())
     return list(dict.fromkeys(line for line in lines if _WARNING.search(line)))
+
+
+def _mended(page: str) -> str:
+    """A page without two faults of the theme.
+
+    Icons come from a web font, and a second time from a script that is larger than most pages. And lists of references
+    have the role of a list, but entries that no list may have.
+    """
+    page = re.sub(r"<(script|link)\b[^>]*/fontawesome\.js[^>]*>(</script>)?\n?", "", page)
+    return page.replace('role="list" class="citation-list"', 'class="citation-list"').replace(
+        ' role="doc-biblioentry"', ""
+    )
 
 
 def _toc_files(node: Any) -> Iterator[str]:

@@ -1,0 +1,75 @@
+"""The files of a further defence, made from templates: its module, its claims, its notebook, its place in the book."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+
+import yaml
+
+from advdef.notebookfile import read_pair, replacing, write
+from advdef.repository import InputError, Repository
+
+__all__ = ["new_defence"]
+
+_PAPERS = range(1, 20)  # numbers of notebooks about a defence; the pages from 20 on are about attacks and comparisons
+_ENTRY = re.compile(r"^( *- file: )notebooks/[01]\d_\w+\n", re.MULTILINE)
+
+
+def new_defence(repository: Repository, name: str) -> list[Path]:
+    """Write a working example under that name, and return the files that are new or changed.
+
+    Everything is checked before anything is written. Raises `InputError` for a name that is no lower-case identifier or
+    is taken, and where no number is left.
+    """
+    root = repository.root
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
+        raise InputError(f"{name!r} cannot name a module; use lower-case letters, digits and _, such as my_defence")
+    module, claims, toc = (
+        root / path for path in (f"advdef/defenses/{name}.py", "advdef/claims.yml", "_toc.yml")
+    )  # fmt: skip
+    if name in repository.notebooks or module.exists():
+        raise InputError(f"{name!r} is taken; choose another name (notebooks: {', '.join(repository.notebooks)})")
+    taken = {int(path.stem[:2]) for path in repository.notebooks.values()}
+    number = max((n for n in taken if n in _PAPERS), default=0) + 1
+    contents = toc.read_text(encoding="utf-8")
+    entries = list(_ENTRY.finditer(contents))
+    if number not in _PAPERS or not entries:
+        raise InputError("there is no place for a further notebook: see the numbers in notebooks/ and _toc.yml")
+    page = root / "notebooks" / f"{number:02}_{name}.py"
+    address = str(yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"])
+    words = {"new_defence": name, "NewDefence": _class_name(name), "THE_ADDRESS": address}
+
+    last = entries[-1]
+    line = f"{last[1]}notebooks/{page.stem}\n"
+    made = {
+        module: _filled("defence.py", words),
+        claims: claims.read_text(encoding="utf-8") + _filled("claims.yml", words),
+        page: _filled("notebook.py", words),
+        toc: contents[: last.end()] + line + contents[last.end() :],
+    }
+    for path, text in made.items():
+        with replacing(path) as partial:
+            partial.write_text(text, encoding="utf-8")
+    notebook = page.with_suffix(".ipynb")
+    write(read_pair(notebook), notebook)
+    return [*made, notebook]
+
+
+def _class_name(name: str) -> str:
+    """CamelCase.
+
+    >>> _class_name("my_defence")
+    'MyDefence'
+    """
+    return "".join(part.capitalize() for part in name.split("_"))
+
+
+def _filled(template: str, words: Mapping[str, str]) -> str:
+    text = resources.files("advdef").joinpath("templates", f"{template}.txt").read_text("utf-8")
+    for word, replacement in words.items():
+        text = text.replace(word, replacement)
+    return text

@@ -1,0 +1,136 @@
+"""The guide "Add a defence", followed to the letter in a copy of the checkout."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from advdef.notebookfile import parameter_defaults, read_pair
+from advdef.regression import read_baseline, recorded_values, write_baseline
+from advdef.repository import InputError, Repository
+from advdef.reproduction import out_of_step
+from advdef.scaffold import new_defence
+
+pytestmark = [pytest.mark.slow, pytest.mark.site]
+
+ROOT = Path(__file__).resolve().parents[1]
+GUIDE = (ROOT / "book" / "add_a_defence.md").read_text(encoding="utf-8")
+FILES = ("_config.yml", "_toc.yml", "CITATION.cff", "LICENSE", "CHANGELOG.md")
+FOLDERS = ("advdef", "book", "notebooks")
+
+
+def copied(target: Path) -> Repository:
+    """The parts of the checkout that a page needs."""
+    for name in FILES:
+        (target / name).write_bytes((ROOT / name).read_bytes())
+    for folder in FOLDERS:
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                copy = target / path.relative_to(ROOT)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(path.read_bytes())
+    return Repository(target)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """The checkout after steps 1 to 4 of the guide."""
+    repository = copied(tmp_path_factory.mktemp("checkout"))
+    assert advdef(repository, "new", "mosaic").splitlines()[:5] == [
+        "advdef/defenses/mosaic.py",
+        "advdef/claims.yml",
+        "notebooks/06_mosaic.py",
+        "_toc.yml",
+        "notebooks/06_mosaic.ipynb",
+    ]
+    blocks = dict(re.findall(r"```\{code-block\} \w+\n:caption: (\S+)\n\n(.*?)```", GUIDE, re.DOTALL))
+    assert sorted(blocks) == ["advdef/claims.yml", "advdef/defenses/mosaic.py"]
+    root = repository.root
+    (root / "advdef/defenses/mosaic.py").write_text(blocks["advdef/defenses/mosaic.py"])
+    before, _, template = (root / "advdef/claims.yml").read_text().partition("- id: mosaic-D1")
+    assert "mosaic-D2" in template
+    (root / "advdef/claims.yml").write_text(before + blocks["advdef/claims.yml"])
+    printed = advdef(repository, "reproduce", "mosaic")
+    assert "mosaic-D1" in printed
+    assert "mosaic-D2" in printed
+    assert " 0 of them broken" in printed
+    return repository
+
+
+def advdef(repository: Repository, *arguments: str) -> str:
+    """What the command prints, with the package of the copy."""
+    root = str(repository.root)
+    environment = {**os.environ, "PYTHONPATH": root, "ADVDEF_ROOT": root, "ADVDEF_CACHE": f"{root}/build/cache"}
+    command = [sys.executable, "-m", "advdef.cli", *arguments]
+    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def record(repository: Repository) -> dict[str, object]:
+    found: dict[str, object] = json.loads((repository.results("smoke") / "mosaic" / "digits-smoke.json").read_text())
+    return found
+
+
+def test_the_run_says_what_the_guide_says_of_it(checkout: Repository) -> None:
+    rows = record(checkout)["rows"]
+    assert isinstance(rows, list)
+    worst = [r for r in rows if r["attack"] == "worst case" and r["defence"] == "Mosaic"]
+    largest = {r["threat"]: r["correct"] for r in worst if r["eps"] == max(r["eps"] for r in worst)}
+    assert largest["adaptive"] <= min(largest["direct"], largest["oblivious"])
+    notebook = nbformat.read(checkout.executed("smoke") / "06_mosaic.ipynb", as_version=4)
+    values = recorded_values(notebook)
+    assert "B5" in str(values["checks/Mosaic"]["value"])
+    assert "B5" not in str(values["checks/undefended"]["value"])
+
+
+def test_the_new_page_has_what_the_tests_of_the_project_ask_for(checkout: Repository) -> None:
+    page = checkout.notebooks["mosaic"]
+    assert out_of_step(page) is None
+    assert parameter_defaults(read_pair(page)) == {"profile": "smoke", "dataset": None, "seed": 0, "device": None}
+    toc = yaml.safe_load((checkout.root / "_toc.yml").read_text())
+    papers = next(part for part in toc["parts"] if part["caption"] == "Papers")
+    assert papers["chapters"][-1] == {"file": "notebooks/06_mosaic"}
+    assert not re.search(r"new_defence|NewDefence|THE_ADDRESS", page.with_suffix(".py").read_text())
+
+
+def test_its_baseline_can_be_written_and_read(checkout: Repository, tmp_path: Path) -> None:
+    values = recorded_values(nbformat.read(checkout.executed("smoke") / "06_mosaic.ipynb", as_version=4))
+    write_baseline(tmp_path / "06_mosaic.json", values)
+    kept = read_baseline(tmp_path / "06_mosaic.json")
+    assert {"Mosaic/adaptive", "undefended/adaptive", "verdict/mosaic-D1"} <= set(kept)
+
+
+def test_the_site_shows_the_page_and_its_verdicts(checkout: Repository) -> None:
+    site = checkout.build("smoke") / "site"
+    verdicts = (site / "book/verdicts.html").read_text()
+    assert "A mosaic costs little clean accuracy." in verdicts
+    assert 'id="mosaic-D2"' in verdicts
+    assert "06_mosaic" in (site / "book/status.html").read_text()
+    assert 'class="verdict' in (site / "notebooks/06_mosaic.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("My-defence", "lower-case"),
+        ("class", "lower-case"),
+        ("2nd", "lower-case"),
+        ("trn", "taken"),
+        ("noise", "taken"),
+    ],
+)
+def test_a_name_that_is_none_or_is_taken_is_refused_and_nothing_written(name: str, message: str) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (ROOT / "advdef").rglob("*") if path.suffix in (".py", ".yml")}
+    with pytest.raises(InputError, match=message):
+        new_defence(Repository(ROOT), name)
+    after = {path: path.stat().st_mtime_ns for path in (ROOT / "advdef").rglob("*") if path.suffix in (".py", ".yml")}
+    assert before == after
