@@ -1,6 +1,6 @@
-"""The jobs of the project. ``nox -s reproduce`` (the default), ``tests``, ``book``, ``bench``, ``lint``.
+"""The jobs of the project. ``nox -s reproduce`` (the default), ``tests``, ``book``, ``bench``, ``lint``, ``canary``.
 
-All of them share one virtual environment, ``.nox/advdef``, with the exact versions of ``constraints.txt``. It is
+All but the last share one virtual environment, ``.nox/advdef``, with the exact versions of ``constraints.txt``. It is
 installed once: a stamp in it says for which Python, place, ``pyproject.toml`` and ``constraints.txt`` it was made.
 Arguments after ``--`` go to the command that a job runs.
 """
@@ -10,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import nox
 
 ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".nox" / "advdef"
+NEWEST_VERSIONS = ROOT / ".nox" / "canary"
 STAMP = ENVIRONMENT / "advdef-stamp"
 # Libraries that our attacks, and the speed of our spiking networks, are compared with. They pin old versions of what
 # the book needs, and work without these.
@@ -30,6 +32,8 @@ PEER_PACKAGES = (
 INPUTS = ("pyproject.toml", "constraints.txt")
 EXTRAS = "book,test,eval,dev"
 OLDEST, NEWEST = (3, 11), (3, 13)
+# each core has a worker, and a file is one worker's
+PYTEST = ("pytest", "-n", "auto", "--dist", "loadgroup", "--no-loadscope-reorder")
 
 # nox itself would make one environment per session; "none" leaves that to `environment`.
 nox.options.default_venv_backend = "none"
@@ -44,8 +48,11 @@ def reproduce(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests and the examples in docstrings: ``nox -s tests -- -k cli``."""
-    _run(session, "pytest", "-n", "auto", "--dist", "loadgroup", "--no-loadscope-reorder", *session.posargs)
+    """Run the tests and the examples in docstrings: ``nox -s tests -- -k cli``.
+
+    ``-- --all`` executes each notebook with another seed as well.
+    """
+    _run(session, *PYTEST, *session.posargs)
 
 
 @nox.session
@@ -68,6 +75,35 @@ def lint(session: nox.Session) -> None:
     _run(session, "mypy")
 
 
+@nox.session
+def canary(session: nox.Session) -> None:
+    """Run the tests with the newest versions that pyproject.toml allows, and list those that differ from the tested.
+
+    The environment, ``.nox/canary``, is made anew each time. To hold a package back, name a file of constraints in
+    pip's variable ``PIP_CONSTRAINT``.
+    """
+    shutil.rmtree(NEWEST_VERSIONS, ignore_errors=True)
+    session.run_install(sys.executable, "-m", "virtualenv", "--quiet", str(NEWEST_VERSIONS), external=True)
+    scripts = _scripts(NEWEST_VERSIONS)
+    install = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade")
+    session.run_install(str(scripts / "python"), *install, "-e", f".[{EXTRAS}]", external=True)
+    freeze = (str(scripts / "python"), "-m", "pip", "freeze", "--exclude-editable")
+    here = _versions(str(session.run(*freeze, silent=True, external=True)).splitlines())
+    tested = _versions((ROOT / "constraints.txt").read_text("utf-8").splitlines())
+    newer = [name for name in sorted(here) if tested.get(name, here[name]) != here[name]]
+    listed = ", ".join(f"{name} {tested[name]} -> {here[name]}" for name in newer)
+    session.log(f"{len(newer)} packages differ from constraints.txt: {listed or 'none'}")
+    session.env["VIRTUAL_ENV"] = str(NEWEST_VERSIONS)
+    command, *options = PYTEST
+    session.run(str(scripts / command), *options, *session.posargs, external=True)
+
+
+def _versions(lines: Iterable[str]) -> dict[str, str]:
+    """Versions by name, from lines ``name==version``; a local part (``+cpu``) does not count."""
+    pairs = (line.strip().split("==") for line in lines if "==" in line)
+    return {name.lower().replace("_", "-"): version.partition("+")[0] for name, version in pairs}
+
+
 def _run(session: nox.Session, command: str, *args: str) -> None:
     """Run a command of the shared environment, which is first made when it is not up to date."""
     scripts = environment(session)
@@ -85,7 +121,7 @@ def environment(session: nox.Session) -> Path:
             f"advdef is tested on Python {_dotted(OLDEST)} to {_dotted(NEWEST)}, and nox runs on {_dotted(here)}; "
             f"with another one: python{_dotted(NEWEST)} -m pip install nox && python{_dotted(NEWEST)} -m nox"
         )
-    scripts = ENVIRONMENT / ("Scripts" if sys.platform == "win32" else "bin")
+    scripts = _scripts(ENVIRONMENT)
     place = f"Python {_dotted(here)} in {ENVIRONMENT}"
     inputs = b"".join((ROOT / name).read_bytes() for name in INPUTS) + " ".join(PEER_PACKAGES).encode()
     stamp = f"{place}\n{hashlib.sha256(inputs).hexdigest()}\n"
@@ -109,6 +145,10 @@ def environment(session: nox.Session) -> Path:
         session.warn("the peers could not be installed: comparisons with them will be skipped")
     STAMP.write_text(stamp, encoding="utf-8")
     return scripts
+
+
+def _scripts(folder: Path) -> Path:
+    return folder / ("Scripts" if sys.platform == "win32" else "bin")
 
 
 def _dotted(version: tuple[int, ...]) -> str:

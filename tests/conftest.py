@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from advdef.data import Dataset, load
+from advdef.repository import Repository
 from advdef.training import train_standard
 
 # Each core has a worker of its own, and rounding, which training amplifies, depends on the number of threads: notebooks
 # and other processes get one, whoever starts the tests.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist, which reads the groups, comes after it
@@ -83,3 +87,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="rewrite tests/baselines from this run instead of comparing with them",
     )
+    parser.addoption("--all", action="store_true", help="execute each notebook with another seed as well")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """``reseeded`` are the notebooks to execute with another seed."""
+    if "reseeded" in metafunc.fixturenames:
+        every = sorted(Repository(ROOT).notebooks)
+        without = [pytest.param("", marks=pytest.mark.skip(reason="only with --all"))]
+        metafunc.parametrize("reseeded", every if metafunc.config.getoption("all") else without)

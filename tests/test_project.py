@@ -119,7 +119,7 @@ def test_the_ci_script_can_be_executed() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["README.md", "book/attacks.md"])
+@pytest.mark.parametrize("page", ["README.md", "book/attacks.md", "book/rerun.md"])
 def test_the_code_shown_to_readers_runs(
     page: str, network: nn.Module, batch: tuple[Tensor, Tensor], capsys: pytest.CaptureFixture[str]
 ) -> None:
