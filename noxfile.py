@@ -32,8 +32,8 @@ PEER_PACKAGES = (
 INPUTS = ("pyproject.toml", "constraints.txt")
 EXTRAS = "book,test,eval,dev"
 OLDEST, NEWEST = (3, 11), (3, 13)
-# each core has a worker, and a file is one worker's
-PYTEST = ("pytest", "-n", "auto", "--dist", "loadgroup", "--no-loadscope-reorder")
+# each core has a worker; tests/conftest.py says what is one worker's
+PYTEST = ("pytest", "-n", "auto", "--dist", "loadscope", "--no-loadscope-reorder")
 
 # nox itself would make one environment per session; "none" leaves that to `environment`.
 nox.options.default_venv_backend = "none"

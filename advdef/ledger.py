@@ -76,7 +76,8 @@ def cards(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
 def _card(paper: Paper, comparison: Record, records: Sequence[Record]) -> dict[str, Any]:
     eps = max(row["eps"] for row in comparison["rows"] if row["attack"] == "worst case")
     (model,) = {row["model"] for row in comparison["rows"]}
-    worst = {defence: parts for (defence, _, e), parts in _worst(comparison).items() if e == eps}
+    every = _worst(comparison)
+    worst = {defence: parts for (defence, _, e), parts in every.items() if e == eps}
     mine, values = worst[paper.defence], comparison["values"]
     clean = next(r for r in comparison["rows"] if r["defence"] == paper.defence and r["threat"] == "clean")
     stated = claims(paper.id)
@@ -99,6 +100,11 @@ def _card(paper: Paper, comparison: Record, records: Sequence[Record]) -> dict[s
             "direct": _share(direct),
             "adaptive": _share(adaptive),
         },
+        "curve": [
+            {"eps": e} | {threat: parts[threat]["accuracy"] for threat in _THREATS}
+            for (defence, _, e), parts in sorted(every.items())
+            if defence == paper.defence
+        ],
         "undefended": {"adaptive": _share(worst["undefended"]["adaptive"])},
         "adversarial_training": {"adaptive": _share(worst["AT"]["adaptive"])},
         "cost": values[f"cost/{paper.defence}"],

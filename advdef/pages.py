@@ -16,7 +16,8 @@ from advdef.ledger import Record, cards
 __all__ = ["Page", "generated"]
 
 _WORDS: tuple[VerdictWord, ...] = get_args(VerdictWord)
-_LONG = 260  # characters of evidence; beyond that its conditions are folded away
+_LONG = 260  # characters of evidence; beyond that its conditions are listed one by one
+_MANY = 8  # of them; more are folded away
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,10 @@ def _verdicts(records: Sequence[Record], pages: Sequence[Page]) -> str:
     rows = []
     for page, found in shown.items():
         words = Counter(verdict["verdict"] for record in found for verdict in record["verdicts"])
-        data = ", ".join(record["dataset"] for record in found)
-        rows.append(
-            [f'<a href="#{_label(page)}">{html.escape(page.title)}</a>', data, *(str(words[w]) for w in _WORDS)]
-        )
-    head = ["page", "data", *(badge(word) for word in _WORDS)]
-    parts = [_table("Verdicts by page: each claim counts once for every data set on which it was tried", head, rows)]
+        short = html.escape(page.title.partition(":")[0])
+        rows.append([f'<a href="#{_label(page)}">{short}</a>', *(str(words[word]) for word in _WORDS)])
+    about = "Verdicts by page: each claim counts once for every data set on which it was tried"
+    parts = [_table(about, ["page", *_WORDS], rows)]
     for page, found in shown.items():
         stated = claims(page.paper)
         blocks = [_claim(stated[id], found, page) for id in stated]
@@ -89,17 +88,16 @@ def _claim(claim: Claim, records: Iterable[Record], page: Page) -> str:
 
 def _decision(verdict: Mapping[str, Any], record: Record) -> str:
     evidence, conditions = verdict["evidence"], verdict.get("conditions", [])
-    folded = ""
+    listed = ""
     if len(evidence) > _LONG and conditions:
         evidence = f"{sum(c['holds'] for c in conditions)} of {len(conditions)} conditions hold"
-        listed = "".join(
-            f"<li>{'holds' if c['holds'] else 'fails'}: {html.escape(c['what'])}: {html.escape(c['number'])}</li>"
-            for c in conditions
-        )
-        where = f"{verdict['claim'].split('-')[-1]}, {record['dataset']}"
-        folded = f"<details><summary>The {len(conditions)} conditions ({where})</summary><ul>{listed}</ul></details>"
+        lines = (f"{'holds' if c['holds'] else 'fails'}: {c['what']}: {c['number']}" for c in conditions)
+        listed = f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in lines)}</ul>"
+        if len(conditions) > _MANY:
+            where = f"{verdict['claim'].split('-')[-1]}, {record['dataset']}"
+            listed = f"<details><summary>The {len(conditions)} conditions ({where})</summary>{listed}</details>"
     head = f"{badge(verdict['verdict'])} <strong>{record['dataset']}</strong>"
-    return f"<li>{head}: {html.escape(evidence)}{folded}</li>"
+    return f"<li>{head}: {html.escape(evidence)}{listed}</li>"
 
 
 def _status(records: Sequence[Record], pages: Sequence[Page]) -> str:
@@ -126,23 +124,21 @@ def _cards(made: Mapping[str, Mapping[str, Any]]) -> str:
     if not made:
         return "No run has compared the defences yet.\n"
 
-    def percent(share: Mapping[str, float]) -> str:
-        return f"{100 * share['accuracy']:.1f} [{100 * share['low']:.1f},&nbsp;{100 * share['high']:.1f}]"
-
     rows = []
     for paper, card in made.items():
-        ours, flags = card["ours"], card["flags"]
+        ours, flags, adaptive = card["ours"], card["flags"], card["ours"]["adaptive"]
         rows.append(
             [
                 f'<a href="../_static/cards/{paper}.json">{card["defence"]}</a>',
-                *(percent(ours[key]) for key in ("clean", "oblivious", "direct", "adaptive")),
+                *(f"{100 * ours[key]['accuracy']:.1f}" for key in ("clean", "oblivious", "direct")),
+                f"{100 * adaptive['accuracy']:.1f} [{100 * adaptive['low']:.1f},&nbsp;{100 * adaptive['high']:.1f}]",
                 *("yes" if flags[key] else "no" for key in _FLAGS),
                 ", ".join(flags["checks_fired"]) or "none",
             ]
         )
     threat = next(iter(made.values()))["threat_model"]
     about = f"{threat['dataset']}, {threat['model']}, {threat['norm']}, eps {threat['eps']:.3g}"
-    head = ["card", "clean %", "oblivious %", "direct %", "adaptive %", *_FLAGS.values(), "checks that fire"]
+    head = ["card", "clean %", "oblivious %", "direct %", "adaptive %", *_FLAGS.values(), "fires"]
     return _table(f"The result cards ({about})", head, rows)
 
 

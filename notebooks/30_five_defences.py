@@ -332,6 +332,10 @@ plotting.threat_panels(CURVES)
 plt.show()
 
 # %% [markdown]
+# A line may fall off a cliff between two budgets. For a quantiser the cliff has an address, its threshold: on images with a dark background and two levels, no
+# background pixel can flip before eps reaches the distance to the threshold, and all of them can after. The learned thresholds stand above the first table. This is why a curve is shown, and not one
+# budget that somebody chose.
+#
 # ## Which attack broke what
 #
 # Here every kind of attack is tried on every correctly classified image, whether or not another one has broken it. The number in parentheses counts the images that *only* this kind broke:
@@ -418,7 +422,7 @@ notebook.table(
 # ## Sanity checks
 #
 # The row of each defence under the *direct* attack. A check that fires is a reason to distrust the direct number above, and the reason why the adaptive one is there; what each means is in [the
-# protocol](../book/protocol.md).
+# protocol](../book/protocol.md). E2 fires for all of them, as one seed was trained; B8 says that a little noise moves the margin of these networks by more than the check likes.
 
 # %% tags=["hide-input"]
 CARD = dict(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,16 +22,28 @@ os.environ["OMP_NUM_THREADS"] = "1"
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist, which reads the groups, comes after it
+EXECUTING = ("tests/test_notebooks.py", "tests/test_rehearsal.py", "tests/test_guide.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes minutes comes first; a file is one worker's, but each executed notebook may be another one's."""
-    executing = ("test_notebooks", "test_rehearsal")
-    for item in items:
-        group = str(item.path)
-        if item.path.stem in executing and isinstance(item, pytest.Function) and hasattr(item, "callspec"):
-            group += item.callspec.id
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: item.path.stem not in executing)
+    """What takes minutes comes first, else one worker ends long after the other."""
+    items.sort(key=lambda item: not item.nodeid.startswith(EXECUTING))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file is one worker's, with its fixtures, but each executed notebook may be another one's.
+
+    This is what pytest-xdist's groups are for, but version 3.8 of it loses them under pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneWorkerEach(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, test = nodeid.partition("::")
+            return f"{file} {test.partition('[')[2]}" if file in EXECUTING[:2] else file
+
+    return OneWorkerEach(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
