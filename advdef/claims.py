@@ -9,7 +9,7 @@ import yaml
 
 from advdef.statistics import Interval
 
-__all__ = ["SOURCES", "Claim", "Condition", "Verdict", "VerdictWord", "badge", "claims", "decide"]
+__all__ = ["SOURCES", "Claim", "Condition", "Verdict", "VerdictWord", "all_claims", "badge", "claims", "decide"]
 
 VerdictWord = Literal["supported", "partly", "not supported", "not testable here"]
 
@@ -88,13 +88,18 @@ class Verdict:
         }
 
 
+def all_claims() -> list[Claim]:
+    """The claims of all papers, in the order of ``claims.yml``."""
+    table = yaml.safe_load(resources.files("advdef").joinpath("claims.yml").read_text("utf-8"))
+    return [Claim(**{**row, "datasets": tuple(row.get("datasets", ()))}) for row in table]
+
+
 def claims(paper: str) -> dict[str, Claim]:
     """The claims of one paper by id; raises ValueError for an unknown paper, listing what exists."""
-    table = yaml.safe_load(resources.files("advdef").joinpath("claims.yml").read_text("utf-8"))
-    rows = [{**row, "datasets": tuple(row.get("datasets", ()))} for row in table if row["paper"] == paper]
-    found = {row["id"]: Claim(**row) for row in rows}
+    every = all_claims()
+    found = {claim.id: claim for claim in every if claim.paper == paper}
     if not found:
-        raise ValueError(f"no claims of {paper!r}; papers: {', '.join(sorted({row['paper'] for row in table}))}")
+        raise ValueError(f"no claims of {paper!r}; papers: {', '.join(sorted({claim.paper for claim in every}))}")
     return found
 
 

@@ -3,15 +3,18 @@
 import statistics
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from advdef.attacks._common import borrowed
 from advdef.defenses.base import Defense
 from advdef.evaluation import counted
 
-__all__ = ["Cost", "cost"]
+__all__ = ["Cost", "cost", "multiply_adds"]
 
 
 @dataclass(frozen=True)
@@ -49,3 +52,29 @@ def _median(defence: Defense, images: Tensor, rounds: int) -> float:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return statistics.median(times[1:])
+
+
+def multiply_adds(model: nn.Module, images: Tensor) -> float:
+    """Multiply-adds of convolutions and products of matrices for one image, the mean over images (N, C, H, W).
+
+    Backward passes inside of ``model`` count too. Raises ValueError for no images.
+    """
+    if len(images) == 0:
+        raise ValueError("need at least one image")
+    with borrowed(model, quiet=True), torch.no_grad(), _Counting() as counted:
+        model(images)
+    return counted.flops / 2 / len(images)
+
+
+class _Counting(TorchDispatchMode):
+    """Like torch's FlopCounterMode, which refuses a backward pass within a forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if (formula := flop_registry.get(func._overloadpacket)) is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        return out

@@ -23,8 +23,9 @@ class Links:
 
 def check_links(site: Path) -> Links:
     """Every link and embedded file of all pages in the folder ``site``; addresses elsewhere are listed, not asked."""
+    site = site.resolve()
     # what lies in _static came with the theme, and is no page
-    found = (path for path in sorted(site.resolve().rglob("*.html")) if "_static" not in path.parts)
+    found = (path for path in sorted(site.rglob("*.html")) if path.relative_to(site).parts[0] != "_static")
     pages = {path: _read(path) for path in found}
     internal, broken, external = 0, list[str](), set[str]()
     for path, page in pages.items():
@@ -42,7 +43,7 @@ def check_links(site: Path) -> Links:
                 not parts.fragment or target not in pages or parts.fragment in pages[target].ids
             )
             if not there:
-                broken.append(f"{path.relative_to(site.resolve())}: {link}")
+                broken.append(f"{path.relative_to(site)}: {link}")
     return Links(internal, tuple(broken), tuple(sorted(external)))
 
 

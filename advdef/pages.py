@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import json
 from collections import Counter
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, get_args
 
-from advdef.claims import SOURCES, Claim, VerdictWord, badge, claims
+from advdef.claims import SOURCES, VerdictWord, all_claims, badge
 from advdef.ledger import Record, cards
 
 __all__ = ["Page", "generated"]
@@ -59,8 +60,8 @@ def _verdicts(records: Sequence[Record], pages: Sequence[Page]) -> str:
     about = "Verdicts by page: each claim counts once for every data set on which it was tried"
     parts = [_table(about, ["page", *_WORDS], rows)]
     for page, found in shown.items():
-        stated = claims(page.paper)
-        blocks = [_claim(stated[id], found, page) for id in stated]
+        verdicts = {v["claim"]: v for record in reversed(found) for v in reversed(record["verdicts"])}
+        blocks = [_claim(verdict, found, page) for verdict in reversed(verdicts.values())]
         parts.append(f"({_label(page)})=\n## {page.title}\n\n{_raw(''.join(blocks))}")
     return "\n".join(parts)
 
@@ -69,21 +70,23 @@ def _label(page: Page) -> str:
     return page.paper.replace("_", "-")
 
 
-def _claim(claim: Claim, records: Iterable[Record], page: Page) -> str:
-    decisions = [
-        _decision(verdict, record)
-        for record in records
-        for verdict in record["verdicts"]
-        if verdict["claim"] == claim.id
-    ]
-    short = claim.id.split("-")[-1]
+def _claim(claim: Mapping[str, Any], records: Iterable[Record], page: Page) -> str:
+    """What all runs decided about the claim of a verdict."""
+    decisions = (_decision(v, r) for r in records for v in r["verdicts"] if v["claim"] == claim["claim"])
+    short, rule = claim["claim"].split("-")[-1], _rules().get(claim["claim"], "The record does not say.")
     return (
-        f'<section class="claim" id="{claim.id}">'
-        f"<p><strong>{short}</strong> {html.escape(claim.sentence)} <em>[{SOURCES[claim.source]}]</em></p>"
-        f"<ul>{''.join(decisions) or '<li>not decided yet</li>'}</ul>"
-        f"<details><summary>How {short} is decided</summary><p>{html.escape(claim.decided_by)}</p></details>"
+        f'<section class="claim" id="{claim["claim"]}">'
+        f"<p><strong>{short}</strong> {html.escape(claim['sentence'])} <em>[{SOURCES[claim['source']]}]</em></p>"
+        f"<ul>{''.join(decisions)}</ul>"
+        f"<details><summary>How {short} is decided</summary><p>{html.escape(rule)}</p></details>"
         f'<p><a href="../notebooks/{page.stem}.html#verdicts">{short} on its page</a></p></section>\n'
     )
+
+
+@functools.cache
+def _rules() -> dict[str, str]:
+    """How each claim is decided, by id."""
+    return {claim.id: claim.decided_by for claim in all_claims()}
 
 
 def _decision(verdict: Mapping[str, Any], record: Record) -> str:

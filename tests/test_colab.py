@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import nbformat
@@ -33,8 +34,23 @@ found = {}
 if any(d.metadata["Name"] == "advdef" for d in metadata.distributions()):
     advdef = metadata.distribution("advdef")
     found = {"version": advdef.version, "source": json.loads(advdef.read_text("direct_url.json"))["url"]}
-    found["files"] = {str(file): file.read_text() for file in advdef.files if file.suffix in (".py", ".yml")}
+    kinds = (".py", ".yml", ".json", ".txt")
+    own = [file for file in advdef.files if file.parts[0] == "advdef" and file.suffix in kinds]
+    found["files"] = {str(file): file.read_text() for file in own}
 print("FOUND" + json.dumps(found))
+"""
+
+
+# The cells that import, each in a fresh namespace, with the package from the clean environment alone.
+IMPORTS = """
+import json, sys
+from pathlib import Path
+
+import advdef
+assert Path(advdef.__file__).is_relative_to(sys.prefix), advdef.__file__
+for name, cell in json.loads(Path(sys.argv[1]).read_text()).items():
+    exec(compile(cell, name, "exec"), {})
+    print("imported", name)
 """
 
 
@@ -102,6 +118,28 @@ def test_the_set_up_cell_installs_the_package(clean: Path, tmp_path: Path) -> No
         assert installed["source"] == ROOT.as_uri()
         files = installed["files"]
         assert isinstance(files, dict)
-        package = {str(p.relative_to(ROOT)): p for p in (ROOT / "advdef").rglob("*") if p.suffix in (".py", ".yml")}
+        package = {
+            str(p.relative_to(ROOT)): p
+            for p in (ROOT / "advdef").rglob("*")
+            if p.suffix in (".py", ".yml", ".json", ".txt")
+        }
         assert {name.replace("\\", "/") for name in files} == {name.replace("\\", "/") for name in package}
         assert [name for name, path in package.items() if files[name] != path.read_text(encoding="utf-8")] == []
+    import_all(clean, {name: next(s for s in found if "\nfrom advdef" in s) for name, found in cells.items()}, tmp_path)
+
+
+def import_all(python: Path, cells: dict[str, str], folder: Path) -> None:
+    """Run the notebooks' imports on the installed package: is everything in it that they need?
+
+    torch and the others come from this environment, without what is installed there as editable, which is advdef.
+    """
+    (script := folder / "imports.py").write_text(IMPORTS)
+    (given := folder / "cells.json").write_text(json.dumps(cells))
+    others = sysconfig.get_path("purelib")
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONHOME", "VIRTUAL_ENV")}
+    command = [str(python), str(script), str(given)]
+    done = subprocess.run(
+        command, env=environment | {"PYTHONPATH": others}, cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("imported") == len(cells) == len(NOTEBOOKS)

@@ -11,7 +11,7 @@ from contract import seeded
 from torch import Tensor, nn
 
 from advdef import cost as module
-from advdef.cost import Cost, cost
+from advdef.cost import Cost, cost, multiply_adds
 from advdef.defenses import Defense, NIPDictionary, NIPSearch, NIPSelf, Undefended
 from advdef.direction_bank import DirectionBank
 
@@ -77,3 +77,24 @@ def test_time_is_the_median_of_calls_after_one_that_does_not_count(monkeypatch: 
 def test_nothing_to_time_is_refused(rounds: int, images: int) -> None:
     with pytest.raises(ValueError, match=f"need at least one round and one image, not {rounds} and {images}"):
         cost(Undefended(net()), torch.rand(images, 1, 3, 3), rounds=rounds)
+
+
+def test_multiply_adds_are_those_of_the_layers_and_of_inner_backward_passes() -> None:
+    conv, linear = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(4 * 5 * 5, 10)
+    network = nn.Sequential(conv, nn.Flatten(), linear)
+    forward = 5 * 5 * 4 * 9 + 100 * 10
+    images = torch.rand(3, 1, 5, 5)
+    assert multiply_adds(network, images) == forward
+
+    class Guided(nn.Module):
+        def forward(self, given: Tensor) -> Tensor:
+            with torch.enable_grad():
+                point = given.detach().requires_grad_()
+                (slope,) = torch.autograd.grad(network(point).sum(), point)
+            logits: Tensor = network(given + slope)
+            return logits
+
+    network.requires_grad_(False)
+    assert multiply_adds(Guided(), images) == 3 * forward  # a gradient for the image alone costs as much as a pass
+    with pytest.raises(ValueError, match="at least one image"):
+        multiply_adds(network, images[:0])

@@ -152,7 +152,8 @@ class TestCommitted:
 
 
 def test_what_a_record_says_is_text_and_not_markup(tmp_path: Path) -> None:
-    verdict = {"claim": "trn-C1", "sentence": "s", "verdict": "partly", "evidence": "<b>1 < 2</b>", "conditions": []}
+    verdict = {"claim": "trn-C1", "sentence": "s", "source": "paper", "verdict": "partly"}
+    verdict |= {"evidence": "<b>1 < 2</b>"}
     put(tmp_path, "trn", "digits-smoke", verdicts=[verdict])
     records = read_records(tmp_path)
     text = generated(records, []) | {}
@@ -167,7 +168,8 @@ def test_what_a_record_says_is_text_and_not_markup(tmp_path: Path) -> None:
 def test_many_conditions_are_folded_and_a_few_are_shown(tmp_path: Path) -> None:
     def page(count: int) -> str:
         conditions = [{"what": f"condition {i}", "holds": i > 0, "number": "+1"} for i in range(count)]
-        verdict = {"claim": "trn-C1", "verdict": "partly", "evidence": "x" * 400, "conditions": conditions}
+        verdict = {"claim": "trn-C1", "sentence": "s", "source": "paper", "verdict": "partly"}
+        verdict |= {"evidence": "x" * 400, "conditions": conditions}
         put(tmp_path, "trn", "digits-smoke", verdicts=[verdict])
         records = read_records(tmp_path)
         records[0]["provenance"].update(  # type: ignore[attr-defined]

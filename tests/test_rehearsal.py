@@ -144,6 +144,25 @@ PLANS = {
         imports="",
         images=dark_or_bright,
     ),
+    "five_defences": Plan(
+        "30_five_defences",
+        claims=(),
+        models=("ResNet-18",),
+        attacked=("ResNet-18",),
+        settings={
+            "train": (None, 60, 60), "epochs": (4, 1, 1), "inner": 1, "per_class": 8, "size": "XS", "purifier": (2, 2),
+            "images": 24, "few": 12, "steps": 2, "restarts": 1, "queries": 5, "curve": (0.5, 1.0), "checks": "fast",
+            "timed": (4, 1),
+        },
+        changes={
+            '"ResNet-18": ResNet18': '"ResNet-18": partial(ResNet, blocks=(1, 1), width=8)',
+            "EPS = 8 / 255 if colour else 0.1": "EPS = 2 / 255",
+            # so few images make enough steps to learn every class
+            '"one_cycle",': '"one_cycle", batch_size=20,',
+        },
+        imports="from advdef.models.resnet import ResNet",
+        images=pale_digits,
+    ),
 }  # fmt: skip
 
 Rehearsal = tuple[Plan, nbformat.NotebookNode, dict[str, Any]]

@@ -16,7 +16,7 @@ import pytest
 
 from advdef.notebookfile import parameter_defaults, read_pair
 from advdef.repository import InputError
-from advdef.reproduction import changed_parameters, out_of_step, reproduce, run_parameters
+from advdef.reproduction import changed_parameters, out_of_step, reproduce, reproduce_all, run_parameters
 
 FOLDERS = f"""{checkout.PARAMETERS}
 # %%
@@ -172,6 +172,35 @@ def _alive(pid: int) -> bool:
         return False
     status = Path(f"/proc/{pid}/stat")
     return not (status.is_file() and status.read_text().rsplit(")", 1)[1].split()[0] == "Z")
+
+
+def test_side_by_side_each_sees_the_other_at_work_and_has_one_thread(tmp_path: Path) -> None:
+    def waits(mine: str, other: str) -> str:
+        return f"""{checkout.PARAMETERS}
+# %%
+import os, pathlib, time
+
+here = pathlib.Path(os.environ["ADVDEF_RESULTS"])
+(here / "{mine}").touch()
+end = time.monotonic() + 60
+while not (here / "{other}").exists():
+    assert time.monotonic() < end, "the other one never began"
+    time.sleep(0.1)
+assert os.environ["OMP_NUM_THREADS"] == "1"
+"""
+
+    repository = checkout.make(tmp_path, {"01_a": waits("a", "b"), "02_b": waits("b", "a")})
+    done = list(reproduce_all(repository, ["a", "b"], jobs=2))
+    assert {execution.paper for execution in done} == {"a", "b"}
+    assert [execution.failure for execution in done] == [None, None]
+
+
+def test_one_after_the_other_in_the_given_order(tmp_path: Path) -> None:
+    repository = checkout.make(tmp_path, {"01_good": checkout.GOOD, "02_bad": checkout.BAD})
+    done = list(reproduce_all(repository, ["bad", "good"], jobs=1))
+    assert [(execution.paper, execution.failure is None) for execution in done] == [("bad", False), ("good", True)]
+    with pytest.raises(InputError, match="jobs must be at least 1, not 0"):
+        list(reproduce_all(repository, ["good"], jobs=0))
 
 
 def test_the_text_runs_and_a_difference_is_noticed(tmp_path: Path) -> None:
