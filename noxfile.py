@@ -94,6 +94,8 @@ def canary(session: nox.Session) -> None:
     listed = ", ".join(f"{name} {tested[name]} -> {here[name]}" for name in newer)
     session.log(f"{len(newer)} packages differ from constraints.txt: {listed or 'none'}")
     session.env["VIRTUAL_ENV"] = str(NEWEST_VERSIONS)
+    if PEERS.is_dir():
+        session.env["ADVDEF_PEERS"] = str(PEERS)
     command, *options = PYTEST
     session.run(str(scripts / command), *options, *session.posargs, external=True)
 

@@ -17,8 +17,11 @@ Record = Mapping[str, Any]
 """The content of a record file, as :meth:`advdef.records.Run.save` writes it."""
 
 COMPARISON = "five_defences"
+_NEEDED = {"paper", "dataset", "profile", "provenance", "values", "verdicts", "rows"}
+_PROVENANCE = {"seed", "date", "commit", "device_name", "python", "versions", "wall_seconds"}
 _THREATS = ("oblivious", "direct", "adaptive")
-_PROFILES = ("paper", "laptop", "smoke")  # the larger one counts
+PROFILES = ("paper", "laptop", "smoke")
+"""From the largest, which counts, to the smallest."""
 
 
 def read_records(folder: Path | None = None, *, since: float = 0.0) -> list[Record]:
@@ -35,7 +38,7 @@ def read_records(folder: Path | None = None, *, since: float = 0.0) -> list[Reco
             return []
     files = [file for file in folder.glob("*/*.json") if file.stat().st_mtime >= since]
     found: dict[tuple[str, str], Record] = {}
-    for file in sorted(files, key=lambda file: _PROFILES.index(_profile(file)), reverse=True):
+    for file in sorted(files, key=lambda file: PROFILES.index(_profile(file)), reverse=True):
         record = _read(file)
         found[record["paper"], record["dataset"]] = record
     order = {paper.id: number for number, paper in enumerate(PAPERS)}
@@ -65,58 +68,61 @@ def own_pages(records: Iterable[Record]) -> list[dict[str, str]]:
 def cards(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
     """The result card of each paper's defence, by paper; empty without a record of the page that compares them.
 
-    The schema is ``advdef/card.schema.json``, and the page "Result cards" of the book explains it.
+    Of several such records the one of the largest profile counts. The schema is ``advdef/card.schema.json``, and the
+    page "Result cards" of the book explains it. Raises `InputError` for a record that lacks what a card needs.
     """
-    comparison = next((record for record in records if record["paper"] == COMPARISON), None)
-    if comparison is None:
+    comparisons = [record for record in records if record["paper"] == COMPARISON]
+    if not comparisons:
         return {}
-    return {paper.id: _card(paper, comparison, records) for paper in PAPERS}
+    comparison = min(comparisons, key=lambda record: PROFILES.index(record["profile"]))
+    try:
+        return {paper.id: _card(paper, comparison, records) for paper in PAPERS}
+    except (KeyError, StopIteration, ValueError) as error:
+        where = f"{COMPARISON}/{comparison['dataset']}-{comparison['profile']}"
+        raise InputError(
+            f"no cards can be made of the record {where}: it lacks {error}; run that page again"
+        ) from error
 
 
 def _card(paper: Paper, comparison: Record, records: Sequence[Record]) -> dict[str, Any]:
-    eps = max(row["eps"] for row in comparison["rows"] if row["attack"] == "worst case")
+    every, values = _worst(comparison), comparison["values"]
     (model,) = {row["model"] for row in comparison["rows"]}
-    every = _worst(comparison)
-    worst = {defence: parts for (defence, _, e), parts in every.items() if e == eps}
-    mine, values = worst[paper.defence], comparison["values"]
+    budgets = sorted(eps for defence, _, eps in every if defence == paper.defence)
+    largest = {defence: every[defence, model, budgets[-1]] for defence in (paper.defence, "undefended", "AT")}
     clean = next(r for r in comparison["rows"] if r["defence"] == paper.defence and r["threat"] == "clean")
-    stated = claims(paper.id)
-    verdicts = [
-        {"claim": v["claim"], "dataset": record["dataset"], "profile": record["profile"], "verdict": v["verdict"]}
-        for record in records
-        if record["paper"] == paper.id
-        for v in record["verdicts"]
-    ]
-    direct, adaptive = mine["direct"], mine["adaptive"]
+    run = comparison["provenance"]
+
+    def positive(what: str) -> list[float]:
+        """Budgets at which the interval of a paired difference lies above zero."""
+        return [eps for eps in budgets if values[f"compared/{paper.defence}/{eps:.6g}"][what][1] > 0]
+
     return {
         "schema": 1,
         "defence": paper.defence,
         "paper": {"id": paper.id, "title": paper.title, "url": f"https://arxiv.org/abs/{paper.arxiv}"},
-        "threat_model": {"norm": "Linf", "eps": eps, "dataset": comparison["dataset"], "model": model},
-        "reported": [claim.sentence for claim in stated.values() if claim.source == "paper"],
-        "ours": {
-            "clean": _share(clean),
-            "oblivious": _share(mine["oblivious"]),
-            "direct": _share(direct),
-            "adaptive": _share(adaptive),
-        },
+        "threat_model": {"norm": "Linf", "eps": budgets[-1], "dataset": comparison["dataset"], "model": model},
+        "reported": [claim.sentence for claim in claims(paper.id).values() if claim.source == "paper"],
+        "ours": {"clean": _share(clean)} | {threat: _share(largest[paper.defence][threat]) for threat in _THREATS},
         "curve": [
-            {"eps": e} | {threat: parts[threat]["accuracy"] for threat in _THREATS}
-            for (defence, _, e), parts in sorted(every.items())
-            if defence == paper.defence
+            {"eps": eps} | {t: every[paper.defence, model, eps][t]["accuracy"] for t in _THREATS} for eps in budgets
         ],
-        "undefended": {"adaptive": _share(worst["undefended"]["adaptive"])},
-        "adversarial_training": {"adaptive": _share(worst["AT"]["adaptive"])},
+        "undefended": {"adaptive": _share(largest["undefended"]["adaptive"])},
+        "adversarial_training": {"adaptive": _share(largest["AT"]["adaptive"])},
         "cost": values[f"cost/{paper.defence}"],
         "flags": {
-            "direct_misleads": direct["low"] > adaptive["high"],
-            "better_than_undefended": values[f"gain/{paper.defence}/undefended"][1] > 0,
-            "better_than_adversarial_training": values[f"gain/{paper.defence}/AT"][1] > 0,
+            "direct_misleads": positive("direct − adaptive"),
+            "better_than_undefended": positive("adaptive − undefended"),
+            "better_than_adversarial_training": positive("adaptive − AT"),
             "checks_fired": values[f"checks/{paper.defence}"],
         },
-        "verdicts": verdicts,
+        "verdicts": [
+            {key: verdict[key] for key in ("claim", "verdict")} | {key: record[key] for key in ("dataset", "profile")}
+            for record in records
+            if record["paper"] == paper.id
+            for verdict in record["verdicts"]
+        ],
         "run": {"profile": comparison["profile"]}
-        | {key: comparison["provenance"][key] for key in ("seed", "date", "commit", "device", "data_checksum")},
+        | {key: run[key] for key in ("seed", "date", "commit", "device", "data_checksum")},
     }
 
 
@@ -146,15 +152,15 @@ def _share(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _profile(file: Path) -> str:
     profile = file.stem.rpartition("-")[2]
-    if profile not in _PROFILES:
-        raise InputError(f"{file} is not named DATASET-PROFILE.json with a profile of {', '.join(_PROFILES)}")
+    if profile not in PROFILES:
+        raise InputError(f"{file} is not named DATASET-PROFILE.json with a profile of {', '.join(PROFILES)}")
     return profile
 
 
 def _read(file: Path) -> Record:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-        if missing := {"paper", "dataset", "profile", "provenance", "values", "verdicts", "rows"} - record.keys():
+        if missing := _NEEDED - record.keys() | _PROVENANCE - record["provenance"].keys():
             raise KeyError(f"it lacks {', '.join(sorted(missing))}")
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file} is not a record file: {type(error).__name__}: {error}") from error

@@ -36,13 +36,12 @@ def check_links(site: Path) -> Links:
                     external.add(link)
                 continue
             internal += 1
-            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            start = site if parts.path.startswith("/") else path.parent
+            target = (start / unquote(parts.path).lstrip("/")).resolve() if parts.path else path
             if target.is_dir():
                 target = target / "index.html"
-            there = target.is_file() and (
-                not parts.fragment or target not in pages or parts.fragment in pages[target].ids
-            )
-            if not there:
+            there = target.is_file() and target.is_relative_to(site)
+            if not there or (parts.fragment and target in pages and parts.fragment not in pages[target].ids):
                 broken.append(f"{path.relative_to(site)}: {link}")
     return Links(internal, tuple(broken), tuple(sorted(external)))
 

@@ -60,8 +60,9 @@ def _verdicts(records: Sequence[Record], pages: Sequence[Page]) -> str:
     about = "Verdicts by page: each claim counts once for every data set on which it was tried"
     parts = [_table(about, ["page", *_WORDS], rows)]
     for page, found in shown.items():
-        verdicts = {v["claim"]: v for record in reversed(found) for v in reversed(record["verdicts"])}
-        blocks = [_claim(verdict, found, page) for verdict in reversed(verdicts.values())]
+        verdicts = {v["claim"]: v for record in found for v in record["verdicts"]}
+        order = [id for id in _rules() if id in verdicts] + [id for id in verdicts if id not in _rules()]
+        blocks = [_claim(verdicts[id], found, page) for id in order]
         parts.append(f"({_label(page)})=\n## {page.title}\n\n{_raw(''.join(blocks))}")
     return "\n".join(parts)
 
@@ -135,8 +136,8 @@ def _cards(made: Mapping[str, Mapping[str, Any]]) -> str:
                 f'<a href="../_static/cards/{paper}.json">{card["defence"]}</a>',
                 *(f"{100 * ours[key]['accuracy']:.1f}" for key in ("clean", "oblivious", "direct")),
                 f"{100 * adaptive['accuracy']:.1f} [{100 * adaptive['low']:.1f},&nbsp;{100 * adaptive['high']:.1f}]",
-                *("yes" if flags[key] else "no" for key in _FLAGS),
-                ", ".join(flags["checks_fired"]) or "none",
+                *(", ".join(f"{eps:.3g}" for eps in flags[key]) or "never" for key in _FLAGS),
+                ", ".join(flags["checks_fired"]) or "–",
             ]
         )
     threat = next(iter(made.values()))["threat_model"]
@@ -147,7 +148,7 @@ def _cards(made: Mapping[str, Mapping[str, Any]]) -> str:
 
 _FLAGS = {
     "direct_misleads": "direct misleads",
-    "better_than_undefended": "better than none",
+    "better_than_undefended": "better than undefended",
     "better_than_adversarial_training": "better than AT",
 }
 

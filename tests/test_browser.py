@@ -5,6 +5,9 @@ from __future__ import annotations
 import functools
 import gzip
 import http.server
+import importlib
+import inspect
+import pkgutil
 import re
 import shutil
 import threading
@@ -17,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import yaml
 
+import advdef
 from advdef.links import check_links
 from advdef.repository import Repository
 from advdef.site import render, toc_files
@@ -55,8 +59,8 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def site(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the site, rendered from the committed notebooks (not at all without a browser)."""
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the site, rendered from the committed notebooks."""
     return render(Repository(ROOT), tmp_path_factory.mktemp("site")).parent
 
 
@@ -203,6 +207,28 @@ class TestPage:
 
     def test_it_stays_below_two_megabytes(self, seen: Seen) -> None:
         assert 10_000 < seen.bytes_sent < 2_000_000
+
+
+def test_every_public_name_stands_in_the_reference(site: Path) -> None:
+    """The functions and classes that a module without an underscore lists in ``__all__``, under one of their names."""
+    pages = "".join(page.read_text(encoding="utf-8") for page in (site / "book" / "api").glob("*.html"))
+    described = set(re.findall(r'<dt class="sig[^>]*id="advdef\.([\w.]+)"', pages))
+    last = {name.rpartition(".")[2] for name in described}
+    missing = []
+    for module in pkgutil.walk_packages(advdef.__path__, "advdef."):
+        if (
+            "._" in module.name
+            or module.name in ("advdef.cli", "advdef.peers")
+            or module.name.startswith("advdef.peers.")
+        ):
+            continue
+        imported = importlib.import_module(module.name)
+        for name in getattr(imported, "__all__", []):
+            kind = getattr(imported, name)
+            if (inspect.isclass(kind) or inspect.isfunction(kind)) and name not in last:
+                missing.append(f"{module.name}.{name}")
+    assert len(described) > 300
+    assert missing == []
 
 
 def test_all_links_within_the_site_lead_somewhere(site: Path) -> None:

@@ -1,4 +1,4 @@
-"""The guide "Add a defence", followed to the letter in a copy of the checkout."""
+"""The guide "Add a defence", followed in a copy of the checkout that has the five papers and no further defence."""
 
 from __future__ import annotations
 
@@ -33,10 +33,14 @@ def copied(target: Path) -> Repository:
         (target / name).write_bytes((ROOT / name).read_bytes())
     for folder in FOLDERS:
         for path in (ROOT / folder).rglob("*"):
-            if path.is_file() and "__pycache__" not in path.parts:
+            further = folder == "notebooks" and "06" <= path.name[:2] < "20"
+            if path.is_file() and "__pycache__" not in path.parts and not further:
                 copy = target / path.relative_to(ROOT)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 copy.write_bytes(path.read_bytes())
+    contents = (target / "_toc.yml").read_text().splitlines(keepends=True)
+    kept = (line for line in contents if not re.search(r"notebooks/(0[6-9]|1\d)_", line))
+    (target / "_toc.yml").write_text("".join(kept))
     return Repository(target)
 
 
@@ -89,6 +93,8 @@ def test_the_run_says_what_the_guide_says_of_it(checkout: Repository) -> None:
     notebook = nbformat.read(checkout.executed("smoke") / "06_mosaic.ipynb", as_version=4)
     values = recorded_values(notebook)
     assert "B5" in str(values["checks/Mosaic"]["value"])
+    tables = [o["data"].get("text/html", "") for c in notebook.cells for o in c.get("outputs", []) if "data" in o]
+    assert any("<th>D3 " in table for table in tables)  # it only runs where a gradient is missing
     assert "B5" not in str(values["checks/undefended"]["value"])
 
 
@@ -102,11 +108,15 @@ def test_the_new_page_has_what_the_tests_of_the_project_ask_for(checkout: Reposi
     assert not re.search(r"new_defence|NewDefence|THE_ADDRESS", page.with_suffix(".py").read_text())
 
 
-def test_its_baseline_can_be_written_and_read(checkout: Repository, tmp_path: Path) -> None:
+def test_its_baseline_can_be_written_and_its_run_recorded(checkout: Repository, tmp_path: Path) -> None:
     values = recorded_values(nbformat.read(checkout.executed("smoke") / "06_mosaic.ipynb", as_version=4))
     write_baseline(tmp_path / "06_mosaic.json", values)
     kept = read_baseline(tmp_path / "06_mosaic.json")
     assert {"Mosaic/adaptive", "undefended/adaptive", "verdict/mosaic-D1"} <= set(kept)
+    assert advdef(checkout, "record", "mosaic", "--profile", "smoke").splitlines() == [
+        "recorded notebooks/06_mosaic.ipynb",
+        "recorded book/results/mosaic/digits-smoke.json",
+    ]
 
 
 def test_the_site_shows_the_page_and_its_verdicts(checkout: Repository) -> None:
@@ -128,9 +138,13 @@ def test_the_site_shows_the_page_and_its_verdicts(checkout: Repository) -> None:
         ("noise", "taken"),
     ],
 )
-def test_a_name_that_is_none_or_is_taken_is_refused_and_nothing_written(name: str, message: str) -> None:
-    before = {path: path.stat().st_mtime_ns for path in (ROOT / "advdef").rglob("*") if path.suffix in (".py", ".yml")}
+def test_a_name_that_is_none_or_is_taken_is_refused_and_nothing_written(
+    checkout: Repository, name: str, message: str
+) -> None:
+    def state() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in checkout.root.rglob("*") if path.is_file()}
+
+    before = state()
     with pytest.raises(InputError, match=message):
-        new_defence(Repository(ROOT), name)
-    after = {path: path.stat().st_mtime_ns for path in (ROOT / "advdef").rglob("*") if path.suffix in (".py", ".yml")}
-    assert before == after
+        new_defence(checkout, name)
+    assert state() == before

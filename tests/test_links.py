@@ -36,3 +36,9 @@ def test_spaces_and_queries_in_addresses(tmp_path: Path) -> None:
     put(tmp_path, "a page.html", '<a href="a%20page.html?x=1">me</a>')
     found = check_links(tmp_path)
     assert (found.internal, found.broken) == (1, ())
+
+
+def test_a_link_out_of_the_site_is_broken_even_where_there_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "outside.html").write_text("")
+    put(tmp_path / "site", "b/a.html", '<a href="../../outside.html">out</a> <a href="/b/a.html">from the root</a>')
+    assert check_links(tmp_path / "site").broken == ("b/a.html: ../../outside.html",)

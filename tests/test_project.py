@@ -9,7 +9,6 @@ from typing import Any
 
 import nbformat
 import pytest
-import torch
 import yaml
 from torch import Tensor, nn
 
@@ -129,6 +128,6 @@ def test_the_code_shown_to_readers_runs(
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
     assert blocks
     for block in blocks:
-        given = {"torch": torch, "model": network, "classifier": network, "images": images, "labels": labels}
+        given = {"model": network, "classifier": network, "images": images, "labels": labels}
         exec(compile(block, page, "exec"), given)
     assert "[" in capsys.readouterr().out  # an interval at least

@@ -44,7 +44,7 @@ def _convolutions(inputs: int, outputs: int, depth: int, activation: Activation)
 class NoiseExtractor(nn.Module):
     """Five convolutions with neurons between them: images (N, C, H, W) -> a noise map (N, C, H, W), the mean over time.
 
-    "magnitude" is |perturbation|, kept positive by softplus; "signed" the perturbation itself.
+    "magnitude" is `|perturbation|`, kept positive by softplus; "signed" the perturbation itself.
     """
 
     def __init__(self, channels: int, width: int, steps: int, activation: Activation, noise: Noise) -> None:
