@@ -150,9 +150,10 @@ PLANS = {
         models=("ResNet-18",),
         attacked=("ResNet-18",),
         settings={
-            "train": (None, 60, 60), "epochs": (4, 1, 1), "inner": 1, "per_class": 8, "size": "XS", "purifier": (2, 2),
-            "images": 24, "few": 12, "steps": 2, "restarts": 1, "queries": 5, "curve": (0.5, 1.0), "checks": "fast",
-            "timed": (4, 1),
+            "train": (None, 60, 60), "epochs": (4, 1, 1), "inner": 1, "per_class": 8, "size": "XS",
+            "purifier": (2, 2, 2),
+            "derivatives": 2, "images": 24, "few": 12, "steps": 2, "restarts": 1, "queries": 5, "curve": (0.5, 1.0),
+            "checks": "fast",
         },
         changes={
             '"ResNet-18": ResNet18': '"ResNet-18": partial(ResNet, blocks=(1, 1), width=8)',
