@@ -83,7 +83,6 @@ from advdef.gradient_map import GradientMap, frozen
 from advdef.ledger import own_pages, read_records
 from advdef.models import SIZES, Purifier, ResNet18, SmallResNet, TwoStreamRestorer
 from advdef.models.spiking import REDUCED
-from advdef.notebook import show_eps
 from advdef.purification import train_purifier
 from advdef.records import Run, record
 from advdef.restoration import train_restorer
@@ -138,7 +137,14 @@ test = notebook.sample(data.test, P["images"])
 X, Y = test.float_images(), test.labels
 few = slice(P["few"])
 run = Run("five_defences", profile, data, seed)
-run_line = f"profile {profile}, {name} with {P['network']}, eps {show_eps(EPS)}, seed {seed}, device {DEVICE.type}"
+
+
+def named(eps):
+    """A budget in steps of 1/255 on colour images, as a decimal on grey ones."""
+    return f"{round(255 * eps)}/255" if colour else f"{eps:g}"
+
+
+run_line = f"profile {profile}, {name} with {P['network']}, eps {named(EPS)}, seed {seed}, device {DEVICE.type}"
 record("run_line", run_line)
 notebook.table(
     pd.DataFrame(PROFILES).map(str),
@@ -322,7 +328,7 @@ for k, found in MAIN.items():
     row |= {f"{threat} %": f"{o.interval}" for threat, o in found.items()}
     for eps in smaller:
         robust = CURVES[k]["adaptive"][eps].robust
-        row[f"adaptive %, eps {show_eps(eps)}"] = f"{100 * robust.double().mean():.1f}"
+        row[f"adaptive %, eps {named(eps)}"] = f"{100 * robust.double().mean():.1f}"
     rows.append(row)
     for threat, outcome in found.items():
         value = outcome.robust.float().mean().item()
@@ -332,7 +338,7 @@ for k, found in MAIN.items():
     )
 headline = notebook.table(
     pd.DataFrame(rows),
-    f"All defences at eps {show_eps(EPS)} ({run_line}): clean accuracy on {len(clean_test):,} test images, worst cases on {len(Y)}, with 95 % intervals; at the right, the adaptive attacker with smaller budgets",
+    f"All defences at eps {named(EPS)} ({run_line}): clean accuracy on {len(clean_test):,} test images, worst cases on {len(Y)}, with 95 % intervals; at the right, the adaptive attacker with smaller budgets",
 )
 record("headline_table", headline)
 headline
@@ -359,11 +365,19 @@ for k in DEFENCES:
             what: [d.value, d.low, d.high] for what, d in compared.items()
         }
         rows.append(
-            {"defence": k, "eps": show_eps(eps)}
+            {"defence": k, "eps": named(eps)}
             | {what: f"{d:+}" for what, d in compared.items()}
         )
 notebook.table(
-    pd.DataFrame(rows).fillna("–"),
+    pd.DataFrame(rows).fillna("–")[
+        [
+            "defence",
+            "eps",
+            "direct − adaptive",
+            "adaptive − undefended",
+            "adaptive − AT",
+        ]
+    ],
     f"Differences in points over the same {len(Y)} images, with 95 % intervals",
 )
 
@@ -419,7 +433,7 @@ for k, defence in tqdm(DEFENCES.items(), desc="kinds", leave=False):
     table[k]["of"] = int(outcome.clean.sum())
 notebook.table(
     pd.DataFrame(table).T.rename_axis("defence").reset_index(),
-    f"Images broken by each kind of attack at eps {show_eps(EPS)}, and (in parentheses) by no other kind; *of* are the images that were right before",
+    f"Images broken by each kind of attack at eps {named(EPS)}, and (in parentheses) by no other kind; *of* are the images that were right before",
 )
 
 # %% [markdown]
@@ -491,7 +505,7 @@ for k, defence in tqdm(DEFENCES.items(), desc="checks", leave=False):
         f"checks/{k}", ", ".join(fired) or "none", kind="text" if k == "TQ" else "info"
     )
 notebook.check_table(
-    shown, f"Sanity checks of the direct evaluation at eps {show_eps(EPS)}"
+    shown, f"Sanity checks of the direct evaluation at eps {named(EPS)}"
 )
 
 # %% [markdown]
