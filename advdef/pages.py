@@ -105,22 +105,31 @@ def _decision(verdict: Mapping[str, Any], record: Record) -> str:
 
 
 def _status(records: Sequence[Record], pages: Sequence[Page]) -> str:
-    """One line for each record."""
-    rows = []
+    """One line for each record, and the versions that were used."""
+    rows, used = [], dict[str, list[str]]()
     for page, record in ((page, record) for page in pages for record in records if record["paper"] == page.paper):
         facts = record["provenance"]
-        versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
-        minutes = facts["wall_seconds"] / 60
         rows.append(
             [
                 f'<a href="../notebooks/{page.stem}.html">{page.stem}</a>',
-                record["dataset"], record["profile"], facts["date"], f"{minutes:.1f}",
+                record["dataset"], record["profile"], facts["date"], f"{facts['wall_seconds'] / 60:.1f}",
                 facts["device_name"], str(facts["seed"]), f"<code>{facts['commit']}</code>",
-                f"Python {facts['python']}, {versions}",
             ]
         )  # fmt: skip
-    head = ["notebook", "data", "profile", "date", "minutes", "device", "seed", "commit", "versions"]
-    return _table("Every run whose numbers stand on this site", head, rows)
+        versions = {
+            "Python": facts["python"],
+            **{name: version for name, version in facts["versions"].items() if version},
+        }
+        text = ", ".join(f"{name} {version}" for name, version in versions.items())
+        used.setdefault(text, []).append(f"{page.stem} ({record['dataset']})")
+    head = ["notebook", "data", "profile", "date", "minutes", "device", "seed", "commit"]
+    listed = [[text, ", ".join(runs)] for text, runs in used.items()]
+    return "\n".join(
+        [
+            _table("Every run whose numbers stand on this site", head, rows),
+            _table("The versions that they used", ["versions", "runs"], listed),
+        ]
+    )
 
 
 def _cards(made: Mapping[str, Mapping[str, Any]]) -> str:
@@ -137,12 +146,11 @@ def _cards(made: Mapping[str, Mapping[str, Any]]) -> str:
                 *(f"{100 * ours[key]['accuracy']:.1f}" for key in ("clean", "oblivious", "direct")),
                 f"{100 * adaptive['accuracy']:.1f} [{100 * adaptive['low']:.1f},&nbsp;{100 * adaptive['high']:.1f}]",
                 *(", ".join(f"{eps:.3g}" for eps in flags[key]) or "never" for key in _FLAGS),
-                ", ".join(flags["checks_fired"]) or "–",
             ]
         )
     threat = next(iter(made.values()))["threat_model"]
     about = f"{threat['dataset']}, {threat['model']}, {threat['norm']}, eps {threat['eps']:.3g}"
-    head = ["card", "clean %", "oblivious %", "direct %", "adaptive %", *_FLAGS.values(), "fires"]
+    head = ["card", "clean %", "oblivious %", "direct %", "adaptive %", *_FLAGS.values()]
     return _table(f"The result cards ({about})", head, rows)
 
 

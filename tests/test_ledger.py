@@ -142,7 +142,9 @@ class TestCommitted:
     def test_every_record_stands_on_the_status_page(self) -> None:
         text = generated(COMMITTED, PAGES)["_generated/status.md"]
         rows = [record for record in COMMITTED if record["paper"] in {page.paper for page in PAGES}]
-        assert text.count("<tr>") == 1 + len(rows)
+        table, _, versions = text.partition("The versions that they used")
+        assert table.count("<tr>") == 1 + len(rows)
+        assert all(f"({record['dataset']})" in versions for record in rows)
         assert all(record["provenance"]["commit"] in text for record in rows)
 
     def test_the_defences_have_a_colour_each_and_the_same_on_their_page(self) -> None:
