@@ -1,5 +1,6 @@
 """Claims of the papers and how a run decides them."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -89,8 +90,11 @@ class Verdict:
 
 
 def all_claims() -> list[Claim]:
-    """The claims of all papers, in the order of ``claims.yml``."""
+    """The claims of all papers, in the order of ``claims.yml``; raises ValueError where two have the same id."""
     table = yaml.safe_load(resources.files("advdef").joinpath("claims.yml").read_text("utf-8"))
+    count = Counter(row["id"] for row in table)
+    if twice := [id for id, times in count.items() if times > 1]:
+        raise ValueError(f"claims.yml has more than one claim {', '.join(twice)}; keep one of each")
     return [Claim(**{**row, "datasets": tuple(row.get("datasets", ()))}) for row in table]
 
 

@@ -36,7 +36,12 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: what is here, download, bundles for other machines.")
 app.add_typer(data_app, name="data")
 
-Papers = Annotated[list[str] | None, typer.Argument(metavar="[PAPER]...", help="Papers, e.g. qusecnets; default: all.")]
+Papers = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[PAPER]...", help="Notebooks by name or file, e.g. qusecnets or 01_qusecnets; default: all."
+    ),
+]
 ProfileOption = Annotated[str, typer.Option("--profile", help=f"One of {', '.join(PROFILES)}.")]
 Root = Annotated[
     Path | None, typer.Option("--root", help="Folder of the data sets; default: $ADVDEF_DATA, else a cache folder.")
@@ -270,7 +275,7 @@ def _verdicts(results: Path, papers: set[str], profile: str, *, since: float) ->
     from advdef.summary import read_verdicts, verdict_table
 
     found = read_verdicts(results, papers=papers, profile=profile, since=since)
-    typer.echo(f"\n{verdict_table(found)}" if found else "no verdicts were recorded")
+    typer.echo(f"\n{verdict_table(found)}" if found else "no verdicts: what ran has no claims, or failed")
 
 
 def _need(*modules: str) -> None:

@@ -145,14 +145,18 @@ def evaluate(
     ``oblivious``, and a curve over eps falls). In the folder ``resume`` each finished attempt is kept, and the same
     evaluation, called again, goes on after it, with the same result unless the defence draws random numbers itself.
 
-    Raises UnsoundAttack when an attack leaves its budget; ValueError for a ``known`` that does not belong here and for
-    an attack in another norm.
+    Raises UnsoundAttack when an attack leaves its budget; ValueError for a ``known`` that does not belong here, for an
+    attack in another norm, and for an eps above 1 in Linf (8 for 8 / 255, say).
     """
     validate(images, labels, eps, unbounded=True)
     planned, file = list(attempts), None
     for attempt in planned:
         if math.isfinite(eps) and norm_of(attempt.attack) not in (None, norm):
             raise ValueError(f"{attempt.name} is an attack in {norm_of(attempt.attack)}, and eps is a size in {norm}")
+    if norm == "Linf" and 1 < eps < math.inf:
+        raise ValueError(
+            f"pixels lie in [0, 1], so eps {eps:g} is no budget in Linf; in steps of 1/255 it is {eps:g} / 255"
+        )
     clean = correct(defence, images, labels, batch_size=batch_size)
     robust, adversarial = clean.clone(), images.clone()
     for outcome in [known] if isinstance(known, Outcome) else known:

@@ -34,13 +34,15 @@ def generated(records: Sequence[Record], pages: Sequence[Page]) -> dict[str, str
     """Files to write into the folder of prose pages, by name: fragments that these include, and the cards.
 
     >>> sorted(generated([], []))
-    ['_generated/cards.md', '_generated/schema.md', '_generated/status.md', '_generated/verdicts.md']
+    ['_generated/cards.md', '_generated/conclusion.md', '_generated/schema.md', '_generated/status.md',
+     '_generated/verdicts.md']
     """
     made = cards(records)
     return {
         "_generated/verdicts.md": _verdicts(records, pages),
         "_generated/status.md": _status(records, pages),
         "_generated/cards.md": _cards(made),
+        "_generated/conclusion.md": _conclusion(made),
         "_generated/schema.md": _schema(),
         **{f"_static/cards/{paper}.json": json.dumps(card, indent=1) + "\n" for paper, card in made.items()},
     }
@@ -152,6 +154,30 @@ def _cards(made: Mapping[str, Mapping[str, Any]]) -> str:
     about = f"{threat['dataset']}, {threat['model']}, {threat['norm']}, eps {threat['eps']:.3g}"
     head = ["card", "clean %", "oblivious %", "direct %", "adaptive %", *_FLAGS.values()]
     return _table(f"The result cards ({about})", head, rows)
+
+
+def _conclusion(made: Mapping[str, Mapping[str, Any]]) -> str:
+    """One paragraph on the comparison."""
+    if not made:
+        return "No run has compared the defences yet.\n"
+
+    def listed(names: Sequence[str]) -> str:
+        return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else names[0] if names else "none"
+
+    cards = list(made.values())
+    parts = []
+    for eps in [point["eps"] for point in cards[0]["curve"]]:
+        here = {key: listed([card["defence"] for card in cards if eps in card["flags"][key]]) for key in _FLAGS}
+        parts.append(
+            f"- eps {eps:.3g}: better than no defence: **{here['better_than_undefended']}**; "
+            f"better than adversarial training: **{here['better_than_adversarial_training']}**; "
+            f"overstated by an attacker who only follows the gradient: **{here['direct_misleads']}**."
+        )
+    return (
+        "Under an attacker who knows the defence, by 95 % intervals of paired differences:\n\n"
+        + "\n".join(parts)
+        + "\n"
+    )
 
 
 _FLAGS = {

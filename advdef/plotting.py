@@ -81,6 +81,7 @@ COLOURS = {
     "SE-MLF3": "#D55E00",
     "NIP": "#E69F00",  # that of V2 mean-logit, which stands for it beside the others
 }
+_OTHERS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")  # of defences without a colour of their own
 THREAT_STYLES = {"oblivious": (":", "o"), "direct": ("--", "s"), "adaptive": ("-", "D")}
 
 
@@ -144,13 +145,14 @@ def threat_panels(curves: Mapping[str, Mapping[str, Mapping[float, Outcome]]]) -
     figure, axes = plt.subplots(1, len(threats), figsize=size, sharey=True, squeeze=False)
     for panel, threat in zip(axes[0], threats, strict=True):
         for number, (defence, found) in enumerate(curves.items()):
+            colour = COLOURS.get(defence, _OTHERS[number % len(_OTHERS)])
             budgets = sorted(found[threat])
             shift = 0.008 * budgets[-1] * (number - (len(curves) - 1) / 2)
             intervals = [found[threat][eps].interval for eps in budgets]
             errors = [[i.value - i.low for i in intervals], [i.high - i.value for i in intervals]]
             panel.errorbar(
                 [eps + shift for eps in budgets], [i.value for i in intervals], yerr=errors, label=defence,
-                color=COLOURS.get(defence, "#000000"), marker="osD^vPX*"[number % 8], elinewidth=0.8, linewidth=1.4,
+                color=colour, marker="osD^vPX*"[number % 8], elinewidth=0.8, linewidth=1.4,
             )  # fmt: skip
         panel.set(title=threat, xlabel="eps", ylim=(-0.03, 1.03), xticks=budgets)
         panel.xaxis.set_major_formatter("{x:.3g}")

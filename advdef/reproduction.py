@@ -165,9 +165,9 @@ def execute(
                 kernel_manager_class=_kernel_here({**os.environ, **environment}, stream.fileno()),
             )
         except PapermillExecutionError as error:
-            failure = Failure(
-                _cell_number(partial), _last_lines([f"{error.ename}: {error.evalue}", *error.traceback[-1:]])
-            )
+            said = f"{error.ename}: {error.evalue}"
+            last = [part for part in error.traceback[-1:] if said not in _ANSI.sub("", part)]
+            failure = Failure(_cell_number(partial), _last_lines([said, *last]))
         except DeadKernelError as error:
             failure = Failure(_cell_number(partial), _last_lines([log.read_text(errors="replace"), str(error)]))
         else:

@@ -31,8 +31,9 @@ def new_defence(repository: Repository, name: str) -> list[Path]:
     module, claims, toc = (
         root / path for path in (f"advdef/defenses/{name}.py", "advdef/claims.yml", "_toc.yml")
     )  # fmt: skip
-    if name in repository.notebooks or module.exists():
-        raise InputError(f"{name!r} is taken; choose another name (notebooks: {', '.join(repository.notebooks)})")
+    taken_by = [path for path in (module, repository.notebooks.get(name)) if path is not None and path.exists()]
+    if taken_by:
+        raise InputError(f"{name!r} is taken by {taken_by[0].relative_to(root)}; choose another name")
     taken = {int(path.stem[:2]) for path in repository.notebooks.values()}
     number = max((n for n in taken if n in _PAPERS), default=0) + 1
     contents = toc.read_text(encoding="utf-8")

@@ -121,3 +121,10 @@ def test_the_package_carries_a_sound_table() -> None:
             assert set(claim.datasets) <= set(DATASETS)
     words = get_args(Verdict.__dataclass_fields__["word"].type)
     assert not words or "partly" in words
+
+
+def test_the_same_id_twice_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"id": "a-A1", "paper": "a", "sentence": "s", "source": "paper", "decided_by": "d"}
+    monkeypatch.setattr("advdef.claims.yaml.safe_load", lambda text: [row, row | {"id": "a-A2"}, row])
+    with pytest.raises(ValueError, match=r"more than one claim a-A1; keep one"):
+        claims("a")

@@ -647,3 +647,13 @@ def test_accuracy_is_not_measured_on_images_that_are_none(
         accuracy(network, images, labels)
     with pytest.raises(ValueError, match="N > 0"):
         accuracy(network, images[:0], labels[:0])
+
+
+@pytest.mark.parametrize("eps", [8.0, 1.5])
+def test_a_budget_in_grey_levels_is_refused(eps: float) -> None:
+    images, labels = greys(0.4, 0.6)
+    defence = Undefended(Threshold(0.5))
+    with pytest.raises(ValueError, match=rf"in steps of 1/255 it is {eps:g} / 255"):
+        evaluate(defence, [], images, labels, eps=eps, generator=seeded())
+    for allowed in (1.0, float("inf")):
+        evaluate(defence, [], images, labels, eps=allowed, generator=seeded())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,18 @@ def test_the_run_says_what_the_guide_says_of_it(checkout: Repository) -> None:
     assert "B5" not in str(values["checks/undefended"]["value"])
 
 
+def test_the_new_files_are_formatted(checkout: Repository) -> None:
+    ruff = shutil.which("ruff", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if ruff is None:
+        pytest.skip("ruff is not installed")
+    new = [checkout.notebooks["mosaic"].with_suffix(".py"), checkout.root / "advdef/defenses/mosaic.py"]
+    config = ["--config", str(ROOT / "pyproject.toml")]
+    done = subprocess.run(
+        [ruff, "format", "--check", "--diff", *config, *new], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_the_new_page_has_what_the_tests_of_the_project_ask_for(checkout: Repository) -> None:
     page = checkout.notebooks["mosaic"]
     assert out_of_step(page) is None
@@ -134,8 +147,8 @@ def test_the_site_shows_the_page_and_its_verdicts(checkout: Repository) -> None:
         ("My-defence", "lower-case"),
         ("class", "lower-case"),
         ("2nd", "lower-case"),
-        ("trn", "taken"),
-        ("noise", "taken"),
+        ("trn", r"taken by notebooks/04_trn\.ipynb"),
+        ("noise", r"taken by advdef/defenses/noise\.py"),
     ],
 )
 def test_a_name_that_is_none_or_is_taken_is_refused_and_nothing_written(

@@ -193,9 +193,15 @@ def test_flags_are_the_budgets_at_which_an_interval_lies_above_zero(tmp_path: Pa
         {"eps": 0.05, "oblivious": 0.8, "direct": 0.7, "adaptive": 0.6},
         {"eps": 0.1, "oblivious": 0.6, "direct": 0.5, "adaptive": 0.2},
     ]
-    text = generated(read_records(tmp_path), [])["_generated/cards.md"]
-    assert "0.05, 0.1" in text
-    assert "never" in text
+    made = generated(read_records(tmp_path), [])
+    assert "0.05, 0.1" in made["_generated/cards.md"]
+    assert "never" in made["_generated/cards.md"]
+    every = "TQ, SNS, NIP, TRN and purifier"
+    assert (
+        f"eps 0.05: better than no defence: **{every}**; better than adversarial training: **none**;"
+        in (made["_generated/conclusion.md"])
+    )
+    assert f"overstated by an attacker who only follows the gradient: **{every}**" in made["_generated/conclusion.md"]
 
 
 def test_of_several_comparisons_the_largest_profile_gives_the_cards(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -278,3 +279,17 @@ def test_a_step_for_the_predicted_class_makes_the_classifier_surer_of_it(
 def test_what_makes_no_sense_is_refused(wrong: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         wrong()
+
+
+@pytest.mark.parametrize(
+    ("prepare", "found"),
+    [(lambda x: x[:, :, ::2, ::2], r"\(2, 1, 2, 2\)"), (lambda x: None, "NoneType"), (lambda x: x.numpy(), "ndarray")],
+    ids=["smaller", "nothing", "numpy"],
+)
+def test_a_prepare_that_returns_something_else_is_named(prepare: Callable[[Tensor], Any], found: str) -> None:
+    class Odd(Preprocessed):
+        def prepare(self, images: Tensor) -> Tensor:
+            return prepare(images)  # type: ignore[no-any-return]
+
+    with pytest.raises(ValueError, match=rf"Odd\.prepare must return a tensor of shape \(2, 1, 4, 4\).*not {found}"):
+        Odd(nn.Flatten())(torch.rand(2, 1, 4, 4))

@@ -44,8 +44,13 @@ class Preprocessed(Defense):
         """What the classifier sees of images (N, C, H, W): the same shape, in [0, 1]."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of the classifier on prepared images."""
-        logits: Tensor = self._classifier(self.prepare(images))
+        """Logits of the classifier on prepared images; raises ValueError for a ``prepare`` that changes their shape."""
+        prepared = self.prepare(images)
+        if not isinstance(prepared, Tensor) or prepared.shape != images.shape:
+            found = tuple(prepared.shape) if isinstance(prepared, Tensor) else type(prepared).__name__
+            wanted = f"a tensor of shape {tuple(images.shape)}, as it was given"
+            raise ValueError(f"{type(self).__name__}.prepare must return {wanted}, not {found}")
+        logits: Tensor = self._classifier(prepared)
         return logits
 
     def surrogates(self) -> dict[str, nn.Module]:
