@@ -153,10 +153,6 @@ def evaluate(
     for attempt in planned:
         if math.isfinite(eps) and norm_of(attempt.attack) not in (None, norm):
             raise ValueError(f"{attempt.name} is an attack in {norm_of(attempt.attack)}, and eps is a size in {norm}")
-    if norm == "Linf" and 1 < eps < math.inf:
-        raise ValueError(
-            f"pixels lie in [0, 1], so eps {eps:g} is no budget in Linf; in steps of 1/255 it is {eps:g} / 255"
-        )
     clean = correct(defence, images, labels, batch_size=batch_size)
     robust, adversarial = clean.clone(), images.clone()
     for outcome in [known] if isinstance(known, Outcome) else known:
@@ -167,6 +163,10 @@ def evaluate(
         new = robust & ~outcome.robust
         adversarial[new] = outcome.adversarial[new]
         robust &= outcome.robust
+    if norm == "Linf" and 1 < eps < math.inf:
+        raise ValueError(
+            f"pixels lie in [0, 1], so eps {eps:g} is no budget in Linf; in steps of 1/255 it is {eps:g} / 255"
+        )
     state = resuming.State(robust, adversarial, findings=[], generator=generator.get_state())
     if resume is not None:
         settings = {"eps": eps, "norm": norm, "exhaustive": exhaustive, "batch_size": batch_size}
