@@ -110,12 +110,13 @@ def _status(records: Sequence[Record], pages: Sequence[Page]) -> str:
     """One line for each record, and the versions that were used."""
     rows, used = [], dict[str, list[str]]()
     for page, record in ((page, record) for page in pages for record in records if record["paper"] == page.paper):
-        facts = record["provenance"]
+        facts, commit = record["provenance"], record["provenance"]["commit"] or "none"
         rows.append(
             [
                 f'<a href="../notebooks/{page.stem}.html">{page.stem}</a>',
-                record["dataset"], record["profile"], facts["date"], f"{facts['wall_seconds'] / 60:.1f}",
-                facts["device_name"], str(facts["seed"]), f"<code>{facts['commit']}</code>",
+                record["dataset"], record["profile"], facts["date"].replace("-", "\u2011"), f"{facts['wall_seconds'] / 60:.1f}",
+                facts["device_name"], str(facts["seed"]),
+                f'<code title="{commit}">{commit[:7]}{"+" * commit.endswith("+")}</code>',
             ]
         )  # fmt: skip
         versions = {
