@@ -114,7 +114,8 @@ def _status(records: Sequence[Record], pages: Sequence[Page]) -> str:
         rows.append(
             [
                 f'<a href="../notebooks/{page.stem}.html">{page.stem}</a>',
-                record["dataset"], record["profile"], facts["date"].replace("-", "\u2011"), f"{facts['wall_seconds'] / 60:.1f}",
+                record["dataset"], record["profile"], facts["date"].replace("-", "\u2011"),
+                f"{facts['wall_seconds'] / 60:.1f}",
                 facts["device_name"], str(facts["seed"]),
                 f'<code title="{commit}">{commit[:7]}{"+" * commit.endswith("+")}</code>',
             ]
