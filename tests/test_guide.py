@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.site]
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDE = (ROOT / "book" / "add_a_defence.md").read_text(encoding="utf-8")
-FILES = ("_config.yml", "_toc.yml", "CITATION.cff", "LICENSE", "CHANGELOG.md")
+FILES = ("_config.yml", "_toc.yml", "CITATION.cff", "LICENSE", "CHANGELOG.md", "pyproject.toml")
 FOLDERS = ("advdef", "book", "notebooks")
 
 
@@ -104,10 +104,7 @@ def test_the_new_files_are_formatted(checkout: Repository) -> None:
     if ruff is None:
         pytest.skip("ruff is not installed")
     new = [checkout.notebooks["mosaic"].with_suffix(".py"), checkout.root / "advdef/defenses/mosaic.py"]
-    config = ["--config", str(ROOT / "pyproject.toml")]
-    done = subprocess.run(
-        [ruff, "format", "--check", "--diff", *config, *new], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([ruff, "format", "--check", "--diff", *new], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
