@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from advdef.attacks._common import borrowed
+from advdef.cost import multiply_adds
 from advdef.models.spiking.neurons import Firing
 
 __all__ = ["Footprint", "footprint"]
@@ -48,8 +48,7 @@ def footprint(model: nn.Module, images: Tensor) -> Footprint:
     handles = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, Firing)]
     try:
         with borrowed(model, quiet=True):
-            with torch.no_grad(), FlopCounterMode(display=False) as counter:
-                model(images)
+            operations = multiply_adds(model, images)
             total = spikes
             point = images.detach().clone().requires_grad_()
             with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -58,6 +57,4 @@ def footprint(model: nn.Module, images: Tensor) -> Footprint:
         for handle in handles:
             handle.remove()
     n = len(images)
-    return Footprint(
-        sum(p.numel() for p in model.parameters()), counter.get_total_flops() / 2 / n, total / n, sum(kept.values()) / n
-    )
+    return Footprint(sum(p.numel() for p in model.parameters()), operations, total / n, sum(kept.values()) / n)

@@ -19,6 +19,11 @@ __all__ = ["Page", "generated"]
 _WORDS: tuple[VerdictWord, ...] = get_args(VerdictWord)
 _LONG = 260  # characters of evidence; beyond that its conditions are listed one by one
 _MANY = 8  # of them; more are folded away
+_FLAGS = {
+    "direct_misleads": "direct misleads",
+    "better_than_undefended": "better than undefended",
+    "better_than_adversarial_training": "better than AT",
+}
 
 
 @dataclass(frozen=True)
@@ -166,10 +171,10 @@ def _conclusion(made: Mapping[str, Mapping[str, Any]]) -> str:
     def listed(names: Sequence[str]) -> str:
         return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else names[0] if names else "none"
 
-    cards = list(made.values())
+    every = list(made.values())
     parts = []
-    for eps in [point["eps"] for point in cards[0]["curve"]]:
-        here = {key: listed([card["defence"] for card in cards if eps in card["flags"][key]]) for key in _FLAGS}
+    for eps in [point["eps"] for point in every[0]["curve"]]:
+        here = {key: listed([card["defence"] for card in every if eps in card["flags"][key]]) for key in _FLAGS}
         parts.append(
             f"- eps {eps:.3g}: better than no defence: **{here['better_than_undefended']}**; "
             f"better than adversarial training: **{here['better_than_adversarial_training']}**; "
@@ -180,13 +185,6 @@ def _conclusion(made: Mapping[str, Mapping[str, Any]]) -> str:
         + "\n".join(parts)
         + "\n"
     )
-
-
-_FLAGS = {
-    "direct_misleads": "direct misleads",
-    "better_than_undefended": "better than undefended",
-    "better_than_adversarial_training": "better than AT",
-}
 
 
 def _schema() -> str:
