@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from advdef.attacks._balls import Ball, BallNorm, spread
-from advdef.attacks._common import slope
+from advdef.attacks._common import ask, slope
 from advdef.attacks._restarts import best_of_restarts
 from advdef.attacks.losses import Goal, LossName
 
@@ -84,7 +84,7 @@ def _ascend(
         """Score, loss and gradient at a point; keeps the point where it is the best."""
         with torch.set_grad_enabled(climb):
             point = point.detach().requires_grad_(climb)
-            logits = model(point)
+            logits = ask(model, point)
             value = goal.loss(loss, logits)
             direction = slope(value.sum(), point) if climb else point
         with torch.no_grad():

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from advdef.attacks._balls import BallNorm
-from advdef.attacks._common import borrowed
+from advdef.attacks._common import ask, borrowed
 from advdef.attacks._objective import ascend_objective
 from advdef.attacks.losses import Goal, margin
 
@@ -50,8 +50,8 @@ def decoy(
             raise ValueError(f"{name} must be finite and not negative, not {value}")
 
     def objective(points: Tensor, goal: Goal) -> Tensor:
-        penalty = (margin(network(points), goal.labels) + lead).relu()
-        return margin(through(points), goal.labels) - weight * penalty
+        penalty = (margin(ask(network, points), goal.labels) + lead).relu()
+        return margin(ask(through, points), goal.labels) - weight * penalty
 
     with borrowed(through):
         return ascend_objective(

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from advdef.attacks._balls import Ball, BallNorm, spread
-from advdef.attacks._common import slope
+from advdef.attacks._common import ask, slope
 from advdef.attacks._restarts import best_of_restarts
 from advdef.attacks.losses import Goal, LossName
 
@@ -165,7 +165,7 @@ def _ascend(
         last = step == steps
         with torch.set_grad_enabled(not last):
             point = point.detach().requires_grad_(not last)
-            logits = model(point)
+            logits = ask(model, point)
         with torch.no_grad():
             found = goal.score(logits)
             better = found > best_score[rows]

@@ -62,5 +62,5 @@ def precompensated(
 
     return for_each_class(
         model, images, labels, eps=eps, network=network, likely=network, classes=classes, attempt=attempt,
-        stop_early=stop_early,
+        norm=norm, stop_early=stop_early,
     )  # fmt: skip
