@@ -20,7 +20,7 @@ from advdef.attacks._common import NoGradientWarning, ask, borrowed, check_logit
 from advdef.attacks._types import norm_of
 from advdef.defenses.base import Defense, is_random, reseed
 from advdef.draws import fresh_seed, image_keys, seeded
-from advdef.judge import Judge, UnsoundAttack, check_sound, counted
+from advdef.judge import Judge, UnsoundAttack, check_sound, counted, in_parts
 from advdef.outcomes import Finding, Outcome
 from advdef.statistics import Interval, wilson
 from advdef.store import identity
@@ -131,7 +131,7 @@ def evaluate(
     )  # fmt: skip
     with borrowed(defence), watched():
         if not random:
-            _check_repeats(defence, images[:32])
+            _check_repeats(defence, images[: min(32, batch_size)])
         clean = judge.shares(images, "choose")
         worst, fewest = images.clone(), clean.clone()
         for outcome in earlier:
@@ -227,8 +227,9 @@ def _check_known(known: Outcome, here: Outcome) -> None:
 
 def _check_repeats(defence: Defense, images: Tensor) -> None:
     """Raise ValueError for a defence that decides otherwise when it is asked again."""
+    rows = torch.arange(len(images), device=images.device)
     with torch.no_grad():
-        first, second = ask(defence, images), ask(defence, images)
+        first, second = (in_parts(lambda part: ask(defence, images[part]), rows, len(images)) for _ in range(2))
     if first.shape == second.shape and not torch.allclose(
         first, second, rtol=1e-4, atol=1e-4 * float(first.abs().max())
     ):

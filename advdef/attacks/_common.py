@@ -166,14 +166,16 @@ def per_image(values: Tensor, keep: Tensor) -> Tensor:
 class Watch:
     """What became of the gradients that attacks asked for."""
 
-    asked: int = 0  # gradients of single images
-    arrived: list[Tensor] = field(default_factory=list)  # of each call, how many were not zero everywhere
+    asked: list[Tensor] = field(default_factory=list)  # of each call, whether any image still needed a gradient
+    arrived: list[Tensor] = field(default_factory=list)  # of each call, whether any got one that is not zero
     broken: list[tuple[Tensor, int]] = field(default_factory=list)  # how many of how many were not finite somewhere
 
     @property
     def reached(self) -> bool | None:
-        """Whether any image got a gradient; None if nobody asked."""
-        return bool(torch.stack(self.arrived).any()) if self.arrived else (False if self.asked else None)
+        """Whether any image got a gradient; None if nobody needed one."""
+        if self.arrived and bool(torch.stack(self.arrived).any()):
+            return True
+        return False if self.asked and bool(torch.stack(self.asked).any()) else None
 
     def warn(self, *, gradient: bool = True) -> None:
         """Say in one line what was wrong, a ``gradient`` that is missing among it; nothing where all was well."""
@@ -201,22 +203,23 @@ def watched() -> Iterator[Watch]:
         _WATCH.reset(token)
 
 
-def slope(value: Tensor, point: Tensor) -> Tensor:
+def slope(value: Tensor, point: Tensor, needed: Tensor | None = None) -> Tensor:
     """Gradient as an attacker with plain autograd gets it: zero where the model cuts the graph (a hard decision).
 
-    What is not finite counts as zero.
+    What is not finite counts as zero. ``needed`` (N,) are images that have not reached their goal yet (default: all);
+    for the others a gradient of zero means nothing.
     """
     gradient = None
     if value.requires_grad:
         (gradient,) = torch.autograd.grad(value, point, allow_unused=True)
-    return cleaned(gradient, point)
+    return cleaned(gradient, point, needed)
 
 
-def cleaned(gradient: Tensor | None, point: Tensor) -> Tensor:
+def cleaned(gradient: Tensor | None, point: Tensor, needed: Tensor | None = None) -> Tensor:
     """A gradient with zeros for what is missing or not finite; the watch learns of both."""
     watch = _WATCH.get()
     if watch is not None:
-        watch.asked += len(point)
+        watch.asked.append(torch.ones((), dtype=torch.bool, device=point.device) if needed is None else needed.any())
     if gradient is None:
         return torch.zeros_like(point)
     if watch is not None:
@@ -228,7 +231,7 @@ def cleaned(gradient: Tensor | None, point: Tensor) -> Tensor:
 
 @contextmanager
 def borrowed(model: nn.Module, *, quiet: bool = False) -> Iterator[None]:
-    """A model in evaluation mode for the time of an attack, outside inference mode; afterwards it is as it was.
+    """A model in evaluation mode for the time of an attack; afterwards it is as it was.
 
     Unless ``quiet``, warns with TrainingModeWarning when evaluation mode changes what the model computes; and, unless
     somebody else watches, raises what :func:`check_weights` raises and warns with NaNGradientWarning and
@@ -252,8 +255,7 @@ def borrowed(model: nn.Module, *, quiet: bool = False) -> Iterator[None]:
     watch = Watch()
     token = _WATCH.set(watch) if outermost else None
     try:
-        with torch.inference_mode(False):
-            yield
+        yield
     finally:
         if token is not None:
             _WATCH.reset(token)

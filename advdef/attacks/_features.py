@@ -33,6 +33,7 @@ Begin = Callable[[Features, Tensor], Objective]
 """Makes the objective of one run, once its options are seen to fit the features and logits of the reference images."""
 
 
+@torch.inference_mode(False)
 def ascend_features(
     model: nn.Module,
     images: Tensor,

@@ -35,6 +35,7 @@ def asked(offset: Offset, points: Tensor, targets: Tensor) -> Tensor:
     return added
 
 
+@torch.inference_mode(False)
 def ascend_objective(
     model: nn.Module,
     images: Tensor,
@@ -70,6 +71,7 @@ def ascend_objective(
         )  # fmt: skip
 
 
+@torch.inference_mode(False)
 def for_each_class(
     model: nn.Module,
     images: Tensor,

@@ -38,6 +38,7 @@ def reached(logits: Tensor, goal: Goal) -> Tensor:
     return decision != goal.labels if goal.targets is None else decision == goal.targets
 
 
+@torch.inference_mode(False)
 def verified(
     model: nn.Module,
     images: Tensor,
@@ -63,12 +64,24 @@ def verified(
         if len(rows) == 0:
             return found
         seed = fresh_seed(generator) % 2**31
-        with seeded(seed, images.device), torch.enable_grad():
+        # libraries rely on torch's defaults
+        with seeded(seed, images.device), torch.enable_grad(), images.device, _single_precision():
             peer = StandIn(model, images.dtype).eval()
             found[rows], allowed[rows] = search(peer, images[rows], goal.of(rows), per_image(eps, rows), seed)
         # the whole batch is asked, as an evaluation asks: batches of another size round differently
         found = torch.where(spread(allowed), found, images)
         return torch.where(spread(allowed & reached(ask(model, found), goal)), found, images)
+
+
+@contextmanager
+def _single_precision() -> Iterator[None]:
+    """Float32 as torch's default type."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 class StandIn(nn.Module):

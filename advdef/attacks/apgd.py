@@ -19,6 +19,7 @@ __all__ = ["apgd"]
 _MOMENTUM, _RISING = 0.75, 0.75
 
 
+@torch.inference_mode(False)
 def apgd(
     model: nn.Module,
     images: Tensor,
@@ -85,10 +86,9 @@ def _ascend(
         with torch.set_grad_enabled(climb):
             point = point.detach().requires_grad_(climb)
             logits = ask(model, point)
-            value = goal.loss(loss, logits)
-            direction = slope(value.sum(), point) if climb else point
+            value, score = goal.loss(loss, logits), goal.score(logits.detach())
+            direction = slope(value.sum(), point, score <= 0) if climb else point
         with torch.no_grad():
-            score = goal.score(logits)
             better = score > best_score[rows]
             best[rows] = torch.where(spread(better), point, best[rows])
             best_score[rows] = torch.where(better, score, best_score[rows])

@@ -20,6 +20,7 @@ CandidateLoss = Literal["sum", "worst", "agree"]
 _FORWARD = 1024  # most candidates in one forward pass, unless a single image has more
 
 
+@torch.inference_mode(False)
 def candidates(
     model: nn.Module,
     images: Tensor,

@@ -11,6 +11,7 @@ from advdef.attacks.losses import Goal, margin
 __all__ = ["decoy"]
 
 
+@torch.inference_mode(False)
 def decoy(
     model: nn.Module,
     images: Tensor,

@@ -10,6 +10,7 @@ from advdef.attacks.losses import margin, wrong_classes
 __all__ = ["each_class"]
 
 
+@torch.inference_mode(False)
 def each_class(
     model: nn.Module,
     images: Tensor,

@@ -15,6 +15,7 @@ from advdef.draws import fresh_seed, image_keys, uniform
 __all__ = ["feature_adversary"]
 
 
+@torch.inference_mode(False)
 def feature_adversary(
     model: nn.Module,
     images: Tensor,

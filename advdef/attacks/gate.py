@@ -14,6 +14,7 @@ from advdef.attacks.losses import Goal, margin
 __all__ = ["both_branches", "unnoticed"]
 
 
+@torch.inference_mode(False)
 def both_branches(
     model: nn.Module,
     images: Tensor,
@@ -56,6 +57,7 @@ def both_branches(
         )  # fmt: skip
 
 
+@torch.inference_mode(False)
 def unnoticed(
     model: nn.Module,
     images: Tensor,

@@ -104,6 +104,7 @@ def mim(
     )  # fmt: skip
 
 
+@torch.inference_mode(False)
 def pgd(
     model: nn.Module,
     images: Tensor,
@@ -174,7 +175,7 @@ def _ascend(
         if last:
             return
         with torch.enable_grad():  # the caller may have switched it off
-            direction = slope(goal.loss(loss, logits).sum(), point)
+            direction = slope(goal.loss(loss, logits).sum(), point, found <= 0)
         point = point.detach()
         # asking costs a synchronisation, so a GPU is asked less often
         if stop_early and (not point.is_cuda or step % 10 == 9) and bool((found > 0).any()):

@@ -12,6 +12,7 @@ __all__ = ["jsma"]
 _PAIRS = 20_000_000  # most pairs looked at at once
 
 
+@torch.inference_mode(False)
 def jsma(
     model: nn.Module,
     images: Tensor,

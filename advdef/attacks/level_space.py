@@ -109,6 +109,7 @@ class _Search:
                 count //= 2
 
 
+@torch.inference_mode(False)
 def level_space(
     model: nn.Module,
     images: Tensor,

@@ -16,6 +16,7 @@ __all__ = ["Search", "minimal"]
 Search = Literal["bisection", "upwards"]
 
 
+@torch.inference_mode(False)
 def minimal(
     model: nn.Module,
     images: Tensor,

@@ -13,6 +13,7 @@ __all__ = ["uniform_noise"]
 _FORWARD = 512  # most candidates in one forward pass, unless the batch itself is larger
 
 
+@torch.inference_mode(False)
 def uniform_noise(
     model: nn.Module,
     images: Tensor,

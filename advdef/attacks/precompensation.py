@@ -12,6 +12,7 @@ from advdef.attacks.gradient import pgd
 __all__ = ["precompensated"]
 
 
+@torch.inference_mode(False)
 def precompensated(
     model: nn.Module,
     images: Tensor,

@@ -10,6 +10,7 @@ from advdef.draws import fresh_seed, image_keys, uniform
 __all__ = ["rfgsm"]
 
 
+@torch.inference_mode(False)
 def rfgsm(
     model: nn.Module,
     images: Tensor,

@@ -13,6 +13,7 @@ __all__ = ["single_pixel"]
 _FORWARD = 512  # candidates in one forward pass
 
 
+@torch.inference_mode(False)
 def single_pixel(
     model: nn.Module,
     images: Tensor,

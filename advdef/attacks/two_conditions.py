@@ -12,6 +12,7 @@ from advdef.attacks.wrappers import replace_gradient
 __all__ = ["two_conditions"]
 
 
+@torch.inference_mode(False)
 def two_conditions(
     model: nn.Module,
     images: Tensor,

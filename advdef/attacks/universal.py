@@ -10,6 +10,7 @@ from advdef.attacks.losses import LOSSES, margin
 __all__ = ["universal"]
 
 
+@torch.inference_mode(False)
 def universal(
     model: nn.Module,
     images: Tensor,

@@ -68,7 +68,7 @@ class Undefended(Defense):
     def __init__(self, classifier: nn.Module, *, twin: nn.Module | None = None, random: bool = False) -> None:
         super().__init__()
         self._classifier, self._twin, self.random = classifier, twin, random
-        self.training = classifier.training
+        self.training = getattr(classifier, "training", False)
 
     @property
     def classifier(self) -> nn.Module:

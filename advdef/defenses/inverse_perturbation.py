@@ -114,7 +114,7 @@ class NIPDictionary(Defense):
         if not steps or min(steps) < 0 or sorted(steps) != list(steps):
             raise ValueError(f"steps must be one or more numbers, not negative and ascending, not {steps}")
         self._classifier, self.rule, self.steps = classifier, rule, tuple(steps)
-        self.training = classifier.training
+        self.training = getattr(classifier, "training", False)
         self.directions: Tensor
         self.register_buffer("directions", bank.directions)
 

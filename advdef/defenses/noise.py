@@ -41,7 +41,7 @@ class NoiseVote(Defense):
             raise ValueError(f"no noise {noise!r}; there are {', '.join(get_args(Noise))}")
         self._classifier = classifier
         self.step, self.draws, self.noise = step, draws, noise
-        self.training = classifier.training
+        self.training = getattr(classifier, "training", False)
         self._draws = ImageDraws(seed)
 
     @property

@@ -32,7 +32,7 @@ class Preprocessed(Defense):
     def __init__(self, classifier: nn.Module) -> None:
         super().__init__()
         self._classifier = classifier
-        self.training = classifier.training
+        self.training = getattr(classifier, "training", False)
 
     @property
     def classifier(self) -> nn.Module:
