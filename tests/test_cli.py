@@ -242,14 +242,14 @@ def test_a_disk_that_is_full_or_read_only_is_one_line_with_the_path(
     assert result.exit_code == 1, result.output
     assert "Traceback" not in result.output
     (line,) = result.stderr.splitlines()
-    path = repository.run("smoke", "good").attempt / "02_good.partial.ipynb" if where == "papermill" else "/there/folder"
+    path = (
+        repository.run("smoke", "good").attempt / "02_good.partial.ipynb" if where == "papermill" else "/there/folder"
+    )
     assert line.startswith(f"advdef: {path}: {os.strerror(number)}; ")
     assert advice in line
 
 
-def test_book_and_record_name_what_cannot_be_written(
-    repository: Repository, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_book_and_record_name_what_cannot_be_written(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     assert advdef("reproduce", "good", "--no-site").exit_code == 0
     before = repository.notebooks["good"].read_bytes()
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

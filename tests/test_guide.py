@@ -81,7 +81,9 @@ def advdef(repository: Repository, *arguments: str) -> str:
 
 
 def record(repository: Repository) -> dict[str, object]:
-    found: dict[str, object] = json.loads((repository.run("smoke", "mosaic").results / "mosaic" / "digits-smoke.json").read_text())
+    found: dict[str, object] = json.loads(
+        (repository.run("smoke", "mosaic").results / "mosaic" / "digits-smoke.json").read_text()
+    )
     return found
 
 
