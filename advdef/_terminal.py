@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import importlib.util
 import sys
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, ParamSpec
 
 import typer
 
+from advdef.files import explained
 from advdef.repository import InputError, Repository
 
 if TYPE_CHECKING:
@@ -20,14 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["guarded", "need", "render", "report", "say", "stop", "tolerant"]
 
 P = ParamSpec("P")
-
-_ADVICE = {
-    errno.ENOSPC: "make room on that disk, then give the command again",
-    errno.EDQUOT: "make room within your quota, then give the command again",
-    errno.EROFS: "it cannot be written; work in a checkout on a disk that can",
-    errno.EACCES: "you may not write there; change its permissions, or work in a checkout of your own",
-    errno.EPERM: "you may not write there; change its permissions, or work in a checkout of your own",
-}
 
 
 def guarded(command: Callable[P, None]) -> Callable[P, None]:
@@ -42,10 +34,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         except BrokenPipeError:  # whoever read the output has gone
             raise
         except OSError as error:
-            where = "" if error.filename is None else f"{error.filename}: "
-            advice = _ADVICE.get(error.errno or 0)
-            said = f"{where}{error.strerror or error}" + (f"; {advice}" if advice else "")
-            raise stop(said, 1) from error
+            raise stop(explained(error), 1) from error
 
     return run
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import socket
@@ -13,7 +14,15 @@ from pathlib import Path
 
 from advdef.repository import InputError
 
-__all__ = ["held", "naming", "replace_folder", "replacing"]
+__all__ = ["explained", "held", "naming", "replace_folder", "replacing"]
+
+_ADVICE = {
+    errno.ENOSPC: "make room on that disk, then give the command again",
+    errno.EDQUOT: "make room within your quota, then give the command again",
+    errno.EROFS: "it cannot be written; work in a checkout on a disk that can",
+    errno.EACCES: "you may not write there; change its permissions, or work in a checkout of your own",
+    errno.EPERM: "you may not write there; change its permissions, or work in a checkout of your own",
+}
 
 
 @contextlib.contextmanager
@@ -54,6 +63,13 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
+def explained(error: OSError) -> str:
+    """One line: the path, what is wrong with it, and what to do."""
+    where = error.filename2 or error.filename
+    advice = _ADVICE.get(error.errno or 0)
+    return (f"{where}: " if where else "") + (error.strerror or str(error)) + (f"; {advice}" if advice else "")
+
+
 @contextlib.contextmanager
 def held(lock: Path, what: str, *, wait: float = 0) -> Iterator[None]:
     """Keep other processes from `what` while the block runs, by a file that names this one.
@@ -63,7 +79,10 @@ def held(lock: Path, what: str, *, wait: float = 0) -> Iterator[None]:
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + wait
-    while not _taken(lock):
+    while True:
+        with naming(lock):
+            if _taken(lock):
+                break
         owner = _owner(lock)
         if owner is None:
             continue  # it was released meanwhile
@@ -91,6 +110,9 @@ def _taken(lock: Path) -> bool:
         return False
     try:
         os.write(descriptor, f"{socket.gethostname()} {os.getpid()}\n".encode())
+    except OSError:
+        lock.unlink()
+        raise
     finally:
         os.close(descriptor)
     return True

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advdef._kernel import Ended, environment_of, kernel_manager, refuse_to_end
-from advdef.files import held, naming, replace_folder, replacing
+from advdef.files import explained, held, naming, replace_folder, replacing
 from advdef.notebookfile import UNKNOWN, first_difference, parameter_defaults, read_executed, read_pair, unexecuted
 from advdef.repository import InputError, Profile, Repository
 
@@ -151,7 +151,8 @@ def _reproduce_or_say(repository: Repository, paper: str, **options: Any) -> Exe
     try:
         return reproduce(repository, paper, **options)
     except (InputError, OSError) as error:
-        return Execution(paper, repository.notebooks[paper], time.monotonic() - started, Failure(None, str(error)))
+        said = explained(error) if isinstance(error, OSError) else str(error)
+        return Execution(paper, repository.notebooks[paper], time.monotonic() - started, Failure(None, said))
 
 
 def execute(

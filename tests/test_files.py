@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import re
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from advdef._data_sources import write_bundle
-from advdef.files import held, naming, replace_folder, replacing
+from advdef.files import explained, held, naming, replace_folder, replacing
 from advdef.repository import InputError
 
 
@@ -59,6 +60,30 @@ def test_an_error_of_the_disk_names_the_path() -> None:
         raise OSError(28, "No space")
     with pytest.raises(OSError, match="'/elsewhere'"), naming(Path("/there")):
         raise OSError(28, "No space", "/elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "Full", "/a"), "/a: Full; make room on that disk, then give the command again"),
+        (OSError(errno.EROFS, "Read-only", "/a", None, "/b"), "/b: Read-only; it cannot be written; work in a"),
+        (OSError(errno.EIO, "Broken", "/a"), "/a: Broken"),
+        (OSError("odd"), "odd"),
+    ],
+)
+def test_an_error_of_the_disk_says_where_and_what_to_do(error: OSError, said: str) -> None:
+    assert explained(error).startswith(said)
+
+
+def test_a_full_disk_leaves_no_lock_that_nobody_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "Full")
+
+    with monkeypatch.context() as full:
+        full.setattr("os.write", write)
+        with pytest.raises(OSError, match=r"'.*lock'"), held(tmp_path / "lock", "the run"):
+            pass
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("left", [False, True])
