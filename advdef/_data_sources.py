@@ -6,6 +6,7 @@ Every reader returns arrays in the layout of a bundle: train_images, train_label
 from __future__ import annotations
 
 import os
+import uuid
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -118,7 +119,7 @@ def read_bundle(path: Path) -> Arrays:
 def write_bundle(path: Path, arrays: Arrays) -> None:
     """Write a compressed .npz file that appears complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with partial.open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type, unused-ignore]

@@ -7,25 +7,21 @@ Modules are imported where they are used, so that ``advdef --help`` does not wai
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib.util
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ParamSpec
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from advdef.repository import PROFILES, InputError, Repository, check_profile, find
+from advdef._terminal import guarded, need, render, report, say, stop, tolerant
+from advdef.repository import PROFILES, InputError, check_profile, find
 
 if TYPE_CHECKING:
     from advdef.reproduction import Execution
 
 __all__ = ["app", "main"]
-
-P = ParamSpec("P")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -50,24 +46,12 @@ Root = Annotated[
 
 def main() -> None:
     """Run the command line."""
+    tolerant()
     app()
 
 
-def _guarded(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn errors that the user can mend into one line and an exit code."""
-
-    @functools.wraps(command)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except InputError as error:
-            raise _stop(error, 2) from error
-
-    return guarded
-
-
 @app.command()
-@_guarded
+@guarded
 def reproduce(
     papers: Papers = None,
     profile: ProfileOption = "smoke",
@@ -82,19 +66,18 @@ def reproduce(
     """Execute the notebooks of papers, render the site, print the verdicts."""
     repository, chosen = find(), check_profile(profile)
     selected = repository.select(papers or ())
-    _need("papermill", "jupytext", "ipykernel", "jupyter_book")
-    from advdef import reproduction
+    need("papermill", "jupytext", "ipykernel", "jupyter_book")
+    from advdef import notebookfile, reproduction
 
     parameters = reproduction.run_parameters(dataset=dataset, seed=seed, device=device)
     if not selected:
         raise InputError(f"no notebooks in {repository.root / 'notebooks'}")
     executions: list[Execution] = []
-    started = time.time()
     for path in selected.values():
-        if (cell := reproduction.out_of_step(path)) is not None:
-            _say(f"note: {path.stem}.py runs; {path.name} differs from it in cell {cell} (jupytext --sync mends it)")
+        if (note := notebookfile.difference_note(path)) is not None:
+            say(f"note: {note}")
     side_by_side = jobs or ((os.cpu_count() or 1) if chosen == "smoke" else 1)
-    _say(f"executing {', '.join(path.stem for path in selected.values())}; profile {chosen} ...")
+    say(f"executing {', '.join(path.stem for path in selected.values())}; profile {chosen} ...")
     for execution in reproduction.reproduce_all(
         repository,
         list(selected),
@@ -104,50 +87,58 @@ def reproduce(
         progress=sys.stderr.isatty(),
     ):
         executions.append(execution)
-        _report(execution, f"[{len(executions)}/{len(selected)}]")
-    failed = [execution for execution in executions if execution.failure]
-    done = {execution.notebook.name: execution.notebook for execution in executions if not execution.failure}
-    rendered = not site or _render(repository, repository.build(chosen), done, since=started)
-    # Records of a failed notebook, or of other data sets, are left over from earlier runs.
-    _verdicts(repository.results(chosen), {e.paper for e in executions if not e.failure}, chosen, since=started)
-    if failed or not rendered:
+        report(execution, f"[{len(executions)}/{len(selected)}]")
+    done = [execution for execution in executions if not execution.failure]
+    rendered = not site or render(repository, repository.build(chosen), done)
+    from advdef.summary import read_verdicts, verdict_table
+
+    found = [verdict for execution in done if execution.results for verdict in read_verdicts(execution.results)]
+    typer.echo(f"\n{verdict_table(found)}" if found else "no verdicts: what ran has no claims, or failed")
+    if len(done) < len(executions) or not rendered:
         raise typer.Exit(1)
 
 
 @app.command()
-@_guarded
+@guarded
 def book() -> None:
     """Render the site from the committed notebooks, without executing anything."""
     repository = find()
-    _need("jupyter_book", "nbformat")
-    if not _render(repository, repository.root / "build" / "committed", {}):
+    need("jupyter_book", "nbformat")
+    if not render(repository, repository.root / "build" / "committed", []):
         raise typer.Exit(1)
 
 
 @app.command()
-@_guarded
-def record(papers: Papers = None, profile: ProfileOption = "laptop") -> None:
-    """Move the outputs and records of a finished run into the repository."""
+@guarded
+def record(
+    papers: Papers = None,
+    profile: ProfileOption = "laptop",
+    dataset: Annotated[
+        str | None, typer.Option(help='Of the run on this data set ("default": the notebook\'s own choice).')
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the run with this seed.")] = None,
+) -> None:
+    """Move the outputs and records of a finished run into the repository; without options, of the only one there is."""
     repository, chosen = find(), check_profile(profile)
     selected = repository.select(papers or ())
-    _need("jupytext", "nbformat")
+    need("jupytext", "nbformat")
     from advdef import recording
 
     # Without names: whatever has been run.
-    wanted = [p for p, path in selected.items() if papers or (repository.executed(chosen) / path.name).is_file()]
+    wanted = [paper for paper in selected if papers or repository.finished(chosen, paper)]
     if not wanted:
-        raise InputError(f"nothing to record: no executed notebook in {repository.executed(chosen)}")
+        raise InputError(f"nothing to record: no finished run in {repository.build(chosen)}")
     for paper in wanted:
-        for file in recording.record(repository, paper, profile=chosen):
+        for file in recording.record(repository, paper, profile=chosen, dataset=dataset, seed=seed):
             typer.echo(f"recorded {file.relative_to(repository.root)}")
 
 
 @app.command()
-@_guarded
+@guarded
 def new(name: Annotated[str, typer.Argument(help="Name of the module and the notebook, e.g. my_defence.")]) -> None:
     """Make the files of a further defence: module, claims, notebook, entry in the contents."""
     repository = find()
-    _need("jupytext", "nbformat")
+    need("jupytext", "nbformat")
     from advdef.scaffold import new_defence
 
     for path in new_defence(repository, name):
@@ -156,7 +147,7 @@ def new(name: Annotated[str, typer.Argument(help="Name of the module and the not
 
 
 @app.command()
-@_guarded
+@guarded
 def verdicts(
     papers: Papers = None,
     profile: Annotated[str | None, typer.Option(help=f"One of {', '.join(PROFILES)}; default: all.")] = None,
@@ -170,20 +161,18 @@ def verdicts(
     repository = find()
     profiles = PROFILES if profile is None else (check_profile(profile),)
     selected = repository.select(papers or ())
-    found = [
-        verdict
-        for name in profiles
-        for verdict in read_verdicts(
-            repository.committed_results if committed else repository.results(name), papers=selected, profile=name
-        )
-    ]
+    if committed:
+        places = [(repository.committed_results, name) for name in profiles]
+    else:
+        places = [(run.results, n) for n in profiles for paper in selected for run in repository.finished(n, paper)]
+    found = [v for results, name in places for v in read_verdicts(results, papers=selected, profile=name)]
     typer.echo(
         verdict_table(found) if found else "no verdicts: run `advdef reproduce` first, or ask for --committed ones"
     )
 
 
 @data_app.command("list")
-@_guarded
+@guarded
 def data_list(root: Root = None) -> None:
     """List the data sets and where each would come from."""
     with _data_errors():
@@ -197,7 +186,7 @@ def data_list(root: Root = None) -> None:
 
 
 @data_app.command("fetch")
-@_guarded
+@guarded
 def data_fetch(names: Annotated[list[str], typer.Argument(metavar="NAME...")], root: Root = None) -> None:
     """Download data sets (those that are here are only checked)."""
     with _data_errors():
@@ -209,7 +198,7 @@ def data_fetch(names: Annotated[list[str], typer.Argument(metavar="NAME...")], r
 
 
 @data_app.command("export")
-@_guarded
+@guarded
 def data_export(
     name: Annotated[str, typer.Argument()],
     folder: Annotated[Path, typer.Argument(help="Where NAME.npz is written.")],
@@ -229,69 +218,9 @@ def _data_errors() -> Iterator[None]:
     try:
         yield
     except (UnknownDataset, BundleError) as error:
-        raise _stop(error, 2) from error
-    except (DatasetUnavailable, OSError) as error:
-        raise _stop(error, 1) from error
-
-
-def _render(repository: Repository, destination: Path, notebooks: dict[str, Path], *, since: float = 0.0) -> bool:
-    """Render the site with these notebooks and the records of their runs, and with committed ones for the rest."""
-    from advdef.ledger import read_records
-    from advdef.links import check_links
-    from advdef.site import SiteError, render
-
-    _say("rendering the site ...")
-    stems = {Path(name).stem for name in notebooks}
-    here = {paper for paper, path in repository.notebooks.items() if path.stem in stems}
-    records = [r for r in read_records(repository.committed_results) if r["paper"] not in here]
-    if here:
-        records += [r for r in read_records(destination / "results", since=since) if r["paper"] in here]
-    try:
-        index = render(repository, destination, notebooks=notebooks, records=records)
-    except SiteError as error:
-        typer.echo(f"advdef: {error}", err=True)
-        return False
-    links = check_links(index.parent)
-    for link in links.broken:
-        typer.echo(f"advdef: broken link in {link}", err=True)
-    listed = destination / "external-links.txt"
-    listed.write_text("".join(f"{link}\n" for link in links.external), encoding="utf-8")
-    within = f"{links.internal} within the site, {len(links.broken)} of them broken"
-    _say(f"links: {within}; {len(links.external)} addresses elsewhere, listed in {listed}")
-    typer.echo(f"site: {index.resolve().as_uri()}")
-    return not links.broken
-
-
-def _report(execution: Execution, number: str) -> None:
-    if execution.failure is None:
-        _say(f"{number} done in {execution.seconds:.0f} s: {execution.notebook}")
-        return
-    where = "" if execution.failure.cell is None else f" in cell {execution.failure.cell}"
-    error = "\n".join(f"      {line}" for line in execution.failure.error.splitlines())
-    typer.echo(f"{number} FAILED{where} after {execution.seconds:.0f} s: {execution.notebook}\n{error}", err=True)
-
-
-def _verdicts(results: Path, papers: set[str], profile: str, *, since: float) -> None:
-    from advdef.summary import read_verdicts, verdict_table
-
-    found = read_verdicts(results, papers=papers, profile=profile, since=since)
-    typer.echo(f"\n{verdict_table(found)}" if found else "no verdicts: what ran has no claims, or failed")
-
-
-def _need(*modules: str) -> None:
-    missing = [name for name in modules if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(f"{', '.join(missing)} is not installed; pip install -e '.[book]' in the checkout brings it")
-
-
-def _say(line: str) -> None:
-    typer.echo(line)
-    sys.stdout.flush()
-
-
-def _stop(error: Exception, code: int) -> typer.Exit:
-    typer.echo(f"advdef: {' '.join(str(error).split())}", err=True)
-    return typer.Exit(code)
+        raise stop(error, 2) from error
+    except DatasetUnavailable as error:
+        raise stop(error, 1) from error
 
 
 if __name__ == "__main__":

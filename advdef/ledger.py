@@ -2,51 +2,47 @@
 
 from __future__ import annotations
 
-import json
+import html
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from advdef.claims import claims
 from advdef.papers import PAPERS, Paper
+from advdef.recordfile import Record, read_record
 from advdef.repository import InputError, find
 
 __all__ = ["Record", "cards", "own_pages", "read_records"]
 
-Record = Mapping[str, Any]
-"""The content of a record file, as :meth:`advdef.records.Run.save` writes it."""
-
 COMPARISON = "five_defences"
-_NEEDED = {"paper", "dataset", "profile", "provenance", "values", "verdicts", "rows"}
-_PROVENANCE = {"seed", "date", "commit", "device_name", "python", "versions", "wall_seconds"}
 _THREATS = ("oblivious", "direct", "adaptive")
 PROFILES = ("paper", "laptop", "smoke")
 """From the largest, which counts, to the smallest."""
 
 
-def read_records(folder: Path | None = None, *, since: float = 0.0) -> list[Record]:
+def read_records(folder: Path | None = None) -> list[Record]:
     """The records in a results folder (default: the committed ones of the checkout around; none outside of one).
 
     In the order of papers and data sets. Where several profiles have one of the same paper and data set, the larger
-    one counts. `since` (seconds since the epoch) leaves out files that were last written before. Raises `InputError`
-    for a file that is no record.
+    one counts. Raises `InputError` for a file that is no record.
     """
     if folder is None:
         try:
             folder = find().committed_results
         except InputError:
             return []
-    files = [file for file in folder.glob("*/*.json") if file.stat().st_mtime >= since]
-    found: dict[tuple[str, str], Record] = {}
-    for file in sorted(files, key=lambda file: PROFILES.index(_profile(file)), reverse=True):
-        record = _read(file)
-        found[record["paper"], record["dataset"]] = record
+    records = [read_record(file) for file in sorted(folder.glob("*/*.json"))]
+    records.sort(key=lambda record: PROFILES.index(record["profile"]), reverse=True)
+    found = {(record["paper"], record["dataset"]): record for record in records}
     order = {paper.id: number for number, paper in enumerate(PAPERS)}
     return [found[key] for key in sorted(found, key=lambda key: (order.get(key[0], len(order)), key))]
 
 
 def own_pages(records: Iterable[Record]) -> list[dict[str, str]]:
-    """Rows of a table: worst cases of each paper's defence on its own page, with the page's references beside it."""
+    """Rows of a table: worst cases of each paper's defence on its own page, with the page's references beside it.
+
+    Cells are HTML, as :func:`advdef.notebook.table` takes them: what the records say is escaped.
+    """
     rows = []
     for record in records:
         paper = next((paper for paper in PAPERS if paper.id == record["paper"]), None)
@@ -56,7 +52,8 @@ def own_pages(records: Iterable[Record]) -> list[dict[str, str]]:
         for defence, model, eps in sorted(worst):
             if defence != paper.own:
                 continue
-            row = {"page": paper.title, "data": record["dataset"], "network": model, "eps": f"{eps:.3g}"}
+            data, network = html.escape(record["dataset"]), html.escape(model)
+            row = {"page": paper.title, "data": data, "network": network, "eps": f"{eps:.3g}"}
             for threat in _THREATS:
                 beside = (worst.get((d, model, eps)) for d in (defence, paper.undefended, paper.adversarial))
                 shown = ("–" if found is None else f"{100 * found[threat]['accuracy']:.0f}" for found in beside)
@@ -148,20 +145,3 @@ def _worst(record: Record) -> dict[tuple[str, str, float], dict[str, Mapping[str
 
 def _share(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"accuracy": row["accuracy"], "low": row["low"], "high": row["high"], "n": row["n"]}
-
-
-def _profile(file: Path) -> str:
-    profile = file.stem.rpartition("-")[2]
-    if profile not in PROFILES:
-        raise InputError(f"{file} is not named DATASET-PROFILE.json with a profile of {', '.join(PROFILES)}")
-    return profile
-
-
-def _read(file: Path) -> Record:
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        if missing := _NEEDED - record.keys() | _PROVENANCE - record["provenance"].keys():
-            raise KeyError(f"it lacks {', '.join(sorted(missing))}")
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{file} is not a record file: {type(error).__name__}: {error}") from error
-    return dict(record)

@@ -91,8 +91,14 @@ def sample(split: Split, n: int) -> Split:
 
 
 def show_eps(eps: float) -> str:
-    """A budget as the field writes it: in steps of 1/255 where it is small, else as a decimal."""
-    return f"{round(255 * eps)}/255" if eps < 0.05 else f"{eps:g}"
+    """A budget as the field writes it: in steps of 1/255 where it is a whole number of them and no short decimal.
+
+    >>> [show_eps(eps) for eps in (8 / 255, 0.2, 0.01, 64 / 255)]
+    ['8/255', '0.2', '0.01', '64/255']
+    """
+    steps, decimal = round(255 * eps), f"{eps:g}"
+    whole = abs(255 * eps - steps) < 1e-6
+    return min(f"{steps}/255", decimal, key=len) if whole else decimal
 
 
 def table(frame: pd.DataFrame, caption: str, *, index: bool = False) -> HTML:
@@ -137,7 +143,10 @@ def provenance_table(runs: Iterable[Run]) -> HTML:
     for run in runs:
         facts = {"profile": run.profile} | provenance(run.data, seed=run.seed)
         versions = ", ".join(f"{name} {version}" for name, version in facts.pop("versions").items() if version)
-        columns[run.data.name] = {name.replace("_", " "): value for name, value in facts.items()} | {
-            "versions": versions
-        }
-    return table(pd.DataFrame(columns).map(str), "Provenance of this run", index=True)
+        stored = facts.pop("cached")
+        stored = (
+            f"{stored['entries']} results, which had taken {stored['seconds']:.0f} s" if stored["entries"] else "none"
+        )
+        told = {name.replace("_", " "): value for name, value in facts.items()}
+        columns[run.data.name] = told | {"from stored results": stored, "versions": versions}
+    return table(pd.DataFrame(columns).map(lambda fact: html.escape(str(fact))), "Provenance of this run", index=True)

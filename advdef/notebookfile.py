@@ -1,32 +1,40 @@
-"""Notebooks as files: reading a pair of ``.py`` and ``.ipynb``, comparing, cleaning, writing atomically."""
+"""Notebooks as files: reading a pair of ``.py`` and ``.ipynb``, comparing, cleaning, writing whole."""
 
 from __future__ import annotations
 
 import ast
-import contextlib
 import hashlib
-import os
-from collections.abc import Iterator
+import operator
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from advdef.files import replacing
+from advdef.repository import InputError
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 __all__ = [
     "LANGUAGE",
+    "UNKNOWN",
     "cell_sources",
+    "difference_note",
     "first_difference",
     "parameter_defaults",
     "read_executed",
     "read_pair",
-    "replacing",
+    "run_id",
     "title",
+    "unexecuted",
     "without_injected",
     "write",
 ]
 
 INJECTED = "injected-parameters"
+
+UNKNOWN: Any = object()
+"""The default of a parameter that only running its cell would tell."""
 
 LANGUAGE = {"file_extension": ".py", "mimetype": "text/x-python", "name": "python", "pygments_lexer": "ipython3"}
 """What a notebook's metadata say about its language, without the version of the Python that ran it."""
@@ -36,14 +44,20 @@ def read_pair(path: Path) -> NotebookNode:
     """The notebook as its text says, without outputs: from ``NAME.py`` where it exists, else from ``NAME.ipynb``.
 
     The text is what people edit, review and test, so it is what runs. A cell keeps the id that it has in the
-    ``.ipynb``, and a new one gets an id from its position and source: reading twice gives the same notebook.
+    ``.ipynb``, and a new one gets an id from its position and source: reading twice gives the same notebook. Beside a
+    whole ``.py`` a damaged ``.ipynb`` counts as none. Raises `InputError` for a file that is damaged, and
+    FileNotFoundError where there is none.
     """
     import jupytext
-    import nbformat
 
     text, stored = path.with_suffix(".py"), path.with_suffix(".ipynb")
-    old = nbformat.read(stored, as_version=4) if stored.is_file() else None
-    notebook = jupytext.read(text) if text.is_file() else old
+    try:
+        old = read_executed(stored) if stored.is_file() else None
+    except InputError:
+        if not text.is_file():
+            raise
+        old = None
+    notebook = jupytext.reads(_text(text), fmt=".py") if text.is_file() else old
     if notebook is None:
         raise FileNotFoundError(f"no notebook {stored}")
     ids = {(cell.cell_type, cell.source): cell.get("id") for cell in old.cells} if old is not None else {}
@@ -61,10 +75,33 @@ def read_pair(path: Path) -> NotebookNode:
 
 
 def read_executed(path: Path) -> NotebookNode:
-    """A notebook with its outputs."""
+    """A notebook with its outputs; raises `InputError` for a file that is no notebook."""
     import nbformat
 
-    return nbformat.read(path, as_version=4)
+    content = _text(path)
+    try:
+        return nbformat.reads(content, as_version=4)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        what = "not JSON of a notebook" if content.strip() else "empty"
+        advice = f"`jupytext --to ipynb {path.with_suffix('.py').name}` makes it anew, without outputs"
+        raise InputError(
+            f"{path} is {what}; restore it" + (f", or {advice}" if path.with_suffix(".py").is_file() else "")
+        ) from error
+
+
+def run_id(notebook: NotebookNode) -> str | None:
+    """The id of the run that executed a notebook; None where ``advdef reproduce`` did not."""
+    found = notebook.metadata.get("advdef", {}).get("run")
+    return found if isinstance(found, str) else None
+
+
+def unexecuted(notebook: NotebookNode) -> int | None:
+    """The number of the first cell of code that was not executed though it was meant to be; None when all were."""
+    for number, cell in enumerate(without_injected(notebook).cells, start=1):
+        skipped = "skip-execution" in cell.metadata.get("tags", [])
+        if cell.cell_type == "code" and cell.source.strip() and not skipped and cell.execution_count is None:
+            return number
+    return None
 
 
 def cell_sources(notebook: NotebookNode) -> list[tuple[str, str]]:
@@ -87,6 +124,27 @@ def first_difference(one: NotebookNode, other: NotebookNode, *, prose: bool = Tr
     return None if len(mine) == len(theirs) else min(len(mine), len(theirs)) + 1
 
 
+def difference_note(path: Path) -> str | None:
+    """One line on a notebook whose two files differ: which one runs, which is newer, and how to take either side."""
+    text, stored = path.with_suffix(".py"), path.with_suffix(".ipynb")
+    if not (text.is_file() and stored.is_file()):
+        return None
+    try:
+        executed = read_executed(stored)
+    except InputError as error:
+        return f"{text.name} runs; {error}"
+    cell = first_difference(read_pair(path), executed)
+    if cell is None:
+        return None
+    newer = max(text, stored, key=lambda file: file.stat().st_mtime)
+    folder = path.parent.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path.parent
+    return (
+        f"{text.name} runs; {stored.name} differs from it in cell {cell}, and {newer.name} is the newer one. "
+        f"`jupytext --to ipynb --update {folder / text.name}` takes the .py, "
+        f"`jupytext --to py:percent {folder / stored.name}` the .ipynb; each drops the edits of the other"
+    )
+
+
 def without_injected(notebook: NotebookNode) -> NotebookNode:
     """A copy without the cells in which papermill put the parameters of a run."""
     import nbformat
@@ -102,10 +160,14 @@ def title(notebook: NotebookNode) -> str:
 
 
 def parameter_defaults(notebook: NotebookNode) -> dict[str, Any]:
-    """Names and default values in the cell tagged ``parameters``; {} when there is none."""
+    """Names and default values in the cell tagged ``parameters``; {} when there is none.
+
+    Arithmetic on numbers is computed; what only running the cell would tell is `UNKNOWN`. Lines of IPython (``%magic``)
+    are passed over. Raises `InputError` for a cell that is not Python.
+    """
     for cell in notebook.cells:
         if "parameters" in cell.metadata.get("tags", []):
-            return dict(_assignments(cell.source))
+            return _assignments(cell.source)
     return {}
 
 
@@ -117,25 +179,24 @@ def write(notebook: NotebookNode, path: Path) -> None:
         nbformat.write(notebook, partial)
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A name to write to; it takes the place of `path` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+def _text(path: Path) -> str:
+    """The content of a text file, with or without a byte order mark; raises `InputError` for an unresolved merge."""
     try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        content = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}); restore it") from error
+    for number, line in enumerate(content.splitlines(), start=1):
+        if line.startswith(("<<<<<<< ", ">>>>>>> ")):
+            raise InputError(f"{path} has the marks of a merge conflict in line {number}; resolve it first")
+    return content
 
 
 def _lasting_metadata(notebook: NotebookNode) -> NotebookNode:
     """The metadata of a notebook without what one run, or one program that read it, left there."""
     import nbformat
 
-    kept = {
-        key: value for key, value in notebook.metadata.items() if key not in ("papermill", "widgets", "language_info")
-    }
+    of_a_run = ("papermill", "widgets", "language_info", "advdef")
+    kept = {key: value for key, value in notebook.metadata.items() if key not in of_a_run}
     if "jupytext" in kept:
         reading = ("text_representation", "main_language")
         kept["jupytext"] = {key: value for key, value in kept["jupytext"].items() if key not in reading}
@@ -143,10 +204,70 @@ def _lasting_metadata(notebook: NotebookNode) -> NotebookNode:
     return nbformat.from_dict(kept)
 
 
-def _assignments(source: str) -> Iterator[tuple[str, Any]]:
-    for statement in ast.parse(source).body:
+_Number = int | float
+_OPERATIONS: Mapping[type, Callable[..., Any]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: operator.pow,
+    ast.UAdd: operator.pos, ast.USub: operator.neg,
+}  # fmt: skip
+_LARGEST_POWER = 100
+_NUMBERS = {"float": float, "int": int}
+
+
+def _assignments(source: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for statement in _python(source).body:
         match statement:
-            case ast.Assign(targets=[ast.Name(id=name)], value=value):
-                yield name, ast.literal_eval(value)
+            case ast.Assign(targets=targets, value=value):
+                names = [target.id for target in targets if isinstance(target, ast.Name)]
             case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
-                yield name, ast.literal_eval(value)
+                names = [name]
+            case _:
+                continue
+        try:
+            result = _value(value, found)
+        except (ValueError, TypeError, ArithmeticError):
+            result = UNKNOWN
+        found |= dict.fromkeys(names, result)
+    return found
+
+
+def _python(source: str) -> ast.Module:
+    """The statements of a cell, with lines of IPython as calls."""
+    try:
+        return ast.parse(source)
+    except SyntaxError:
+        from IPython.core.inputtransformer2 import TransformerManager
+
+        try:
+            return ast.parse(TransformerManager().transform_cell(source))
+        except SyntaxError as error:
+            raise InputError(f"the cell of parameters is not Python: {error.msg} in its line {error.lineno}") from error
+
+
+def _value(node: ast.expr, known: Mapping[str, Any]) -> Any:
+    """What an expression of literals, numbers and `known` names gives; raises ValueError for any other."""
+    match node:
+        case ast.Name(id=name) if known.get(name, UNKNOWN) is not UNKNOWN:
+            return known[name]
+        case ast.List(elts=parts):
+            return [_value(part, known) for part in parts]
+        case ast.Tuple(elts=parts):
+            return tuple(_value(part, known) for part in parts)
+        case ast.UnaryOp(op=op, operand=operand) if type(op) in _OPERATIONS:
+            return _OPERATIONS[type(op)](_number(operand, known))
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATIONS:
+            one, other = _number(left, known), _number(right, known)
+            if isinstance(op, ast.Pow) and abs(other) > _LARGEST_POWER:
+                raise ValueError("a number too large to be computed")
+            return _OPERATIONS[type(op)](one, other)
+        case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]) if name in _NUMBERS:
+            return _NUMBERS[name](_value(argument, known))
+    return ast.literal_eval(node)
+
+
+def _number(node: ast.expr, known: Mapping[str, Any]) -> _Number:
+    value = _value(node, known)
+    if not isinstance(value, int | float):
+        raise ValueError("not a number")
+    return value

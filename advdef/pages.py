@@ -81,9 +81,10 @@ def _label(page: Page) -> str:
 def _claim(claim: Mapping[str, Any], records: Iterable[Record], page: Page) -> str:
     """What all runs decided about the claim of a verdict."""
     decisions = (_decision(v, r) for r in records for v in r["verdicts"] if v["claim"] == claim["claim"])
-    short, rule = claim["claim"].split("-")[-1], _rules().get(claim["claim"], "The record does not say.")
+    rule = _rules().get(claim["claim"], "The record does not say.")
+    short = html.escape(claim["claim"].split("-")[-1])
     return (
-        f'<section class="claim" id="{claim["claim"]}">'
+        f'<section class="claim" id="{html.escape(claim["claim"])}">'
         f"<p><strong>{short}</strong> {html.escape(claim['sentence'])} <em>[{SOURCES[claim['source']]}]</em></p>"
         f"<ul>{''.join(decisions)}</ul>"
         f"<details><summary>How {short} is decided</summary><p>{html.escape(rule)}</p></details>"
@@ -105,9 +106,9 @@ def _decision(verdict: Mapping[str, Any], record: Record) -> str:
         lines = (f"{'holds' if c['holds'] else 'fails'}: {c['what']}: {c['number']}" for c in conditions)
         listed = f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in lines)}</ul>"
         if len(conditions) > _MANY:
-            where = f"{verdict['claim'].split('-')[-1]}, {record['dataset']}"
+            where = html.escape(f"{verdict['claim'].split('-')[-1]}, {record['dataset']}")
             listed = f"<details><summary>The {len(conditions)} conditions ({where})</summary>{listed}</details>"
-    head = f"{badge(verdict['verdict'])} <strong>{record['dataset']}</strong>"
+    head = f"{badge(verdict['verdict'])} <strong>{html.escape(record['dataset'])}</strong>"
     return f"<li>{head}: {html.escape(evidence)}{listed}</li>"
 
 
@@ -115,16 +116,18 @@ def _status(records: Sequence[Record], pages: Sequence[Page]) -> str:
     """One line for each record, and the versions that were used."""
     rows, used = [], dict[str, list[str]]()
     for page, record in ((page, record) for page in pages for record in records if record["paper"] == page.paper):
-        facts, commit = record["provenance"], record["provenance"]["commit"] or "none"
+        facts, commit = record["provenance"], html.escape(record["provenance"]["commit"] or "none")
+        told = (
+            record["dataset"], record["profile"], facts["date"].replace("-", "\u2011"), _minutes(facts),
+            facts["device_name"], str(facts["seed"]),
+        )  # fmt: skip
         rows.append(
             [
                 f'<a href="../notebooks/{page.stem}.html">{page.stem}</a>',
-                record["dataset"], record["profile"], facts["date"].replace("-", "\u2011"),
-                f"{facts['wall_seconds'] / 60:.1f}",
-                facts["device_name"], str(facts["seed"]),
+                *map(html.escape, told),
                 f'<code title="{commit}">{commit[:7]}{"+" * commit.endswith("+")}</code>',
             ]
-        )  # fmt: skip
+        )
         versions = {
             "Python": facts["python"],
             **{name: version for name, version in facts["versions"].items() if version},
@@ -132,13 +135,19 @@ def _status(records: Sequence[Record], pages: Sequence[Page]) -> str:
         text = ", ".join(f"{name} {version}" for name, version in versions.items())
         used.setdefault(text, []).append(f"{page.stem} ({record['dataset']})")
     head = ["notebook", "data", "profile", "date", "minutes", "device", "seed", "commit"]
-    listed = [[text, ", ".join(runs)] for text, runs in used.items()]
+    listed = [[html.escape(text), html.escape(", ".join(runs))] for text, runs in used.items()]
     return "\n".join(
         [
             _table("Every run whose numbers stand on this site", head, rows),
             _table("The versions that they used", ["versions", "runs"], listed),
         ]
     )
+
+
+def _minutes(facts: Mapping[str, Any]) -> str:
+    """How long a run took, and how long what it read from stored results had taken."""
+    stored = facts.get("cached", {}).get("seconds", 0)
+    return f"{facts['wall_seconds'] / 60:.1f}" + (f" (+ {stored / 60:.1f} stored)" if stored else "")
 
 
 def _cards(made: Mapping[str, Mapping[str, Any]]) -> str:
@@ -213,4 +222,5 @@ def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 
 
 def _raw(markup: str) -> str:
+    markup = markup.replace("`", "&#96;")  # a row of them would end the block
     return f"````{{raw}} html\n{markup}````\n"

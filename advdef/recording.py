@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from advdef.files import replacing
 from advdef.notebookfile import (
     LANGUAGE,
     first_difference,
     read_executed,
     read_pair,
-    replacing,
+    run_id,
+    unexecuted,
     without_injected,
     write,
 )
-from advdef.repository import InputError, Profile, Repository
+from advdef.recordfile import read_record
+from advdef.repository import InputError, Profile, Repository, RunFolder
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -25,18 +26,22 @@ if TYPE_CHECKING:
 __all__ = ["record", "with_outputs"]
 
 
-def record(repository: Repository, paper: str, *, profile: Profile) -> list[Path]:
+def record(
+    repository: Repository, paper: str, *, profile: Profile, dataset: str | None = None, seed: int | None = None
+) -> list[Path]:
     """Copy the executed notebook of a paper and its records into the repository; returns the files written.
 
-    Everything is checked before anything is written. Raises `InputError` when there is no successful run to record,
-    when its code has been edited since (its prose may have been), or when the run left no record.
+    Of several finished runs `dataset` ("default": the notebook's own choice) and `seed` choose one. Page and records
+    are taken together: they bear the id of the same run. Everything is checked before anything is written. Raises
+    `InputError` when there is no successful run to record, or more than one; when its code has been edited since (its
+    prose may have been); and when page and records are not of one run.
     """
-    (path,) = repository.select([paper]).values()
-    executed = repository.executed(profile) / path.name
-    failed = executed.with_suffix(".failed.ipynb")
+    ((paper, path),) = repository.select([paper]).items()
     again = f"run `advdef reproduce {paper} --profile {profile}` first"
-    if failed.is_file():
+    place = _chosen(repository, paper, profile, dataset, seed, again)
+    for failed in place.attempt.glob("*.failed.ipynb"):
         raise InputError(f"the last {profile} run of {paper} failed (see {failed}); {again}")
+    executed = place.finished / path.name
     if not executed.is_file():
         raise InputError(f"nothing to record for {paper}: no {executed}; {again}")
     run, source = read_executed(executed), read_pair(path)
@@ -45,11 +50,18 @@ def record(repository: Repository, paper: str, *, profile: Profile) -> list[Path
         raise InputError(
             f"{path.with_suffix('.py').name} has changed since the {profile} run (cell {different}); {again}"
         )
-    records = [file for file in _records(repository, paper, profile) if _belongs(file, run)]
+    if (cell := unexecuted(run)) is not None:
+        raise InputError(f"{executed} was not executed to its end: cell {cell} was left out; {again}")
+    records = sorted((place.results / paper).glob("*.json"))
     if not records:
-        raise InputError(
-            f"the {profile} run of {paper} left no record in {repository.results(profile) / paper}; {again}"
-        )
+        raise InputError(f"the {profile} run of {paper} left no record in {place.results / paper}; {again}")
+    for file in records:
+        found, wanted = read_record(file), run_id(run)
+        if found["profile"] != profile or found.get("run") != wanted or wanted is None:
+            raise InputError(
+                f"{file} is of run {found.get('run')} in profile {found['profile']}, and the page beside it of run "
+                f"{wanted} in profile {profile}; {again}"
+            )
 
     write(with_outputs(source, run), path)
     targets = [repository.committed_results / paper / file.name for file in records]
@@ -59,8 +71,26 @@ def record(repository: Repository, paper: str, *, profile: Profile) -> list[Path
     return [path, *targets]
 
 
+def _chosen(
+    repository: Repository, paper: str, profile: Profile, dataset: str | None, seed: int | None, again: str
+) -> RunFolder:
+    """The one finished run that is meant."""
+    there = repository.finished(profile, paper)
+    meant = [run for run in there if dataset in (None, run.dataset) and (seed is None or str(seed) == run.seed)]
+    if len(meant) == 1:
+        return meant[0]
+    names = ", ".join(run.name for run in there)
+    if meant:
+        raise InputError(f"{paper} has several {profile} runs: {names}; choose one with --dataset and --seed")
+    if there:
+        raise InputError(f"{paper} has no such {profile} run; there are: {names}")
+    for failed in repository.build(profile).glob(f"runs/{paper}/*/attempt/*.failed.ipynb"):
+        raise InputError(f"the last {profile} run of {paper} failed (see {failed}); {again}")
+    raise InputError(f"nothing to record for {paper} in {repository.build(profile)}; {again}")
+
+
 def with_outputs(source: NotebookNode, run: NotebookNode) -> NotebookNode:
-    """The source notebook with the outputs of a run and nothing else of it: no timings, parameters, progress bars.
+    """The source notebook with the outputs and the id of a run and nothing else of it: no timings, no progress bars.
 
     Cells are numbered anew, so that a run with an injected cell gives the same numbers as one without.
     """
@@ -68,6 +98,8 @@ def with_outputs(source: NotebookNode, run: NotebookNode) -> NotebookNode:
 
     notebook = nbformat.from_dict(dict(source))
     notebook.metadata["language_info"] = dict(LANGUAGE)
+    if (id := run_id(run)) is not None:
+        notebook.metadata["advdef"] = {"run": id}
     number = 0
     for cell, done in zip(notebook.cells, without_injected(run).cells, strict=True):
         if cell.cell_type != "code":
@@ -81,24 +113,3 @@ def with_outputs(source: NotebookNode, run: NotebookNode) -> NotebookNode:
             if output.output_type == "execute_result":
                 output.execution_count = cell.execution_count
     return notebook
-
-
-def _records(repository: Repository, paper: str, profile: Profile) -> Iterator[Path]:
-    for file in sorted((repository.results(profile) / paper).glob(f"*-{profile}.json")):
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise InputError(f"{file} is not JSON: {error}") from error
-        kept = content if isinstance(content, dict) else {}
-        found = {key: kept.get(key) for key in ("schema", "paper", "profile")}
-        if found != {"schema": 1, "paper": paper, "profile": profile}:
-            raise InputError(f"{file} is not a record of {paper} in profile {profile}: it says {found}")
-        yield file
-
-
-def _belongs(record: Path, run: NotebookNode) -> bool:
-    """Whether the record was written by this run or after it, not left over from an earlier one."""
-    from datetime import datetime
-
-    started = run.metadata.get("papermill", {}).get("start_time")
-    return started is None or record.stat().st_mtime >= datetime.fromisoformat(started).timestamp()

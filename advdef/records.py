@@ -15,9 +15,11 @@ from typing import Any, Literal
 
 import torch
 
+from advdef import tally
 from advdef.artifacts import write_atomically
 from advdef.data import Dataset
 from advdef.evaluation import Outcome, Threat
+from advdef.files import naming
 from advdef.statistics import wilson
 
 __all__ = ["Kind", "Run", "provenance", "record", "results_folder"]
@@ -73,7 +75,10 @@ def results_folder() -> Path:
 
 @dataclass
 class Run:
-    """What one notebook finds on one data set, for ``<results>/<paper>/<dataset>-<profile>.json``."""
+    """What one notebook finds on one data set, for ``<results>/<paper>/<dataset>-<profile>.json``.
+
+    Raises ValueError where ``advdef reproduce`` executes the notebook of another paper (``$ADVDEF_PAPER``).
+    """
 
     paper: str
     profile: str
@@ -83,6 +88,18 @@ class Run:
     values: dict[str, Any] = field(default_factory=dict)
     verdicts: list[dict[str, Any]] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
+
+    def __post_init__(self) -> None:
+        """Before any work: a copied notebook may still have the paper of its original."""
+        self._check_paper()
+
+    def _check_paper(self) -> None:
+        executed = os.environ.get("ADVDEF_PAPER") or self.paper
+        if executed != self.paper:
+            raise ValueError(
+                f"this is the notebook of {executed!r}, so its record cannot be one of {self.paper!r}: "
+                f"write Run({executed!r}, ...) in it, or rename its files to NN_{self.paper}"
+            )
 
     def add(
         self, outcome: Outcome, *, defence: str, threat: Threat, model: str, seed: int | None = None, **extra: Any
@@ -131,7 +148,11 @@ class Run:
         self.rows.append(row | _proportion(int(hits.sum()), len(hits)))
 
     def save(self) -> Path:
-        """Write the record atomically and return its path."""
+        """Write the record atomically and return its path; it bears the id of the run, ``$ADVDEF_RUN``, if it has one.
+
+        Raises ValueError where another paper's notebook is executed.
+        """
+        self._check_paper()
         path = results_folder() / self.paper / f"{self.data.name}-{self.profile}.json"
         wall = {"wall_seconds": round(time.perf_counter() - self.started, 1), "peak_memory_mib": _peak_memory_mib()}
         content = {
@@ -139,18 +160,24 @@ class Run:
             "paper": self.paper,
             "dataset": self.data.name,
             "profile": self.profile,
+            "run": os.environ.get("ADVDEF_RUN") or None,
             "provenance": provenance(self.data, seed=self.seed) | wall,
             "values": self.values,
             "verdicts": self.verdicts,
             "rows": self.rows,
         }
-        write_atomically(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+        with naming(path):
+            write_atomically(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
         return path
 
 
 def provenance(data: Dataset, *, seed: int) -> dict[str, Any]:
-    """Seed, versions, device, data checksum, commit and date of a run."""
+    """Seed, versions, device, data checksum, commit and date of a run, and what it took from stored results.
+
+    "cached" counts those and gives the seconds that they had taken when they were made, which no wall time holds.
+    """
     device = data.train.images.device
+    entries, seconds = tally.total()
     return {
         "seed": seed,
         "device": device.type,
@@ -163,6 +190,7 @@ def provenance(data: Dataset, *, seed: int) -> dict[str, Any]:
         "test_images": len(data.test),
         "commit": _commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "cached": {"entries": entries, "seconds": round(seconds, 1)},
     }
 
 
@@ -190,14 +218,24 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that the package runs from, with "+" for local changes; None outside one."""
-    folder = Path(__file__).parent
+    """The commit of the repository that the package's own source is part of, with "+" for local changes.
+
+    None outside of one; one that only surrounds the package, as that of a project around a virtual environment, does
+    not count.
+    """
+    source = Path(__file__)
+    elsewhere = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set in git's hooks
+    environment = {name: value for name, value in os.environ.items() if name not in elsewhere}
 
     def git(*arguments: str) -> str:
         command = ["git", *arguments]
-        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+        done = subprocess.run(
+            command, cwd=source.parent, env=environment, capture_output=True, text=True, encoding="utf-8", check=True
+        )
+        return done.stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", "--", source.name)
         changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")
         return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):

@@ -1,4 +1,4 @@
-"""Executes notebooks with papermill, into ``build/<profile>/notebooks``."""
+"""Executes notebooks with papermill, each profile, data set and seed in a folder of its own."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ import functools
 import multiprocessing
 import os
 import re
+import secrets
 import shutil
-import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advdef.notebookfile import first_difference, parameter_defaults, read_executed, read_pair, replacing
+from advdef._kernel import Ended, environment_of, kernel_manager, refuse_to_end
+from advdef.files import explained, held, naming, replace_folder, replacing
+from advdef.notebookfile import UNKNOWN, first_difference, parameter_defaults, read_executed, read_pair, unexecuted
 from advdef.repository import InputError, Profile, Repository
 
 if TYPE_CHECKING:
-    from jupyter_client.manager import AsyncKernelManager
     from nbformat import NotebookNode
 
 __all__ = [
@@ -48,12 +51,13 @@ class Failure:
 
 @dataclass(frozen=True)
 class Execution:
-    """One executed notebook: its file (up to the failing cell, if one failed) and how long it took."""
+    """One executed notebook: its file (up to the failing cell, if one failed), how long it took, and its records."""
 
     paper: str
     notebook: Path
     seconds: float
     failure: Failure | None = None
+    results: Path | None = None
 
 
 def reproduce(
@@ -65,38 +69,49 @@ def reproduce(
     threads: int | None = None,
     progress: bool = False,
 ) -> Execution:
-    """Execute the notebook of a paper in a profile; the records go to ``build/<profile>/results``.
+    """Execute the notebook of a paper in a profile, in the folder that its data set and seed have in ``build/``.
 
-    A run that was interrupted or failed keeps its evaluations in ``build/<profile>/resume``; the next one goes on from
-    them. `parameters` are further notebook parameters (dataset, seed, device); `threads` how many the notebook may use
-    (default: torch's choice). Raises `InputError` for an unknown paper or parameter; a failing cell is no exception,
-    but the `failure` of the result.
+    Page and records of an earlier such run are replaced, together, when the notebook has succeeded; both bear the id of
+    the run. One that was interrupted or failed keeps its evaluations, and the next one goes on from them. `parameters`
+    are further notebook parameters (dataset, seed, device); `threads` how many the notebook may use (default: torch's
+    choice). Raises `InputError` for an unknown paper or parameter, and where another process is at the same run; a
+    failing cell is no exception, but the `failure` of the result.
     """
-    (path,) = repository.select([paper]).values()
-    results = repository.results(profile)
-    results.mkdir(parents=True, exist_ok=True)
-    # a smoke run takes seconds; from the others nothing that has been attacked should have to be attacked again
-    resume = repository.build(profile) / "resume" / paper
-    execution = execute(
-        read_pair(path),
-        repository.executed(profile) / path.name,
-        paper=paper,
-        parameters={"profile": profile, **(parameters or {})},
-        environment={
-            "ADVDEF_RESULTS": str(results),
-            "ADVDEF_RESUME": "" if profile == "smoke" else str(resume),
-            # The kernel works in notebooks/, but a relative folder is meant from where the command was given.
-            **{name: str(Path(os.environ[name]).resolve()) for name in _FOLDERS if os.environ.get(name)},
-            # Threads wait asleep: spinning ones stall a run to a fraction of its speed on a machine that is shared.
-            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
-            **({} if threads is None else {"OMP_NUM_THREADS": str(threads)}),
-        },
-        folder=path.parent,
-        progress=progress,
-    )
-    if execution.failure is None:
-        shutil.rmtree(resume, ignore_errors=True)
-    return execution
+    ((paper, path),) = repository.select([paper]).items()
+    notebook = read_pair(path)
+    chosen = {"profile": profile, **(parameters or {})}
+    settings = {k: v for k, v in {**parameter_defaults(notebook), **chosen}.items() if v is not UNKNOWN}
+    place = repository.run(profile, paper, dataset=settings.get("dataset"), seed=settings.get("seed", 0))
+    run = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    notebook.metadata["advdef"] = {"run": run}
+    with held(place.lock, f"{paper} ({place.name}, profile {profile})"):
+        shutil.rmtree(place.attempt, ignore_errors=True)
+        results = place.attempt / "results"
+        results.mkdir(parents=True)
+        execution = execute(
+            notebook,
+            place.attempt / path.name,
+            paper=paper,
+            parameters=chosen,
+            environment={
+                "ADVDEF_RUN": run,
+                "ADVDEF_RESULTS": str(results),
+                # a smoke run takes seconds; in the others nothing should have to be attacked twice
+                "ADVDEF_RESUME": "" if profile == "smoke" else str(place.resume),
+                # The kernel works in notebooks/, but a relative folder is meant from where the command was given.
+                **{name: str(Path(os.environ[name]).resolve()) for name in _FOLDERS if os.environ.get(name)},
+                # Threads wait asleep: spinning ones stall a run to a fraction of its speed on a shared machine.
+                "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+                **({} if threads is None else {"OMP_NUM_THREADS": str(threads)}),
+            },
+            folder=path.parent,
+            progress=progress,
+        )
+        if execution.failure is not None:
+            return execution
+        replace_folder(place.attempt, place.finished)
+        shutil.rmtree(place.resume, ignore_errors=True)
+    return replace(execution, notebook=place.finished / path.name, results=place.results)
 
 
 def reproduce_all(
@@ -110,12 +125,14 @@ def reproduce_all(
 ) -> Iterator[Execution]:
     """:func:`reproduce` for several papers, `jobs` at a time; yields each as it ends.
 
-    Notebooks that run side by side get one thread each, and no progress bars. Raises what :func:`reproduce` raises, and
-    `InputError` for fewer than one job.
+    Notebooks that run side by side get one thread each, and no progress bars. Raises `InputError` for fewer than one
+    job, and what :func:`reproduce` raises; where there are several, that is the failure of its notebook, and the others
+    go on.
     """
     if jobs < 1:
         raise InputError(f"jobs must be at least 1, not {jobs}")
-    run = functools.partial(reproduce, repository, profile=profile, parameters=parameters)
+    one = reproduce if len(papers) == 1 else _reproduce_or_say
+    run = functools.partial(one, repository, profile=profile, parameters=parameters)
     if min(jobs, len(papers)) <= 1:
         yield from (run(paper, progress=progress) for paper in papers)
         return
@@ -128,6 +145,16 @@ def reproduce_all(
         pool.shutdown(cancel_futures=True)  # after an error, what has not begun does not begin
 
 
+def _reproduce_or_say(repository: Repository, paper: str, **options: Any) -> Execution:
+    """:func:`reproduce`, with what it raises for its input or the disk as a failure."""
+    started = time.monotonic()
+    try:
+        return reproduce(repository, paper, **options)
+    except (InputError, OSError) as error:
+        said = explained(error) if isinstance(error, OSError) else str(error)
+        return Execution(paper, repository.notebooks[paper], time.monotonic() - started, Failure(None, said))
+
+
 def execute(
     notebook: NotebookNode,
     destination: Path,
@@ -138,10 +165,11 @@ def execute(
     folder: Path,
     progress: bool = False,
 ) -> Execution:
-    """Execute a notebook in this interpreter's environment; its working directory is `folder`.
+    """Execute a notebook in this interpreter's environment, but without the user's settings of Jupyter and plots.
 
-    While it runs, the file is ``NAME.partial.ipynb``. On success it becomes `destination`; when a cell fails it becomes
-    ``NAME.failed.ipynb``. What the kernel process itself says goes to ``NAME.log``.
+    Its working directory is `folder`. While it runs, the file is ``NAME.partial.ipynb``. On success it becomes
+    `destination`; when a cell fails, ends the kernel or is left out it becomes ``NAME.failed.ipynb``. What the kernel
+    process itself says goes to ``NAME.log``. Raises OSError that names the path where that cannot be written.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -152,7 +180,11 @@ def execute(
     failed.unlink(missing_ok=True)
     log = destination.with_suffix(".log")
     started = time.monotonic()
-    with log.open("wb") as stream:
+    with (
+        log.open("wb") as stream,
+        tempfile.TemporaryDirectory(prefix="advdef-", ignore_cleanup_errors=True) as own,
+        naming(partial),
+    ):
         try:
             papermill.execute_notebook(
                 notebook,
@@ -162,23 +194,35 @@ def execute(
                 progress_bar=progress,
                 kernel_name="python3",
                 language="python",
-                kernel_manager_class=_kernel_here({**os.environ, **environment}, stream.fileno()),
+                on_cell_executed=refuse_to_end,
+                kernel_manager_class=kernel_manager(
+                    environment_of(Path(own)) | {**environment, "ADVDEF_PAPER": paper}, stream.fileno()
+                ),
             )
         except PapermillExecutionError as error:
             said = f"{error.ename}: {error.evalue}"
             last = [part for part in error.traceback[-1:] if said not in _ANSI.sub("", part)]
             failure = Failure(_cell_number(partial), _last_lines([said, *last]))
+        except Ended as error:
+            failure = Failure(_cell_number(partial), str(error))
         except DeadKernelError as error:
-            failure = Failure(_cell_number(partial), _last_lines([log.read_text(errors="replace"), str(error)]))
+            said = log.read_text(encoding="utf-8", errors="replace")
+            failure = Failure(_cell_number(partial), _last_lines([said, str(error)]))
         else:
-            _finish(partial, destination)
-            return Execution(paper, destination, time.monotonic() - started)
+            left_out = unexecuted(read_executed(partial))
+            if left_out is None:
+                _finish(partial, destination)
+                return Execution(paper, destination, time.monotonic() - started)
+            failure = Failure(left_out, "the cell was not executed")
     os.replace(partial, failed)
     return Execution(paper, failed, time.monotonic() - started, failure)
 
 
 def changed_parameters(notebook: NotebookNode, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Those parameters that differ from the notebook's defaults: a default run needs no injected cell."""
+    """Those parameters that differ from the notebook's defaults: a default run needs no injected cell.
+
+    A default that is not known counts as another value. Raises `InputError` for a name that is none.
+    """
     defaults = parameter_defaults(notebook)
     for name in parameters:
         if name not in defaults:
@@ -225,43 +269,27 @@ def out_of_step(path: Path) -> int | None:
     return first_difference(read_pair(path), read_executed(stored))
 
 
-def _kernel_here(environment: dict[str, str], output: int) -> type[AsyncKernelManager]:
-    """A kernel manager that always starts this interpreter, whatever kernels are registered on the machine."""
-    from jupyter_client.kernelspec import KernelSpec
-    from jupyter_client.manager import AsyncKernelManager
-
-    # Kernels listen on TCP by default and say so; a debugger warning comes on top. Both are noise in a batch run.
-    argv = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-
-    class KernelHere(AsyncKernelManager):
-        @property
-        def kernel_spec(self) -> KernelSpec:
-            return KernelSpec(argv=argv, display_name="Python 3", language="python")
-
-        async def _async_pre_start_kernel(self, **options: Any) -> tuple[list[str], dict[str, Any]]:
-            options.update(env=environment, stdout=output, stderr=output)
-            return await super()._async_pre_start_kernel(**options)
-
-        pre_start_kernel = _async_pre_start_kernel
-
-    return KernelHere
-
-
 def _finish(partial: Path, destination: Path) -> None:
     with replacing(destination) as temporary:
         os.replace(partial, temporary)
 
 
 def _cell_number(path: Path) -> int | None:
-    """The number of the cell that failed, as the reader of the source notebook counts."""
+    """The number of the cell that failed, as the reader of the source notebook counts.
+
+    When the kernel died, no cell is marked, but the last one that was begun is it.
+    """
     from papermill.execute import remove_error_markers
 
-    added = {"injected-parameters"}
+    added, begun = {"injected-parameters"}, None
     cells = remove_error_markers(read_executed(path)).cells
     for number, cell in enumerate((c for c in cells if not added & set(c.metadata.get("tags", []))), start=1):
-        if cell.metadata.get("papermill", {}).get("exception"):
+        told = cell.metadata.get("papermill", {})
+        if told.get("exception"):
             return number
-    return None
+        if told.get("start_time"):
+            begun = number
+    return begun
 
 
 def _last_lines(parts: list[str]) -> str:

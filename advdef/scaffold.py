@@ -10,7 +10,8 @@ from pathlib import Path
 
 import yaml
 
-from advdef.notebookfile import read_pair, replacing, write
+from advdef.files import replacing
+from advdef.notebookfile import read_pair, write
 from advdef.repository import InputError, Repository
 
 __all__ = ["new_defence"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from advdef.files import held, naming, replace_folder
 from advdef.ledger import Record, read_records
 from advdef.notebookfile import LANGUAGE, read_executed, title, without_injected, write
 from advdef.pages import Page, generated
@@ -26,6 +28,8 @@ _SUFFIXES = (".md", ".ipynb", ".rst", "")
 _WARNING = re.compile(r"\b(WARNING|ERROR|CRITICAL|Error|Exception)\b")
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _SHOWN = 20
+_FULL = 2**20  # bytes; a disk with less is full
+_WAIT = 600  # seconds for another process that renders at the same place
 _INCLUDED = ("CITATION.cff", "LICENSE")  # pages of prose show them
 
 
@@ -45,8 +49,19 @@ def render(
     `notebooks` maps a committed notebook's file name to an executed one that takes its place, `records` are those that
     belong to the notebooks shown (default: the committed ones). Nothing is executed, and a warning is an error
     (`SiteError`). The sources stay in ``destination/source``, what jupyter-book said in ``destination/site.log``; an
-    earlier site is replaced only by a complete one.
+    earlier site is replaced only by a complete one. Of two that render at the same place the second one waits. Raises
+    OSError that names a path where the disk is full or cannot be written.
     """
+    with held(destination / "site.lock", f"the site in {destination}", wait=_WAIT), naming(destination):
+        return _render(repository, destination, notebooks, records)
+
+
+def _render(
+    repository: Repository,
+    destination: Path,
+    notebooks: Mapping[str, Path] | None,
+    records: Sequence[Record] | None,
+) -> Path:
     source, output, log = (destination / name for name in ("source", "site.partial", "site.log"))
     shown = read_records(repository.committed_results) if records is None else records
     assemble(repository, source, notebooks=notebooks or {}, records=shown)
@@ -55,17 +70,26 @@ def render(
     options = ["-W", "-n", "--keep-going", "--path-output", str(output)]
     command = [sys.executable, "-c", _JUPYTER_BOOK, "build", *options, str(source)]
     with log.open("wb") as stream:
-        finished = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, cwd=destination, check=False)
+        finished = subprocess.run(
+            command,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            cwd=destination,
+            env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+            check=False,
+        )
     pages = output / "_build" / "html"
     if finished.returncode or not (pages / "index.html").is_file():
-        found = warnings_in(log.read_text(errors="replace"), source) or ["no warning in the log"]
+        if shutil.disk_usage(destination).free < _FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(destination))
+        said = log.read_text(encoding="utf-8", errors="replace")
+        found = warnings_in(said, source) or ["no warning in the log"]
         more = [f"... and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
         raise SiteError("\n  ".join([f"jupyter-book failed; its output is in {log}", *found[:_SHOWN], *more]))
     for page in pages.rglob("*.html"):
         page.write_text(_mended(page.read_text(encoding="utf-8")), encoding="utf-8")
     site = destination / "site"
-    shutil.rmtree(site, ignore_errors=True)
-    os.replace(pages, site)
+    replace_folder(pages, site)
     shutil.rmtree(output)
     return site / "index.html"
 

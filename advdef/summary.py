@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from advdef.repository import InputError
+from advdef.recordfile import read_record
 
 __all__ = ["VerdictRow", "read_verdicts", "verdict_table"]
 
@@ -24,12 +23,9 @@ class VerdictRow:
 
 
 def read_verdicts(
-    results: Path, *, papers: Iterable[str] | None = None, profile: str | None = None, since: float = 0.0
+    results: Path, *, papers: Iterable[str] | None = None, profile: str | None = None
 ) -> list[VerdictRow]:
-    """The verdicts in the record files of a results folder; raises `InputError` for a file that is no record.
-
-    `since` (seconds since the epoch) leaves out files that were last written before.
-    """
+    """The verdicts in the record files of a results folder; raises `InputError` for a file that is no record."""
     wanted = None if papers is None else set(papers)
     found = []
     for file in sorted(results.glob("*/*.json")):
@@ -37,13 +33,10 @@ def read_verdicts(
             profile is not None and not file.stem.endswith(f"-{profile}")
         ):
             continue
-        if file.stat().st_mtime < since:
-            continue
-        try:
-            record = json.loads(file.read_text(encoding="utf-8"))
-            found += [VerdictRow(v["claim"], file.stem, v["verdict"], v["evidence"]) for v in record["verdicts"]]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise InputError(f"{file} is not a record file: {type(error).__name__}: {error}") from error
+        record = read_record(file)
+        seed = record["provenance"]["seed"]
+        run = f"{file.stem} seed {seed}" if seed else file.stem
+        found += [VerdictRow(v["claim"], run, v["verdict"], v["evidence"]) for v in record["verdicts"]]
     return found
 
 

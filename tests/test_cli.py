@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -14,6 +18,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from advdef.cli import app
+from advdef.notebookfile import difference_note
 from advdef.repository import Repository
 from advdef.summary import VerdictRow, read_verdicts, verdict_table
 
@@ -30,10 +35,15 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
     return made
 
 
-def write_record(folder: Path, dataset: str, profile: str, verdict: str, evidence: str = "0.9 against 0.5") -> None:
+def write_record(
+    folder: Path, dataset: str, profile: str, verdict: str, evidence: str = "0.9 against 0.5", seed: int = 0
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    verdicts = [{"claim": "good-G1", "sentence": "s", "verdict": verdict, "evidence": evidence}]
-    (folder / f"{dataset}-{profile}.json").write_text(json.dumps({"schema": 1, "verdicts": verdicts}))
+    verdicts = [{"claim": "good-G1", "sentence": "s", "source": "paper", "verdict": verdict, "evidence": evidence}]
+    ran = {"seed": seed, "date": "d", "commit": None, "device_name": "x", "python": "3", "versions": {}}
+    content = {"schema": 1, "paper": folder.name, "dataset": dataset, "profile": profile, "verdicts": verdicts}
+    content |= {"provenance": ran | {"wall_seconds": 1}, "values": {}, "rows": []}
+    (folder / f"{dataset}-{profile}.json").write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize(
@@ -133,25 +143,27 @@ def test_record_takes_what_was_run(repository: Repository) -> None:
 
 def test_verdicts_of_runs_and_of_committed_records(repository: Repository) -> None:
     assert "no verdicts" in advdef("verdicts").stdout
-    write_record(repository.results("smoke") / "good", "digits", "smoke", "partly")
-    write_record(repository.results("laptop") / "good", "mnist", "laptop", "not supported")
+    write_record(repository.run("smoke", "good").results / "good", "digits", "smoke", "partly")
+    write_record(repository.run("laptop", "good").results / "good", "mnist", "laptop", "not supported")
+    write_record(repository.run("laptop", "good", seed=3).results / "good", "mnist", "laptop", "partly", seed=3)
     write_record(repository.committed_results / "good", "cifar10", "laptop", "supported")
     both = advdef("verdicts").stdout
     assert "partly" in both
     assert "not supported" in both
     assert "cifar10" not in both
-    assert "partly" not in advdef("verdicts", "--profile", "laptop").stdout
+    assert "digits" not in advdef("verdicts", "--profile", "laptop").stdout
+    assert "mnist-laptop seed 3  partly" in both
     assert "cifar10-laptop  supported" in advdef("verdicts", "good", "--committed").stdout
     assert "no verdicts" in advdef("verdicts", "bad").stdout
 
 
 def test_a_broken_record_is_named(repository: Repository) -> None:
-    folder = repository.results("smoke") / "good"
+    folder = repository.run("smoke", "good").results / "good"
     folder.mkdir(parents=True)
     (folder / "digits-smoke.json").write_text("{}")
     result = advdef("verdicts")
     assert result.exit_code == 2
-    assert "digits-smoke.json is not a record file: KeyError: 'verdicts'" in result.stderr
+    assert "digits-smoke.json is not a record file: it lacks dataset, paper, profile, provenance" in result.stderr
 
 
 def test_the_table_wraps_within_its_width(tmp_path: Path) -> None:
@@ -207,7 +219,101 @@ def test_help_is_quick_and_does_not_import_torch() -> None:
     assert time.monotonic() - started < 5  # alone it takes a quarter of a second; a busy machine is not a failure
 
 
-def test_verdicts_of_earlier_runs_are_left_out_when_asked(tmp_path: Path) -> None:
-    write_record(tmp_path / "good", "digits", "smoke", "supported")
-    assert len(read_verdicts(tmp_path)) == 1
-    assert read_verdicts(tmp_path, since=time.time() + 60) == []
+# The disk and the terminal
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(errno.ENOSPC, "make room on that disk"), (errno.EROFS, "it cannot be written"), (errno.EACCES, "permissions")],
+)
+@pytest.mark.parametrize("where", ["mkdir", "papermill", "publishing"])
+def test_a_disk_that_is_full_or_read_only_is_one_line_with_the_path(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, number: int, advice: str, where: str
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), *(["/there/folder"] if where != "papermill" else []))
+
+    target = {
+        "mkdir": "pathlib.Path.mkdir", "papermill": "papermill.execute.write_ipynb", "publishing": "os.rename",
+    }[where]  # fmt: skip
+    monkeypatch.setattr("papermill.engines.write_ipynb" if where == "papermill" else target, fails)
+    monkeypatch.setattr(target, fails)
+    result = advdef("reproduce", "good", "--no-site")
+    assert result.exit_code == 1, result.output
+    assert "Traceback" not in result.output
+    (line,) = result.stderr.splitlines()
+    path = (
+        repository.run("smoke", "good").attempt / "02_good.partial.ipynb" if where == "papermill" else "/there/folder"
+    )
+    assert line.startswith(f"advdef: {path}: {os.strerror(number)}; ")
+    assert advice in line
+
+
+def test_book_and_record_name_what_cannot_be_written(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert advdef("reproduce", "good", "--no-site").exit_code == 0
+    before = repository.notebooks["good"].read_bytes()
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def write(*_: object, **__: object) -> None:
+        raise full
+
+    monkeypatch.setattr("nbformat.write", write)
+    result = advdef("record", "good", "--profile", "smoke")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert result.stderr.startswith(f"advdef: {repository.notebooks['good']}: No space left on device; make room")
+    assert repository.notebooks["good"].read_bytes() == before
+    full.filename = None
+    monkeypatch.setattr("shutil.copytree", write)
+    result = advdef("book")
+    assert result.exit_code == 1
+    assert f"advdef: {repository.root / 'build/committed'}: No space left on device; make room" in result.stderr
+
+
+def test_characters_that_a_terminal_lacks_do_not_stop_it(repository: Repository) -> None:
+    write_record(repository.committed_results / "good", "mnist", "laptop", "supported", "– → \U0001d4d0")
+    for encoding in ("cp1252", "ascii"):
+        done = subprocess.run(
+            [sys.executable, "-m", "advdef.cli", "verdicts", "--committed"],
+            env={**os.environ, "PYTHONIOENCODING": encoding, "ADVDEF_ROOT": str(repository.root)},
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert b"good-G1  mnist-laptop  supported" in done.stdout
+
+
+# Notebooks and their texts
+
+
+def test_the_note_on_a_difference_says_which_file_is_newer_and_how_to_take_either(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jupytext.cli import jupytext
+
+    monkeypatch.chdir(repository.root)
+    stored = repository.notebooks["good"]
+    text = stored.with_suffix(".py")
+
+    def edited(file: Path, old: str, new: str, age: int) -> None:
+        file.write_text(file.read_text().replace(old, new))
+        os.utime(file, (1_000_000 - age, 1_000_000 - age))
+
+    def note() -> str:
+        return str(difference_note(stored))
+
+    def take(suffix: str) -> None:
+        (command,) = (part for part in note().split("`") if part.startswith("jupytext") and part.endswith(suffix))
+        with contextlib.redirect_stdout(io.StringIO()):
+            jupytext(command.split()[1:])
+        assert difference_note(stored) is None
+
+    for age, newer in ((5, "02_good.py"), (15, "02_good.ipynb")):
+        for suffix, kept in ((".py", "seed + 20"), (".ipynb", "seed + 30")):
+            checkout.put(repository.root, "02_good", checkout.GOOD)
+            edited(text, "seed + 1", "seed + 20", age)
+            edited(stored, "seed + 1", "seed + 30", 10)
+            assert f"in cell 4, and {newer} is the newer one" in note()
+            assert "\n" not in note()
+            take(suffix)
+            assert kept in text.read_text()
+            assert kept in stored.read_text()

@@ -81,7 +81,9 @@ def advdef(repository: Repository, *arguments: str) -> str:
 
 
 def record(repository: Repository) -> dict[str, object]:
-    found: dict[str, object] = json.loads((repository.results("smoke") / "mosaic" / "digits-smoke.json").read_text())
+    found: dict[str, object] = json.loads(
+        (repository.run("smoke", "mosaic").results / "mosaic" / "digits-smoke.json").read_text()
+    )
     return found
 
 
@@ -91,7 +93,7 @@ def test_the_run_says_what_the_guide_says_of_it(checkout: Repository) -> None:
     worst = [r for r in rows if r["attack"] == "worst case" and r["defence"] == "Mosaic"]
     largest = {r["threat"]: r["correct"] for r in worst if r["eps"] == max(r["eps"] for r in worst)}
     assert largest["adaptive"] <= min(largest["direct"], largest["oblivious"])
-    notebook = nbformat.read(checkout.executed("smoke") / "06_mosaic.ipynb", as_version=4)
+    notebook = nbformat.read(checkout.run("smoke", "mosaic").finished / "06_mosaic.ipynb", as_version=4)
     values = recorded_values(notebook)
     assert "B5" in str(values["checks/Mosaic"]["value"])
     tables = [o["data"].get("text/html", "") for c in notebook.cells for o in c.get("outputs", []) if "data" in o]
@@ -119,7 +121,7 @@ def test_the_new_page_has_what_the_tests_of_the_project_ask_for(checkout: Reposi
 
 
 def test_its_baseline_can_be_written_and_its_run_recorded(checkout: Repository, tmp_path: Path) -> None:
-    values = recorded_values(nbformat.read(checkout.executed("smoke") / "06_mosaic.ipynb", as_version=4))
+    values = recorded_values(nbformat.read(checkout.run("smoke", "mosaic").finished / "06_mosaic.ipynb", as_version=4))
     write_baseline(tmp_path / "06_mosaic.json", values)
     kept = read_baseline(tmp_path / "06_mosaic.json")
     assert {"Mosaic/adaptive", "undefended/adaptive", "verdict/mosaic-D1"} <= set(kept)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from importlib import resources
 from pathlib import Path
@@ -16,6 +15,7 @@ from advdef.ledger import cards, own_pages, read_records
 from advdef.pages import Page, generated
 from advdef.papers import PAPERS
 from advdef.plotting import COLOURS
+from advdef.recordfile import read_record
 from advdef.repository import InputError, Repository
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,13 +50,6 @@ def test_the_larger_profile_counts_and_papers_come_in_their_order(tmp_path: Path
     assert found == [("qusecnets", "mnist", "smoke"), ("trn", "digits", "paper"), ("another", "digits", "smoke")]
 
 
-def test_files_of_an_earlier_run_can_be_left_out(tmp_path: Path) -> None:
-    old = put(tmp_path, "trn", "digits-smoke")
-    os.utime(old, (1000, 1000))
-    put(tmp_path, "nip", "digits-smoke")
-    assert [r["paper"] for r in read_records(tmp_path, since=2000)] == ["nip"]
-
-
 @pytest.mark.parametrize("text", ["{", "[]", '{"paper": "trn"}', '{"provenance": {}}', '{"provenance": 1}'])
 def test_a_file_that_is_no_record_is_named(tmp_path: Path, text: str) -> None:
     put(tmp_path, "trn", "digits-smoke").write_text(text)
@@ -66,7 +59,7 @@ def test_a_file_that_is_no_record_is_named(tmp_path: Path, text: str) -> None:
 
 def test_a_file_without_a_profile_in_its_name_is_named(tmp_path: Path) -> None:
     put(tmp_path, "trn", "digits-huge")
-    with pytest.raises(InputError, match=r"digits-huge\.json is not named"):
+    with pytest.raises(InputError, match=r"digits-huge\.json .* its profile is 'huge', not one of smoke, laptop"):
         read_records(tmp_path)
 
 
@@ -241,6 +234,37 @@ def test_what_a_record_says_is_text_and_not_markup(tmp_path: Path) -> None:
     assert "No run has decided" in text["_generated/verdicts.md"]
     text = generated(records, PAGES)
     assert "&lt;b&gt;1 &lt; 2&lt;/b&gt;" in text["_generated/verdicts.md"]
+
+
+def test_nothing_in_a_record_is_markup_wherever_it_stands(tmp_path: Path) -> None:
+    bad = "<script>x</script>"
+    verdict = {"claim": f"trn-C1{bad}", "sentence": bad, "source": "paper", "verdict": "partly", "evidence": bad * 20}
+    verdict["conditions"] = [{"what": bad, "holds": True, "number": bad}] * 20
+    told = RAN | {"date": bad, "commit": bad, "device_name": bad, "python": bad, "versions": {bad: bad}}
+    rows = [worst("TRN", threat, 50, model=bad) for threat in ("oblivious", "direct", "adaptive")]
+    path = put(tmp_path, "trn", "digits-smoke", verdicts=[verdict], provenance=told, rows=rows)
+    records = [{**read_record(path), "dataset": bad}]  # a file cannot have such a name
+    pages = generated(records, PAGES)
+    cells = [*own_pages(records)[0].values()]
+    assert "<script" not in "".join([*pages.values(), *cells])
+    assert "&lt;script&gt;" in pages["_generated/verdicts.md"]
+    assert "&lt;script&gt;" in pages["_generated/status.md"]
+
+
+def test_a_row_of_backticks_does_not_end_a_block(tmp_path: Path) -> None:
+    verdict = {"claim": "trn-C1", "sentence": "s", "source": "paper", "verdict": "partly"}
+    verdict |= {"evidence": "\n````\n# A heading\n"}
+    put(tmp_path, "trn", "digits-smoke", verdicts=[verdict])
+    text = generated(read_records(tmp_path), PAGES)["_generated/verdicts.md"]
+    assert text.count("````") == 4  # two blocks
+
+
+def test_the_status_page_tells_what_came_from_stored_results(tmp_path: Path) -> None:
+    put(tmp_path, "trn", "digits-smoke", provenance=RAN | {"cached": {"entries": 4, "seconds": 600.0}})
+    put(tmp_path, "nip", "digits-smoke", provenance=RAN | {"cached": {"entries": 0, "seconds": 0}})
+    text = generated(read_records(tmp_path), PAGES)["_generated/status.md"]
+    assert "<td>1.0 (+ 10.0 stored)</td>" in text
+    assert "<td>1.0</td>" in text
 
 
 def test_many_conditions_are_folded_and_a_few_are_shown(tmp_path: Path) -> None:

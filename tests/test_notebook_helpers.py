@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
+from advdef import tally
 from advdef.checks import Check
 from advdef.claims import Claim, Condition, decide
-from advdef.data import Split
+from advdef.data import Dataset, Split
 from advdef.notebook import (
     check_table,
     choose,
     choose_datasets,
     choose_device,
+    provenance_table,
     resume_folder,
     sample,
     show_eps,
     table,
     verdict_table,
 )
+from advdef.records import Run
 
 
 def test_wrong_choices_list_what_exists_in_one_line() -> None:
@@ -68,9 +72,26 @@ def test_a_sample_is_random_fixed_and_nested() -> None:
     assert len(sample(split, 5_000)) == 1000
 
 
-@pytest.mark.parametrize(("eps", "shown"), [(8 / 255, "8/255"), (1 / 255, "1/255"), (0.3, "0.3"), (0.05, "0.05")])
+@pytest.mark.parametrize(
+    ("eps", "shown"),
+    [
+        (8 / 255, "8/255"), (1 / 255, "1/255"), (64 / 255, "64/255"), (0.3, "0.3"), (0.05, "0.05"), (0.2, "0.2"),
+        (0.01, "0.01"), (0.03, "0.03"), (0.001, "0.001"), (0.0, "0"), (1.0, "1"), (7.9 / 255, "0.0309804"),
+    ],
+)  # fmt: skip
 def test_budgets_are_written_as_the_field_writes_them(eps: float, shown: str) -> None:
     assert show_eps(eps) == shown
+
+
+def test_provenance_tells_what_was_stored_and_is_text(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run("nip", "<b>smoke</b>", digits, seed=0)
+    monkeypatch.setattr("advdef.tally._seconds", [])
+    page = provenance_table([run])._repr_html_()
+    assert "&lt;b&gt;smoke" in page
+    assert re.search(r"from stored results</th>\s*<td>none", page)
+    tally.note(30.0)
+    tally.note(12.4)
+    assert "2 results, which had taken 42 s" in provenance_table([run])._repr_html_()
 
 
 def test_checks_become_a_matrix_without_the_lines_that_ran_nowhere() -> None:

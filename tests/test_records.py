@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 
-from advdef import records
+from advdef import records, tally
 from advdef.claims import Claim, Condition, decide
 from advdef.data import Dataset
 from advdef.evaluation import Finding, Outcome
@@ -189,7 +190,7 @@ def test_a_record_file_holds_everything(run: Run, digits: Dataset, tmp_path: Pat
     assert text.endswith("}\n")
     content = json.loads(text)
     assert list(content) == [
-        "schema", "paper", "dataset", "profile", "provenance", "values", "verdicts", "rows",
+        "schema", "paper", "dataset", "profile", "run", "provenance", "values", "verdicts", "rows",
     ]  # fmt: skip
     assert (content["schema"], content["paper"], content["dataset"], content["profile"]) == (
         1, "qusecnets", "digits", "smoke",
@@ -213,6 +214,41 @@ def test_a_record_file_holds_everything(run: Run, digits: Dataset, tmp_path: Pat
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
+def test_a_record_bears_the_id_of_its_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ADVDEF_RUN", raising=False)
+    assert json.loads(run.save().read_text())["run"] is None
+    monkeypatch.setenv("ADVDEF_RUN", "20270101T000000Z-abcdef")
+    assert json.loads(run.save().read_text())["run"] == "20270101T000000Z-abcdef"
+
+
+def test_a_notebook_writes_no_record_of_another_paper(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADVDEF_PAPER", "qusecnets")
+    before = run.save().read_bytes()
+    monkeypatch.setenv("ADVDEF_PAPER", "my_copy")
+    said = r"notebook of 'my_copy'.*'qusecnets': write Run\('my_copy', \.\.\.\)"
+    with pytest.raises(ValueError, match=said):
+        run.save()
+    with pytest.raises(ValueError, match=said):
+        Run("qusecnets", "smoke", run.data, seed=7)
+    assert next(results_folder().glob("*/*.json")).read_bytes() == before
+
+
+def test_the_record_counts_what_came_from_stored_results(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("advdef.tally._seconds", [])
+    tally.note(1615.0)
+    tally.note(0.25)
+    assert json.loads(run.save().read_text())["provenance"]["cached"] == {"entries": 2, "seconds": 1615.2}
+
+
+def test_a_full_disk_is_told_with_the_path(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(records, "write_atomically", write)
+    with pytest.raises(OSError, match=r"No space left on device: '.*digits-smoke\.json'"):
+        run.save()
+
+
 def test_results_go_where_they_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADVDEF_RESULTS", "/somewhere")
     assert results_folder() == Path("/somewhere")
@@ -228,6 +264,25 @@ def test_provenance_outside_a_checkout_has_no_commit(
     assert provenance(digits, seed=0)["commit"] is None
     monkeypatch.setenv("PATH", str(tmp_path))  # no git at all
     assert provenance(digits, seed=0)["commit"] is None
+
+
+def test_the_commit_of_a_project_around_the_installed_package_is_not_ours(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = ["-c", "user.name=A", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+    (tmp_path / "project.py").touch()
+    for command in (["init", "-q"], ["add", "project.py"], ["commit", "-qm", "one"]):
+        subprocess.run(["git", *identity, *command], cwd=tmp_path, check=True)
+    package = tmp_path / "venv/lib/advdef"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(records, "__file__", str(package / "records.py"))
+    (package / "records.py").touch()
+    assert provenance(digits, seed=0)["commit"] is None
+    # nor is that of a repository in whose hook this runs
+    monkeypatch.undo()
+    ours = provenance(digits, seed=0)["commit"]
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
+    assert provenance(digits, seed=0)["commit"] == ours
 
 
 def test_the_commit_says_whether_there_are_changes(

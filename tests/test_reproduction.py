@@ -53,11 +53,14 @@ def test_a_default_run_leaves_the_notebook_its_records_and_no_injected_cell(tmp_
     repository = checkout.make(tmp_path, {"01_good": checkout.GOOD})
     result = reproduce(repository, "good")
     assert result.failure is None
-    assert result.notebook == tmp_path / "build/smoke/notebooks/01_good.ipynb"
-    assert files(result.notebook.parent) == {"01_good.ipynb", "01_good.log"}
+    place = tmp_path / "build/smoke/runs/good/default-seed0"
+    assert result.notebook == place / "finished/01_good.ipynb"
+    assert files(place) == {"finished"}
+    assert files(result.notebook.parent) == {"01_good.ipynb", "01_good.log", "results"}
     assert "injected-parameters" not in checkout.tags(result.notebook)
     assert '"1"' in checkout.outputs(result.notebook)
-    record = json.loads((tmp_path / "build/smoke/results/good/digits-smoke.json").read_text())
+    assert result.results == place / "finished/results"
+    record = json.loads((result.results / "good/digits-smoke.json").read_text())
     assert record["verdicts"][0]["evidence"] == "seed 0"
 
 
@@ -67,7 +70,9 @@ def test_other_parameters_are_injected(tmp_path: Path) -> None:
     cells = nbformat.read(result.notebook, as_version=4).cells
     (injected,) = (cell for cell in cells if "injected-parameters" in cell.metadata.get("tags", []))
     assert injected.source.splitlines()[1:] == ['profile = "laptop"', "seed = 7"]
-    assert (tmp_path / "build/laptop/results/good/digits-laptop.json").is_file()
+    place = repository.run("laptop", "good", seed=7)
+    assert place.folder == tmp_path / "build/laptop/runs/good/default-seed7"
+    assert (place.results / "good/digits-laptop.json").is_file()
 
 
 KEEPS = f"""{checkout.PARAMETERS}
@@ -86,7 +91,7 @@ print("found", found)
 
 def test_evaluations_outlive_an_interrupted_run_but_not_a_finished_one(tmp_path: Path) -> None:
     repository = checkout.make(tmp_path, {"01_keeps": KEEPS})
-    folder = tmp_path / "build/laptop/resume/keeps"
+    folder = repository.run("laptop", "keeps").resume
     assert reproduce(repository, "keeps", profile="laptop").failure is not None
     assert files(folder) == {"attack"}
     second = reproduce(repository, "keeps", profile="laptop")
@@ -127,13 +132,15 @@ def test_a_failing_cell_keeps_what_was_executed(tmp_path: Path) -> None:
     assert result.failure.cell == 4  # the injected cell is not one of the source
     assert result.failure.error.endswith("ValueError: the third wheel")
     assert "\x1b" not in result.failure.error
-    assert files(result.notebook.parent) == {"01_bad.failed.ipynb", "01_bad.log"}
+    assert files(result.notebook.parent) == {"01_bad.failed.ipynb", "01_bad.log", "results"}
     assert "so far, so good" in checkout.outputs(result.notebook)
     assert "never" not in checkout.outputs(result.notebook)
 
     checkout.put(tmp_path, "01_bad", checkout.BAD.replace("raise ValueError", "print"))
-    assert reproduce(repository, "bad").failure is None
-    assert files(result.notebook.parent) == {"01_bad.ipynb", "01_bad.log"}
+    mended = reproduce(repository, "bad", parameters={"seed": 1})
+    assert mended.failure is None
+    assert files(mended.notebook.parent) == {"01_bad.ipynb", "01_bad.log", "results"}
+    assert not result.notebook.exists()
 
 
 def test_a_kernel_that_dies_is_a_failure_with_its_last_words(tmp_path: Path) -> None:
@@ -145,11 +152,11 @@ def test_a_kernel_that_dies_is_a_failure_with_its_last_words(tmp_path: Path) -> 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POSIX")
 def test_a_killed_run_leaves_nothing_under_a_final_name(tmp_path: Path) -> None:
-    checkout.make(tmp_path, {"01_sleeps": SLEEPS})
+    repository = checkout.make(tmp_path, {"01_sleeps": SLEEPS})
     code = "from advdef.repository import find; from advdef.reproduction import reproduce; reproduce(find(), 'sleeps')"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, start_new_session=True)
-    pid_file = tmp_path / "build/smoke/results/kernel-pid"
-    notebooks = tmp_path / "build/smoke/notebooks"
+    place = repository.run("smoke", "sleeps")
+    pid_file = place.attempt / "results/kernel-pid"
     try:
         deadline = time.monotonic() + 30
         while not (pid_file.is_file() and pid_file.read_text()) and time.monotonic() < deadline:
@@ -158,7 +165,8 @@ def test_a_killed_run_leaves_nothing_under_a_final_name(tmp_path: Path) -> None:
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert files(notebooks) <= {"01_sleeps.partial.ipynb", "01_sleeps.log"}
+    assert not place.finished.exists()
+    assert files(place.attempt) <= {"01_sleeps.partial.ipynb", "01_sleeps.log", "results"}
     deadline = time.monotonic() + 10  # the kernel notices that its parent is gone
     while _alive(int(pid_file.read_text())) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -174,13 +182,17 @@ def _alive(pid: int) -> bool:
     return not (status.is_file() and status.read_text().rsplit(")", 1)[1].split()[0] == "Z")
 
 
-def test_side_by_side_each_sees_the_other_at_work_and_has_one_thread(tmp_path: Path) -> None:
+def test_side_by_side_each_sees_the_other_at_work_and_has_one_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADVDEF_DATA", str(tmp_path))
+
     def waits(mine: str, other: str) -> str:
         return f"""{checkout.PARAMETERS}
 # %%
 import os, pathlib, time
 
-here = pathlib.Path(os.environ["ADVDEF_RESULTS"])
+here = pathlib.Path(os.environ["ADVDEF_DATA"])
 (here / "{mine}").touch()
 end = time.monotonic() + 60
 while not (here / "{other}").exists():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import checkout
 import nbformat
@@ -54,6 +57,39 @@ def test_a_warning_is_an_error_and_an_earlier_site_stays(repository: Repository,
     assert "book/intro.md:3: WARNING" in str(caught.value)
     assert "'nothing'" in str(caught.value)
     assert earlier.read_text() == "earlier"
+
+
+@pytest.mark.site
+def test_an_earlier_site_is_there_until_the_new_one_is(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "build/x/site"
+    site.mkdir(parents=True)
+    (site / "index.html").write_text("earlier")
+    seen: list[list[str]] = []
+    delete = shutil.rmtree
+
+    def watched(path: Path, **options: bool) -> None:
+        seen.append(sorted(found.name for found in site.glob("index.html")))
+        delete(path, **options)
+
+    monkeypatch.setattr("shutil.rmtree", watched)
+    index = render(repository, tmp_path / "build/x")
+    assert all(names == ["index.html"] for names in seen)  # each time that something is deleted
+    assert index.read_text() != "earlier"
+    assert sorted(path.name for path in site.parent.iterdir()) == ["site", "site.log", "source"]
+
+
+def test_a_full_disk_is_told_with_the_path(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    none = subprocess.CompletedProcess([], 1)
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: none)
+    with pytest.raises(SiteError, match="no warning in the log"):
+        render(repository, tmp_path / "build/x")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(OSError, match=r"No space left on device: '.*build/x'"):
+        render(repository, tmp_path / "build/x")
 
 
 def test_the_source_tree(repository: Repository, tmp_path: Path) -> None:

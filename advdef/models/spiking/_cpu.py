@@ -16,7 +16,13 @@ KINDS = ("rectangle", "triangle", "exponential", "arctan", "fast sigmoid", "stra
 
 _BLOCK = 512
 
-compiled: Any = njit(cache=True, nogil=True)
+
+def compiled(function: Any) -> Any:
+    """Compiled by numba, and kept on disk where there is a folder for it."""
+    try:
+        return njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # no folder can be written
+        return njit(nogil=True)(function)
 
 
 @compiled

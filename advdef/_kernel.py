@@ -1,0 +1,75 @@
+"""The kernel that executes a notebook: this interpreter, in an environment that a user's settings do not reach."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jupyter_client.manager import AsyncKernelManager
+
+__all__ = ["Ended", "environment_of", "kernel_manager", "refuse_to_end"]
+
+# The backend of plots (without it, inline), what runs before the notebook, asserts switched off, warnings hidden or
+# turned into errors, and what a surrounding run has set.
+_DROPPED = (
+    "MPLBACKEND", "MATPLOTLIBRC", "PYTHONSTARTUP", "PYTHONINSPECT", "PYTHONOPTIMIZE", "PYTHONWARNINGS",
+    "ADVDEF_RUN", "ADVDEF_PAPER",
+)  # fmt: skip
+
+
+def environment_of(own: Path) -> dict[str, str]:
+    """This process's environment without a user's profile, start-up files and settings of plots.
+
+    `own` is an empty folder that lives as long as the kernel. Libraries stay where they are found.
+    """
+    made = {name: value for name, value in os.environ.items() if name not in _DROPPED}
+    made |= {"IPYTHONDIR": str(own / "ipython"), "PYTHONHASHSEED": "0", "PYTHONIOENCODING": "utf-8"}
+    matplotlib = importlib.util.find_spec("matplotlib")
+    if matplotlib is not None and matplotlib.origin is not None:
+        made["MATPLOTLIBRC"] = str(Path(matplotlib.origin).with_name("mpl-data") / "matplotlibrc")
+    if "MPLCONFIGDIR" not in made and not os.access(Path.home(), os.W_OK):
+        made["MPLCONFIGDIR"] = str(own / "matplotlib")
+    if not made.get("OMP_NUM_THREADS"):
+        import torch
+
+        made["OMP_NUM_THREADS"] = str(torch.get_num_threads())
+    return made
+
+
+def kernel_manager(environment: dict[str, str], output: int) -> type[AsyncKernelManager]:
+    """A kernel manager that always starts this interpreter, whatever kernels are registered on the machine."""
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    # Kernels listen on TCP by default and say so; a debugger warning comes on top. Both are noise in a batch run.
+    argv = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+
+    class KernelHere(AsyncKernelManager):
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            return KernelSpec(argv=argv, display_name="Python 3", language="python")
+
+        async def _async_pre_start_kernel(self, **options: Any) -> tuple[list[str], dict[str, Any]]:
+            options.update(env=environment, stdout=output, stderr=output)
+            return await super()._async_pre_start_kernel(**options)
+
+        pre_start_kernel = _async_pre_start_kernel
+
+    return KernelHere
+
+
+class Ended(Exception):
+    """A cell that ends the kernel."""
+
+
+def refuse_to_end(*, execute_reply: Mapping[str, Any], **_: Any) -> None:
+    """What papermill takes for success: ``sys.exit(0)``, which ends the notebook, and ``exit()``, which soon does."""
+    content = execute_reply["content"]
+    asked = any(payload.get("source") == "ask_exit" for payload in content.get("payload", []))
+    if asked or content.get("ename") == "SystemExit":
+        raise Ended("the cell ends the run (exit, quit or sys.exit): what comes after it would be left out")

@@ -1,0 +1,102 @@
+"""What the commands print, and how errors end them: one line and an exit code."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ParamSpec
+
+import typer
+
+from advdef.files import explained
+from advdef.repository import InputError, Repository
+
+if TYPE_CHECKING:
+    from advdef.reproduction import Execution
+
+__all__ = ["guarded", "need", "render", "report", "say", "stop", "tolerant"]
+
+P = ParamSpec("P")
+
+
+def guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn errors that the user can mend into one line and an exit code: 2 for the input, 1 for the disk."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except InputError as error:
+            raise stop(error, 2) from error
+        except BrokenPipeError:  # whoever read the output has gone
+            raise
+        except OSError as error:
+            raise stop(explained(error), 1) from error
+
+    return run
+
+
+def tolerant() -> None:
+    """Let a terminal or file that lacks a character, such as an arrow, show "?" for it."""
+    for stream in (sys.stdout, sys.stderr):
+        if reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors="replace")
+
+
+def render(repository: Repository, destination: Path, executions: Sequence[Execution]) -> bool:
+    """Render the site with what has been executed and its records, and with what is committed for the rest."""
+    from advdef.ledger import read_records
+    from advdef.links import check_links
+    from advdef.site import SiteError, render
+
+    say("rendering the site ...")
+    here = {execution.paper for execution in executions}
+    records = [record for record in read_records(repository.committed_results) if record["paper"] not in here]
+    records += [record for e in executions if e.results for record in read_records(e.results)]
+    notebooks = {execution.notebook.name: execution.notebook for execution in executions}
+    try:
+        index = render(repository, destination, notebooks=notebooks, records=records)
+    except SiteError as error:
+        typer.echo(f"advdef: {error}", err=True)
+        return False
+    links = check_links(index.parent)
+    for link in links.broken:
+        typer.echo(f"advdef: broken link in {link}", err=True)
+    listed = destination / "external-links.txt"
+    listed.write_text("".join(f"{link}\n" for link in links.external), encoding="utf-8")
+    within = f"{links.internal} within the site, {len(links.broken)} of them broken"
+    say(f"links: {within}; {len(links.external)} addresses elsewhere, listed in {listed}")
+    typer.echo(f"site: {index.resolve().as_uri()}")
+    return not links.broken
+
+
+def report(execution: Execution, number: str) -> None:
+    """Say how one notebook ended."""
+    if execution.failure is None:
+        say(f"{number} done in {execution.seconds:.0f} s: {execution.notebook}")
+        return
+    where = "" if execution.failure.cell is None else f" in cell {execution.failure.cell}"
+    error = "\n".join(f"      {line}" for line in execution.failure.error.splitlines())
+    typer.echo(f"{number} FAILED{where} after {execution.seconds:.0f} s: {execution.notebook}\n{error}", err=True)
+
+
+def need(*modules: str) -> None:
+    """Raise `InputError` that says how to install what is missing."""
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(f"{', '.join(missing)} is not installed; pip install -e '.[book]' in the checkout brings it")
+
+
+def say(line: str) -> None:
+    """Print a line now, also into a pipe."""
+    typer.echo(line)
+    sys.stdout.flush()
+
+
+def stop(error: Exception | str, code: int) -> typer.Exit:
+    """Print what went wrong as one line; to be raised."""
+    typer.echo(f"advdef: {' '.join(str(error).split())}", err=True)
+    return typer.Exit(code)

@@ -1,0 +1,146 @@
+"""Files and folders that take their place whole, and locks."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from advdef._data_sources import write_bundle
+from advdef.files import explained, held, naming, replace_folder, replacing
+from advdef.repository import InputError
+
+
+def test_temporary_names_are_those_of_no_other_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getpid", lambda: 7)  # as in two containers
+    names = set()
+    for _ in range(2):
+        with replacing(tmp_path / "there/file") as partial:
+            names.add(partial.name)
+            partial.write_text("new")
+    assert len(names) == 2
+    seen: list[str] = []
+    replace = os.replace
+
+    def watched(old: Path, new: Path) -> None:
+        seen.append(old.name)
+        replace(old, new)
+
+    monkeypatch.setattr("os.replace", watched)
+    for _ in range(2):
+        write_bundle(tmp_path / "it.npz", {"a": np.zeros(1)})
+    assert len(set(seen)) == 2
+
+
+def test_a_block_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fails() -> None:
+        with replacing(path) as partial:
+            partial.write_text("new")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fails()
+    assert path.read_text() == "old"
+    assert [found.name for found in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_error_of_the_disk_names_the_path() -> None:
+    with pytest.raises(OSError, match=r"\[Errno 28\] No space: '/there'"), naming(Path("/there")):
+        raise OSError(28, "No space")
+    with pytest.raises(OSError, match="'/elsewhere'"), naming(Path("/there")):
+        raise OSError(28, "No space", "/elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "Full", "/a"), "/a: Full; make room on that disk, then give the command again"),
+        (OSError(errno.EROFS, "Read-only", "/a", None, "/b"), "/b: Read-only; it cannot be written; work in a"),
+        (OSError(errno.EIO, "Broken", "/a"), "/a: Broken"),
+        (OSError("odd"), "odd"),
+    ],
+)
+def test_an_error_of_the_disk_says_where_and_what_to_do(error: OSError, said: str) -> None:
+    assert explained(error).startswith(said)
+
+
+def test_a_full_disk_leaves_no_lock_that_nobody_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "Full")
+
+    with monkeypatch.context() as full:
+        full.setattr("os.write", write)
+        with pytest.raises(OSError, match=r"'.*lock'"), held(tmp_path / "lock", "the run"):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path, left: bool) -> None:
+    new, folder = tmp_path / "new", tmp_path / "folder"
+    for path, names in ((new, "b"), (folder, "ab"), (tmp_path / ".folder.old", "x" if left else "")):
+        for name in names:
+            path.mkdir(exist_ok=True)
+            (path / name).write_text(path.name)
+    replace_folder(new, folder)
+    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("b", "new")]
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_one_process_at_a_time_is_let_in(tmp_path: Path) -> None:
+    lock = tmp_path / "there/lock"
+    with held(lock, "the run"):
+        said = f"the run is being written by process {os.getpid()} on {re.escape(socket.gethostname())}: wait for it"
+        with pytest.raises(InputError, match=said), held(lock, "the run"):
+            pass
+        with pytest.raises(InputError), held(lock, "the run", wait=0.1):
+            pass
+    assert not lock.exists()
+    with pytest.raises(RuntimeError), held(lock, "the run"):
+        raise RuntimeError
+    assert not lock.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process cannot be asked for there")
+def test_a_lock_of_a_dead_process_of_this_host_is_taken_over_and_no_other(tmp_path: Path) -> None:
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    pid, lock = int(dead.stdout), tmp_path / "lock"
+    lock.write_text(f"{socket.gethostname()} {pid}\n")
+    with held(lock, "the run"):
+        assert lock.read_text() == f"{socket.gethostname()} {os.getpid()}\n"
+    for content in (f"another-host {pid}", f"{socket.gethostname()} {os.getppid()}", ""):
+        lock.write_text(content)
+        with pytest.raises(InputError, match=f"or delete {lock}"), held(lock, "the run"):
+            pass
+        assert lock.read_text() == content
+
+
+def _count(folder: Path, times: int) -> None:
+    for _ in range(times):
+        with held(folder / "lock", "the counter", wait=60):
+            counter = folder / "counter"
+            counter.write_text(str(int(counter.read_text()) + 1))
+
+
+@pytest.mark.slow
+def test_of_several_that_wait_each_gets_its_turn(tmp_path: Path) -> None:
+    (tmp_path / "counter").write_text("0")
+    (tmp_path / "lock").write_text(f"{socket.gethostname()} 999999999\n")  # and all of them find a dead one's
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_count, args=(tmp_path, 3)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert (tmp_path / "counter").read_text() == "9"
