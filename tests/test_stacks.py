@@ -1,0 +1,138 @@
+"""A defence in front of a defence: every hard part of the stack is replaced for the adaptive attacker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import pytest
+import torch
+from contract import seeded
+from torch import Tensor, nn
+
+from advdef.attacks import pgd
+from advdef.defenses import (
+    AntiAdversary,
+    BitDepth,
+    Defense,
+    GaussianBlur,
+    Jpeg,
+    Median,
+    NIPSelf,
+    NoiseVote,
+    Purification,
+    Quantized,
+    Quantizer,
+    Restoration,
+    TotalVariation,
+    Undefended,
+)
+from advdef.defenses.broken import Detached, RandomInput, ScaledLogits
+from advdef.evaluation import adaptive, evaluate, oblivious
+from advdef.gradient_map import frozen
+from advdef.models import ImageRestorer
+from advdef.models.spiking import Purifier, Surrogate
+from advdef.threats import stand_ins
+
+EPS, N = 0.15, 20
+
+
+def opened(module: nn.Module, seed: int = 0) -> nn.Module:
+    """An untrained restorer or purifier leaves the image as it is; this one does a little."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for parameter in module.parameters():
+            if not bool(parameter.any()):
+                nn.init.normal_(parameter, std=0.01)
+    return module
+
+
+def restoring(network: nn.Module) -> Defense:
+    return Restoration(frozen(network), opened(ImageRestorer(1, width=4, streams=1, tail=1)))
+
+
+def purifying(network: nn.Module) -> Defense:
+    purifier = opened(Purifier(1, width=2, extractor_width=2, steps=1))
+    return Purification(frozen(network), purifier, derivatives={"rate": Surrogate("rate")})
+
+
+BUILD: Mapping[str, Callable[[nn.Module], Defense]] = {
+    "bits": partial(BitDepth, bits=2),
+    "median": Median,
+    "blur": GaussianBlur,
+    "jpeg": partial(Jpeg, quality=30),
+    "total variation": partial(TotalVariation, weight=0.05),
+    "anti-adversary": partial(AntiAdversary, step=0.02),
+    "quantised": lambda network: Quantized(network, Quantizer(4)),
+    "nip": lambda network: NIPSelf(network, step=0.02, layer=layer_of(network)),
+    "noise": partial(NoiseVote, step=0.05),
+    "random input": partial(RandomInput, amount=0.05),
+    "scaled": ScaledLogits,
+    "detached": Detached,
+    "restored": restoring,
+    "purified": purifying,
+    "undefended": Undefended,
+}
+
+
+def layer_of(network: nn.Module) -> str:
+    """The last layer before the logits, wherever the network stands."""
+    return next(name for name, module in network.named_modules() if isinstance(module, nn.Flatten))
+
+
+def left(defence: Defense, images: Tensor, labels: Tensor) -> float:
+    attempts = adaptive(defence, {"PGD": partial(pgd, steps=5, loss="margin")}, eps=EPS, steps=3)
+    return evaluate(defence, attempts, images, labels, eps=EPS, generator=seeded(), draws=3).interval.value
+
+
+@pytest.fixture(scope="module")
+def alone(_trained_network: nn.Module, digits: object) -> dict[str, float]:
+    images, labels = digits.test.float_images()[:N], digits.test.labels[:N]  # type: ignore[attr-defined]
+    return {name: left(build(_trained_network).eval(), images, labels) for name, build in BUILD.items()}
+
+
+@pytest.mark.parametrize("outer", list(BUILD))
+def test_a_stack_is_no_better_than_its_better_part(
+    outer: str, network: nn.Module, batch: tuple[Tensor, Tensor], alone: dict[str, float]
+) -> None:
+    images, labels = batch[0][:N], batch[1][:N]
+    for inner in BUILD:
+        stack = BUILD[outer](BUILD[inner](network).eval()).eval()
+        allowed = max(alone[outer], alone[inner]) + 3 / N  # three images
+        assert left(stack, images, labels) <= allowed, (outer, inner)
+
+
+def test_three_defences_in_a_row(network: nn.Module, batch: tuple[Tensor, Tensor], alone: dict[str, float]) -> None:
+    images, labels = batch[0][:N], batch[1][:N]
+    stack = BUILD["jpeg"](BUILD["quantised"](BUILD["bits"](network)))
+    assert left(stack, images, labels) <= max(alone["jpeg"], alone["quantised"], alone["bits"]) + 3 / N
+    assert "straight-through over identity over straight-through" in stand_ins(stack)
+
+
+def test_a_stand_in_has_the_values_of_the_stack(network: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    images = batch[0][:10]
+    stack = Jpeg(BitDepth(network, bits=1), quality=50)
+    for stand_in in stand_ins(stack).values():
+        assert torch.equal(stand_in(images), stack(images))
+        point = images.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(stand_in(point).sum(), point)
+        assert bool(slope.flatten(1).any(1).all())
+    assert stack.network.bits == 1  # the deployed defence is as it was
+
+
+def test_who_ignores_a_stack_attacks_what_is_behind_it(network: nn.Module) -> None:
+    suite = {"PGD": partial(pgd)}
+    (attempt,) = oblivious(Jpeg(BitDepth(network)), suite)
+    assert attempt.target is network
+    twin = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    (attempt,) = oblivious(Jpeg(Undefended(network, twin=twin)), suite)
+    assert attempt.target is twin
+
+
+def test_a_defence_moves_to_another_network_with_all_that_refers_to_the_first(network: nn.Module) -> None:
+    other = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    defence = Quantized(network, Quantizer(4))
+    moved = defence.over(other)
+    assert moved.network is other
+    assert defence.network is network
+    assert moved.quantizer is not defence.quantizer
