@@ -140,7 +140,11 @@ class Content:
             except ValueError:  # not filled yet
                 parts.append((name, None))
         if is_library(module_of(value)):
-            return packed("library", _full_name(value).encode(), self._parts("within", parts))
+            strict, self._lenient = self._lenient, True  # what matters there is the function that it wraps
+            try:
+                return packed("library", _full_name(value).encode(), self._parts("within", parts))
+            finally:
+                self._lenient = strict
         self.code.append(value)
         parts += [("defaults", value.__defaults__), ("defaults by name", value.__kwdefaults__)]
         return packed("function", _full_name(value).encode(), facts(value.__code__).digest, self._parts("of", parts))
