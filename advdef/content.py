@@ -89,6 +89,13 @@ class Content:
                 raise
         return packed(tag, *pieces)
 
+    def _leniently(self, tag: str, parts: Iterable[tuple[str, object]]) -> bytes:
+        before, self._lenient = self._lenient, True
+        try:
+            return self._parts(tag, parts)
+        finally:
+            self._lenient = before
+
     def _of(self, value: Any) -> bytes:
         if isinstance(value, Tensor):
             return self._tensor(value)
@@ -104,6 +111,9 @@ class Content:
             return self._parts("dict", _items(value.items()))
         if type(value) in (set, frozenset):
             return packed("set", *sorted(self.of(part) for part in value))
+        if isinstance(value, types.ModuleType):  # what it names are globals
+            inside = [] if is_library(value.__name__) else sorted(i for i in vars(value).items() if i[0][:2] != "__")
+            return self._leniently(f"module {value.__name__} {version_of(value.__name__)}", inside)
         if isinstance(value, _NAMED):
             return packed("named", str(value).encode())
         if isinstance(value, types.CodeType):
@@ -140,11 +150,8 @@ class Content:
             except ValueError:  # not filled yet
                 parts.append((name, None))
         if is_library(module_of(value)):
-            strict, self._lenient = self._lenient, True  # what matters there is the function that it wraps
-            try:
-                return packed("library", _full_name(value).encode(), self._parts("within", parts))
-            finally:
-                self._lenient = strict
+            # what matters there is the function that it wraps
+            return packed("library", _full_name(value).encode(), self._leniently("within", parts))
         self.code.append(value)
         parts += [("defaults", value.__defaults__), ("defaults by name", value.__kwdefaults__)]
         return packed("function", _full_name(value).encode(), facts(value.__code__).digest, self._parts("of", parts))
@@ -161,11 +168,8 @@ class Content:
 
 def _items(pairs: Iterable[tuple[object, object]]) -> Iterator[tuple[str, object]]:
     for key, value in pairs:
-        if isinstance(key, str):
-            yield f"[{key!r}]", value
-        else:
-            yield "key", key
-            yield f"[{key!r}]" if isinstance(key, int | float) else "value", value
+        yield "key", key
+        yield f"[{key!r}]" if type(key) in (str, int, float) else "value", value
 
 
 def _described(value: Any) -> tuple[str, Iterable[tuple[str, object]]]:
@@ -177,25 +181,16 @@ def _described(value: Any) -> tuple[str, Iterable[tuple[str, object]]]:
     if isinstance(value, functools.partial):
         keywords = dict(sorted(value.keywords.items()))
         return "partial", [("function", value.func), ("arguments", value.args), ("keywords", keywords)]
-    if isinstance(value, types.ModuleType):
-        own = {} if is_library(value.__name__) else vars(value)
-        return f"module {value.__name__} {version_of(value.__name__)}", [
-            (name, own[name]) for name in sorted(own) if not name.startswith("__")
-        ]
     if isinstance(value, _BUILTIN):
         owner = getattr(value, "__self__", None)
         owner = None if isinstance(owner, types.ModuleType) else owner
         return f"builtin {_full_name(value)}", [("self", owner)]
-    if isinstance(value, np.generic):
-        return f"scalar {value.dtype.str}", [("value", value.tobytes())]
     if isinstance(value, torch.device):
         return f"device {value.type}", ()
     if isinstance(value, PurePath):
         return "path", [("value", value.as_posix())]
     if isinstance(value, torch.Generator):
         return f"generator {value.device.type}", [("state", value.get_state())]
-    if isinstance(value, np.random.Generator):
-        return "generator", [("state", value.bit_generator.state)]
     if isinstance(value, torch.jit.ScriptFunction):
         return "script", [
             ("code", _unmangled(str(value.code))),
@@ -256,7 +251,7 @@ def _scripted(module: torch.jit.ScriptModule) -> Iterator[tuple[str, object]]:
 
 
 def _unmangled(code: str) -> str:
-    """Code without the numbers by which TorchScript tells equal classes apart."""
+    # without the numbers by which TorchScript tells equal classes apart
     return re.sub(r"___torch_mangle_\d+\.", "", code)
 
 
