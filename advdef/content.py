@@ -10,7 +10,7 @@ import enum
 import functools
 import re
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -41,8 +41,8 @@ class NoContent(TypeError):
 class Content:
     """One walk through objects: ``of(value)`` is a value's content, ``code`` the functions and classes met so far.
 
-    With ``lenient``, what has no content counts by its type. A module or parameter met again is named by its number.
-    Raises NoContent.
+    With ``lenient``, what has no content counts by its type. A module or parameter that is met again within a module is
+    named by its number. Raises NoContent.
     """
 
     def __init__(self, *, lenient: bool = False) -> None:
@@ -50,7 +50,7 @@ class Content:
         self._lenient = lenient
         self._open: dict[int, int] = {}
         self._done: dict[int, tuple[object, bytes]] = {}  # with the object, so that its id is no other's
-        self._shared: dict[int, tuple[object, int]] = {}
+        self._numbers: dict[int, tuple[object, int]] = {}
 
     def of(self, value: object) -> bytes:
         """The content of a value, in a few bytes."""
@@ -60,13 +60,18 @@ class Content:
             return self._done[id(value)][1]
         if id(value) in self._open:
             return packed("above", str(len(self._open) - self._open[id(value)]).encode())
-        if isinstance(value, nn.Module | nn.Parameter):
-            if id(value) in self._shared:
-                return packed("shared", str(self._shared[id(value)][1]).encode())
-            self._shared[id(value)] = value, len(self._shared)
+        numbered = bool(self._numbers) and isinstance(value, nn.Module | nn.Parameter)
+        if numbered and id(value) in self._numbers:
+            return packed("shared", str(self._numbers[id(value)][1]).encode())
+        walk = self
+        if not self._numbers and isinstance(value, nn.Module):  # it has the same content wherever it is met
+            walk = Content(lenient=self._lenient)
+            walk.code, walk._open = self.code, self._open
+        if numbered or walk is not self:
+            walk._numbers[id(value)] = value, len(walk._numbers)
         self._open[id(value)] = len(self._open)
         try:
-            found = self._of(value)
+            found = walk._of(value)
         except NoContent:
             if not self._lenient:
                 raise
@@ -75,7 +80,7 @@ class Content:
             raise NoContent(value) from None
         finally:
             del self._open[id(value)]
-        if not isinstance(value, nn.Module | nn.Parameter):
+        if not numbered:
             self._done[id(value)] = value, found
         return found
 
@@ -108,7 +113,7 @@ class Content:
         if type(value) in (list, tuple):
             return self._parts(type(value).__name__, ((f"[{i}]", part) for i, part in enumerate(value)))
         if type(value) in (dict, types.MappingProxyType):
-            return self._parts("dict", _items(value.items()))
+            return self._parts("dict", _items(value))
         if type(value) in (set, frozenset):
             return packed("set", *sorted(self.of(part) for part in value))
         if isinstance(value, types.ModuleType):  # what it names are globals
@@ -166,8 +171,8 @@ class Content:
         return packed("class", _full_name(value).encode(), *codes)
 
 
-def _items(pairs: Iterable[tuple[object, object]]) -> Iterator[tuple[str, object]]:
-    for key, value in pairs:
+def _items(mapping: Mapping[object, object]) -> Iterator[tuple[str, object]]:
+    for key, value in mapping.items():
         yield "key", key
         yield f"[{key!r}]" if type(key) in (str, int, float) else "value", value
 

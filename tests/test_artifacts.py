@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from contract import Seen
 from torch import Tensor, nn
 
 from advdef import artifacts, store
@@ -49,14 +50,7 @@ def build_residual() -> nn.Module:
     return SmallResNet((1, 28, 28), 10, width=4)
 
 
-class Calls(list[Any]):
-    """What was called: no part of a key, as a logger is none."""
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        raise TypeError("no content")
-
-
-calls = Calls()
+calls = Seen()
 
 
 def count(model: nn.Module, split: Split, *, generator: torch.Generator, **settings: Any) -> dict[str, Tensor]:
@@ -269,7 +263,7 @@ def train(model, split, *, generator, again=lambda x: x):
 )  # fmt: skip
 def test_an_edited_cell_trains_anew(small: Dataset, monkeypatch: pytest.MonkeyPatch, old: str, new: str) -> None:
     """Of a notebook, or a prompt: there is no file that its code could be read from."""
-    seen = Calls()
+    seen = Seen()
 
     def run(cell: str) -> Training:
         main: dict[str, Any] = {"__name__": "__main__", "note": seen.append}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import enum
 import functools
 import importlib
@@ -81,6 +82,15 @@ def add(x: int, y: int = 1) -> int:
     return x + y
 
 
+def tied(layer: nn.Linear, *, copied: bool = False) -> nn.Sequential:
+    """Two layers that have the same weights, or equal ones."""
+    other = nn.Linear(2, 2)
+    other.load_state_dict(layer.state_dict())
+    if not copied:
+        other.weight = layer.weight
+    return nn.Sequential(layer, other)
+
+
 def scripted(by: int, *, frozen: bool = False) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -103,6 +113,7 @@ def with_attribute(value: int) -> Callable[[], None]:
     return f
 
 
+LAYER = nn.Linear(2, 2)
 LONG = [0.0] * 5_000
 TELLING = {  # what prints alike, or nearly so
     "tensor, one of many": (torch.tensor(LONG), torch.tensor([*LONG[:2_500], 1.0, *LONG[2_501:]])),
@@ -144,6 +155,7 @@ TELLING = {  # what prints alike, or nearly so
     "method of an instance": (Net(1).forward, Net(2).forward),
     "replaced forward": (Net(), changed(Net(), lambda m: setattr(m, "forward", m.layer.forward))),
     "shared module": tuple(nn.Sequential(m, n) for m in [Net()] for n in (m, Net())),
+    "shared weights": tuple(tied(copy.deepcopy(LAYER), copied=copied) for copied in (True, False)),
     "script": (scripted(2), scripted(3)),
     "frozen script": (scripted(2, frozen=True), scripted(3, frozen=True)),
     "compiled": tuple(torch.compile(Net(by), backend="eager") for by in (2, 3)),
@@ -182,6 +194,10 @@ SAME: dict[str, tuple[object, object]] = {
     "dataclass": (Setting(1, ["a"]), Setting(1, ["a"])),
     "closures": (closing([1]), closing([1])),
     "order of a partial's settings": (partial(add, x=1, y=2), partial(add, y=2, x=1)),
+    "the same module in two settings": (
+        {"a": (m := Net()), "b": [m, m.forward]},
+        {"a": Net(), "b": [n := Net(), n.forward]},
+    ),
     "the same part twice": ([x := [1, 2], x], [[1, 2], [1, 2]]),
     "nan": (float("nan"), float("nan")),
 }

@@ -219,9 +219,11 @@ def test_pairs_are_made_once(classifier: nn.Sequential, cache: Path) -> None:
         made = cached_pairs(classifier, split_of(), RECIPE, seed=3)
     with watched(classifier) as again:
         assert same(cached_pairs(classifier, split_of(), RECIPE, seed=3), made)
-        assert same(cached_pairs(tiny(28), split_of(), dataclasses.replace(RECIPE), seed=3), made)
+    with watched(other := tiny(28)) as equal:
+        assert same(cached_pairs(other, split_of(), dataclasses.replace(RECIPE), seed=3), made)
     assert first
     assert not again
+    assert not equal
     assert same(make_pairs(classifier, split_of(), RECIPE, generator=seeded(3)), made)
     assert torch.equal(torch.get_rng_state(), state)
     assert len(list(cache.iterdir())) == 1
