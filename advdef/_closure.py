@@ -57,7 +57,7 @@ class _Closure:
             for name, member in sorted(vars(code).items())
             if functions_of(member) or not (name.startswith("__") and name.endswith("__"))
         ]
-        return packed("class", self._value(code), self._value(code.__bases__), *members)
+        return packed("class", self._value(code), self._value((type(code), *code.__bases__)), *members)
 
     def _function(self, code: types.FunctionType) -> bytes:
         found, within = facts(code.__code__), code.__globals__

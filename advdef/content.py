@@ -55,7 +55,8 @@ class Content:
     def of(self, value: object) -> bytes:
         """The content of a value, in a few bytes."""
         if value is None or type(value) in (bool, int, float, complex, str, bytes):
-            return f"{type(value).__name__} {value!r}".encode("utf-8", "surrogatepass")
+            told = hex(value) if type(value) is int else repr(value)  # long numbers have no repr
+            return f"{type(value).__name__} {told}".encode("utf-8", "surrogatepass")
         if id(value) in self._done:
             return self._done[id(value)][1]
         if id(value) in self._open:
@@ -197,10 +198,7 @@ def _described(value: Any) -> tuple[str, Iterable[tuple[str, object]]]:
     if isinstance(value, torch.Generator):
         return f"generator {value.device.type}", [("state", value.get_state())]
     if isinstance(value, torch.jit.ScriptFunction):
-        return "script", [
-            ("code", _unmangled(str(value.code))),
-            ("graph", re.sub(" # .*", "", str(value.inlined_graph))),
-        ]
+        return "script", [("graph", re.sub(" # .*", "", str(value.inlined_graph)))]
     if isinstance(value, np.ufunc):
         name = str(value.__name__)
         if getattr(np, name, None) is not value:
@@ -247,17 +245,12 @@ def _module(module: nn.Module) -> Iterator[tuple[str, object]]:
 def _scripted(module: torch.jit.ScriptModule) -> Iterator[tuple[str, object]]:
     for name in module._c._method_names():
         code, constants = module._c._get_method(name).code_with_constants
-        yield name, _unmangled(code)
+        yield name, re.sub(r"___torch_mangle_\d+\.", "", code)  # numbers that tell equal classes apart
         yield "constants", constants
         for attribute in sorted(set(re.findall(r"\bself\.(\w+)", code))):
             value = module._c.getattr(attribute) if module._c.hasattr(attribute) else None
             if isinstance(value, bool | int | float | str | list | tuple | dict | Tensor):
                 yield attribute, value
-
-
-def _unmangled(code: str) -> str:
-    # without the numbers by which TorchScript tells equal classes apart
-    return re.sub(r"___torch_mangle_\d+\.", "", code)
 
 
 def _attributes(value: Any) -> Iterator[tuple[str, object]]:
