@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from advdef.attacks._balls import ball
 from advdef.attacks._common import borrowed
 from advdef.data import Split
+from advdef.draws import fresh_seed, image_keys
 from advdef.taps import tapped
 from advdef.training import fit
 
@@ -190,7 +191,11 @@ def ascend(
     From a random point of the Linf ball, or from ``images + start``. Evaluation uses :mod:`advdef.attacks`.
     """
     around = ball(images, torch.full((1, 1, 1, 1), eps, dtype=images.dtype, device=images.device), "Linf")
-    point = around.project(around.sample(generator) if start is None else images + start.to(images.device))
+    if start is None:
+        point = around.sample(image_keys(images, fresh_seed(generator)))
+    else:
+        point = images + start.to(images.device)
+    point = around.project(point)
     with borrowed(model, quiet=True):
         for _ in range(steps):
             point.requires_grad_()

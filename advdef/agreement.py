@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from advdef import peers
 from advdef.attacks._balls import BallNorm, Norm, ball
-from advdef.attacks._common import borrowed
+from advdef.attacks._common import ask, borrowed
 from advdef.attacks._types import Attack
 from advdef.attacks._verified import reached
 from advdef.attacks.apgd import apgd
@@ -27,6 +27,7 @@ from advdef.attacks.jsma import jsma
 from advdef.attacks.losses import Goal, wrong_classes
 from advdef.attacks.single_pixel import single_pixel
 from advdef.attacks.universal import universal
+from advdef.draws import fresh_seed, image_keys
 from advdef.evaluation import check_sound, correct
 
 __all__ = ["Comparison", "Pair", "agreement", "pairs"]
@@ -169,15 +170,15 @@ def _compare(
     eps: float,
     generator: torch.Generator,
 ) -> Comparison:
-    seed = int(torch.randint(2**31 - 1, (), generator=generator))
+    seed = fresh_seed(generator) % 2**31
     images, labels = images[right], labels[right]
     options, targets = {}, None
     if pair.share == "start":
         around = ball(images, images.new_full((1, 1, 1, 1), eps), "L2" if pair.norm == "L2" else "Linf")
-        options["start"] = around.sample(torch.Generator().manual_seed(seed))
+        options["start"] = around.sample(image_keys(images, seed))
     elif pair.share == "targets":
         with borrowed(model), torch.no_grad():
-            targets = wrong_classes(model(images), labels)[:, 0]
+            targets = wrong_classes(ask(model, images), labels)[:, 0]
         options["targets"] = targets
 
     def left(attack: Attack) -> tuple[Tensor, float]:
@@ -187,7 +188,7 @@ def _compare(
         seconds = time.perf_counter() - started
         with borrowed(model), torch.no_grad():
             survives = right.clone()
-            survives[right] = ~reached(model(found), Goal(labels, targets))
+            survives[right] = ~reached(ask(model, found), Goal(labels, targets))
         return survives, seconds
 
     ours, seconds = left(pair.ours)

@@ -3,17 +3,19 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from advdef import resume as resuming
-from advdef.artifacts import write_atomically
 from advdef.attacks._balls import Norm
-from advdef.attacks._types import Suite, norm_of
-from advdef.evaluation import check_sound
+from advdef.attacks._common import validate, watched
+from advdef.attacks._types import Attack, Suite, norm_of
+from advdef.defenses.base import reseed
+from advdef.draws import fresh_seed, seeded
+from advdef.judge import UnsoundAttack, check_sound, derived, in_parts
+from advdef.store import Entry, kept, key
 
 __all__ = ["craft"]
 
@@ -35,28 +37,44 @@ def craft(
 
     Unlike :func:`advdef.evaluation.evaluate`, every attack sees every image, and nothing is judged. ``eps`` is a size
     in ``norm``, or infinity for attacks that look for the smallest perturbation. In the folder ``resume`` each finished
-    attack is kept. Raises UnsoundAttack when an attack leaves its budget or [0, 1]; ValueError for one in another norm.
+    attack is kept. Raises UnsoundAttack when an attack leaves its budget or [0, 1]; ValueError for one in another norm
+    and for an empty suite.
     """
+    images, labels, _ = validate(images, labels, eps, norm=norm, unbounded=True)
+    if not suite:
+        raise ValueError("the suite has no attack")
     for name, attack in suite.items():
         if math.isfinite(eps) and norm_of(attack) not in (None, norm):
             raise ValueError(f"{name} is an attack in {norm_of(attack)}, and eps is a size in {norm}")
-    found = {}
+    seed, found = fresh_seed(generator), {}
     for name, attack in tqdm(suite.items(), disable=not progress, unit="attack", leave=False):
-        before = generator.get_state()
-        settings = {"craft": name, "eps": eps, "norm": norm, "batch_size": batch_size}
-        path = None
-        if resume is not None:
-            path = resume / f"craft-{resuming.key(settings, [images, labels, before], model, attack)}.safetensors"
-        if path is not None and path.exists():
-            kept = safetensors.torch.load_file(path)
-            found[name] = kept["adversarial"].to(images.device)
-            generator.set_state(kept["generator"])
+        own = derived(seed, name)
+
+        def crafted(part: Tensor, attack: Attack = attack, own: int = own, name: str = name) -> Tensor:
+            x, y = images[part], labels[part]
+            reseed(model, own)
+            with seeded(own, x.device):
+                made = attack(model, x, y, eps=eps, generator=torch.Generator().manual_seed(own)).detach()
+            check_sound(name, x, made, eps=eps, norm=norm)
+            return made
+
+        def make(crafted: Any = crafted) -> tuple[dict[str, Tensor], dict[str, Any]]:
+            with watched() as watch:
+                made = in_parts(crafted, torch.arange(len(images), device=images.device), batch_size)
+            watch.warn()
+            return {"adversarial": made}, {}
+
+        def doubt(entry: Entry, name: str = name) -> str | None:
+            try:
+                check_sound(name, images.cpu(), entry.tensors["adversarial"], eps=eps, norm=norm)
+            except (UnsoundAttack, KeyError) as failure:
+                return str(failure)
+            return None
+
+        if resume is None:
+            found[name] = make()[0]["adversarial"]
             continue
-        parts = zip(images.split(batch_size), labels.split(batch_size), strict=True)
-        made = torch.cat([attack(model, x, y, eps=eps, generator=generator).detach() for x, y in parts])
-        check_sound(name, images, made, eps=eps, norm=norm)
-        found[name] = made
-        if path is not None:
-            state = {"adversarial": made.cpu().contiguous(), "generator": generator.get_state()}
-            write_atomically(path, safetensors.torch.save(state))
+        reseed(model, 0)
+        place = key("craft", model=model, attack=attack, images=images, labels=labels, eps=eps, norm=norm, seed=own)
+        found[name] = kept(Path(resume), place, make, label=name, check=doubt).tensors["adversarial"].to(images.device)
     return found

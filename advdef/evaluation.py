@@ -1,31 +1,30 @@
-"""Three threat models, judged on the deployed defence, with the worst case per image.
+"""Judges attempts on the deployed defence, with the worst case per image.
 
-``oblivious``: crafted on the bare classifier, replayed on the defence. ``direct``: through the deployed defence with
-plain autograd. ``adaptive``: through its surrogates, with its own attacks, by transfer and without gradients; it
-includes what the other two found. An image counts as robust under a threat model when nothing tried there broke it.
+An image counts as robust under a threat model (:mod:`advdef.threats`) when nothing tried there broke it. Whatever runs
+here gives the same result for batches of any size, on shards, after an interruption, without gradients and in inference
+mode: what an attack draws depends on the image, the seed and the attack's name alone.
 """
 
 import math
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from advdef import resume as resuming
-from advdef.attacks._balls import Norm, size
-from advdef.attacks._common import borrowed, check_logits, validate
-from advdef.attacks._types import Attack, Suite, describe, norm_of
-from advdef.attacks.suites import stopping
-from advdef.defenses.base import Defense
+from advdef.attacks._balls import Norm
+from advdef.attacks._common import NoGradientWarning, ask, borrowed, check_logits, check_weights, validate, watched
+from advdef.attacks._types import norm_of
+from advdef.defenses.base import Defense, is_random, reseed
+from advdef.draws import fresh_seed, image_keys, seeded
+from advdef.judge import Judge, UnsoundAttack, check_sound, counted, in_parts
 from advdef.outcomes import Finding, Outcome
 from advdef.statistics import Interval, wilson
+from advdef.store import identity
+from advdef.threats import Attempt, Threat, adaptive, direct, oblivious
 
 __all__ = [
     "Attempt",
@@ -44,72 +43,19 @@ __all__ = [
     "oblivious",
 ]
 
-Threat = Literal["clean", "oblivious", "direct", "adaptive"]
 
-
-class UnsoundAttack(RuntimeError):
-    """An attack returned images outside its budget or [0, 1], or not finite: no number may come from it."""
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One attack on one target: what is crafted on. Success is always judged on the defence."""
-
-    name: str
-    attack: Attack
-    target: nn.Module
-
-
-def oblivious(defence: Defense, suite: Suite) -> list[Attempt]:
-    """The suite on the bare classifier."""
-    return [Attempt(name, attack, defence.classifier) for name, attack in suite.items()]
-
-
-def direct(defence: Defense, suite: Suite) -> list[Attempt]:
-    """The suite on the deployed defence, with whatever gradient autograd finds there."""
-    return [Attempt(name, attack, defence) for name, attack in stopping(suite).items()]
-
-
-def adaptive(
-    defence: Defense,
-    suite: Suite,
-    *,
-    eps: float,
-    steps: int | None = None,
-    transfer: Mapping[str, nn.Module] | None = None,
-    extra: Suite | None = None,
-) -> list[Attempt]:
-    """The suite on every surrogate (on the defence itself when it has none), then the defence's own attacks.
-
-    ``steps`` is the budget of those own attacks, if not their default. After them come ``extra`` attacks on the
-    deployed defence (gradient-free ones) and the suite replayed from ``transfer`` models.
-    """
-    targets = defence.surrogates() or {"defence": defence}
-    through = stopping(suite) if defence.exact else suite
-    own = defence.adaptive_attacks(eps)
-    if steps is not None:
-        own = {name: partial(attack, steps=steps) for name, attack in own.items()}
-    attempts = [
-        Attempt(f"{name} through {label}", attack, target)
-        for label, target in targets.items()
-        for name, attack in through.items()
-    ]
-    attempts += [Attempt(name, attack, defence) for name, attack in {**own, **(extra or {})}.items()]
-    for label, source in (transfer or {}).items():
-        attempts += [Attempt(f"{name} from {label}", attack, source) for name, attack in suite.items()]
-    return attempts
-
-
-def correct(model: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = 500) -> Tensor:
+def correct(model: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = 500, seed: int = 0) -> Tensor:
     """(N,) booleans: images (N, C, H, W) in [0, 1] that ``model`` classifies as their label (N,).
 
-    Raises TypeError or ValueError for images or labels that are none, among them NaN and an empty batch.
+    A model that draws from torch's generator draws under ``seed``. Raises TypeError or ValueError for images or labels
+    that are none, among them NaN and an empty batch, and for weights that are not finite.
     """
-    validate(images, labels, 0.0)
-    with borrowed(model), torch.no_grad():
-        hits = []
+    images, labels, _ = validate(images, labels, 0.0)
+    _check_batch_size(batch_size)
+    hits = []
+    with borrowed(model), torch.no_grad(), seeded(seed, images.device):
         for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-            logits = model(x)
+            logits = ask(model, x)
             check_logits(logits, y)
             hits.append(logits.argmax(1) == y)
     return torch.cat(hits)
@@ -132,6 +78,7 @@ def evaluate(
     norm: Norm = "Linf",
     known: Outcome | Sequence[Outcome] = (),
     exhaustive: bool = False,
+    draws: int = 10,
     batch_size: int = 250,
     resume: Path | None = None,
     progress: bool = False,
@@ -140,84 +87,82 @@ def evaluate(
 
     Images (N, C, H, W) in [0, 1], labels (N,). An image leaves the working set once broken, so put cheap attacks first;
     ``exhaustive`` tries every attack on every correct image instead, for tables of single attacks. ``eps`` is a size in
-    ``norm``; infinity for attacks that look for the smallest perturbation. ``known`` are earlier outcomes on the same
-    images and norm at the same or a smaller eps: what they broke stays broken (so ``adaptive`` contains ``direct`` and
-    ``oblivious``, and a curve over eps falls). In the folder ``resume`` each finished attempt is kept, and the same
-    evaluation, called again, goes on after it, with the same result unless the defence draws random numbers itself.
+    ``norm``; infinity for attacks that look for the smallest perturbation. ``known`` are earlier outcomes of this
+    defence on the same images and norm at the same or a smaller eps: what they broke stays broken (so ``adaptive``
+    contains ``direct`` and ``oblivious``, and a curve over eps falls). The seed comes from ``generator``. In the folder
+    ``resume`` each finished attempt is kept, and the same evaluation, called again, goes on after it. What does not fit
+    into memory is tried in halves.
 
-    Raises UnsoundAttack when an attack leaves its budget; ValueError for a ``known`` that does not belong here, for an
-    attack in another norm, and for an eps above 1 in Linf (8 for 8 / 255, say).
+    **A defence that draws random numbers** says so (``random = True``) and is judged by shares: each result by
+    ``draws`` passes. The worst attempt on an image is the one that fewest of them get right, no attack among them; of
+    equals the last. Another ``draws`` passes, which chose nothing, give the share that is reported. All attempts meet
+    the same draws; those seen while an attack is crafted, while attempts are compared, and in the report are three
+    sequences. In ``clean`` and ``robust`` an image is right when most of the reported passes are.
+
+    Raises UnsoundAttack when an attack leaves its budget; ValueError for nothing to try, a ``known`` that does not
+    belong here, an attack in another norm, an eps above 1 in Linf, weights that are not finite, and a defence that
+    draws random numbers without saying so. Warns with NoGradientWarning when no attack found a gradient and the defence
+    has no surrogate.
     """
-    validate(images, labels, eps, unbounded=True)
-    planned, file = list(attempts), None
+    planned, earlier = list(attempts), [known] if isinstance(known, Outcome) else list(known)
+    images, labels, _ = validate(images, labels, eps, norm=norm, unbounded=True)
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator must be a torch.Generator, such as torch.Generator().manual_seed(0), not {generator!r}"
+        )
+    if not planned and not earlier:
+        raise ValueError("nothing to try: an empty list of attempts would make clean accuracy pass for robust accuracy")
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1, not {draws}")
+    _check_batch_size(batch_size)
     for attempt in planned:
         if math.isfinite(eps) and norm_of(attempt.attack) not in (None, norm):
             raise ValueError(f"{attempt.name} is an attack in {norm_of(attempt.attack)}, and eps is a size in {norm}")
-    clean = correct(defence, images, labels, batch_size=batch_size)
-    robust, adversarial = clean.clone(), images.clone()
-    for outcome in [known] if isinstance(known, Outcome) else known:
-        if outcome.eps > eps or outcome.norm != norm or len(outcome.clean) != len(images):
-            seen = f"eps {outcome.eps:g} in {outcome.norm} and {len(outcome.clean)} images"
-            raise ValueError(f"known is for {seen}, not for eps {eps:g} in {norm} and {len(images)} images")
-        check_sound("an earlier attack, on these images,", images, outcome.adversarial, eps=outcome.eps, norm=norm)
-        new = robust & ~outcome.robust
-        adversarial[new] = outcome.adversarial[new]
-        robust &= outcome.robust
-    if norm == "Linf" and 1 < eps < math.inf:
-        raise ValueError(
-            f"pixels lie in [0, 1], so eps {eps:g} is no budget in Linf; in steps of 1/255 it is {eps:g} / 255"
-        )
-    state = resuming.State(robust, adversarial, findings=[], generator=generator.get_state())
-    if resume is not None:
-        settings = {"eps": eps, "norm": norm, "exhaustive": exhaustive, "batch_size": batch_size}
-        start = [images, labels, state.robust, state.adversarial, state.generator]
-        steps = [[a.name, a.attack, a.target] for a in planned]
-        file = resume / f"{resuming.key(settings, start, defence, steps)}.safetensors"
-        state = resuming.load(file, images.device) or state
-        generator.set_state(state.generator)
-    bar = tqdm(planned[len(state.findings) :], disable=not progress, unit="attack", leave=False)
-    for attempt in bar:
-        bar.set_postfix_str(attempt.name)
-        tried = (clean if exhaustive else state.robust).clone()
-        state.findings.append(
-            _attempt(defence, attempt, images, labels, eps, norm, tried, state, generator, batch_size)
-        )
-        if file is not None:
-            state.generator = generator.get_state()
-            resuming.save(file, state)
-    return Outcome(eps, clean, state.robust, state.adversarial, tuple(state.findings), norm)
-
-
-def _attempt(
-    defence: Defense,
-    attempt: Attempt,
-    images: Tensor,
-    labels: Tensor,
-    eps: float,
-    norm: Norm,
-    tried: Tensor,
-    state: resuming.State,
-    generator: torch.Generator,
-    batch_size: int,
-) -> Finding:
-    """One attempt on the images ``tried`` (N,); writes what it breaks into ``state``."""
-    rows = torch.nonzero(tried)[:, 0]
-    broken = torch.zeros_like(tried)
-    passes = {"forward": 0, "backward": 0}
-    started = time.perf_counter()
-    for part in rows.split(batch_size) if len(rows) else ():
-        x, y = images[part], labels[part]
-        with counted(attempt.target, passes):
-            found = attempt.attack(attempt.target, x, y, eps=eps, generator=generator).detach()
-        check_sound(attempt.name, x, found, eps=eps, norm=norm)
-        wins = ~correct(defence, found, y)
-        broken[part] = wins
-        first = part[wins & state.robust[part]]
-        state.adversarial[first] = found[wins & state.robust[part]]
-        state.robust[first] = False
-    seconds = time.perf_counter() - started
-    settings = describe(attempt.attack)
-    return Finding(attempt.name, tried, broken, seconds, passes["forward"], passes["backward"], settings)
+    for model in {id(m): m for m in (defence, *(attempt.target for attempt in planned))}.values():
+        check_weights(model)
+    reseed(defence, 0)
+    empty = Outcome(eps, labels < 0, labels < 0, images, (), norm, identity(defence), image_keys(images, 0) + labels)
+    for outcome in earlier:
+        _check_known(outcome, empty)
+    random = is_random(defence)
+    judge = Judge(
+        defence, images, labels, eps=eps, norm=norm, seed=fresh_seed(generator), draws=draws if random else 0,
+        batch_size=batch_size, folder=None if resume is None else Path(resume),
+    )  # fmt: skip
+    with borrowed(defence), watched():
+        if not random:
+            _check_repeats(defence, images[: min(32, batch_size)])
+        clean = judge.shares(images, "choose")
+        worst, fewest = images.clone(), clean.clone()
+        for outcome in earlier:
+            check_sound("an earlier attack, on these images,", images, outcome.adversarial, eps=outcome.eps, norm=norm)
+            found = outcome.adversarial.to(images)
+            right = judge.shares(found, "choose") if random else outcome.robust.to(fewest) * fewest
+            _keep(torch.arange(len(images)), found, right, worst, fewest, ties=random)
+        findings = []
+        bar = tqdm(planned, disable=not progress, unit="attack", leave=False)
+        for attempt in bar:
+            bar.set_postfix_str(attempt.name)
+            tried = (clean if exhaustive else fewest) > 0
+            rows, found, right, finding = judge.run(attempt, tried)
+            _keep(rows, found, right, worst, fewest, ties=random)
+            findings.append(finding)
+    told = [finding.gradient for finding in findings if finding.gradient is not None]
+    if told and not any(told) and not defence.surrogates():
+        text = "no gradient reached any image (no_grad, detach, a hard decision, a saturated softmax): that the attacks"
+        warnings.warn(f"{text} fail says nothing; give the defence a surrogate, or try square", NoGradientWarning, 2)
+    if random:
+        with borrowed(defence), watched():
+            clean, fewest = judge.shares(images, "report"), judge.shares(worst, "report")
+    return replace(
+        empty,
+        clean=clean > 0.5,
+        robust=(fewest > 0.5) & (clean > 0.5),
+        adversarial=worst,
+        findings=tuple(findings),
+        shares=fewest if random else None,
+        clean_shares=clean if random else None,
+    )
 
 
 def evaluate_curve(
@@ -229,6 +174,7 @@ def evaluate_curve(
     generator: torch.Generator,
     norm: Norm = "Linf",
     known: Sequence[Mapping[float, Outcome]] = (),
+    draws: int = 10,
     batch_size: int = 250,
     resume: Path | None = None,
     progress: bool = False,
@@ -251,6 +197,7 @@ def evaluate_curve(
             generator=generator,
             norm=norm,
             known=before,
+            draws=draws,
             batch_size=batch_size,
             resume=resume,
             progress=progress,
@@ -258,41 +205,40 @@ def evaluate_curve(
     return outcomes
 
 
-def check_sound(name: str, images: Tensor, found: Tensor, *, eps: float, norm: Norm = "Linf") -> None:
-    """Raise UnsoundAttack unless what an attack found lies in its budget and in [0, 1]."""
-    if found.shape != images.shape or not bool(torch.isfinite(found).all()):
-        raise UnsoundAttack(f"{name} returned images of shape {tuple(found.shape)}, or not finite")
-    moved, low, high = float(size(found - images, norm).max()), float(found.min()), float(found.max())
-    if moved > eps + 1e-6 or low < 0 or high > 1:
-        unit = "moved pixels by" if norm == "Linf" else f"moved an image in {norm} by"
-        raise UnsoundAttack(f"{name} {unit} {moved:g} (eps {eps:g}) into [{low:g}, {high:g}]")
+def _keep(rows: Tensor, found: Tensor, right: Tensor, worst: Tensor, fewest: Tensor, *, ties: bool) -> None:
+    """Note what is worse for an image than all before it."""
+    rows = rows.to(fewest.device)
+    worse = (right <= fewest[rows]) if ties else (right < fewest[rows])
+    worst[rows[worse]], fewest[rows[worse]] = found[worse], right[worse]
 
 
-@contextmanager
-def counted(target: nn.Module, passes: dict[str, int]) -> Iterator[None]:
-    """Count images through ``target.network`` (``target`` itself where it names none), forward and backward."""
-    network = getattr(target, "network", target)
+def _check_known(known: Outcome, here: Outcome) -> None:
+    """Raise ValueError for an outcome that says nothing about this evaluation."""
+    if known.eps > here.eps or known.norm != here.norm or len(known.clean) != len(here.clean):
+        seen = f"eps {known.eps:g} in {known.norm} and {len(known.clean)} images"
+        raise ValueError(f"known is for {seen}, not for eps {here.eps:g} in {here.norm} and {len(here.clean)} images")
+    if known.defence != here.defence:
+        raise ValueError(
+            "known is the outcome of another defence, or of this one before its weights or settings changed"
+        )
+    if known.keys is not None and here.keys is not None and not torch.equal(known.keys.to(here.keys), here.keys):
+        raise ValueError("known is the outcome on other images, on other labels or in another order")
 
-    def forward(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        passes["forward"] += len(output)
-        counted = False
 
-        def from_logits(gradient: Tensor) -> None:
-            nonlocal counted
-            counted = True
-            passes["backward"] += len(gradient)
+def _check_repeats(defence: Defense, images: Tensor) -> None:
+    """Raise ValueError for a defence that decides otherwise when it is asked again."""
+    rows = torch.arange(len(images), device=images.device)
+    with torch.no_grad():
+        first, second = (in_parts(lambda part: ask(defence, images[part]), rows, len(images)) for _ in range(2))
+    if first.shape == second.shape and not torch.allclose(
+        first, second, rtol=1e-4, atol=1e-4 * float(first.abs().max())
+    ):
+        how = "set `random = True` on it: then it is attacked through the expectation and judged on fresh draws"
+        raise ValueError(
+            f"{type(defence).__name__} gives other logits when asked again, so it draws random numbers; {how}"
+        )
 
-        def at_images(gradient: Tensor) -> None:
-            if not counted:  # an attack on features, whose gradient does not pass the logits
-                passes["backward"] += len(gradient)
 
-        if output.requires_grad:
-            output.register_hook(from_logits)
-        if inputs[0].requires_grad:
-            inputs[0].register_hook(at_images)
-
-    handle = network.register_forward_hook(forward)
-    try:
-        yield
-    finally:
-        handle.remove()
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from advdef.attacks._balls import Norm
-from advdef.statistics import Interval, wilson
+from advdef.statistics import Interval, mean_share, wilson
 
 __all__ = ["Finding", "Outcome"]
 
@@ -16,6 +16,7 @@ class Finding:
     """What one attempt did: images it was tried on and broke, (N,) booleans; its cost; its settings.
 
     ``seconds`` include the judging; ``forwards`` and ``backwards`` count images that the attack alone sent through.
+    ``gradient`` says whether one that was not zero reached any image: None for an attack that asked for none.
     """
 
     name: str
@@ -25,9 +26,10 @@ class Finding:
     forwards: int
     backwards: int
     settings: str = ""
+    gradient: bool | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Outcome:
     """The result of one threat model at one eps (in ``norm``) on N images."""
 
@@ -37,18 +39,31 @@ class Outcome:
     adversarial: Tensor  # (N, C, H, W) what broke each image first, else the image itself
     findings: tuple[Finding, ...] = field(default=())
     norm: Norm = "Linf"
+    defence: str = ""  # whose outcome this is (advdef.store.identity)
+    keys: Tensor | None = None  # (N,) which images and labels
+    shares: Tensor | None = None  # (N,) of a random defence: the share of fresh passes that are right under the worst
+    clean_shares: Tensor | None = None  # (N,) the same without an attack
 
     @property
     def interval(self) -> Interval:
-        """Robust accuracy with its Wilson interval."""
+        """Robust accuracy with an interval over images: Wilson's, or that of the mean share of a random defence."""
+        if self.shares is not None:
+            return mean_share(self.shares)
         return wilson(int(self.robust.sum()), len(self.robust))
+
+    @property
+    def clean_interval(self) -> Interval:
+        """Accuracy without an attack, likewise."""
+        if self.clean_shares is not None:
+            return mean_share(self.clean_shares)
+        return wilson(int(self.clean.sum()), len(self.clean))
 
     def survivors(self, attack: str) -> Tensor:
         """(N,) correct under one attack alone; raises ValueError if that attack did not see every correct image."""
         finding = next((f for f in self.findings if f.name == attack), None)
         if finding is None:
             raise ValueError(f"no attack {attack!r}; tried: {', '.join(f.name for f in self.findings)}")
-        if not torch.equal(finding.tried, self.clean):
+        if bool((self.clean & ~finding.tried).any()):
             raise ValueError(f"{attack!r} was tried only on what others left; evaluate with exhaustive=True")
         return self.clean & ~finding.broken
 

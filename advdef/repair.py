@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._common import borrowed, check_logits, validate
+from advdef.attacks._common import ask, borrowed, check_logits, validate
 from advdef.statistics import Interval, wilson
 
 __all__ = ["Repair", "repair", "repairs"]
@@ -112,11 +112,11 @@ def repairs(
 
 def _predicted(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> Tensor:
     """Classes (N,). A defence may draw random numbers, so two questions about its answer need one pass."""
-    validate(images, labels, 0.0)
+    images, labels, _ = validate(images, labels, 0.0)
     predicted = []
     with borrowed(model), torch.no_grad():
         for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-            logits = model(x)
+            logits = ask(model, x)
             check_logits(logits, y)
             predicted.append(logits.argmax(1))
     return torch.cat(predicted)

@@ -15,6 +15,7 @@ __all__ = [
     "independent_difference",
     "mcnemar",
     "mean_interval",
+    "mean_share",
     "over_seeds",
     "paired_difference",
     "partial_spearman",
@@ -139,6 +140,17 @@ def mean_interval(values: Tensor) -> Interval:
         shape = tuple(values.shape)
         raise ValueError(f"need (N,) finite numbers, at least two besides NaN, not {len(kept)} besides NaN in {shape}")
     return over_seeds(kept.tolist())
+
+
+def mean_share(values: Tensor) -> Interval:
+    """Mean of values (N,) in [0, 1], whose interval has no zero width where all are alike.
+
+    Two pseudo-images at 0 and two at 1, as Agresti and Coull (The American Statistician 52, 1998) add to a proportion.
+    """
+    n = len(values) + 4
+    centre = (float(values.sum()) + 2) / n
+    half = Z95 * math.sqrt(((float((values**2).sum()) + 2) / n - centre**2) / n)
+    return Interval(float(values.mean()), max(0.0, centre - half), min(1.0, centre + half))
 
 
 def over_seeds(values: Sequence[float]) -> Interval:

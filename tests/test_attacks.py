@@ -100,7 +100,7 @@ def attack(request: pytest.FixtureRequest) -> Callable[..., Tensor]:
 
 @pytest.mark.parametrize("name", list(ALL))
 @settings(max_examples=15, deadline=None)
-@given(data=st.data(), seed=st.integers(0, 100), eps=st.sampled_from([0.0, 1e-3, 0.03, 8 / 255, 0.3, 1.0, 2.0]))
+@given(data=st.data(), seed=st.integers(0, 100), eps=st.sampled_from([0.0, 1e-3, 0.03, 8 / 255, 0.3, 1.0]))
 def test_the_ball_and_the_box_are_kept_exactly(name: str, data: st.DataObject, seed: int, eps: float) -> None:
     if name == "square":
         pytest.importorskip("pyautoattack")

@@ -5,7 +5,7 @@ adapters to foolbox and pyautoattack (extra ``eval``), all with one signature.
 """
 
 from advdef.attacks._balls import Norm
-from advdef.attacks._common import ProbabilitiesWarning, TrainingModeWarning
+from advdef.attacks._common import NaNGradientWarning, NoGradientWarning, ProbabilitiesWarning, TrainingModeWarning
 from advdef.attacks._types import Attack, Suite, describe
 from advdef.attacks.apgd import apgd
 from advdef.attacks.candidates import candidates
@@ -36,6 +36,8 @@ __all__ = [
     "LOSSES",
     "Attack",
     "Norm",
+    "NaNGradientWarning",
+    "NoGradientWarning",
     "ProbabilitiesWarning",
     "Suite",
     "TrainingModeWarning",

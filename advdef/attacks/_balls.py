@@ -2,17 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from advdef.attacks._common import per_image
+from advdef.attacks._norms import BallNorm, Norm
+from advdef.draws import normal, uniform
 
 __all__ = ["Ball", "BallNorm", "Norm", "ball", "size", "spread"]
-
-BallNorm = Literal["Linf", "L2"]
-Norm = Literal["Linf", "L2", "L1", "L0"]
 
 
 def size(perturbation: Tensor, norm: Norm) -> Tensor:
@@ -48,8 +47,8 @@ class Ball(ABC):
         """The direction of size 1 along which a function with this gradient grows fastest; zero where it is zero."""
 
     @abstractmethod
-    def sample(self, generator: torch.Generator | None) -> Tensor:
-        """A random point of each ball (not yet in [0, 1]); drawn on the CPU, so that every device sees the same."""
+    def sample(self, keys: Tensor) -> Tensor:
+        """A random point of each ball (not yet in [0, 1]), by the keys (N,) of :func:`advdef.draws.image_keys`."""
 
 
 class _Linf(Ball):
@@ -63,8 +62,8 @@ class _Linf(Ball):
     def ascent(self, slope: Tensor) -> Tensor:
         return slope.sign()
 
-    def sample(self, generator: torch.Generator | None) -> Tensor:
-        noise = torch.rand(self.images.shape, generator=generator, dtype=self.images.dtype).to(self.images.device)
+    def sample(self, keys: Tensor) -> Tensor:
+        noise = uniform(keys, self.images.shape[1:], dtype=self.images.dtype)
         return self.images + (2 * noise - 1) * self.eps
 
 
@@ -82,12 +81,12 @@ class _L2(Ball):
         scaled = slope / spread(size(slope, "Linf")).clamp_min(torch.finfo(slope.dtype).tiny)
         return scaled / spread(size(scaled, "L2")).clamp_min(torch.finfo(slope.dtype).tiny)
 
-    def sample(self, generator: torch.Generator | None) -> Tensor:
-        shape, dtype = self.images.shape, self.images.dtype
-        noise = torch.randn(shape, generator=generator, dtype=dtype)
-        radius = torch.rand(len(noise), generator=generator, dtype=dtype) ** (1 / noise[0].numel())
+    def sample(self, keys: Tensor) -> Tensor:
+        shape, dtype = self.images.shape[1:], self.images.dtype
+        noise = normal(keys, shape, dtype=dtype)
+        radius = uniform(~keys, (), dtype=dtype) ** (1 / shape.numel())
         noise = noise * spread(radius / size(noise, "L2").clamp_min(torch.finfo(dtype).tiny))
-        return self.images + noise.to(self.images.device) * self.eps
+        return self.images + noise * self.eps
 
 
 _BALLS: Mapping[BallNorm, type[Ball]] = {"Linf": _Linf, "L2": _L2}

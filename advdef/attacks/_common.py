@@ -1,15 +1,37 @@
-"""What every attack does once: validate its input, look at the model's output, borrow the model without a trace."""
+"""What attacks and judges have in common: checked input, a way to ask a model, a watch on its gradient."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
-__all__ = ["ProbabilitiesWarning", "TrainingModeWarning", "borrowed", "check_logits", "per_image", "slope", "validate"]
+from advdef.attacks._norms import Norm
+
+__all__ = [
+    "NaNGradientWarning",
+    "NoGradientWarning",
+    "ProbabilitiesWarning",
+    "TrainingModeWarning",
+    "Watch",
+    "ask",
+    "borrowed",
+    "check_logits",
+    "check_weights",
+    "cleaned",
+    "logits_of",
+    "own",
+    "per_image",
+    "slope",
+    "validate",
+    "watched",
+]
 
 
 class TrainingModeWarning(UserWarning):
@@ -20,30 +42,95 @@ class ProbabilitiesWarning(UserWarning):
     """A model seems to return probabilities; losses take logits, and the gradient of a saturated softmax vanishes."""
 
 
-def validate(images: Tensor, labels: Tensor, eps: float | Tensor, *, unbounded: bool = False) -> Tensor:
-    """Check images (N, C, H, W) in [0, 1], labels (N,) and eps; return eps as a tensor (N, 1, 1, 1) or (1, 1, 1, 1).
+class NaNGradientWarning(UserWarning):
+    """A gradient was NaN or infinite in places; these count as zero."""
 
-    ``unbounded`` allows an infinite eps, which means something to attacks that look for the smallest perturbation.
-    Raises TypeError for a wrong dtype and ValueError for a wrong shape, range or a value that is not finite.
+
+class NoGradientWarning(UserWarning):
+    """An attack that follows gradients found none: that it failed says nothing."""
+
+
+def own(tensor: Tensor) -> Tensor:
+    """A contiguous copy outside every graph, which autograd may use even if the tensor came from inference mode."""
+    with torch.inference_mode(False):
+        return tensor.detach().clone(memory_format=torch.contiguous_format)
+
+
+def validate(
+    images: Tensor, labels: Tensor, eps: float | Tensor, *, norm: Norm = "Linf", unbounded: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Check images (N, C, H, W) in [0, 1], labels (N,) and eps, a size in ``norm``; return own copies of the three.
+
+    eps comes back as (N, 1, 1, 1) or (1, 1, 1, 1). ``unbounded`` allows an infinite one, which means something to
+    attacks that look for the smallest perturbation. Raises TypeError for what is no tensor or of a wrong dtype,
+    ValueError for a wrong shape or range, a value that is not finite, and a finite eps above 1 in Linf (8 for 8 / 255).
     """
-    if not images.is_floating_point():
-        raise TypeError(f"images must be floating point in [0, 1], not {images.dtype}; divide bytes by 255")
-    if images.dim() != 4 or len(images) == 0:
-        raise ValueError(f"images must have shape (N, C, H, W) with N > 0, not {tuple(images.shape)}")
-    if labels.dtype != torch.int64:
-        raise TypeError(f"labels must be int64, not {labels.dtype}")
-    if labels.shape != (len(images),):
-        raise ValueError(f"labels must have shape ({len(images)},), not {tuple(labels.shape)}")
-    low, high = (float(v) for v in torch.aminmax(images.detach()))
-    if not (low >= 0.0 and high <= 1.0):  # also catches NaN, which compares false
-        raise ValueError(f"images must be finite and lie in [0, 1]; seen: {low:g} to {high:g}")
+    _check_tensors(images, labels)
+    if isinstance(eps, bool) or not isinstance(eps, int | float | Tensor):
+        raise TypeError(f"eps must be a number, or a tensor with one for each image, not {eps!r}")
+    if norm not in get_args(Norm):
+        raise ValueError(f"no norm {norm!r}; there are {', '.join(get_args(Norm))}")
     budget = torch.as_tensor(eps, dtype=images.dtype, device=images.device)
     if budget.dim() > 1 or (budget.dim() == 1 and len(budget) != len(images)):
         raise ValueError(f"eps must be a number or have shape ({len(images)},), not {tuple(budget.shape)}")
     smallest, largest = (float(v) for v in torch.aminmax(budget))
     if not (smallest >= 0 and (largest < float("inf") or unbounded)):
         raise ValueError(f"eps must be finite and not negative; seen: {smallest:g} to {largest:g}")
-    return budget.reshape(-1, 1, 1, 1)
+    if norm == "Linf" and 1 < largest < float("inf"):
+        grey = f"in steps of 1/255 it is {largest:g} / 255"
+        raise ValueError(f"pixels lie in [0, 1], so eps {largest:g} is no budget in Linf; {grey}")
+    return own(images), own(labels), own(budget).reshape(-1, 1, 1, 1)
+
+
+def _check_tensors(images: Tensor, labels: Tensor) -> None:
+    for name, value in (("images", images), ("labels", labels)):
+        if not isinstance(value, Tensor):
+            kind = f"{type(value).__module__.partition('.')[0]}.{type(value).__name__}"
+            hint = f"torch.as_tensor({name})"
+            if isinstance(value, torch.utils.data.DataLoader):
+                hint = "images, labels = map(torch.cat, zip(*loader))"
+            raise TypeError(f"{name} must be a torch.Tensor, not {kind}: {hint}")
+    if images.dtype not in (torch.float32, torch.float64):
+        what = (
+            "divide bytes by 255" if not images.is_floating_point() else "its rounding swallows steps: images.float()"
+        )
+        raise TypeError(f"images must be float32 or float64 in [0, 1], not {images.dtype}; {what}")
+    if images.dim() != 4 or images.numel() == 0:
+        raise ValueError(f"images must have shape (N, C, H, W) with N > 0, not {tuple(images.shape)}")
+    if labels.dtype != torch.int64:
+        raise TypeError(f"labels must be int64, not {labels.dtype}: labels.long()")
+    if labels.shape != (len(images),):
+        raise ValueError(f"labels must have shape ({len(images)},), not {tuple(labels.shape)}")
+    if labels.device != images.device:
+        raise ValueError(f"images are on {images.device} and labels on {labels.device}")
+    low, high = (float(v) for v in torch.aminmax(images.detach()))
+    if not (low >= 0.0 and high <= 1.0):  # also catches NaN, which compares false
+        raise ValueError(f"images must be finite and lie in [0, 1]; seen: {low:.9g} to {high:.9g}")
+
+
+def ask(model: nn.Module, images: Tensor) -> Tensor:
+    """Logits of a model for a copy of the images, which it may change."""
+    return logits_of(model(images.clone()))
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits in what a model returned: a tensor, an object with ``logits``, or what holds nothing else.
+
+    Raises TypeError, with what to do, where it is not plain which of several tensors they are.
+    """
+    if isinstance(output, Tensor):
+        return output
+    found = getattr(output, "logits", None)
+    if isinstance(output, Mapping):
+        found = output.get("logits", found)
+    if not isinstance(found, Tensor):
+        inside = list(output.values()) if isinstance(output, Mapping) else output
+        tensors = [v for v in inside if isinstance(v, Tensor)] if isinstance(inside, list | tuple) else []
+        found = tensors[0] if len(tensors) == 1 else None
+    if found is None:
+        kind = type(output).__name__
+        raise TypeError(f"the model returns a {kind}; wrap it in a module that returns the logits (N, classes) alone")
+    return found
 
 
 def check_logits(logits: Tensor, labels: Tensor) -> None:
@@ -51,6 +138,9 @@ def check_logits(logits: Tensor, labels: Tensor) -> None:
 
     Warns with ProbabilitiesWarning when the rows look like probabilities.
     """
+    if logits.shape in ((len(labels), 1), (len(labels),)):
+        both = "torch.stack([torch.zeros_like(z), z], 1)"
+        raise ValueError(f"the model returns one logit z for two classes; wrap it so that it returns both: {both}")
     if logits.dim() != 2 or len(logits) != len(labels):
         raise ValueError(f"the model must return logits ({len(labels)}, classes), not {tuple(logits.shape)}")
     if not bool(torch.isfinite(logits).all()):
@@ -72,30 +162,120 @@ def per_image(values: Tensor, keep: Tensor) -> Tensor:
     return values if len(values) == 1 else values[keep]
 
 
-def slope(value: Tensor, point: Tensor) -> Tensor:
-    """Gradient as an attacker with plain autograd gets it: zero where the model cuts the graph (a hard decision)."""
-    if not value.requires_grad:
+@dataclass
+class Watch:
+    """What became of the gradients that attacks asked for."""
+
+    asked: list[Tensor] = field(default_factory=list)  # of each call, whether any image still needed a gradient
+    arrived: list[Tensor] = field(default_factory=list)  # of each call, whether any got one that is not zero
+    broken: list[tuple[Tensor, int]] = field(default_factory=list)  # how many of how many were not finite somewhere
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether any image got a gradient; None if nobody needed one."""
+        if self.arrived and bool(torch.stack(self.arrived).any()):
+            return True
+        return False if self.asked and bool(torch.stack(self.asked).any()) else None
+
+    def warn(self, *, gradient: bool = True) -> None:
+        """Say in one line what was wrong, a ``gradient`` that is missing among it; nothing where all was well."""
+        worst, of = max(((int(count), of) for count, of in self.broken), default=(0, 0))
+        if worst:
+            told = f"the gradient is NaN or infinite at {worst} of {of} images; such values count as zero"
+            warnings.warn(told, NaNGradientWarning, stacklevel=5)
+        if gradient and self.reached is False:
+            cut = "no gradient reaches the images (a hard decision, detach, no_grad or a saturated softmax cuts it off)"
+            told = f"{cut}: that this attack fails says nothing; attack a stand-in that has one, or use square"
+            warnings.warn(told, NoGradientWarning, stacklevel=5)
+
+
+_WATCH: ContextVar[Watch | None] = ContextVar("watch", default=None)
+
+
+@contextmanager
+def watched() -> Iterator[Watch]:
+    """Collect what happens to gradients, in place of a warning by each attack."""
+    watch = Watch()
+    token = _WATCH.set(watch)
+    try:
+        yield watch
+    finally:
+        _WATCH.reset(token)
+
+
+def slope(value: Tensor, point: Tensor, needed: Tensor | None = None) -> Tensor:
+    """Gradient as an attacker with plain autograd gets it: zero where the model cuts the graph (a hard decision).
+
+    What is not finite counts as zero. ``needed`` (N,) are images that have not reached their goal yet (default: all);
+    for the others a gradient of zero means nothing.
+    """
+    gradient = None
+    if value.requires_grad:
+        (gradient,) = torch.autograd.grad(value, point, allow_unused=True)
+    return cleaned(gradient, point, needed)
+
+
+def cleaned(gradient: Tensor | None, point: Tensor, needed: Tensor | None = None) -> Tensor:
+    """A gradient with zeros for what is missing or not finite; the watch learns of both."""
+    watch = _WATCH.get()
+    if watch is not None:
+        watch.asked.append(torch.ones((), dtype=torch.bool, device=point.device) if needed is None else needed.any())
+    if gradient is None:
         return torch.zeros_like(point)
-    (gradient,) = torch.autograd.grad(value, point, allow_unused=True)
-    return torch.zeros_like(point) if gradient is None else gradient
+    if watch is not None:
+        largest = gradient.abs().flatten(1).amax(1)
+        watch.arrived.append((largest > 0).any() | largest.isnan().any())
+        watch.broken.append(((~largest.isfinite()).sum(), len(point)))
+    return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 @contextmanager
 def borrowed(model: nn.Module, *, quiet: bool = False) -> Iterator[None]:
-    """Evaluation mode for the time of an attack; every submodule gets its own mode back.
+    """A model in evaluation mode for the time of an attack; afterwards it is as it was.
 
-    Warns with TrainingModeWarning when that changes what the model computes, unless ``quiet``.
+    Unless ``quiet``, warns with TrainingModeWarning when evaluation mode changes what the model computes; and, unless
+    somebody else watches, raises what :func:`check_weights` raises and warns with NaNGradientWarning and
+    NoGradientWarning.
     """
-    modes = [(module, module.training) for module in model.modules()]
+    outermost = _WATCH.get() is None
+    if outermost and not quiet:
+        check_weights(model)
+    modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
     if not quiet and any(training and isinstance(module, _DropoutNd | _NormBase) for module, training in modes):
         warnings.warn(
             "the model is in training mode; it is attacked and judged in evaluation mode: call model.eval() first",
             TrainingModeWarning,
             stacklevel=4,
         )
-    model.eval()
+    try:
+        if any(training for _, training in modes):
+            model.eval()
+    except NotImplementedError:  # a program of torch.export, whose mode is part of it
+        modes = []
+    watch = Watch()
+    token = _WATCH.set(watch) if outermost else None
     try:
         yield
     finally:
+        if token is not None:
+            _WATCH.reset(token)
         for module, mode in modes:
             module.training = mode
+    if outermost and not quiet:
+        watch.warn()
+
+
+def check_weights(model: nn.Module) -> None:
+    """Raise ValueError, naming the first, for weights that are NaN or infinite, or that were made in inference mode."""
+    named = [*model.named_parameters(), *model.named_buffers()]
+    floating = [(name, value) for name, value in named if value.is_floating_point() and value.numel()]
+    if any(value.is_inference() for _, value in floating):
+        raise ValueError(
+            "the model's weights were made in inference mode, and no gradient passes them: make it outside"
+        )
+    with torch.no_grad():
+        # a buffer may hold infinity on purpose, as masks do; the sum of a NaN is NaN
+        wrong = [v.isnan().any() if not isinstance(v, nn.Parameter) else ~v.isfinite().all() for _, v in floating]
+    if wrong and bool(torch.stack(wrong).any()):
+        name = next(name for (name, _), bad in zip(floating, wrong, strict=True) if bool(bad))
+        raise ValueError(f"{name} of the model holds NaN or infinity: no number about it means anything")

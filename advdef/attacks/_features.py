@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from advdef.attacks._balls import Ball, BallNorm
+from advdef.attacks._common import ask
 from advdef.attacks._restarts import best_of_restarts
 from advdef.attacks.gradient import _ascend
 from advdef.attacks.losses import Goal, LossName
@@ -32,6 +33,7 @@ Begin = Callable[[Features, Tensor], Objective]
 """Makes the objective of one run, once its options are seen to fit the features and logits of the reference images."""
 
 
+@torch.inference_mode(False)
 def ascend_features(
     model: nn.Module,
     images: Tensor,
@@ -119,7 +121,7 @@ def _run(
 ) -> None:
     """An :class:`advdef.attacks._restarts.Ascent`: that of the gradient family, with an objective for its loss."""
     with torch.no_grad():
-        logits = model(around.images if reference is None else reference(rows))
+        logits = ask(model, around.images if reference is None else reference(rows))
     for layer in layers:
         if layer not in seen or len(seen[layer]) != len(rows):
             told = f"{len(seen[layer])} rows for {len(rows)} images" if layer in seen else "nothing"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from advdef.attacks._balls import Ball, BallNorm, spread
-from advdef.attacks._common import borrowed, check_logits, slope, validate
+from advdef.attacks._common import ask, borrowed, check_logits, slope, validate
 from advdef.attacks._restarts import best_of_restarts
 from advdef.attacks.gradient import _ascend
 from advdef.attacks.losses import Goal, LossName, margin, wrong_classes
@@ -35,6 +35,7 @@ def asked(offset: Offset, points: Tensor, targets: Tensor) -> Tensor:
     return added
 
 
+@torch.inference_mode(False)
 def ascend_objective(
     model: nn.Module,
     images: Tensor,
@@ -70,6 +71,7 @@ def ascend_objective(
         )  # fmt: skip
 
 
+@torch.inference_mode(False)
 def for_each_class(
     model: nn.Module,
     images: Tensor,
@@ -80,6 +82,7 @@ def for_each_class(
     likely: Callable[[Tensor], Tensor],
     classes: int,
     attempt: Attempt,
+    norm: BallNorm,
     stop_early: bool,
 ) -> Tensor:
     """Each image's best (by the margin of ``model``) of what is attempted towards one wrong class after the other.
@@ -87,14 +90,14 @@ def for_each_class(
     The first ``classes`` by the logits ``likely(images)``, which ``network`` makes: those of a defence may be votes or
     decisions, which order nothing. Like restarts, classes after the first get what ``model`` still has right.
     """
-    budget = validate(images, labels, eps).flatten().expand(len(images))
+    images, labels, budget = validate(images, labels, eps, norm=norm)
+    budget = budget.flatten().expand(len(images))
     if classes < 1:
         raise ValueError(f"classes must be at least 1, not {classes}")
-    images = images.detach()
     best = images.clone()
     with borrowed(model), borrowed(network):
         with torch.no_grad():
-            logits = model(images)
+            logits = ask(model, images)
             check_logits(logits, labels)
             best_margin = margin(logits, labels)
             order = wrong_classes(likely(images), labels)[:, :classes]
@@ -106,7 +109,7 @@ def for_each_class(
                 break
             for found in attempt(images[rows], labels[rows], budget[rows], target[rows]):
                 with torch.no_grad():
-                    reached = margin(model(found), labels[rows])
+                    reached = margin(ask(model, found), labels[rows])
                 better = reached > best_margin[rows]
                 best[rows] = torch.where(spread(better), found, best[rows])
                 best_margin[rows] = torch.where(better, reached, best_margin[rows])
@@ -123,7 +126,7 @@ class _Judge(nn.Module):
     def forward(self, points: Tensor) -> Tensor:
         self.points = points
         with torch.no_grad():
-            logits: Tensor = self.model(points)
+            logits = ask(self.model, points)
         return logits
 
 

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from advdef.attacks._balls import Ball, BallNorm, ball
-from advdef.attacks._common import borrowed, check_logits, validate
+from advdef.attacks._common import ask, borrowed, check_logits, own, validate
 from advdef.attacks.losses import LOSSES, Goal, LossName
+from advdef.draws import fresh_seed, image_keys
 
 __all__ = ["Ascent", "best_of_restarts"]
 
@@ -51,7 +52,7 @@ def best_of_restarts(
     generator: torch.Generator | None,
 ) -> Tensor:
     """Each image's best iterate over all restarts; those after the first run on what ``model`` still gets right."""
-    budget = validate(images, labels, eps)
+    images, labels, budget = validate(images, labels, eps, norm=norm)
     if steps < 1 or restarts < 1:
         raise ValueError(f"steps and restarts must be at least 1, not {steps} and {restarts}")
     if loss not in LOSSES:
@@ -60,11 +61,12 @@ def best_of_restarts(
         raise ValueError(f"start must have the shape of images, {tuple(images.shape)}, not {tuple(start.shape)}")
     if start is not None and not bool(torch.isfinite(start).all()):
         raise ValueError("start must be finite")
-    images = images.detach()
-    best, around, goal = images.clone(), ball(images, budget, norm), Goal(labels, targets, any_wrong)
+    best, around = images.clone(), ball(images, budget, norm)
+    goal = Goal(labels, None if targets is None else own(targets), any_wrong)
+    seed = fresh_seed(generator) if random_start or restarts > 1 else 0
     with borrowed(model):
         with torch.no_grad():
-            logits = model(images)
+            logits = ask(model, images)
         check_logits(logits, labels)
         goal.check(logits)
         best_score = goal.score(logits)
@@ -74,15 +76,15 @@ def best_of_restarts(
                 rows = rows[best_score <= 0]
             if len(rows) == 0:
                 break
-            own = around.of(rows)
+            near = around.of(rows)
             if restart == 0 and start is not None:
-                point = start[rows]
+                point = own(start)[rows]
             elif random_start or restart:
-                point = own.sample(generator)
+                point = near.sample(image_keys(near.images, seed, restart))
             else:
                 point = images[rows]
             ascend(
-                model, own, goal.of(rows), rows, own.project(point), best, best_score,
+                model, near, goal.of(rows), rows, near.project(point), best, best_score,
                 steps=steps, loss=loss, stop_early=stop_early,
             )  # fmt: skip
     return best

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from advdef.attacks._balls import spread
-from advdef.attacks._common import borrowed, check_logits, per_image
+from advdef.attacks._common import ask, borrowed, check_logits, cleaned, own, per_image
 from advdef.attacks.losses import Goal
+from advdef.draws import fresh_seed, seeded
 
 __all__ = ["Search", "StandIn", "needs", "reached", "verified"]
 
@@ -38,6 +38,7 @@ def reached(logits: Tensor, goal: Goal) -> Tensor:
     return decision != goal.labels if goal.targets is None else decision == goal.targets
 
 
+@torch.inference_mode(False)
 def verified(
     model: nn.Module,
     images: Tensor,
@@ -53,36 +54,34 @@ def verified(
     ``eps`` is what :func:`advdef.attacks._common.validate` returned. Images that need no attack, and those with eps 0,
     are not searched for.
     """
-    images, goal = images.detach(), Goal(labels, targets)
+    goal = Goal(labels, None if targets is None else own(targets))
     found, allowed = images.clone(), torch.zeros_like(labels, dtype=torch.bool)
     with borrowed(model), torch.no_grad():
-        logits = model(images)
+        logits = ask(model, images)
         check_logits(logits, labels)
         goal.check(logits)
         rows = (~reached(logits, goal) & (eps.flatten() > 0)).nonzero()[:, 0]
         if len(rows) == 0:
             return found
-        with _seeded(generator) as seed, torch.enable_grad():
+        seed = fresh_seed(generator) % 2**31
+        # libraries rely on torch's defaults
+        with seeded(seed, images.device), torch.enable_grad(), images.device, _single_precision():
             peer = StandIn(model, images.dtype).eval()
             found[rows], allowed[rows] = search(peer, images[rows], goal.of(rows), per_image(eps, rows), seed)
         # the whole batch is asked, as an evaluation asks: batches of another size round differently
         found = torch.where(spread(allowed), found, images)
-        return torch.where(spread(allowed & reached(model(found), goal)), found, images)
+        return torch.where(spread(allowed & reached(ask(model, found), goal)), found, images)
 
 
 @contextmanager
-def _seeded(generator: torch.Generator | None) -> Iterator[int]:
-    """Seed the global random numbers of torch and numpy from ``generator``; afterwards they are as before."""
-    seed = int(torch.randint(2**31 - 1, (), generator=generator))
-    state = np.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        np.random.seed(seed)
-        try:
-            yield seed
-        finally:
-            np.random.set_state(state)
+def _single_precision() -> Iterator[None]:
+    """Float32 as torch's default type."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 class StandIn(nn.Module):
@@ -110,7 +109,7 @@ class _Asked(torch.autograd.Function):
     def forward(ctx: Any, images: Tensor, model: nn.Module) -> Tensor:
         with torch.set_grad_enabled(ctx.needs_input_grad[0]):
             ctx.point = images.detach().requires_grad_(ctx.needs_input_grad[0])
-            ctx.logits = model(ctx.point)
+            ctx.logits = ask(model, ctx.point)
         return ctx.logits.detach().clone()
 
     @staticmethod
@@ -118,4 +117,4 @@ class _Asked(torch.autograd.Function):
         gradient = None
         if ctx.logits.requires_grad:
             (gradient,) = torch.autograd.grad(ctx.logits, ctx.point, slopes, retain_graph=True, allow_unused=True)
-        return torch.zeros_like(ctx.point) if gradient is None else gradient, None
+        return cleaned(gradient, ctx.point), None

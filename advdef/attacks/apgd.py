@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from advdef.attacks._balls import Ball, BallNorm, spread
-from advdef.attacks._common import slope
+from advdef.attacks._common import ask, slope
 from advdef.attacks._restarts import best_of_restarts
 from advdef.attacks.losses import Goal, LossName
 
@@ -19,6 +19,7 @@ __all__ = ["apgd"]
 _MOMENTUM, _RISING = 0.75, 0.75
 
 
+@torch.inference_mode(False)
 def apgd(
     model: nn.Module,
     images: Tensor,
@@ -84,11 +85,10 @@ def _ascend(
         """Score, loss and gradient at a point; keeps the point where it is the best."""
         with torch.set_grad_enabled(climb):
             point = point.detach().requires_grad_(climb)
-            logits = model(point)
-            value = goal.loss(loss, logits)
-            direction = slope(value.sum(), point) if climb else point
+            logits = ask(model, point)
+            value, score = goal.loss(loss, logits), goal.score(logits.detach())
+            direction = slope(value.sum(), point, score <= 0) if climb else point
         with torch.no_grad():
-            score = goal.score(logits)
             better = score > best_score[rows]
             best[rows] = torch.where(spread(better), point, best[rows])
             best_score[rows] = torch.where(better, score, best_score[rows])

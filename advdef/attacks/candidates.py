@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from advdef.attacks._balls import BallNorm
+from advdef.attacks._common import ask
 from advdef.attacks._objective import ascend_objective, for_each_class
 from advdef.attacks.losses import Goal
 from advdef.attacks.wrappers import replace_gradient
+from advdef.draws import fresh_seed, image_keys, uniform
 
 __all__ = ["CandidateLoss", "candidates"]
 
@@ -18,6 +20,7 @@ CandidateLoss = Literal["sum", "worst", "agree"]
 _FORWARD = 1024  # most candidates in one forward pass, unless a single image has more
 
 
+@torch.inference_mode(False)
 def candidates(
     model: nn.Module,
     images: Tensor,
@@ -41,7 +44,7 @@ def candidates(
     ``offsets`` is (J, C, H, W), in pixels. ``loss`` is the "sum" of the candidates' cross-entropies; their "worst"
     margin, positive when each of them is wrong; or "agree", the worst lead of one wrong class, that of the largest mean
     logit over the candidates of the clean image. In the gradient the clip is the identity (BPDA,
-    https://arxiv.org/abs/1802.00420). With ``sampled`` that many candidates are drawn anew whenever they are looked at.
+    https://arxiv.org/abs/1802.00420). With ``sampled`` that many candidates are drawn anew for each point.
     ``model`` only judges. The other options and the contract are those of :func:`advdef.attacks.pgd`.
 
     Raises ValueError for offsets unlike the images or not finite, an unknown loss and ``sampled`` outside 1..J.
@@ -64,14 +67,15 @@ def candidates(
     each = len(offsets) if sampled is None else sampled
     at_once = max(1, _FORWARD // each)
 
+    seed = 0 if sampled is None else fresh_seed(generator)
+
     def judged(points: Tensor) -> Tensor:
         """Logits (N * J, K), or of the ``sampled`` candidates alone."""
         drawn = offsets
         if sampled is not None:
-            drawn = offsets[torch.randperm(len(offsets), generator=generator)[:sampled].to(offsets.device)]
+            drawn = offsets[uniform(image_keys(points, seed), (len(offsets),)).argsort(1)[:, :sampled]]
         added = (points[:, None] + drawn).flatten(0, 1)
-        logits: Tensor = network(replace_gradient(added.clamp(0, 1), added))
-        return logits
+        return ask(network, replace_gradient(added.clamp(0, 1), added))
 
     def objective(points: Tensor, goal: Goal) -> Tensor:
         aims = goal.of(torch.arange(len(points), device=points.device).repeat_interleave(each))
@@ -89,6 +93,6 @@ def candidates(
         return torch.cat([judged(part).unflatten(0, (-1, each)).mean(1) for part in points.split(at_once)])
 
     return for_each_class(
-        model, images, labels, eps=eps, network=network, likely=mean, classes=1, stop_early=stop_early,
+        model, images, labels, eps=eps, network=network, likely=mean, classes=1, norm=norm, stop_early=stop_early,
         attempt=lambda x, y, eps, targets: [ascend(model, x, y, eps=eps, targets=targets, any_wrong=True)],
     )  # fmt: skip

@@ -4,13 +4,14 @@ import torch
 from torch import Tensor, nn
 
 from advdef.attacks._balls import BallNorm
-from advdef.attacks._common import borrowed
+from advdef.attacks._common import ask, borrowed
 from advdef.attacks._objective import ascend_objective
 from advdef.attacks.losses import Goal, margin
 
 __all__ = ["decoy"]
 
 
+@torch.inference_mode(False)
 def decoy(
     model: nn.Module,
     images: Tensor,
@@ -50,8 +51,8 @@ def decoy(
             raise ValueError(f"{name} must be finite and not negative, not {value}")
 
     def objective(points: Tensor, goal: Goal) -> Tensor:
-        penalty = (margin(network(points), goal.labels) + lead).relu()
-        return margin(through(points), goal.labels) - weight * penalty
+        penalty = (margin(ask(network, points), goal.labels) + lead).relu()
+        return margin(ask(through, points), goal.labels) - weight * penalty
 
     with borrowed(through):
         return ascend_objective(

@@ -3,13 +3,14 @@
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._common import borrowed, check_logits, validate
-from advdef.attacks._types import Attack
+from advdef.attacks._common import ask, borrowed, check_logits, validate
+from advdef.attacks._types import Attack, norm_of
 from advdef.attacks.losses import margin, wrong_classes
 
 __all__ = ["each_class"]
 
 
+@torch.inference_mode(False)
 def each_class(
     model: nn.Module,
     images: Tensor,
@@ -28,14 +29,14 @@ def each_class(
     with ``stop_early`` only what ``model`` still gets right goes on to the next class. The contract is that of
     :mod:`advdef.attacks.gradient`.
     """
-    budget = validate(images, labels, eps).flatten()
+    images, labels, budget = validate(images, labels, eps, norm=norm_of(attack) or "Linf")
+    budget = budget.flatten()
     if classes < 1:
         raise ValueError(f"classes must be at least 1, not {classes}")
-    images = images.detach()
     best = images.clone()
     with borrowed(model):
         with torch.no_grad():
-            logits = model(images)
+            logits = ask(model, images)
         check_logits(logits, labels)
         best_margin = margin(logits, labels)
         for target in wrong_classes(logits, labels)[:, :classes].unbind(1):
@@ -49,7 +50,7 @@ def each_class(
                 any_wrong=True, stop_early=stop_early, generator=generator,
             )  # fmt: skip
             with torch.no_grad():
-                reached = margin(model(found), labels[rows])
+                reached = margin(ask(model, found), labels[rows])
             better = reached > best_margin[rows]
             best[rows] = torch.where(better[:, None, None, None], found, best[rows])
             best_margin[rows] = torch.where(better, reached, best_margin[rows])

@@ -1,6 +1,7 @@
 """The attack in feature space: make an image look, to a layer, like an image of another class."""
 
 from collections.abc import Sequence
+from itertools import count
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +10,12 @@ from advdef.attacks._balls import BallNorm
 from advdef.attacks._common import validate
 from advdef.attacks._features import Features, ascend_features, typical
 from advdef.attacks.losses import Goal
+from advdef.draws import fresh_seed, image_keys, uniform
 
 __all__ = ["feature_adversary"]
 
 
+@torch.inference_mode(False)
 def feature_adversary(
     model: nn.Module,
     images: Tensor,
@@ -42,17 +45,20 @@ def feature_adversary(
 
     Raises ValueError for an unknown layer, guides of another shape, and a label for which there is no guide.
     """
-    validate(images, labels, eps)
-    validate(guides, guide_labels, 0.0)
+    images, labels, _ = validate(images, labels, eps, norm=norm)
+    guides, guide_labels, _ = validate(guides, guide_labels, 0.0)
     if guides.shape[1:] != images.shape[1:]:
         raise ValueError(f"guides must be like images, {tuple(images.shape[1:])}, not {tuple(guides.shape[1:])}")
-    allowed = labels.cpu()[:, None] != guide_labels.cpu()
+    allowed = labels[:, None] != guide_labels.to(labels.device)
     if not bool(allowed.any(1).all()):
         raise ValueError(f"all guides are of class {int(guide_labels[0])}, which is the label of an image")
 
+    seed, restart = fresh_seed(generator), count()
+
     def draw(rows: Tensor) -> Tensor:
-        drawn = torch.multinomial(allowed[rows.cpu()].float(), 1, generator=generator)[:, 0]
-        return guides.detach()[drawn.to(guides.device)].to(images)
+        luck = uniform(image_keys(images[rows], seed, next(restart)), (len(guides),))
+        drawn = luck.masked_fill(~allowed[rows], -1.0).argmax(1)
+        return guides[drawn.to(guides.device)].to(images)
 
     def objective(step: int, seen: Features, kept: Features, logits: Tensor, goal: Goal) -> Tensor:
         value = torch.zeros_like(logits[:, 0])

@@ -241,8 +241,7 @@ def _smallest(
     """
     from foolbox import Misclassification, PyTorchModel, TargetedMisclassification
 
-    budget = validate(images, labels, eps, unbounded=True)
-    size(images[:1], norm)  # refuses an unknown norm before the work
+    images, labels, budget = validate(images, labels, eps, norm=norm, unbounded=True)
 
     def search(peer: nn.Module, images: Tensor, goal: Goal, eps: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         found, success = images.clone(), torch.zeros_like(goal.labels, dtype=torch.bool)

@@ -81,6 +81,9 @@ def square(
     def perturb(peer: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Tensor:
         _check_tiles(images, norm)
         attack = SquareAttack(peer, eps=eps, norm=norm, n_queries=queries, seed=seed, device=images.device)
+        draw = attack.random_choice
+        # one draw for all images of a batch, as the places of the squares are: else each depends on the others
+        attack.random_choice = lambda shape: draw([1, *shape[1:]] if len(shape) == 4 else shape)
         found: Tensor = attack.perturb(images, labels)
         return found
 
@@ -140,8 +143,8 @@ def _kept(
     unbounded: bool = False,
 ) -> Tensor:
     """What ``perturb`` finds, moved into the ball and verified."""
-    budget = validate(images, labels, eps, unbounded=unbounded)
-    if not isinstance(eps, int | float):
+    images, labels, budget = validate(images, labels, eps, norm=norm, unbounded=unbounded)
+    if isinstance(eps, Tensor):
         raise TypeError("pyautoattack's attacks take one eps for all images, a number")
     ball(images, budget, norm)  # refuses a norm before the work
 

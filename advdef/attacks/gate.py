@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from advdef.attacks._balls import BallNorm
-from advdef.attacks._common import borrowed
+from advdef.attacks._common import ask, borrowed
 from advdef.attacks._objective import ascend_objective
 from advdef.attacks.losses import Goal, margin
 
 __all__ = ["both_branches", "unnoticed"]
 
 
+@torch.inference_mode(False)
 def both_branches(
     model: nn.Module,
     images: Tensor,
@@ -44,7 +45,7 @@ def both_branches(
         raise ValueError("there must be a branch")
 
     def objective(points: Tensor, goal: Goal) -> Tensor:
-        return torch.stack([margin(branch(points), goal.labels) for branch in branches]).amin(0)
+        return torch.stack([margin(ask(branch, points), goal.labels) for branch in branches]).amin(0)
 
     with ExitStack() as stack:
         for branch in branches:
@@ -56,6 +57,7 @@ def both_branches(
         )  # fmt: skip
 
 
+@torch.inference_mode(False)
 def unnoticed(
     model: nn.Module,
     images: Tensor,
@@ -89,7 +91,7 @@ def unnoticed(
         raise ValueError(f"enough must be positive, not {enough}")
 
     def objective(points: Tensor, goal: Goal) -> Tensor:
-        fooled = margin(network(points), goal.labels).clamp_max(enough)
+        fooled = margin(ask(network, points), goal.labels).clamp_max(enough)
         return fooled - weight * (distance(points) - threshold).relu()
 
     return ascend_objective(

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from advdef.attacks._balls import Ball, BallNorm, spread
-from advdef.attacks._common import slope
+from advdef.attacks._common import ask, slope
 from advdef.attacks._restarts import best_of_restarts
 from advdef.attacks.losses import Goal, LossName
 
@@ -104,6 +104,7 @@ def mim(
     )  # fmt: skip
 
 
+@torch.inference_mode(False)
 def pgd(
     model: nn.Module,
     images: Tensor,
@@ -165,7 +166,7 @@ def _ascend(
         last = step == steps
         with torch.set_grad_enabled(not last):
             point = point.detach().requires_grad_(not last)
-            logits = model(point)
+            logits = ask(model, point)
         with torch.no_grad():
             found = goal.score(logits)
             better = found > best_score[rows]
@@ -174,7 +175,7 @@ def _ascend(
         if last:
             return
         with torch.enable_grad():  # the caller may have switched it off
-            direction = slope(goal.loss(loss, logits).sum(), point)
+            direction = slope(goal.loss(loss, logits).sum(), point, found <= 0)
         point = point.detach()
         # asking costs a synchronisation, so a GPU is asked less often
         if stop_early and (not point.is_cuda or step % 10 == 9) and bool((found > 0).any()):

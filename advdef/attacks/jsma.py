@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from advdef.attacks._balls import size, spread
-from advdef.attacks._common import borrowed, check_logits, validate
+from advdef.attacks._common import ask, borrowed, check_logits, cleaned, validate
 from advdef.attacks.losses import Goal, wrong_classes
 
 __all__ = ["jsma"]
@@ -12,6 +12,7 @@ __all__ = ["jsma"]
 _PAIRS = 20_000_000  # most pairs looked at at once
 
 
+@torch.inference_mode(False)
 def jsma(
     model: nn.Module,
     images: Tensor,
@@ -30,15 +31,15 @@ def jsma(
     changes; an image is done when its next pair would exceed it or when no pair helps. A value within a hundredth of
     ``theta`` of its end counts as being there. Draws nothing.
     """
-    budget = validate(images, labels, eps, unbounded=True).flatten().expand(len(images))
+    images, labels, budget = validate(images, labels, eps, norm="L0", unbounded=True)
+    budget = budget.flatten().expand(len(images))
     if not 0 < abs(theta) <= 1:
         raise ValueError(f"theta must lie in -1..1 and not be 0, not {theta}")
     sign = 1 if theta > 0 else -1
-    images = images.detach()
     points, best = images.clone(), images.clone()
     with borrowed(model):
         with torch.no_grad():
-            logits = model(images)
+            logits = ask(model, images)
         check_logits(logits, labels)
         aims = wrong_classes(logits, labels)[:, 0] if targets is None else targets
         goal = Goal(labels, aims, any_wrong=targets is None)
@@ -51,7 +52,7 @@ def jsma(
             # a value next to its end has no room for a step that would count
             stuck, now = (moved - now).abs() < 0.01 * abs(theta), now.requires_grad_()
             with torch.enable_grad():
-                logits = model(now)
+                logits = ask(model, now)
                 aimed = sign * logits.gather(1, aims[rows, None]).sum()
                 against = aimed - sign * logits.sum()
             score = goal.of(rows).score(logits.detach())
@@ -59,9 +60,10 @@ def jsma(
             best[rows] = torch.where(spread(better), points[rows], best[rows])
             best_score[rows] = torch.where(better, score, best_score[rows])
             if not logits.requires_grad:  # a hard decision: there is no saliency
+                cleaned(None, now)
                 break
             rise, fall = (
-                torch.autograd.grad(value, now, retain_graph=True, allow_unused=True, materialize_grads=True)[0]
+                cleaned(torch.autograd.grad(value, now, retain_graph=True, allow_unused=True)[0], now)
                 for value in (aimed, against)
             )
             pair, value = _best_pair(*(slope.masked_fill(stuck, float("-inf")).flatten(1) for slope in (rise, fall)))

@@ -11,8 +11,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._common import borrowed, check_logits, validate
+from advdef.attacks._common import ask, borrowed, check_logits, slope, validate
 from advdef.attacks.losses import margin, wrong_classes
+from advdef.draws import fresh_seed, image_keys, uniform
 
 __all__ = ["LevelMap", "level_space"]
 
@@ -58,11 +59,11 @@ class _Search:
         """Margin (N,), and the gradient of it or of the lead of a target class (N,) over the label."""
         levels = levels.detach().requires_grad_()
         with torch.enable_grad():  # the caller may have switched it off
-            logits = self.network(levels)
+            logits = ask(self.network, levels)
             found = value = margin(logits, labels)
             if target is not None:
                 value = logits.gather(1, target[:, None]) - logits.gather(1, labels[:, None])
-            (gradient,) = torch.autograd.grad(value.sum(), levels)
+            gradient = slope(value.sum(), levels)
         return found.detach(), gradient
 
     def ascend(self, point: Tensor, *, steps: int, relaxed: bool, target: Tensor | None) -> None:
@@ -84,7 +85,7 @@ class _Search:
             point = torch.minimum(torch.maximum(point + size * (high - low) * gradient.sign(), low), high)
         with torch.no_grad():
             levels = self.quantizer.snap(point)
-            self.keep(rows, levels, margin(self.network(levels), self.labels[rows]))
+            self.keep(rows, levels, margin(ask(self.network, levels), self.labels[rows]))
 
     def repair(self, rounds: int) -> None:
         """Greedy flips: the pixels of largest first-order gain go to an end of their range, 32 at a time down to 1."""
@@ -101,13 +102,14 @@ class _Search:
             chosen.scatter_(1, gain.topk(min(count, gain.shape[1]), 1).indices, True)
             flipped = torch.where((chosen & (gain > 0)).view_as(levels), target, levels)
             with torch.no_grad():
-                self.keep(rows, flipped, margin(self.network(flipped), self.labels[rows]))
+                self.keep(rows, flipped, margin(ask(self.network, flipped), self.labels[rows]))
             if not bool((self.best_margin[rows] > before).any()):
                 if count == 1:
                     return
                 count //= 2
 
 
+@torch.inference_mode(False)
 def level_space(
     model: nn.Module,
     images: Tensor,
@@ -131,15 +133,15 @@ def level_space(
 
     Contract as in :mod:`advdef.attacks.gradient`; an image leaves the batch once broken.
     """
-    budget = validate(images, labels, eps)
+    images, labels, budget = validate(images, labels, eps)
     if steps < 1 or restarts < 1 or repairs < 0:
         raise ValueError(f"need steps and restarts of at least 1, repairs not negative: {steps}, {restarts}, {repairs}")
-    images = images.detach()
+    seed = fresh_seed(generator) if restarts > 1 else 0
     low, high = quantizer.interval(images, budget)
     with borrowed(model), borrowed(network):
         levels = quantizer.hard(images)
         with torch.no_grad():
-            logits = network(levels)
+            logits = ask(network, levels)
         check_logits(logits, labels)
         search = _Search(network, quantizer, labels, low, high, levels.clone(), margin(logits, labels))
         wrong = wrong_classes(logits, labels)
@@ -148,7 +150,7 @@ def level_space(
                 break
             point, target = levels, None
             if restart:
-                noise = torch.rand(levels.shape, generator=generator, dtype=levels.dtype).to(levels.device)
+                noise = uniform(image_keys(images, seed, restart), levels.shape[1:], dtype=levels.dtype)
                 point = low + noise * (high - low)
                 target = wrong[:, restart - 1] if restart <= wrong.shape[1] else None
             search.ascend(point, steps=steps, relaxed=restart % 2 == 1, target=target)

@@ -96,7 +96,9 @@ class Goal:
         return -margin(logits, self.targets)
 
     def loss(self, name: LossName, logits: Tensor) -> Tensor:
-        """(N,): what an attack ascends."""
+        """(N,): what an attack ascends; the margin in place of DLR where there are too few classes for it."""
+        if name == "dlr" and logits.shape[1] < (3 if self.targets is None else 4):
+            name = "margin"  # with so few classes there is no third logit to divide by
         if self.targets is None:
             return LOSSES[name](logits, self.labels)
         if name == "dlr":

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from advdef.attacks._balls import BallNorm, size
-from advdef.attacks._common import borrowed, check_logits, validate
+from advdef.attacks._common import ask, borrowed, check_logits, validate
 from advdef.attacks._types import Attack, norm_of
 from advdef.attacks.losses import margin
 
@@ -16,6 +16,7 @@ __all__ = ["Search", "minimal"]
 Search = Literal["bisection", "upwards"]
 
 
+@torch.inference_mode(False)
 def minimal(
     model: nn.Module,
     images: Tensor,
@@ -37,7 +38,6 @@ def minimal(
     and so does one that the model gets wrong anyway. Contract otherwise as in :mod:`advdef.attacks.gradient`; also
     raises TypeError for an attack that is no partial.
     """
-    budget = validate(images, labels, eps, unbounded=True)
     if not isinstance(attack, partial):
         raise TypeError("attack must be a partial of an attack, such as functools.partial(pgd, stop_early=True)")
     norm = norm_of(attack)
@@ -47,7 +47,7 @@ def minimal(
         raise ValueError(f"no search {search!r}; there are {', '.join(get_args(Search))}")
     if trials < 1:
         raise ValueError(f"trials must be at least 1, not {trials}")
-    images = images.detach()
+    images, labels, budget = validate(images, labels, eps, norm=norm, unbounded=True)
     best = images.clone()
     # no two images are farther apart than this
     largest = budget.flatten().expand(len(images)).clamp(max=1.0 if norm == "Linf" else images[0].numel() ** 0.5)
@@ -56,7 +56,7 @@ def minimal(
         """Attack some images; note what succeeds; return which did and how far they moved."""
         found = attack(model, images[rows], labels[rows], eps=radius, generator=generator)
         with torch.no_grad():
-            logits = model(found)
+            logits = ask(model, found)
         # the search ends at the boundary itself: ask for more than rounding, which another batch size or device changes
         wins = margin(logits, labels[rows]) > 100 * torch.finfo(logits.dtype).eps * logits.abs().amax(1)
         best[rows[wins]] = found[wins]
@@ -64,7 +64,7 @@ def minimal(
 
     with borrowed(model):
         with torch.no_grad():
-            logits = model(images)
+            logits = ask(model, images)
         check_logits(logits, labels)
         rows = torch.nonzero(margin(logits, labels) <= 0)[:, 0]
         if search == "upwards":

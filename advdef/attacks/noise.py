@@ -4,14 +4,16 @@ import torch
 from torch import Tensor, nn
 
 from advdef.attacks._balls import BallNorm, ball, spread
-from advdef.attacks._common import borrowed, check_logits, validate
+from advdef.attacks._common import ask, borrowed, check_logits, validate
 from advdef.attacks.losses import margin
+from advdef.draws import fresh_seed, image_keys
 
 __all__ = ["uniform_noise"]
 
 _FORWARD = 512  # most candidates in one forward pass, unless the batch itself is larger
 
 
+@torch.inference_mode(False)
 def uniform_noise(
     model: nn.Module,
     images: Tensor,
@@ -28,27 +30,28 @@ def uniform_noise(
     Contract as in :mod:`advdef.attacks.gradient`: the draw with the largest margin is returned, or the image itself if
     none has a larger one. With ``stop_early`` an image leaves the batch once it is misclassified. Needs no gradient.
     """
-    budget = validate(images, labels, eps)
+    images, labels, budget = validate(images, labels, eps, norm=norm)
     if draws < 1:
         raise ValueError(f"draws must be at least 1, not {draws}")
-    images = images.detach()
     best, around = images.clone(), ball(images, budget, norm)
+    seed, drawn = fresh_seed(generator), 0
     with borrowed(model), torch.no_grad():
-        logits = model(images)
+        logits = ask(model, images)
         check_logits(logits, labels)
         best_margin = margin(logits, labels)
         rows = torch.arange(len(images), device=images.device)
-        while draws > 0:
+        while drawn < draws:
             if stop_early:
                 rows = rows[best_margin[rows] <= 0]
                 if len(rows) == 0:
                     break
-            copies = min(draws, max(1, _FORWARD // len(rows)))
-            draws -= copies
-            several = rows.repeat(copies)
-            own = around.of(several)
-            points = own.project(own.sample(generator))
-            found, which = margin(model(points), labels[several]).unflatten(0, (copies, -1)).max(0)
+            copies = range(drawn, min(draws, drawn + max(1, _FORWARD // len(rows))))
+            drawn = copies.stop
+            several = rows.repeat(len(copies))
+            near = around.of(several)
+            keys = torch.cat([image_keys(images[rows], seed, number) for number in copies])
+            points = near.project(near.sample(keys))
+            found, which = margin(ask(model, points), labels[several]).unflatten(0, (len(copies), -1)).max(0)
             points = points[which * len(rows) + torch.arange(len(rows), device=rows.device)]
             better = found > best_margin[rows]
             best[rows] = torch.where(spread(better), points, best[rows])

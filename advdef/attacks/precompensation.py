@@ -12,6 +12,7 @@ from advdef.attacks.gradient import pgd
 __all__ = ["precompensated"]
 
 
+@torch.inference_mode(False)
 def precompensated(
     model: nn.Module,
     images: Tensor,
@@ -62,5 +63,5 @@ def precompensated(
 
     return for_each_class(
         model, images, labels, eps=eps, network=network, likely=network, classes=classes, attempt=attempt,
-        stop_early=stop_early,
+        norm=norm, stop_early=stop_early,
     )  # fmt: skip

@@ -5,10 +5,12 @@ from torch import Tensor, nn
 
 from advdef.attacks._common import validate
 from advdef.attacks.gradient import pgd
+from advdef.draws import fresh_seed, image_keys, uniform
 
 __all__ = ["rfgsm"]
 
 
+@torch.inference_mode(False)
 def rfgsm(
     model: nn.Module,
     images: Tensor,
@@ -22,8 +24,9 @@ def rfgsm(
 
     The contract is that of :mod:`advdef.attacks.gradient`.
     """
-    budget = validate(images, labels, eps)
-    signs = torch.randint(2, images.shape, generator=generator).to(images) * 2 - 1
+    images, labels, budget = validate(images, labels, eps)
+    keys = image_keys(images, fresh_seed(generator))
+    signs = uniform(keys, images.shape[1:], dtype=images.dtype).round() * 2 - 1
     return pgd(
         model, images, labels, eps=eps, steps=1, step_size=0.5, targets=targets, start=images + budget / 2 * signs,
         generator=generator,

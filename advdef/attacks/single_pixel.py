@@ -4,14 +4,16 @@ import torch
 from torch import Tensor, nn
 
 from advdef.attacks._balls import spread
-from advdef.attacks._common import borrowed, check_logits, validate
+from advdef.attacks._common import ask, borrowed, check_logits, validate
 from advdef.attacks.losses import margin
+from advdef.draws import fresh_seed, image_keys, uniform
 
 __all__ = ["single_pixel"]
 
 _FORWARD = 512  # candidates in one forward pass
 
 
+@torch.inference_mode(False)
 def single_pixel(
     model: nn.Module,
     images: Tensor,
@@ -27,18 +29,17 @@ def single_pixel(
     pixel where eps is at least 1, else none. Draws nothing when the image has no more than ``pixels`` pixels: then all
     are tried. Needs no gradient.
     """
-    budget = validate(images, labels, eps, unbounded=True)
+    images, labels, budget = validate(images, labels, eps, norm="L0", unbounded=True)
     if pixels < 1:
         raise ValueError(f"pixels must be at least 1, not {pixels}")
-    images = images.detach()
     best = images.clone()
     places = torch.arange(images[0, 0].numel(), device=images.device)
     order = places.expand(len(images), -1)
     if pixels < len(places):
-        order = torch.rand(order.shape, generator=generator).argsort(1)[:, :pixels].to(images.device)
+        order = uniform(image_keys(images, fresh_seed(generator)), order.shape[1:]).argsort(1)[:, :pixels]
     ends = torch.tensor([0.0, 1.0], dtype=images.dtype, device=images.device)[:, None, None]
     with borrowed(model), torch.no_grad():
-        logits = model(images)
+        logits = ask(model, images)
         check_logits(logits, labels)
         best_margin = margin(logits, labels)
         allowed = torch.nonzero((budget.flatten() >= 1).expand(len(images)))[:, 0]
@@ -49,7 +50,7 @@ def single_pixel(
                 points = torch.where(chosen, ends, images[rows].flatten(2)[:, None, None])
                 points = points.view(-1, *images.shape[1:])  # of image, pixel, end, channel and place
                 tried = len(points) // len(rows)
-                found, which = margin(model(points), labels[rows].repeat_interleave(tried)).view(-1, tried).max(1)
+                found, which = margin(ask(model, points), labels[rows].repeat_interleave(tried)).view(-1, tried).max(1)
                 points = points[first * tried + which]
                 better = found > best_margin[rows]
                 best[rows] = torch.where(spread(better), points, best[rows])

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from advdef.attacks._balls import BallNorm
+from advdef.attacks._common import ask
 from advdef.attacks._objective import Offset, ascend_objective, asked, for_each_class
 from advdef.attacks.losses import Goal
 from advdef.attacks.wrappers import replace_gradient
@@ -11,6 +12,7 @@ from advdef.attacks.wrappers import replace_gradient
 __all__ = ["two_conditions"]
 
 
+@torch.inference_mode(False)
 def two_conditions(
     model: nn.Module,
     images: Tensor,
@@ -50,7 +52,7 @@ def two_conditions(
         moved = points + asked(offset, points, goal.targets)
         both = torch.cat([points, replace_gradient(moved.clamp(0, 1), moved)])
         aims = goal.of(torch.arange(len(points), device=points.device).repeat(2))
-        return aims.loss("margin", network(both)).view(2, -1).amin(0)
+        return aims.loss("margin", ask(network, both)).view(2, -1).amin(0)
 
     def attempt(images: Tensor, labels: Tensor, eps: Tensor, targets: Tensor) -> list[Tensor]:
         found = ascend_objective(
@@ -62,5 +64,5 @@ def two_conditions(
 
     return for_each_class(
         model, images, labels, eps=eps, network=network, likely=network, classes=classes, attempt=attempt,
-        stop_early=stop_early,
+        norm=norm, stop_early=stop_early,
     )  # fmt: skip

@@ -4,12 +4,13 @@ import torch
 from torch import Tensor, nn
 
 from advdef.attacks._balls import BallNorm, ball, size
-from advdef.attacks._common import borrowed, check_logits, slope, validate
+from advdef.attacks._common import ask, borrowed, check_logits, slope, validate
 from advdef.attacks.losses import LOSSES, margin
 
 __all__ = ["universal"]
 
 
+@torch.inference_mode(False)
 def universal(
     model: nn.Module,
     images: Tensor,
@@ -29,27 +30,26 @@ def universal(
     :mod:`advdef.attacks.gradient`, except that the perturbation is kept that fools most images (of equals, the one with
     the largest loss): by design, what becomes of an image depends on its batch. One ``eps`` for all; draws nothing.
     """
-    if not isinstance(eps, int | float):
+    if isinstance(eps, Tensor):
         raise TypeError("a universal perturbation takes one eps for all images, a number")
-    budget = validate(images, labels, eps)
+    images, labels, budget = validate(images, labels, eps, norm=norm)
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}")
     if not 0 < step_size < float("inf"):
         raise ValueError(f"step_size must be positive and finite, not {step_size}")
     if not ceiling > 0:
         raise ValueError(f"ceiling must be positive, not {ceiling}")
-    images = images.detach()
     around = ball(images, budget, norm)
     with borrowed(model):
         with torch.no_grad():
-            check_logits(model(images), labels)
+            check_logits(ask(model, images), labels)
         shift = best = torch.zeros_like(images[:1])
         most = highest = torch.full((), -1.0, dtype=images.dtype, device=images.device)
         for step in range(steps + 1):
             last = step == steps
             with torch.set_grad_enabled(not last):
                 points = around.project(images + shift).requires_grad_(not last)
-                logits = model(points)
+                logits = ask(model, points)
                 total = LOSSES["ce"](logits, labels).clamp(max=ceiling).sum()
             fooled, loss = (margin(logits.detach(), labels) > 0).sum(), total.detach()
             better = (fooled > most) | (fooled == most) & (loss > highest)

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from advdef.attacks._common import ask
+
 __all__ = ["expectation", "replace_gradient", "straight_through"]
 
 
@@ -39,8 +41,8 @@ class _StraightThrough(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         with torch.no_grad():
-            value = self.model(images)
-        return replace_gradient(value, self.surrogate(images)) if torch.is_grad_enabled() else value
+            value = ask(self.model, images)
+        return replace_gradient(value, ask(self.surrogate, images)) if torch.is_grad_enabled() else value
 
 
 def straight_through(model: nn.Module, surrogate: nn.Module) -> nn.Module:
@@ -54,7 +56,7 @@ class _Expectation(nn.Module):
         self.model, self.samples, self.network = model, samples, _network(model)
 
     def forward(self, images: Tensor) -> Tensor:
-        return torch.stack([self.model(images) for _ in range(self.samples)]).mean(0)
+        return torch.stack([ask(self.model, images) for _ in range(self.samples)]).mean(0)
 
 
 def expectation(model: nn.Module, samples: int) -> nn.Module:

@@ -7,9 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from advdef.attacks import Attack, expectation, pgd
+from advdef.attacks._common import ask
 from advdef.checks._check import Check, attacked, few, judged, not_run
-from advdef.defenses.base import Defense, Undefended
-from advdef.evaluation import Attempt, evaluate
+from advdef.defenses.base import Defense, Undefended, reseed
+from advdef.draws import fresh_seed, seeded
+from advdef.evaluation import evaluate
+from advdef.threats import Attempt, stand_ins
 
 __all__ = ["components_fall", "expectation_converged", "falls_with_fixed_randomness", "surrogates_add_nothing"]
 
@@ -29,43 +32,41 @@ def expectation_converged(
     EOT, https://arxiv.org/abs/1707.07397; AutoAttack's "rand" (https://github.com/fra31/auto-attack) takes 20 draws.
     """
     attack = partial(pgd, steps=steps)
-    left = [
-        int(
-            attacked(
-                defence, attack, images, labels, eps=eps, generator=generator, target=expectation(defence, count)
-            ).robust.sum()
-        )
-        for count in draws
-    ]
-    detail = ", ".join(f"{n} at {count}" for n, count in zip(left, draws, strict=True))
+    seed = fresh_seed(generator)
+    left = []
+    for count in draws:
+        same, target = torch.Generator().manual_seed(seed), expectation(defence, count)
+        outcome = attacked(defence, attack, images, labels, eps=eps, generator=same, target=target)
+        left.append(len(images) * outcome.interval.value)
+    detail = ", ".join(f"{n:.1f} at {count}" for n, count in zip(left, draws, strict=True))
     return judged("D1", abs(left[-1] - left[-2]) <= few(1, len(images)), f"draws leave {detail}")
 
 
 class _Seeded(nn.Module):
+    """A random model that draws the same in every pass."""
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
-            torch.manual_seed(0)
-            logits: Tensor = self.model(images)
-        return logits
+        reseed(self.model, 0)
+        with seeded(0, images.device):
+            return ask(self.model, images)
 
 
 def falls_with_fixed_randomness(
     defence: Defense, images: Tensor, labels: Tensor, *, eps: float, generator: torch.Generator, steps: int = 20
 ) -> Check:
-    """D2: with torch's seed fixed in every pass, PGD leaves no more than of the undefended classifier.
+    """D2: with the seed fixed in every pass, PGD leaves no more than of the undefended classifier.
 
-    Within 1 point or one image (ours). Carlini et al., https://arxiv.org/abs/1902.06705. Noise that does not come from
-    torch's global generator stays random.
+    Within 1 point or one image (ours). Carlini et al., https://arxiv.org/abs/1902.06705.
     """
-    attack = partial(pgd, steps=steps)  # without stop_early: a pass draws the same noise only for the same batch
-    left = [
-        int(attacked(Undefended(model), attack, images, labels, eps=eps, generator=generator).robust.sum())
-        for model in (_Seeded(defence), defence.classifier)
-    ]
+    attack = partial(pgd, steps=steps)  # without stop_early: torch's generator draws the same only for the same batch
+    left = []
+    for model in (_Seeded(defence), defence.classifier):
+        same = Undefended(model)
+        left.append(int(attacked(same, attack, images, labels, eps=eps, generator=generator).robust.sum()))
     return judged("D2", left[0] <= left[1] + few(1, len(images)), f"leaves {left[0]}, undefended {left[1]}")
 
 
@@ -76,7 +77,7 @@ def surrogates_add_nothing(
 
     Athalye et al., https://arxiv.org/abs/1802.00420. Where it fires, the direct number is not the defence's.
     """
-    surrogates = defence.surrogates()
+    surrogates = stand_ins(defence)
     if not surrogates:
         return not_run("D3", "the defence names no surrogate")
     naive = attacked(defence, attack, images, labels, eps=eps, generator=generator)
@@ -95,7 +96,7 @@ def components_fall(
     """
     left = {
         name: attacked(Undefended(model), attack, images, labels, eps=eps, generator=generator).interval.value
-        for name, model in {"undefended": defence.classifier, **defence.surrogates()}.items()
+        for name, model in {"undefended": defence.classifier, **stand_ins(defence)}.items()
     }
     detail = ", ".join(f"{name} {100 * share:.0f} %" for name, share in left.items())
     return judged("D4", max(left.values()) <= 0.05, f"left: {detail}")

@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from advdef.attacks._common import borrowed, slope
+from advdef.attacks._common import ask, borrowed, slope
 from advdef.attacks.gradient import pgd
 from advdef.attacks.losses import LOSSES, LossName, margin
 from advdef.checks._check import Check, attacked, few, judged
 from advdef.defenses.base import Defense
+from advdef.draws import fresh_seed
 
 __all__ = [
     "deterministic",
@@ -36,7 +37,7 @@ def deterministic(defence: Defense, images: Tensor, labels: Tensor) -> Check:
     AutoAttack (https://github.com/fra31/auto-attack), ``check_randomized``; else only an expectation can be attacked.
     """
     with borrowed(defence, quiet=True), torch.no_grad():
-        passes = torch.stack([defence(images) for _ in range(5)])
+        passes = torch.stack([ask(defence, images) for _ in range(5)])
     right = (passes.argmax(2) == labels).sum(1)
     normal = F.normalize(passes, dim=2)
     worst = float((normal - normal[0]).norm(dim=2).max())
@@ -46,7 +47,7 @@ def deterministic(defence: Defense, images: Tensor, labels: Tensor) -> Check:
 def gives_logits(defence: Defense, images: Tensor) -> Check:
     """B3: the output is not a probability vector (AutoAttack, ``check_range_output``)."""
     with borrowed(defence, quiet=True), torch.no_grad():
-        output = defence(images)
+        output = ask(defence, images)
     sums_to_one = bool(((output.sum(1) - 1).abs() < 1e-4).all())
     low, high = (float(v) for v in torch.aminmax(output))
     return judged("B3", not (low > -1e-5 and high < 1 + 1e-5 and sums_to_one), f"range {low:.1f} to {high:.1f}")
@@ -57,7 +58,7 @@ def graph_intact(defence: Defense, images: Tensor, labels: Tensor) -> Check:
     try:
         with borrowed(defence, quiet=True):
             point = images.clone().requires_grad_()
-            torch.autograd.grad(margin(defence(point), labels).sum(), point)
+            torch.autograd.grad(margin(ask(defence, point), labels).sum(), point)
     except RuntimeError:
         return judged("B4", False, "no way back to the image")
     return judged("B4", True, "reaches the image")
@@ -73,7 +74,7 @@ def nonzero_gradient(defence: Defense, images: Tensor, labels: Tensor) -> Check:
     for name in losses:
         with borrowed(defence, quiet=True):
             point = images.clone().requires_grad_()
-            size = slope(LOSSES[name](defence(point), labels).sum(), point).abs().sum((1, 2, 3))
+            size = slope(LOSSES[name](ask(defence, point), labels).sum(), point).abs().sum((1, 2, 3))
         shares[name] = float(((size == 0) | ~size.isfinite()).float().mean())
     detail = "missing in " + ", ".join(f"{100 * share:.0f} % ({name})" for name, share in shares.items())
     return judged("B5", max(shares.values()) == 0, detail)
@@ -93,7 +94,7 @@ def no_inner_optimisation(defence: Defense, images: Tensor) -> Check:
     hooks = torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, unpack)
     try:
         with borrowed(defence, quiet=True), torch.no_grad(), hooks:
-            defence(images)
+            ask(defence, images)
     except RuntimeError as error:
         if "saved tensor hooks" not in str(error):
             raise
@@ -107,7 +108,7 @@ class _Scaled(nn.Module):
         self.model, self.factor = model, factor
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.factor * self.model(images)
+        logits: Tensor = self.factor * ask(self.model, images)
         return logits
 
 
@@ -119,7 +120,7 @@ def scale_invariant(
     Within 1 point or one image (both ours). AutoAttack, ``flags_doc.md``, names large logits as a cause of zero
     gradients. All four runs start at the same random points.
     """
-    seed = int(torch.randint(2**31 - 1, (), generator=generator))
+    seed = fresh_seed(generator)
 
     def left(loss: LossName, factor: float) -> int:
         attack = partial(pgd, steps=steps, loss=loss, stop_early=True)
@@ -142,7 +143,7 @@ def smooth_predictions(
     """
     changes = []
     with borrowed(defence, quiet=True), torch.no_grad():
-        before = margin(defence(images), labels)
+        before = margin(ask(defence, images), labels)
         size = torch.where(before == 0, torch.ones_like(before), before.abs())
         for _ in range(perturbations):
             noise = torch.rand(images.shape, generator=generator, dtype=images.dtype).to(images.device)

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from advdef.attacks import Attack
-from advdef.attacks._common import borrowed
+from advdef.attacks._common import ask, borrowed
 from advdef.checks._check import Check, judged, not_run
 from advdef.defenses.base import Defense
 from advdef.evaluation import correct
@@ -30,7 +30,7 @@ def finds_planted_example(
         return not_run("C12", "the network has no linear layer")
     rows: list[int] = []
     with borrowed(defence, quiet=True), torch.no_grad(), _hooked(layers[-1], lambda x, _: rows.append(len(x))):
-        defence(images[:2])
+        ask(defence, images[:2])
     if rows[-1:] != [len(images[:2])]:
         return not_run("C12", "the last linear layer does not give the logits: it sees several versions of an image")
     label, found = torch.zeros(1, dtype=torch.int64, device=images.device), []
@@ -40,7 +40,7 @@ def finds_planted_example(
             continue
         with _hooked(layers[-1], lambda features, logits, readout=readout: readout(features)):  # type: ignore[misc]
             with torch.no_grad():
-                if defence(image).shape != (1, 2):
+                if ask(defence, image).shape != (1, 2):
                     return not_run("C12", "the last linear layer does not give the logits")
             adversarial = attack(defence, image, label, eps=eps, generator=generator)
             found.append(not bool(correct(defence, adversarial, label)))
@@ -61,7 +61,7 @@ def _readout(defence: Defense, layer: nn.Linear, points: Tensor) -> nn.Linear | 
     """A layer (features -> 2) that gives class 1 to the last point and 0 to the others; None where there is none."""
     kept: list[tuple[Tensor, Tensor]] = []
     with borrowed(defence, quiet=True), torch.no_grad(), _hooked(layer, lambda *seen: kept.append(seen)):
-        defence(points)
+        ask(defence, points)
     features, logits = kept[-1]
     classes = torch.zeros(len(points), dtype=torch.int64, device=points.device)
     classes[-1] = 1

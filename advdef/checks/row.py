@@ -15,8 +15,9 @@ from advdef.checks import search as c
 from advdef.checks import soundness as a
 from advdef.checks._check import TITLES, Check, not_run
 from advdef.checks.binarisation import finds_planted_example
-from advdef.defenses.base import Defense
-from advdef.evaluation import Outcome
+from advdef.defenses.base import Defense, reseed
+from advdef.draws import fresh_seed, seeded
+from advdef.outcomes import Outcome
 
 __all__ = ["FAST", "FULL", "QUICK", "Effort", "row"]
 
@@ -147,7 +148,7 @@ def row(
         "D3": partial(d.surrogates_add_nothing, *on, attack=stopping if defence.exact else plain, eps=eps),
         "D4": partial(d.components_fall, *on, attack=stopping if defence.exact else plain, eps=eps),
     }
-    seed = int(torch.randint(2**31 - 1, (), generator=generator))
+    seed = fresh_seed(generator) % 2**31
 
     @cache
     def result(id: str) -> Check:
@@ -157,8 +158,8 @@ def row(
         if id in _NOT_AFTER_RANDOMNESS and result("B2").status == "fire":
             return not_run(id, "the defence draws random numbers (B2): see table D")
         own = seed + list(TITLES).index(id)
-        with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
-            torch.manual_seed(own)  # for defences that draw from torch's global generator
+        reseed(defence, own)
+        with seeded(own, images.device):
             return fixed[id]() if id in fixed else random[id](generator=torch.Generator().manual_seed(own))
 
     return [result(id) for id in TITLES if only is None or id in only]
@@ -167,5 +168,6 @@ def row(
 def _first(outcome: Outcome, n: int) -> Outcome:
     """The outcome on the first images alone."""
     findings = tuple(replace(f, tried=f.tried[:n], broken=f.broken[:n]) for f in outcome.findings)
-    clean, robust, adversarial = outcome.clean[:n], outcome.robust[:n], outcome.adversarial[:n]
-    return replace(outcome, clean=clean, robust=robust, adversarial=adversarial, findings=findings)
+    images = ("clean", "robust", "adversarial", "keys", "shares", "clean_shares")
+    kept = {name: value[:n] for name in images if (value := getattr(outcome, name)) is not None}
+    return replace(outcome, findings=findings, **kept)

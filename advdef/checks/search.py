@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from advdef.attacks import Attack, each_class, hop_skip_jump, pgd, square, uniform_noise
-from advdef.attacks._common import borrowed
+from advdef.attacks._common import ask, borrowed
 from advdef.checks._check import Check, attacked, few, judged, not_run, passes_of
 from advdef.checks.assumptions import deterministic
 from advdef.defenses.base import Defense
@@ -122,7 +122,7 @@ def unbounded_attack_wins(
 ) -> Check:
     """C6: with eps = 1 a white-box attack leaves at most chance (https://arxiv.org/abs/1902.06705)."""
     with borrowed(defence, quiet=True), torch.no_grad():
-        classes = defence(images[:1]).shape[1]
+        classes = ask(defence, images[:1]).shape[1]
     attack = partial(pgd, steps=steps, stop_early=True)
     left = attacked(defence, attack, images, labels, eps=1.0, generator=generator).interval.value
     return judged("C6", left <= 1 / classes, f"{100 * left:.0f} % left at eps 1")

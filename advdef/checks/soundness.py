@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advdef.attacks import Attack
-from advdef.attacks._common import borrowed
+from advdef.attacks._common import ask, borrowed
 from advdef.attacks.losses import margin
 from advdef.checks._check import Check, attacked, judged, not_run, passes_of
 from advdef.defenses.base import Defense, Undefended
@@ -43,7 +43,7 @@ def success_is_reproducible(defence: Defense, outcome: Outcome, labels: Tensor) 
     for size in (1, len(images)):
         wrong |= correct(defence, images, labels, batch_size=size) != outcome.robust
     with borrowed(defence, quiet=True), torch.no_grad():
-        smallest = float(margin(defence(images), labels).abs().min())
+        smallest = float(margin(ask(defence, images), labels).abs().min())
     return judged("A2", not wrong.any(), f"{int(wrong.sum())} contradictions, smallest margin {smallest:.0e}")
 
 
@@ -95,7 +95,7 @@ def attacks_the_defence(defence: Defense, images: Tensor, targets: Mapping[str, 
     defences, which have no one value.
     """
     with borrowed(defence, quiet=True), torch.no_grad():
-        own, again = (F.normalize(defence(images), dim=1) for _ in range(2))
+        own, again = (F.normalize(ask(defence, images), dim=1) for _ in range(2))
         if float((own - again).norm(dim=1).max()) > 1e-4:
             return not_run("A8", "the defence is random")
         gaps = {}

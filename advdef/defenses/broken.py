@@ -4,11 +4,11 @@ None is a defence. They show what the checks must find (:mod:`advdef.checks`). T
 :class:`advdef.defenses.Quantized`.
 """
 
-import torch
 from torch import Tensor, nn
 
 from advdef.attacks.wrappers import expectation
-from advdef.defenses.base import Undefended
+from advdef.defenses.base import ImageDraws, Undefended
+from advdef.draws import uniform
 
 __all__ = ["Detached", "RandomInput", "ScaledLogits"]
 
@@ -36,18 +36,23 @@ class RandomInput(Undefended):
     """Fresh uniform noise of size ``amount`` in every pass: each gradient is right for a network that is gone.
 
     Athalye et al. (https://arxiv.org/abs/1802.00420) average the gradient over the noise, here over ``draws`` passes.
-    The noise comes from torch's global generator.
     """
 
     exact = False
 
     def __init__(self, classifier: nn.Module, amount: float, draws: int = 10) -> None:
-        super().__init__(classifier)
+        super().__init__(classifier, random=True)
         self.amount, self.draws = amount, draws
+        self._noise = ImageDraws()
+
+    def reseed(self, seed: int) -> None:
+        """Begin a sequence of draws anew."""
+        self._noise.reseed(seed)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of the classifier on noisy images, which may leave [0, 1]."""
-        return super().forward(images + self.amount * (2 * torch.rand_like(images) - 1))
+        noise = uniform(self._noise.next_keys(images), images.shape[1:], dtype=images.dtype)
+        return super().forward(images + self.amount * (2 * noise - 1))
 
     def surrogates(self) -> dict[str, nn.Module]:
         """The mean logits over several draws."""

@@ -18,6 +18,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from advdef.attacks._common import ask
 from advdef.attacks.candidates import candidates
 from advdef.attacks.suites import Suite
 from advdef.attacks.wrappers import replace_gradient, straight_through
@@ -89,8 +90,7 @@ class _SoftWeights(nn.Module):
         width = self.temperature * known.std(1, keepdim=True) + 1e-12
         soft = torch.sigmoid((values - lowest_in_front) / width) - torch.sigmoid((highest_in_tail - values) / width)
         edited = traced.point + d.step * traced.direction(soft, create_graph=True)
-        logits: Tensor = d.classifier(replace_gradient(edited.clamp(0, 1), edited))
-        return logits
+        return ask(d.classifier, replace_gradient(edited.clamp(0, 1), edited))
 
 
 class NIPDictionary(Defense):
@@ -114,7 +114,7 @@ class NIPDictionary(Defense):
         if not steps or min(steps) < 0 or sorted(steps) != list(steps):
             raise ValueError(f"steps must be one or more numbers, not negative and ascending, not {steps}")
         self._classifier, self.rule, self.steps = classifier, rule, tuple(steps)
-        self.training = classifier.training
+        self.training = getattr(classifier, "training", False)
         self.directions: Tensor
         self.register_buffer("directions", bank.directions)
 
@@ -131,7 +131,7 @@ class NIPDictionary(Defense):
         """Logits (N, K) that the rule makes of those of the edited images; votes, for "majority"."""
         if self.rule == "pred":
             with torch.no_grad():
-                classes = self._classifier(images).argmax(1)
+                classes = ask(self._classifier, images).argmax(1)
             return _logits(self._classifier, images, self.offset(images, classes)[:, None], past_clip)[:, 0]
         logits = _logits(self._classifier, images, self._step(images)[:, None] * self.directions, past_clip)
         if self.rule == "mean-logit":
@@ -266,7 +266,7 @@ def _logits(network: nn.Module, images: Tensor, offsets: Tensor, past_clip: bool
     edited = (images[:, None] + offsets).flatten(0, 1)
     clipped = edited.clamp(0, 1)
     seen = replace_gradient(clipped, edited) if past_clip else clipped
-    return torch.cat([network(part) for part in _parts(seen)]).unflatten(0, (len(images), -1))
+    return torch.cat([ask(network, part) for part in _parts(seen)]).unflatten(0, (len(images), -1))
 
 
 def _parts(rows: Tensor) -> tuple[Tensor, ...]:

@@ -5,8 +5,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from advdef.attacks._common import ask
 from advdef.attacks.wrappers import expectation
-from advdef.defenses.base import Defense
+from advdef.defenses.base import Defense, ImageDraws
+from advdef.draws import normal, uniform
 from advdef.influence import rms_normalised
 
 __all__ = ["Noise", "NoiseVote"]
@@ -18,13 +20,14 @@ class NoiseVote(Defense):
     """Mean logits over ``draws`` noisy copies clip(x + step * u) of each image; u has root mean square 1 over an image.
 
     Such noise cannot hide a gradient: it averages out (EOT, https://arxiv.org/abs/1707.07397, used against random
-    defences in https://arxiv.org/abs/1802.00420). Each pass draws anew for each image, from the defence's own generator
-    on the CPU, so that every device sees the same numbers; judge it by :func:`advdef.randomised.survival`.
+    defences in https://arxiv.org/abs/1802.00420). Each pass draws anew for each image, by the image and ``seed``, so
+    that batches of any size and every device see the same numbers.
 
     Raises ValueError for a step that is negative or not finite, no draws, or an unknown noise.
     """
 
     exact = False
+    random = True
 
     def __init__(
         self, classifier: nn.Module, step: float, *, draws: int = 1, noise: Noise = "gaussian", seed: int = 0
@@ -38,8 +41,8 @@ class NoiseVote(Defense):
             raise ValueError(f"no noise {noise!r}; there are {', '.join(get_args(Noise))}")
         self._classifier = classifier
         self.step, self.draws, self.noise = step, draws, noise
-        self.training = classifier.training
-        self.reseed(seed)
+        self.training = getattr(classifier, "training", False)
+        self._draws = ImageDraws(seed)
 
     @property
     def classifier(self) -> nn.Module:
@@ -48,13 +51,12 @@ class NoiseVote(Defense):
 
     def reseed(self, seed: int) -> None:
         """Begin a sequence of draws anew."""
-        # kept as a tensor: a generator has no value that could be copied or name the defence in the key of a file
-        self._state = torch.Generator().manual_seed(seed).get_state()
+        self._draws.reseed(seed)
 
     def forward(self, images: Tensor) -> Tensor:
         """Mean logits over fresh draws, which go through the classifier as one batch."""
         noisy = (images + self.step * self._directions(images)).clamp(0, 1)
-        logits: Tensor = self._classifier(noisy.flatten(0, 1))
+        logits = ask(self._classifier, noisy.flatten(0, 1))
         return logits.unflatten(0, (self.draws, len(images))).mean(0)
 
     def surrogates(self) -> dict[str, nn.Module]:
@@ -63,9 +65,9 @@ class NoiseVote(Defense):
 
     def _directions(self, images: Tensor) -> Tensor:
         """Noise (draws, N, C, H, W) of root mean square 1 over an image."""
-        generator = torch.Generator()
-        generator.set_state(self._state)
-        draw = torch.randn if self.noise == "gaussian" else torch.rand
-        drawn = draw(self.draws, *images.shape, generator=generator)
-        self._state = generator.get_state()
-        return rms_normalised((drawn if self.noise == "gaussian" else 2 * drawn - 1).to(images))
+        keys, shape = self._draws.next_keys(images), torch.Size((self.draws, *images.shape[1:]))
+        if self.noise == "gaussian":
+            drawn = normal(keys, shape, dtype=images.dtype)
+        else:
+            drawn = 2 * uniform(keys, shape, dtype=images.dtype) - 1
+        return rms_normalised(drawn.transpose(0, 1))

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from advdef.attacks._common import slope
+from advdef.attacks._common import ask, slope
 from advdef.attacks._objective import Offset
 from advdef.attacks.precompensation import precompensated
 from advdef.attacks.suites import Suite
@@ -32,7 +32,7 @@ class Preprocessed(Defense):
     def __init__(self, classifier: nn.Module) -> None:
         super().__init__()
         self._classifier = classifier
-        self.training = classifier.training
+        self.training = getattr(classifier, "training", False)
 
     @property
     def classifier(self) -> nn.Module:
@@ -50,8 +50,7 @@ class Preprocessed(Defense):
             found = tuple(prepared.shape) if isinstance(prepared, Tensor) else type(prepared).__name__
             wanted = f"a tensor of shape {tuple(images.shape)}, as it was given"
             raise ValueError(f"{type(self).__name__}.prepare must return {wanted}, not {found}")
-        logits: Tensor = self._classifier(prepared)
-        return logits
+        return ask(self._classifier, prepared)
 
     def surrogates(self) -> dict[str, nn.Module]:
         """The deployed value, with the gradient at the prepared image for that at the image."""
@@ -68,8 +67,7 @@ class _StraightThrough(nn.Module):
             prepared = self.defence.prepare(images)
         if torch.is_grad_enabled():
             prepared = replace_gradient(prepared, images)
-        logits: Tensor = self.network(prepared)
-        return logits
+        return ask(self.network, prepared)
 
 
 class BitDepth(Preprocessed):
@@ -213,6 +211,6 @@ class AntiAdversary(AddedOffset):
         # the caller may have switched gradients off; a tensor made in inference mode takes none, a copy does
         with torch.inference_mode(False), torch.enable_grad():
             point = images.detach().clone().requires_grad_()
-            logits = self._classifier(point)
+            logits = ask(self._classifier, point)
             chosen = logits.argmax(1) if classes is None else classes.clone()
             return self.step * rms_normalised(slope(logits.gather(1, chosen[:, None]).sum(), point))

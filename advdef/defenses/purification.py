@@ -11,6 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from advdef.attacks._common import ask
 from advdef.attacks.gate import both_branches, unnoticed
 from advdef.attacks.suites import Suite
 from advdef.attacks.wrappers import replace_gradient
@@ -56,8 +57,7 @@ class Purification(Preprocessed):
 
     def decide(self, images: Tensor, purified: Tensor) -> Tensor:
         """Logits, given an image and what the purifier made of it."""
-        logits: Tensor = self.classifier(purified)
-        return logits
+        return ask(self.classifier, purified)
 
     def surrogates(self) -> dict[str, nn.Module]:
         """The identity as the purifier's gradient ("BPDA"); each derivative throughout; two in the purifier alone."""
@@ -131,11 +131,11 @@ class GatedPurification(Purification):
 
     def distance(self, images: Tensor) -> Tensor:
         """D (N,), in [0, 1]."""
-        return _apart(self.classifier(images), self.classifier(self.prepare(images)))
+        return _apart(ask(self.classifier, images), ask(self.classifier, self.prepare(images)))
 
     def decide(self, images: Tensor, purified: Tensor) -> Tensor:
         """Logits of the branch that the gate takes."""
-        bare, cleaned = self.classifier(images), self.classifier(purified)
+        bare, cleaned = ask(self.classifier, images), ask(self.classifier, purified)
         return torch.where((_apart(bare, cleaned) > self.threshold)[:, None], cleaned, bare)
 
     def adaptive_attacks(self, eps: float) -> Suite:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from advdef.attacks._common import ask
 from advdef.attacks.gradient import pgd
 from advdef.attacks.level_space import level_space
 from advdef.attacks.suites import Suite
@@ -183,8 +184,7 @@ class Quantized(Defense):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of the network on quantised images."""
-        logits: Tensor = self._network(self.quantizer(images))
-        return logits
+        return ask(self._network, self.quantizer(images))
 
     def surrogates(self) -> dict[str, nn.Module]:
         """The deployed value with the gradient of the identity, or of a soft quantiser at hardness 5 or 20."""
@@ -218,8 +218,7 @@ class _Surrogate(nn.Module):
         if torch.is_grad_enabled():
             soft = images if self.backward == "identity" else self.quantizer.soft(images, self.backward, clip=False)
             value = replace_gradient(value, soft)
-        logits: Tensor = self.network(value)
-        return logits
+        return ask(self.network, value)
 
 
 def annealed(

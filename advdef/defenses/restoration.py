@@ -6,6 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from advdef.attacks._common import ask
 from advdef.attacks.decoy import decoy
 from advdef.attacks.suites import Suite
 from advdef.attacks.wrappers import replace_gradient
@@ -84,8 +85,7 @@ class _Mapped(nn.Module):
         maps = self.defence.maps(images.detach())
         if self.twin is not None and torch.is_grad_enabled() and images.requires_grad:
             maps = replace_gradient(maps, self.twin(images))
-        logits: Tensor = self.network(self.defence.prepare_with(images, maps))
-        return logits
+        return ask(self.network, self.defence.prepare_with(images, maps))
 
 
 class OracleRestoration(nn.Module):
@@ -104,5 +104,4 @@ class OracleRestoration(nn.Module):
     def forward(self, images: Tensor, *, labels: Tensor) -> Tensor:
         """Logits (N, K) of images (N, C, H, W) restored with the maps of labels (N,)."""
         restored = images - self.restorer(images, self.maps(images, labels=labels))
-        logits: Tensor = self.classifier(restored.clamp(0, 1))
-        return logits
+        return ask(self.classifier, restored.clamp(0, 1))

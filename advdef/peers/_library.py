@@ -79,7 +79,7 @@ def kept(
     generator: torch.Generator | None,
 ) -> Tensor:
     """What ``attack(peer, images, goal, seed)`` finds inside the budget, verified."""
-    budget = validate(images, labels, eps, unbounded=True)
+    images, labels, budget = validate(images, labels, eps, norm=norm, unbounded=True)
 
     def search(peer: nn.Module, images: Tensor, goal: Goal, eps: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         # torchattacks asks the first parameter for the device

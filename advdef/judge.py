@@ -1,0 +1,207 @@
+"""Runs one attempt on the images of an evaluation and judges what comes back, by the defence alone."""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from advdef.attacks._balls import Norm, size
+from advdef.attacks._common import ask, check_logits, watched
+from advdef.attacks._types import Attack, describe
+from advdef.defenses.base import Defense, is_random, reseed
+from advdef.draws import seeded
+from advdef.outcomes import Finding
+from advdef.store import Entry, kept, key
+from advdef.threats import Attempt
+
+__all__ = ["Judge", "UnsoundAttack", "check_sound", "counted", "derived"]
+
+Purpose = Literal["craft", "choose", "report"]
+
+
+class UnsoundAttack(RuntimeError):
+    """An attack returned images outside its budget or [0, 1], or not finite: no number may come from it."""
+
+
+class Judge:
+    """What all attempts of one evaluation share. ``draws`` is 0 for a defence that draws nothing."""
+
+    def __init__(
+        self,
+        defence: Defense,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        eps: float,
+        norm: Norm,
+        seed: int,
+        draws: int,
+        batch_size: int,
+        folder: Path | None,
+    ) -> None:
+        self.defence, self.images, self.labels, self.eps, self.norm = defence, images, labels, eps, norm
+        self.seed, self.draws, self.batch_size, self.folder = seed, draws, batch_size, folder
+
+    def shares(self, candidates: Tensor, purpose: Purpose, rows: Tensor | None = None) -> Tensor:
+        """(N,): the share of passes that get each candidate right, 0 or 1 without draws; ``rows``: whose they are."""
+        if len(candidates) == 0:
+            return torch.zeros(0, device=candidates.device)
+        labels = self.labels if rows is None else self.labels[rows]
+        seed = derived(self.seed, purpose)
+
+        def judged(part: Tensor) -> Tensor:
+            reseed(self.defence, seed)
+            with torch.no_grad(), seeded(seed, candidates.device):
+                passes = []
+                for _ in range(max(1, self.draws)):
+                    logits = ask(self.defence, candidates[part])
+                    check_logits(logits, labels[part])
+                    passes.append(logits.argmax(1) == labels[part])
+            return torch.stack(passes).float().mean(0)
+
+        return in_parts(judged, torch.arange(len(candidates), device=candidates.device), self.batch_size)
+
+    def run(self, attempt: Attempt, tried: Tensor) -> tuple[Tensor, Tensor, Tensor, Finding]:
+        """One attempt on the images ``tried`` (N,): their rows, what was found, the shares right, and the finding."""
+        rows = torch.nonzero(tried)[:, 0]
+        make = partial(self._made, attempt, rows)
+        if self.folder is None or len(rows) == 0:
+            started = time.perf_counter()
+            tensors, facts = make()
+            entry = Entry(tensors, facts, time.perf_counter() - started, from_store=False)
+        else:
+            reseed(attempt.target, 0)
+            name = key(
+                "attempt", defence=self.defence, target=attempt.target, attack=attempt.attack, images=self.images[rows],
+                labels=self.labels[rows], eps=self.eps, norm=self.norm, draws=self.draws,
+                seed=derived(self.seed, attempt.name), judged=derived(self.seed, "choose"),
+            )  # fmt: skip
+            entry = kept(self.folder, name, make, label=attempt.name, check=partial(self._doubt, rows))
+        right = entry.tensors["right"].to(self.images)
+        found = self.images[rows].clone()
+        found[entry.tensors["moved"].to(rows.device)] = entry.tensors["found"].to(self.images)
+        broken = torch.zeros_like(tried)
+        broken[rows] = right <= 0.5
+        settings = describe(attempt.attack)
+        return rows, found, right, Finding(attempt.name, tried, broken, entry.seconds, settings=settings, **entry.facts)
+
+    def _made(self, attempt: Attempt, rows: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What of the images ``rows`` the attempt changed for the worse, and what that took."""
+        passes, seed = {"forward": 0, "backward": 0}, derived(self.seed, attempt.name)
+        attack = _going_on(attempt.attack) if is_random(attempt.target) else attempt.attack
+
+        def crafted(part: Tensor) -> Tensor:
+            x, y = self.images[part], self.labels[part]
+            reseed(attempt.target, derived(seed, "craft"))
+            reseed(self.defence, derived(seed, "craft"))
+            with counted(attempt.target, passes), seeded(seed, x.device):
+                drawn = torch.Generator().manual_seed(seed)
+                found = attack(attempt.target, x, y, eps=self.eps, generator=drawn)
+            check_sound(attempt.name, x, found, eps=self.eps, norm=self.norm)
+            return found.detach()
+
+        with watched() as watch:
+            found = in_parts(crafted, rows, self.batch_size) if len(rows) else self.images[rows]
+        right = self.shares(found, "choose", rows)
+        moved = torch.nonzero(right < 1)[:, 0]
+        facts = {"forwards": passes["forward"], "backwards": passes["backward"], "gradient": watch.reached}
+        watch.warn(gradient=False)
+        return {"rows": rows, "right": right, "moved": moved, "found": found[moved]}, facts
+
+    def _doubt(self, rows: Tensor, entry: Entry) -> str | None:
+        """Why an entry that was read cannot be right."""
+        t = entry.tensors
+        if set(t) != {"rows", "right", "moved", "found"} or not torch.equal(t["rows"], rows.cpu()):
+            return "it is about other images"
+        if t["right"].shape != t["rows"].shape or not bool(((t["right"] >= 0) & (t["right"] <= 1)).all()):
+            return "its shares are none"
+        try:
+            images = self.images[rows].cpu()[t["moved"]]
+            check_sound("what it holds", images, t["found"], eps=self.eps, norm=self.norm)
+        except UnsoundAttack as failure:
+            return str(failure)
+        return None
+
+
+def derived(seed: int, name: str) -> int:
+    """Another seed below 2**62 for each name."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:8], "big") >> 2
+
+
+def in_parts(function: Callable[[Tensor], Tensor], rows: Tensor, batch_size: int) -> Tensor:
+    """``function`` of at most ``batch_size`` rows at a time, joined; of half as many where memory does not suffice."""
+    done = []
+    for part in rows.split(batch_size):
+        try:
+            done.append(function(part))
+        except (MemoryError, RuntimeError) as failure:
+            if len(part) < 2 or not _out_of_memory(failure):
+                raise
+            done.append(in_parts(function, part, (len(part) + 1) // 2))
+    return torch.cat(done)
+
+
+def _out_of_memory(failure: Exception) -> bool:
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(failure, MemoryError) or any(said in str(failure) for said in words)
+
+
+def _going_on(attack: Attack) -> Attack:
+    """An attack that does not stop at its first success, which on a random target is luck."""
+    return partial(attack, stop_early=False) if attack.keywords.get("stop_early") else attack
+
+
+def check_sound(name: str, images: Tensor, found: Tensor, *, eps: float, norm: Norm = "Linf") -> None:
+    """Raise UnsoundAttack unless what an attack found lies in its budget and in [0, 1]."""
+    if not isinstance(found, Tensor) or found.shape != images.shape or not bool(torch.isfinite(found).all()):
+        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise UnsoundAttack(f"{name} returned images of shape {shape}, or not finite")
+    if found.numel() == 0:
+        return
+    moved, low, high = float(size(found - images, norm).max()), float(found.min()), float(found.max())
+    if moved > eps + 1e-6 or low < 0 or high > 1:
+        unit = "moved pixels by" if norm == "Linf" else f"moved an image in {norm} by"
+        raise UnsoundAttack(f"{name} {unit} {moved:g} (eps {eps:g}) into [{low:g}, {high:g}]")
+
+
+@contextmanager
+def counted(target: nn.Module, passes: dict[str, int]) -> Iterator[None]:
+    """Count images through ``target.network`` (``target`` itself where it names none), forward and backward.
+
+    A frozen program takes no hook, and then nothing is counted.
+    """
+    network = getattr(target, "network", target)
+
+    def forward(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+        passes["forward"] += len(inputs[0])
+        counted = False
+
+        def from_logits(gradient: Tensor) -> None:
+            nonlocal counted
+            counted = True
+            passes["backward"] += len(gradient)
+
+        def at_images(gradient: Tensor) -> None:
+            if not counted:  # an attack on features, whose gradient does not pass the logits
+                passes["backward"] += len(gradient)
+
+        if isinstance(output, Tensor) and output.requires_grad:
+            output.register_hook(from_logits)
+        if inputs[0].requires_grad:
+            inputs[0].register_hook(at_images)
+
+    try:
+        handle = network.register_forward_hook(forward)
+    except RuntimeError:
+        handle = None
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.remove()
