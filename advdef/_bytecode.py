@@ -20,7 +20,8 @@ _BOOK = frozenset(
     f"advdef.{name}"
     for name in (
         "cache", "claims", "cli", "ledger", "links", "notebook", "notebookfile", "pages", "papers", "plotting",
-        "recording", "records", "regression", "repository", "reproduction", "scaffold", "site", "summary",
+        "recordfile", "recording", "records", "regression", "repository", "reproduction", "scaffold", "site",
+        "summary", "tally",
     )
 )  # fmt: skip
 _FILES = frozenset(f"advdef.{name}" for name in ("artifacts", "content", "store", "_bytecode", "_closure", "_files"))
