@@ -5,7 +5,7 @@ import types
 from collections.abc import Iterable
 from typing import Any
 
-from advdef._bytecode import facts, imported, is_library, packed, version_of
+from advdef._bytecode import facts, imported, is_library, packed, said_module, version_of
 from advdef.content import Code, Content, functions_of
 
 __all__ = ["code_hash", "name_of", "resolve"]
@@ -13,7 +13,7 @@ __all__ = ["code_hash", "name_of", "resolve"]
 
 def name_of(code: Code) -> str:
     """``module:name`` of a function or class."""
-    return f"{code.__module__}:{code.__qualname__}"
+    return f"{said_module(code)}:{code.__qualname__}"
 
 
 def resolve(name: str) -> Code | None:

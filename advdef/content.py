@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from advdef._bytecode import facts, is_library, is_of_the_book, module_of, packed, version_of
+from advdef._bytecode import facts, is_library, is_of_the_book, module_of, packed, said_module, version_of
 
 __all__ = ["Code", "Content", "NoContent", "functions_of"]
 
@@ -124,7 +124,7 @@ class Content:
             return packed("named", str(value).encode())
         if isinstance(value, types.CodeType):
             return facts(value).digest
-        if is_of_the_book(type(value).__module__):
+        if is_of_the_book(said_module(type(value))):
             return packed("of the book", _full_name(type(value)).encode())
         name, parts = _described(value)
         return self._parts(name, parts)
@@ -163,7 +163,7 @@ class Content:
         return packed("function", _full_name(value).encode(), facts(value.__code__).digest, self._parts("of", parts))
 
     def _class(self, value: type) -> bytes:
-        if is_library(value.__module__):
+        if is_library(said_module(value)):
             return packed("library", _full_name(value).encode())
         self.code.append(value)
         codes = []
@@ -204,11 +204,11 @@ def _described(value: Any) -> tuple[str, Iterable[tuple[str, object]]]:
         if getattr(np, name, None) is not value:
             raise NoContent(value)  # it may hold any function
         return f"ufunc {name}", ()
-    if type(value).__module__ == "torch.export.exported_program":
+    if said_module(type(value)) == "torch.export.exported_program":
         parts = [value.graph_module.code, value.state_dict, value.constants, str(value.graph_signature)]
         return "exported", [("program", parts)]
     around = getattr(value, "__dict__", None) or {}
-    if type(value).__module__.startswith("numba") and "py_func" in around:
+    if said_module(type(value)).startswith("numba") and "py_func" in around:
         return "compiled", [("function", value.py_func), ("options", getattr(value, "targetoptions", None))]
     if isinstance(value, _WRAPPERS):
         return f"wrapper {type(value).__qualname__}", [("functions", _wrapped(value))]
@@ -225,7 +225,7 @@ def _module(module: nn.Module) -> Iterator[tuple[str, object]]:
     """The class of a module, its attributes, hooks, weights and children."""
     if isinstance(module, torch.jit.ScriptModule):
         yield from _scripted(module)
-    elif type(module).__module__.startswith("torch._dynamo"):
+    elif said_module(type(module)).startswith("torch._dynamo"):
         yield "compiled", module._orig_mod
         return
     elif isinstance(module, torch.fx.GraphModule):
@@ -293,6 +293,6 @@ def functions_of(member: Any) -> list[types.FunctionType]:
 
 
 def _full_name(thing: Any) -> str:
-    module = getattr(thing, "__module__", None) or module_of(thing)
+    module = said_module(thing) or module_of(thing)
     name = f"{module}:{getattr(thing, '__qualname__', type(thing).__qualname__)}"
     return f"{name} {version_of(module)}" if is_library(module) else name
