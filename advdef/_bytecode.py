@@ -13,14 +13,25 @@ from dataclasses import dataclass
 from types import CodeType, ModuleType
 from typing import Any
 
-__all__ = ["Facts", "facts", "imported", "is_library", "is_of_the_book", "module_of", "packed", "version_of"]
+__all__ = [
+    "Facts",
+    "facts",
+    "imported",
+    "is_library",
+    "is_of_the_book",
+    "module_of",
+    "packed",
+    "said_module",
+    "version_of",
+]
 
 _LIBRARIES = frozenset({"torch", "torchvision", "numpy", "numba", "snntorch", "foolbox", "pyautoattack", "scipy"})
 _BOOK = frozenset(
     f"advdef.{name}"
     for name in (
         "cache", "claims", "cli", "ledger", "links", "notebook", "notebookfile", "pages", "papers", "plotting",
-        "recording", "records", "regression", "repository", "reproduction", "scaffold", "site", "summary",
+        "recordfile", "recording", "records", "regression", "repository", "reproduction", "scaffold", "site",
+        "summary", "tally",
     )
 )  # fmt: skip
 _FILES = frozenset(f"advdef.{name}" for name in ("artifacts", "content", "store", "_bytecode", "_closure", "_files"))
@@ -99,9 +110,15 @@ def _constant(value: Any) -> bytes:
 
 
 def module_of(thing: Any) -> str:
-    """The name of the module that a function or class was written in."""
+    """The name of the module that a function or class was written in, or nothing."""
     own = getattr(thing, "__globals__", None)  # functools.wraps changes what the function says of itself
-    return str((own or {}).get("__name__") or getattr(thing, "__module__", None) or "")
+    return str((own or {}).get("__name__") or said_module(thing))
+
+
+def said_module(thing: Any) -> str:
+    """The module that something says it is of, or nothing: some compiled classes say something else than a name."""
+    said = getattr(thing, "__module__", None)
+    return said if isinstance(said, str) else ""
 
 
 def is_library(name: str) -> bool:

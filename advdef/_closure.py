@@ -5,7 +5,7 @@ import types
 from collections.abc import Iterable
 from typing import Any
 
-from advdef._bytecode import facts, imported, is_library, packed, version_of
+from advdef._bytecode import facts, imported, is_library, packed, said_module, version_of
 from advdef.content import Code, Content, functions_of
 
 __all__ = ["code_hash", "name_of", "resolve"]
@@ -13,7 +13,7 @@ __all__ = ["code_hash", "name_of", "resolve"]
 
 def name_of(code: Code) -> str:
     """``module:name`` of a function or class."""
-    return f"{code.__module__}:{code.__qualname__}"
+    return f"{said_module(code)}:{code.__qualname__}"
 
 
 def resolve(name: str) -> Code | None:
@@ -57,7 +57,7 @@ class _Closure:
             for name, member in sorted(vars(code).items())
             if functions_of(member) or not (name.startswith("__") and name.endswith("__"))
         ]
-        return packed("class", self._value(code), self._value(code.__bases__), *members)
+        return packed("class", self._value(code), self._value((type(code), *code.__bases__)), *members)
 
     def _function(self, code: types.FunctionType) -> bytes:
         found, within = facts(code.__code__), code.__globals__

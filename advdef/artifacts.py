@@ -1,41 +1,20 @@
 """Trained weights on disk, keyed by all that determines them, so that an interrupted run trains nothing twice."""
 
-import ast
-import hashlib
-import inspect
-import json
-import os
-import sys
-import textwrap
-import time
-import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import safetensors.torch
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from advdef.data import Dataset
-from advdef.training import TrainingDiverged
+from advdef.store import Entry, cache_folder, identity, kept, key, place, write_atomically
+from advdef.training import TrainingDiverged, precision
 
-__all__ = ["Training", "cache_folder", "digest", "fingerprint", "trained", "write_atomically"]
-
-_ALWAYS = (
-    "training",
-    "data",
-    "attacks.gradient",
-    "attacks.losses",
-    "attacks.wrappers",
-    "attacks._balls",
-    "attacks._restarts",
-    "attacks._common",
-)
+__all__ = ["Training", "digest", "trained", "write_atomically"]
 
 
 @dataclass(frozen=True)
@@ -44,13 +23,8 @@ class Training:
 
     model: nn.Module
     history: dict[str, Tensor]
-    seconds: float
-    from_cache: bool
-
-
-def cache_folder() -> Path:
-    """``$ADVDEF_CACHE``, else the user's cache folder."""
-    return Path(os.environ.get("ADVDEF_CACHE") or platformdirs.user_cache_dir("advdef")) / "weights"
+    seconds: float = field(metadata={"content": False})
+    from_cache: bool = field(metadata={"content": False})
 
 
 def trained(
@@ -61,124 +35,71 @@ def trained(
     seed: int,
     **settings: Any,
 ) -> Training:
-    """``train(build(), data.train, generator=..., **settings)`` under ``seed``, or the weights of an earlier such call.
+    """``train(build(), data.train, generator=..., **settings)`` under ``seed``, or the result of an earlier such call.
 
-    The key holds the built model (its repr and its weights before training), the training function and its settings,
-    the seed, the data set's checksum and training size, the device type, the torch version, and the code of the modules
-    involved (docstrings and comments aside). ``settings`` must print alike when they are alike; of a module among them,
-    the weights count too. Weights are written atomically as safetensors. Where training diverges, the last good ones
-    are, and TrainingDiverged names the file.
+    The key holds the built model with its weights, the training function and its settings, the seed, the training
+    images and labels and the data set's name, all by content (see :func:`advdef.store.key`), the code that is reached
+    from there, the device type, the precision of training, and the environment. The model is in evaluation mode.
+
+    Where training diverges, the last good weights are kept, and TrainingDiverged names the file. Raises TypeError for
+    a setting that has no content, as an open file.
     """
-    device = data.train.images.device
+    split, folder = data.train, cache_folder("weights")
+    device = split.images.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        model = build()
-        function = train.func if isinstance(train, partial) else train
-        given = {**(train.keywords if isinstance(train, partial) else {}), **settings}
-        functions = [v for v in given.values() if callable(v) and not isinstance(v, nn.Module)]
-        parts = [model, *(v for v in given.values() if isinstance(v, nn.Module))]
-        key = {
-            "model": repr(model),
-            "start": digest(model),
-            "train": f"{function.__module__}.{function.__qualname__}",
-            "settings": {name: _printed(value) for name, value in sorted(given.items())},
-            "seed": seed,
-            "data": [data.name, data.checksum, len(data.train)],
-            "device": device.type,
-            "torch": torch.__version__,
-            "code": fingerprint(function, *functions, *map(type, (m for part in parts for m in part.modules()))),
-        }
-        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
-        path = cache_folder() / f"{data.name}-{type(model).__name__.lower()}-{name}.safetensors"
         # the layout that training leaves, so that a cached model computes the same floats as a trained one
-        model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if path.exists():
-            return _load(path, model, device)
-        started = time.perf_counter()
-        try:
-            history = train(model, data.train, generator=torch.Generator().manual_seed(seed), **settings) or {}
-        except TrainingDiverged as failure:
-            kept = path.with_suffix(".last-good.safetensors")
-            write_atomically(kept, safetensors.torch.save({n: _saved(v) for n, v in failure.checkpoint.items()}))
-            raise TrainingDiverged(f"{failure}, kept in {kept}", failure.checkpoint, failure.epoch) from failure
-        seconds = time.perf_counter() - started
-    tensors = {f"model.{name}": _saved(value) for name, value in model.state_dict().items()}
-    tensors |= {f"history.{name}": _saved(value) for name, value in history.items()}
-    # a safetensors file does not keep the order of its tensors
-    metadata = {"key": json.dumps(key, sort_keys=True), "seconds": repr(seconds), "history": json.dumps(list(history))}
-    write_atomically(path, safetensors.torch.save(tensors, metadata))
-    return Training(model, {n: v.detach().cpu() for n, v in history.items()}, seconds, from_cache=False)
+        model = build().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        given = {**(train.keywords if isinstance(train, partial) else {}), **settings}
+        asked = key(
+            "training",
+            model=model,
+            modes=[module.training for module in model.modules()],
+            trainable=[parameter.requires_grad for parameter in model.parameters()],
+            train=partial(train.func, *train.args) if isinstance(train, partial) else partial(train),
+            settings=dict(sorted(given.items())),
+            seed=seed,
+            split=split,
+            name=data.name,
+            device=device.type,
+            precision=precision(device),
+        )
+        label = f"{data.name}-{type(model).__name__.lower()}"
+
+        def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
+            try:
+                history = train(model, split, generator=torch.Generator().manual_seed(seed), **settings) or {}
+            except TrainingDiverged as failure:
+                file = place(folder, asked, label=label).with_suffix(".last-good.safetensors")
+                where = f"kept in {file}" if _written(file, failure.checkpoint) else f"which {folder} cannot keep"
+                raise TrainingDiverged(f"{failure}, {where}", failure.checkpoint, failure.epoch) from failure
+            tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+            # a safetensors file does not keep the order of its tensors
+            return tensors | {f"history.{n}": v for n, v in history.items()}, {"history": list(history)}
+
+        def check(entry: Entry) -> str | None:
+            wanted = {f"model.{name}": value.shape for name, value in model.state_dict().items()}
+            found = {name: value.shape for name, value in entry.tensors.items() if name.startswith("model.")}
+            whole = found == wanted and all(f"history.{name}" in entry.tensors for name in entry.facts["history"])
+            return None if whole else "its tensors are not those of the model"
+
+        entry = kept(folder, asked, make, label=label, check=check)
+    if entry.from_store:
+        model.load_state_dict({n.removeprefix("model."): v for n, v in entry.tensors.items() if n.startswith("model.")})
+    history = {name: entry.tensors[f"history.{name}"] for name in entry.facts["history"]}
+    return Training(model.eval(), history, entry.seconds, entry.from_store)
 
 
-def _saved(value: Tensor) -> Tensor:
-    """A tensor as safetensors wants it: contiguous, and sharing memory with no other."""
-    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
+def _written(file: Path, weights: dict[str, Tensor]) -> bool:
+    """Whether weights could be written to a file."""
+    copies = {n: v.detach().cpu().clone(memory_format=torch.contiguous_format) for n, v in weights.items()}
+    try:
+        write_atomically(file, safetensors.torch.save(copies))
+    except OSError:
+        return False
+    return True
 
 
 def digest(model: nn.Module) -> str:
     """Hash of all weights and buffers."""
-    content = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        content.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        content.update(_saved(value).reshape(-1).view(torch.uint8).numpy().data)
-    return content.hexdigest()[:16]
-
-
-def _printed(value: Any) -> str:
-    """A setting as text that is alike for alike settings; a function is named by where it stands."""
-    if isinstance(value, nn.Module):
-        return f"{value!r} {digest(value)}"
-    if not callable(value):
-        return repr(value)
-    if "<" in getattr(value, "__qualname__", "<"):
-        raise ValueError(f"{value!r} has no name that a cache key could hold: use a module-level function")
-    return f"{value.__module__}.{value.__qualname__}"
-
-
-def _load(path: Path, model: nn.Module, device: torch.device) -> Training:
-    with safe_open(path, framework="pt", device=str(device)) as file:
-        names = list(file.keys())
-        tensors = {name: file.get_tensor(name) for name in names}
-        seconds, order = float(file.metadata()["seconds"]), json.loads(file.metadata().get("history", "[]"))
-    model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
-    history = {n.removeprefix("history."): t.cpu() for n, t in tensors.items() if n.startswith("history.")}
-    return Training(model.eval(), {name: history[name] for name in order or history}, seconds, from_cache=True)
-
-
-def fingerprint(*objects: Any) -> str:
-    """Hash of the code of the advdef modules that the objects live in, of what these import from others, and of those
-    that all training runs through.
-
-    Of a function that lives elsewhere, in a notebook say, its own code counts. Docstrings, comments and layout do not.
-    """
-    names = {f"advdef.{name}" for name in _ALWAYS} | {o.__module__ for o in objects}
-    for home in {o.__module__ for o in objects if o.__module__.startswith("advdef.")}:
-        names |= {str(getattr(value, "__module__", "")) for value in vars(sys.modules[home]).values()}
-    sources = [inspect.getsource(sys.modules[name]) for name in sorted(names) if name.startswith("advdef.")]
-    own = [o for o in objects if inspect.isfunction(o) and not o.__module__.startswith("advdef.")]
-    sources += sorted(textwrap.dedent(inspect.getsource(function)) for function in own)
-    content = hashlib.sha256()
-    for source in sources:
-        tree = ast.parse(source)
-        for node in ast.walk(tree):
-            if isinstance(body := getattr(node, "body", None), list):
-                node.body = [statement for statement in body if not _is_text(statement)]  # type: ignore[attr-defined]
-        content.update(ast.dump(tree).encode())
-    return content.hexdigest()[:16]
-
-
-def _is_text(statement: ast.stmt) -> bool:
-    value = statement.value if isinstance(statement, ast.Expr) else None
-    return isinstance(value, ast.Constant) and isinstance(value.value, str)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name beside it, then rename: it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    return identity(dict(model.state_dict()))

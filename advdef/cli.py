@@ -1,4 +1,4 @@
-"""The command ``advdef``: reproduce, book, record, new, data, verdicts.
+"""The command ``advdef``: reproduce, book, record, new, data, cache, verdicts.
 
 Exit codes: 0 all went well, 1 a notebook, the site or a download failed, 2 the input makes no sense.
 Modules are imported where they are used, so that ``advdef --help`` does not wait for torch.
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from advdef._terminal import guarded, need, render, report, say, stop, tolerant
+from advdef.cache import cache_app
 from advdef.repository import PROFILES, InputError, check_profile, find
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: what is here, download, bundles for other machines.")
 app.add_typer(data_app, name="data")
+app.add_typer(cache_app, name="cache")
 
 Papers = Annotated[
     list[str] | None,

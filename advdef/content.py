@@ -10,7 +10,7 @@ import enum
 import functools
 import re
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from advdef._bytecode import facts, is_library, is_of_the_book, module_of, packed, version_of
+from advdef._bytecode import facts, is_library, is_of_the_book, module_of, packed, said_module, version_of
 
 __all__ = ["Code", "Content", "NoContent", "functions_of"]
 
@@ -41,8 +41,8 @@ class NoContent(TypeError):
 class Content:
     """One walk through objects: ``of(value)`` is a value's content, ``code`` the functions and classes met so far.
 
-    With ``lenient``, what has no content counts by its type. A module or parameter met again is named by its number.
-    Raises NoContent.
+    With ``lenient``, what has no content counts by its type. A module or parameter that is met again within a module is
+    named by its number. Raises NoContent.
     """
 
     def __init__(self, *, lenient: bool = False) -> None:
@@ -50,23 +50,29 @@ class Content:
         self._lenient = lenient
         self._open: dict[int, int] = {}
         self._done: dict[int, tuple[object, bytes]] = {}  # with the object, so that its id is no other's
-        self._shared: dict[int, tuple[object, int]] = {}
+        self._numbers: dict[int, tuple[object, int]] = {}
 
     def of(self, value: object) -> bytes:
         """The content of a value, in a few bytes."""
         if value is None or type(value) in (bool, int, float, complex, str, bytes):
-            return f"{type(value).__name__} {value!r}".encode("utf-8", "surrogatepass")
+            told = hex(value) if type(value) is int else repr(value)  # long numbers have no repr
+            return f"{type(value).__name__} {told}".encode("utf-8", "surrogatepass")
         if id(value) in self._done:
             return self._done[id(value)][1]
         if id(value) in self._open:
             return packed("above", str(len(self._open) - self._open[id(value)]).encode())
-        if isinstance(value, nn.Module | nn.Parameter):
-            if id(value) in self._shared:
-                return packed("shared", str(self._shared[id(value)][1]).encode())
-            self._shared[id(value)] = value, len(self._shared)
+        numbered = bool(self._numbers) and isinstance(value, nn.Module | nn.Parameter)
+        if numbered and id(value) in self._numbers:
+            return packed("shared", str(self._numbers[id(value)][1]).encode())
+        walk = self
+        if not self._numbers and isinstance(value, nn.Module):  # it has the same content wherever it is met
+            walk = Content(lenient=self._lenient)
+            walk.code, walk._open = self.code, self._open
+        if numbered or walk is not self:
+            walk._numbers[id(value)] = value, len(walk._numbers)
         self._open[id(value)] = len(self._open)
         try:
-            found = self._of(value)
+            found = walk._of(value)
         except NoContent:
             if not self._lenient:
                 raise
@@ -75,7 +81,7 @@ class Content:
             raise NoContent(value) from None
         finally:
             del self._open[id(value)]
-        if not isinstance(value, nn.Module | nn.Parameter):
+        if not numbered:
             self._done[id(value)] = value, found
         return found
 
@@ -89,6 +95,13 @@ class Content:
                 raise
         return packed(tag, *pieces)
 
+    def _leniently(self, tag: str, parts: Iterable[tuple[str, object]]) -> bytes:
+        before, self._lenient = self._lenient, True
+        try:
+            return self._parts(tag, parts)
+        finally:
+            self._lenient = before
+
     def _of(self, value: Any) -> bytes:
         if isinstance(value, Tensor):
             return self._tensor(value)
@@ -101,14 +114,17 @@ class Content:
         if type(value) in (list, tuple):
             return self._parts(type(value).__name__, ((f"[{i}]", part) for i, part in enumerate(value)))
         if type(value) in (dict, types.MappingProxyType):
-            return self._parts("dict", _items(value.items()))
+            return self._parts("dict", _items(value))
         if type(value) in (set, frozenset):
             return packed("set", *sorted(self.of(part) for part in value))
+        if isinstance(value, types.ModuleType):  # what it names are globals
+            inside = [] if is_library(value.__name__) else sorted(i for i in vars(value).items() if i[0][:2] != "__")
+            return self._leniently(f"module {value.__name__} {version_of(value.__name__)}", inside)
         if isinstance(value, _NAMED):
             return packed("named", str(value).encode())
         if isinstance(value, types.CodeType):
             return facts(value).digest
-        if is_of_the_book(type(value).__module__):
+        if is_of_the_book(said_module(type(value))):
             return packed("of the book", _full_name(type(value)).encode())
         name, parts = _described(value)
         return self._parts(name, parts)
@@ -140,13 +156,14 @@ class Content:
             except ValueError:  # not filled yet
                 parts.append((name, None))
         if is_library(module_of(value)):
-            return packed("library", _full_name(value).encode(), self._parts("within", parts))
+            # what matters there is the function that it wraps
+            return packed("library", _full_name(value).encode(), self._leniently("within", parts))
         self.code.append(value)
         parts += [("defaults", value.__defaults__), ("defaults by name", value.__kwdefaults__)]
         return packed("function", _full_name(value).encode(), facts(value.__code__).digest, self._parts("of", parts))
 
     def _class(self, value: type) -> bytes:
-        if is_library(value.__module__):
+        if is_library(said_module(value)):
             return packed("library", _full_name(value).encode())
         self.code.append(value)
         codes = []
@@ -155,13 +172,10 @@ class Content:
         return packed("class", _full_name(value).encode(), *codes)
 
 
-def _items(pairs: Iterable[tuple[object, object]]) -> Iterator[tuple[str, object]]:
-    for key, value in pairs:
-        if isinstance(key, str):
-            yield f"[{key!r}]", value
-        else:
-            yield "key", key
-            yield f"[{key!r}]" if isinstance(key, int | float) else "value", value
+def _items(mapping: Mapping[object, object]) -> Iterator[tuple[str, object]]:
+    for key, value in mapping.items():
+        yield "key", key
+        yield f"[{key!r}]" if type(key) in (str, int, float) else "value", value
 
 
 def _described(value: Any) -> tuple[str, Iterable[tuple[str, object]]]:
@@ -173,40 +187,28 @@ def _described(value: Any) -> tuple[str, Iterable[tuple[str, object]]]:
     if isinstance(value, functools.partial):
         keywords = dict(sorted(value.keywords.items()))
         return "partial", [("function", value.func), ("arguments", value.args), ("keywords", keywords)]
-    if isinstance(value, types.ModuleType):
-        own = {} if is_library(value.__name__) else vars(value)
-        return f"module {value.__name__} {version_of(value.__name__)}", [
-            (name, own[name]) for name in sorted(own) if not name.startswith("__")
-        ]
     if isinstance(value, _BUILTIN):
         owner = getattr(value, "__self__", None)
         owner = None if isinstance(owner, types.ModuleType) else owner
         return f"builtin {_full_name(value)}", [("self", owner)]
-    if isinstance(value, np.generic):
-        return f"scalar {value.dtype.str}", [("value", value.tobytes())]
     if isinstance(value, torch.device):
         return f"device {value.type}", ()
     if isinstance(value, PurePath):
         return "path", [("value", value.as_posix())]
     if isinstance(value, torch.Generator):
         return f"generator {value.device.type}", [("state", value.get_state())]
-    if isinstance(value, np.random.Generator):
-        return "generator", [("state", value.bit_generator.state)]
     if isinstance(value, torch.jit.ScriptFunction):
-        return "script", [
-            ("code", _unmangled(str(value.code))),
-            ("graph", re.sub(" # .*", "", str(value.inlined_graph))),
-        ]
+        return "script", [("graph", re.sub(" # .*", "", str(value.inlined_graph)))]
     if isinstance(value, np.ufunc):
         name = str(value.__name__)
         if getattr(np, name, None) is not value:
             raise NoContent(value)  # it may hold any function
         return f"ufunc {name}", ()
-    if type(value).__module__ == "torch.export.exported_program":
+    if said_module(type(value)) == "torch.export.exported_program":
         parts = [value.graph_module.code, value.state_dict, value.constants, str(value.graph_signature)]
         return "exported", [("program", parts)]
     around = getattr(value, "__dict__", None) or {}
-    if type(value).__module__.startswith("numba") and "py_func" in around:
+    if said_module(type(value)).startswith("numba") and "py_func" in around:
         return "compiled", [("function", value.py_func), ("options", getattr(value, "targetoptions", None))]
     if isinstance(value, _WRAPPERS):
         return f"wrapper {type(value).__qualname__}", [("functions", _wrapped(value))]
@@ -223,7 +225,7 @@ def _module(module: nn.Module) -> Iterator[tuple[str, object]]:
     """The class of a module, its attributes, hooks, weights and children."""
     if isinstance(module, torch.jit.ScriptModule):
         yield from _scripted(module)
-    elif type(module).__module__.startswith("torch._dynamo"):
+    elif said_module(type(module)).startswith("torch._dynamo"):
         yield "compiled", module._orig_mod
         return
     elif isinstance(module, torch.fx.GraphModule):
@@ -243,17 +245,12 @@ def _module(module: nn.Module) -> Iterator[tuple[str, object]]:
 def _scripted(module: torch.jit.ScriptModule) -> Iterator[tuple[str, object]]:
     for name in module._c._method_names():
         code, constants = module._c._get_method(name).code_with_constants
-        yield name, _unmangled(code)
+        yield name, re.sub(r"___torch_mangle_\d+\.", "", code)  # numbers that tell equal classes apart
         yield "constants", constants
         for attribute in sorted(set(re.findall(r"\bself\.(\w+)", code))):
             value = module._c.getattr(attribute) if module._c.hasattr(attribute) else None
             if isinstance(value, bool | int | float | str | list | tuple | dict | Tensor):
                 yield attribute, value
-
-
-def _unmangled(code: str) -> str:
-    """Code without the numbers by which TorchScript tells equal classes apart."""
-    return re.sub(r"___torch_mangle_\d+\.", "", code)
 
 
 def _attributes(value: Any) -> Iterator[tuple[str, object]]:
@@ -296,6 +293,6 @@ def functions_of(member: Any) -> list[types.FunctionType]:
 
 
 def _full_name(thing: Any) -> str:
-    module = getattr(thing, "__module__", None) or module_of(thing)
+    module = said_module(thing) or module_of(thing)
     name = f"{module}:{getattr(thing, '__qualname__', type(thing).__qualname__)}"
     return f"{name} {version_of(module)}" if is_library(module) else name

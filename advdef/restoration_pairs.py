@@ -1,25 +1,21 @@
 """Attacked images and what they were before: what a restorer learns from, made once for a classifier, or on the fly."""
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from advdef.artifacts import cache_folder, digest, fingerprint, write_atomically
 from advdef.attacks._types import Attack
 from advdef.attacks.gradient import fgsm, pgd
 from advdef.data import Split
+from advdef.store import cache_folder, kept, key
 
-__all__ = ["Pairs", "Recipe", "attacked", "cached_pairs", "load_pairs", "make_pairs"]
+__all__ = ["Pairs", "Recipe", "attacked", "cached_pairs", "make_pairs"]
 
 ATTACKS: Mapping[str, Attack] = {
     "FGSM": partial(fgsm),
@@ -92,23 +88,17 @@ def attacked(
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Attacked and clean images, uint8 (M, C, H, W); labels, kinds and eps (M,); the attacked classifier's hash."""
+    """Attacked and clean images, uint8 (M, C, H, W); labels, kinds and eps (M,)."""
 
     attacked: Tensor
     clean: Tensor
     labels: Tensor
     kinds: Tensor
     eps: Tensor
-    classifier: str
 
     def split(self) -> Split:
         """Both images of a pair as the channels of one (M, 2 C, H, W), the attacked one first."""
         return Split(torch.cat([self.attacked, self.clean], 1), self.labels)
-
-    def save(self, path: Path) -> None:
-        """Write the pairs atomically, as safetensors."""
-        tensors = {name: value.cpu().contiguous() for name, value in vars(self).items() if name != "classifier"}
-        write_atomically(path, safetensors.torch.save(tensors, {"classifier": self.classifier}))
 
 
 def make_pairs(
@@ -130,44 +120,20 @@ def make_pairs(
             bar.update()
     bar.close()
     tensors = {name: torch.cat(column) for name, column in zip(_TENSORS, zip(*parts, strict=True), strict=True)}
-    return Pairs(**tensors, classifier=_identity(classifier))
-
-
-def _identity(classifier: nn.Module) -> str:
-    """A classifier by its weights and its architecture."""
-    return hashlib.sha256(f"{classifier!r} {digest(classifier)}".encode()).hexdigest()[:16]
+    return Pairs(**tensors)
 
 
 def _bytes(images: Tensor) -> Tensor:
     return (255 * images).round().to(torch.uint8)
 
 
-def load_pairs(path: Path, classifier: nn.Module, *, device: str | torch.device = "cpu") -> Pairs:
-    """Pairs from a file; raises ValueError for pairs that were made for another classifier, and for a broken file."""
-    try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            tensors = {name: file.get_tensor(name) for name in _TENSORS}
-            owner = file.metadata()["classifier"]
-    except (SafetensorError, TypeError, KeyError) as failure:
-        raise ValueError(f"{path} holds no pairs ({failure}): delete it, and they are made anew") from failure
-    if owner != _identity(classifier):
-        raise ValueError(f"the pairs in {path} attack another classifier than this one: make others")
-    return Pairs(**tensors, classifier=owner)
-
-
 def cached_pairs(classifier: nn.Module, split: Split, recipe: Recipe, *, seed: int, progress: bool = False) -> Pairs:
-    """:func:`make_pairs`, kept in the cache folder under all that determines them."""
-    content = hashlib.sha256()
-    for tensor in (split.images, split.labels):
-        content.update(tensor.cpu().contiguous().numpy().data)
-    device = split.images.device
-    facts = [_identity(classifier), content.hexdigest(), repr(recipe), seed, device.type, torch.__version__]
-    facts.append(fingerprint(make_pairs))
-    name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]
-    path = cache_folder().with_name("pairs") / f"{name}.safetensors"
-    if path.exists():
-        return load_pairs(path, classifier, device=device)
-    generator = torch.Generator().manual_seed(seed)
-    pairs = make_pairs(classifier, split, recipe, generator=generator, progress=progress)
-    pairs.save(path)
-    return pairs
+    """:func:`make_pairs`, kept in the cache folder under all that determines them (see :func:`advdef.store.key`)."""
+
+    def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
+        generator = torch.Generator().manual_seed(seed)
+        return vars(make_pairs(classifier, split, recipe, generator=generator, progress=progress)), {}
+
+    asked = key("pairs", make=make_pairs, classifier=classifier, split=split, recipe=recipe, seed=seed)
+    tensors = kept(cache_folder("pairs"), asked, make).tensors
+    return Pairs(**{name: value.to(split.images.device) for name, value in tensors.items()})

@@ -14,7 +14,7 @@ from advdef.attacks._common import borrowed
 from advdef.attacks.gradient import pgd
 from advdef.data import Split
 
-__all__ = ["Objective", "TrainingDiverged", "fit", "train_adversarial", "train_standard"]
+__all__ = ["Objective", "TrainingDiverged", "fit", "precision", "train_adversarial", "train_standard"]
 
 Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """``objective(model, images, labels)`` -> scalar loss; images (N, C, H, W) in [0, 1]."""
@@ -80,7 +80,7 @@ def fit(
         raise ValueError(f"no schedule {schedule!r}; there are {', '.join(get_args(Schedule))}")
     if optimizer not in get_args(Optimizer):
         raise ValueError(f"no optimizer {optimizer!r}; there are {', '.join(get_args(Optimizer))}")
-    on_cuda = split.images.is_cuda
+    computed = precision(split.images.device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     groups = model.parameters() if parameters is None else parameters
     descent: torch.optim.Optimizer
@@ -112,8 +112,7 @@ def fit(
             finite = []  # whether each loss is, asked once at the end: asking in between would wait for the device
             batches = split.batches(batch_size, shuffle=True, generator=generator, shift=shift, flip=flip)
             for images, labels in batches:
-                # bfloat16 only where it is safe to assume it is fast; evaluation stays in float32
-                with torch.autocast(images.device.type, torch.bfloat16, enabled=on_cuda):
+                with torch.autocast(images.device.type, computed, enabled=computed != torch.float32):
                     loss = objective(model, images.contiguous(memory_format=torch.channels_last), labels)
                 descent.zero_grad()
                 loss.backward()
@@ -143,6 +142,11 @@ def fit(
             bar.set_postfix(loss=f"{losses[-1]:.3f}")
     model.eval()
     return losses
+
+
+def precision(device: torch.device) -> torch.dtype:
+    """What :func:`fit` computes in: bfloat16 where it is safe to assume it is fast; evaluation stays in float32."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def _scale(step: int, *, schedule: Schedule, total: int) -> float:

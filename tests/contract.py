@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -79,10 +79,17 @@ def random_batch(n: int = 6) -> Pair:
     return images, net()(images).argmax(1)
 
 
+class Seen(list[Any]):
+    """What was seen: equal to any other for a key, so that who looks on changes none."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return Seen, ()
+
+
 @contextmanager
 def watched(model: nn.Module) -> Iterator[list[Tensor]]:
     """The images that the model is shown."""
-    seen: list[Tensor] = []
+    seen = Seen()
     handle = model.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].detach().clone()))
     yield seen
     handle.remove()

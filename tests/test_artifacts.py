@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import re
-import subprocess
 import sys
-import textwrap
-import time
-import types
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -17,16 +14,16 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from contract import Seen
 from torch import Tensor, nn
 
-from advdef import artifacts
-from advdef.adversarial_training import train_alp
-from advdef.artifacts import Training, cache_folder, fingerprint, trained, write_atomically
+from advdef import artifacts, store
+from advdef.artifacts import Training, trained
 from advdef.data import Dataset, Split
 from advdef.defenses import Quantized, Quantizer, through_identity, train_quantized
 from advdef.defenses.stabilizing import train_sns
 from advdef.models import SmallResNet
-from advdef.sensitivity import select
+from advdef.store import StoreWarning
 from advdef.training import TrainingDiverged, fit, train_adversarial, train_standard
 
 
@@ -53,7 +50,7 @@ def build_residual() -> nn.Module:
     return SmallResNet((1, 28, 28), 10, width=4)
 
 
-calls: list[dict[str, Any]] = []
+calls = Seen()
 
 
 def count(model: nn.Module, split: Split, *, generator: torch.Generator, **settings: Any) -> dict[str, Tensor]:
@@ -108,14 +105,10 @@ def test_a_hit_is_the_same_model(
     assert not again.model.training
 
 
-def test_the_cache_stands_where_it_is_told(small: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cache_folder() == cache
+def test_a_file_says_what_it_is_of(small: Dataset, cache: Path) -> None:
     trained(build, count, small, seed=0)
     (file,) = cache.iterdir()
-    assert file.name.startswith("digits-sequential-")
-    assert file.suffix == ".safetensors"
-    monkeypatch.delenv("ADVDEF_CACHE")
-    assert cache_folder().parts[-2:] == ("advdef", "weights")
+    assert re.fullmatch(r"digits-sequential-[0-9a-f]{20}\.safetensors", file.name)
 
 
 def wider() -> nn.Module:
@@ -130,6 +123,13 @@ def shifted() -> nn.Module:
     return model
 
 
+def frozen() -> nn.Module:
+    """The same weights, some of which are not trained."""
+    model = build()
+    model[0].requires_grad_(False)
+    return model
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -141,20 +141,22 @@ def shifted() -> nn.Module:
         {"settings": {"epochs": 2}},
         {"settings": {"epochs": 1, "rate": 0.1}},
         {"settings": {"epochs": 1, "target": through_identity}},
-        {"data": lambda d: replace(d, checksum="0" * 16)},
+        {"data": lambda d: replace(d, train=Split(d.train.images, d.train.labels.roll(1)))},
+        {"data": lambda d: replace(d, train=Split(d.train.images ^ 1, d.train.labels))},
         {"data": lambda d: d.subset(train=63)},
         {"data": lambda d: replace(d, name="other")},
-        {"torch": "0.0.0"},
-        {"code": "0" * 16},
+        {"build": frozen},
+        {"environment": {}},
+        {"precision": torch.bfloat16},
     ],
     ids=lambda change: re.sub(" at 0x[0-9a-f]+", "", str(change)),  # the same in each process
 )
 def test_every_part_of_the_key_matters(small: Dataset, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]) -> None:
     trained(build, count, small, seed=0, epochs=1)
-    if "torch" in change:
-        monkeypatch.setattr(torch, "__version__", change["torch"])
-    if "code" in change:
-        monkeypatch.setattr(artifacts, "fingerprint", lambda *objects: change["code"])
+    if "environment" in change:
+        monkeypatch.setattr(store, "environment", lambda: change["environment"])
+    if "precision" in change:
+        monkeypatch.setattr(artifacts, "precision", lambda device: change["precision"])
     other = trained(
         change.get("build", build),
         change.get("train", count),
@@ -171,7 +173,8 @@ def test_what_does_not_matter_is_no_part_of_the_key(small: Dataset) -> None:
     torch.manual_seed(99)
     assert trained(build, count, small, seed=0, rate=0.1, epochs=1).from_cache
     assert trained(build, partial(count, rate=0.1), small, seed=0, epochs=1).from_cache
-    assert trained(build, count, replace(small, test=small.test.head(5)), seed=0, epochs=1, rate=0.1).from_cache
+    for data in (replace(small, test=small.test.head(5)), replace(small, checksum="0" * 16)):
+        assert trained(build, count, data, seed=0, epochs=1, rate=0.1).from_cache
     assert len(calls) == 1
 
 
@@ -188,9 +191,7 @@ class Scaled(nn.Module):
         return f"by={self.by}"
 
 
-def test_a_module_among_the_settings_counts_by_its_weights_its_print_and_its_code(
-    small: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_module_among_the_settings_counts_by_its_weights_and_attributes(small: Dataset) -> None:
     def ask(setting: nn.Module | None) -> Training:
         return trained(build, count, small, seed=0, frozen=setting)
 
@@ -203,28 +204,131 @@ def test_a_module_among_the_settings_counts_by_its_weights_its_print_and_its_cod
         assert not ask(setting).from_cache
     assert trained(build, partial(count, frozen=other), small, seed=0).from_cache
     assert torch.equal(logits(ask(Scaled(1)), small), logits(first, small))
-    # and a module within a module is code that counts
-    real = artifacts.inspect.getsource
-    changed = sys.modules[SmallResNet.__module__]
-    ask(nn.Sequential(build_kept()))
-    assert ask(nn.Sequential(build_kept())).from_cache
-    monkeypatch.setattr(artifacts.inspect, "getsource", lambda m: real(m) + "\nx = 1" * (m is changed))
-    assert ask(Scaled(1)).from_cache
-    assert not ask(nn.Sequential(build_kept())).from_cache
 
 
-def build_kept() -> nn.Module:
-    """The same weights each time."""
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        return build_residual()
+ONE_OF_MANY = torch.ones(1_001)
+ONE_OF_MANY[500] = 2
 
 
-def test_a_setting_without_a_name_is_refused(small: Dataset) -> None:
-    for setting in (lambda model: model, partial(through_identity)):
-        with pytest.raises(ValueError, match="module-level function"):
-            trained(build, count, small, seed=0, target=setting)
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (torch.ones(1_001), ONE_OF_MANY),
+        (torch.ones(1_001).numpy(), ONE_OF_MANY.numpy()),
+        (torch.tensor([0.123451]), torch.tensor([0.123452])),
+        ([torch.ones(1_001)], [ONE_OF_MANY]),
+        ({"a": {"b": torch.ones(1_001)}}, {"a": {"b": ONE_OF_MANY}}),
+        (lambda model: model, lambda model: 2 * model),
+        (partial(through_identity), partial(shifted)),
+        ([lambda x: x + 1], [lambda x: x + 2]),
+    ],
+    ids=["tensor", "array", "fifth digit", "list", "dict", "lambda", "partial", "functions"],
+)
+def test_settings_that_print_alike_are_told_apart(small: Dataset, one: object, other: object) -> None:
+    assert not trained(build, count, small, seed=0, weights=one).from_cache
+    assert trained(build, count, small, seed=0, weights=copy.deepcopy(one)).from_cache
+    assert not trained(build, count, small, seed=0, weights=other).from_cache
+
+
+def test_a_setting_without_content_is_refused_before_training(small: Dataset) -> None:
+    with pytest.raises(TypeError, match=r"^settings, \['log'\]: TextIOWrapper has no content"):
+        trained(build, count, small, seed=0, log=sys.__stderr__)
     assert not calls
+
+
+CELL = """
+from torch import nn
+
+SCALE = 1
+
+def helper(x):
+    return x * SCALE
+
+class Network(nn.Sequential):
+    def forward(self, x):
+        return super().forward(helper(x))
+
+def train(model, split, *, generator, again=lambda x: x):
+    note(model)
+    again(1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("x * SCALE", "x + SCALE"), ("SCALE = 1", "SCALE = 2"), ("helper(x))", "helper(-x))"),
+        ("again(1)", "again(2)"), ("lambda x: x", "lambda x: -x"), ("note(model)", "note(model.eval())"),
+    ],
+)  # fmt: skip
+def test_an_edited_cell_trains_anew(small: Dataset, monkeypatch: pytest.MonkeyPatch, old: str, new: str) -> None:
+    """Of a notebook, or a prompt: there is no file that its code could be read from."""
+    seen = Seen()
+
+    def run(cell: str) -> Training:
+        main: dict[str, Any] = {"__name__": "__main__", "note": seen.append}
+        exec(cell, main)
+        return trained(lambda: main["Network"](*build()), main["train"], small, seed=0)
+
+    assert [run(CELL).from_cache for _ in range(2)] == [False, True]
+    assert run("\n\n# a comment\n" + CELL).from_cache
+    assert CELL.count(old) == 1
+    assert not run(CELL.replace(old, new)).from_cache
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("damage", ["flipped", "zeroed", "cut off", "another training's"])
+def test_a_damaged_file_is_trained_again(small: Dataset, cache: Path, damage: str) -> None:
+    first = trained(build, count, small, seed=0)
+    (file,) = cache.iterdir()
+    content = file.read_bytes()
+    if damage == "another training's":
+        trained(build, count, small, seed=1)
+        (other,) = (path for path in cache.iterdir() if path != file)
+        file.write_bytes(other.read_bytes())
+    elif damage == "flipped":
+        file.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
+    else:
+        file.write_bytes(content[:-4_000] + bytes(4_000) if damage == "zeroed" else content[:-1])
+    calls.clear()
+    with pytest.warns(StoreWarning, match=rf"{file.name} is damaged .* aside as {file.name}.damaged"):
+        again = trained(build, count, small, seed=0)
+    assert not again.from_cache
+    assert len(calls) == 1
+    assert torch.equal(logits(again, small), logits(first, small))
+    assert trained(build, count, small, seed=0).from_cache
+
+
+def test_a_result_that_fits_another_model_is_not_loaded(small: Dataset, cache: Path) -> None:
+    """As one of training code that renames a part of the model, by a rule that no key sees."""
+    first = trained(build, count, small, seed=0)
+    (file,) = cache.iterdir()
+    content = store.read(file)
+    tensors = {name: value for name, value in content.tensors.items() if name != "model.0.weight"}
+    told = store.header(file)
+    key = store.Key(told["key"], told["code"], (), {}, "training")
+    file.write_bytes(store._file(store.Entry(tensors, content.facts, 1.0, False), key, ""))
+    with pytest.warns(StoreWarning, match="its tensors are not those of the model"):
+        assert torch.equal(logits(trained(build, count, small, seed=0), small), logits(first, small))
+
+
+def test_a_cache_that_cannot_be_written_is_told_before_training_and_loses_no_model(
+    small: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = trained(build, count, small, seed=0)
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("ADVDEF_CACHE", str(tmp_path / "file"))
+
+    def noting(model: nn.Module, split: Split, *, generator: torch.Generator) -> dict[str, Tensor]:
+        assert len(told) == 1
+        return count(model, split, generator=generator)
+
+    with pytest.warns(StoreWarning, match="file/weights cannot be written") as told:
+        found = trained(build, noting, small, seed=0)
+    assert torch.equal(logits(found, small), logits(first, small))
+    assert torch.equal(found.history["noise"], first.history["noise"])
+    with pytest.warns(StoreWarning), pytest.raises(TrainingDiverged, match=r"which .*file/weights cannot keep"):
+        trained(build_residual, overflow, small, seed=0, steps=4)
 
 
 def test_models_that_share_weights_can_be_kept(small: Dataset) -> None:
@@ -243,7 +347,7 @@ def test_a_failed_training_leaves_nothing(small: Dataset, cache: Path) -> None:
 
     with pytest.raises(RuntimeError, match="third wheel"):
         trained(build, failing, small, seed=0)
-    assert not cache.exists()
+    assert not list(cache.iterdir())
 
 
 def overflow(model: nn.Module, split: Split, *, generator: torch.Generator, steps: int) -> None:
@@ -274,162 +378,3 @@ def test_a_training_that_diverges_leaves_its_last_good_weights(
         assert torch.equal(caught.value.checkpoint[name], value), name
     with pytest.raises(TrainingDiverged):  # it is no result, and not found as one
         trained(make, overflow, small, seed=0, steps=4)
-
-
-# Files
-
-
-def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "er" / "file.json"
-    write_atomically(path, b"one")
-    write_atomically(path, b"two")
-    assert path.read_bytes() == b"two"
-    assert list(path.parent.iterdir()) == [path]
-    (tmp_path / "plain").write_bytes(b"")
-    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode  # readable by whom other files are readable
-
-
-@pytest.mark.parametrize("name", ["write_bytes", "replace"])
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    path = tmp_path / "file.json"
-    write_atomically(path, b"old")
-    real = Path.write_bytes
-
-    def fail(*arguments: Any) -> None:
-        if name == "write_bytes":
-            real(arguments[0], arguments[1][:1])
-        raise OSError("no space left")
-
-    monkeypatch.setattr(artifacts.os if name == "replace" else Path, name, fail)
-    with pytest.raises(OSError, match="no space"):
-        write_atomically(path, b"new")
-    monkeypatch.undo()
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_killed_writer_leaves_nothing_under_the_final_name(tmp_path: Path) -> None:
-    path, ready = tmp_path / "file.bin", tmp_path / "ready"
-    program = f"""
-        import os, pathlib, time
-        from advdef.artifacts import write_atomically
-
-        def hang(*arguments):
-            pathlib.Path({str(ready)!r}).touch()
-            time.sleep(60)
-
-        os.replace = hang
-        write_atomically(pathlib.Path({str(path)!r}), b"x" * 100)
-    """
-    root = str(Path(artifacts.__file__).parents[1])
-    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], cwd=root) as process:
-        deadline = time.monotonic() + 60
-        while not ready.exists() and time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.02)
-        process.kill()
-    assert ready.exists()
-    assert not path.exists()
-    write_atomically(path, b"whole")  # and the next one is not in its way
-    assert path.read_bytes() == b"whole"
-
-
-# The fingerprint of the code
-
-SOURCE = '''
-"""A module."""
-
-LIMIT = 3
-"""What it is."""
-
-
-class Thing:
-    """A thing."""
-
-    def double(self, x):
-        """Twice."""
-        # a comment
-        return 2 * x
-
-
-async def later():
-    """Later."""
-    return LIMIT
-'''
-
-
-@pytest.fixture
-def module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
-    """The fingerprint of a module advdef.made_up with this source."""
-
-    def of(source: str) -> str:
-        made_up = types.ModuleType("advdef.made_up")
-        exec(source, made_up.__dict__)
-        monkeypatch.setitem(sys.modules, "advdef.made_up", made_up)
-        real = artifacts.inspect.getsource
-        with monkeypatch.context() as patch:
-            patch.setattr(artifacts.inspect, "getsource", lambda m: source if m is made_up else real(m))
-            return fingerprint(made_up.Thing)
-
-    return of
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ('"""A module."""', '"""Another text."""'),
-        ('"""A module."""\n', ""),
-        ('    """A thing."""\n', '    """A thing\n\n    of beauty.\n    """\n'),
-        ('        """Twice."""\n', ""),
-        ('"""What it is."""', '"""Something else."""'),
-        ('    """Later."""\n', ""),
-        ("        # a comment\n", ""),
-        ("2 * x", "(2\n                * x)"),
-    ],
-)
-def test_the_fingerprint_ignores_words_and_layout(module: Callable[[str], str], old: str, new: str) -> None:
-    assert SOURCE.count(old) == 1
-    assert module(SOURCE.replace(old, new)) == module(SOURCE)
-
-
-@pytest.mark.parametrize(
-    ("old", "new"), [("2 * x", "3 * x"), ("LIMIT = 3", "LIMIT = 4"), ("double(self, x)", "double(self, x=1)")]
-)
-def test_the_fingerprint_sees_code(module: Callable[[str], str], old: str, new: str) -> None:
-    assert SOURCE.count(old) == 1
-    assert module(SOURCE.replace(old, new)) != module(SOURCE)
-
-
-def test_the_fingerprint_covers_what_all_training_runs_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = fingerprint(nn.Linear)  # lives elsewhere: its library's version is in the key
-    assert before == fingerprint()
-    assert fingerprint(Quantized) != before
-    real = artifacts.inspect.getsource
-    for name in ("training", "data", "attacks.gradient", "attacks.losses", "attacks.wrappers", "attacks._common"):
-        changed = sys.modules[f"advdef.{name}"]
-        with monkeypatch.context() as patch:
-            patch.setattr(artifacts.inspect, "getsource", lambda m, c=changed: real(m) + "\nx = 1" * (m is c))
-            assert fingerprint() != before, name
-
-
-def test_the_fingerprint_of_a_function_follows_what_its_module_imports(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = artifacts.inspect.getsource
-
-    def changes(function: Callable[..., object], name: str) -> bool:
-        """Whether another line in that module is seen."""
-        with monkeypatch.context() as patch:
-            changed = sys.modules[f"advdef.{name}"]
-            patch.setattr(artifacts.inspect, "getsource", lambda m: real(m) + "\nx = 1" * (m is changed))
-            return fingerprint(function) != before
-
-    for function in (train_sns, train_alp):
-        before = fingerprint(function)
-        assert changes(function, function.__module__.removeprefix("advdef."))
-        assert changes(function, "adversarial_training")
-        assert changes(function, "taps")
-    assert not changes(train_alp, "sensitivity")
-    before = fingerprint(train_sns)
-    assert changes(train_sns, "sensitivity")
-    assert changes(train_sns, select.__module__.removeprefix("advdef."))
-    assert not changes(train_sns, "artifacts")

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from contract import seeded, watched
 from torch import Tensor, nn
 
-from advdef import artifacts, purification, restoration_pairs
+from advdef import purification
 from advdef.artifacts import Training, trained
 from advdef.attacks import fgsm
 from advdef.data import Dataset, Split
@@ -33,14 +33,9 @@ BRIEF: dict[str, Any] = {"recipe": RECIPE, "epochs": 1, "batch_size": 12, "learn
 History = dict[str, Tensor]
 
 
-once = functools.cache(artifacts.fingerprint)  # reads the whole package
-
-
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADVDEF_CACHE", str(tmp_path))
-    for module in (artifacts, restoration_pairs):
-        monkeypatch.setattr(module, "fingerprint", once)
 
 
 def classifier(seed: int = 0, pixels: int = 64, classes: int = CLASSES) -> nn.Module:
