@@ -75,6 +75,8 @@ def craft(
             found[name] = make()[0]["adversarial"]
             continue
         reseed(model, 0)
-        place = key("craft", model=model, attack=attack, images=images, labels=labels, eps=eps, norm=norm, seed=own)
+        place = key(
+            "craft", by=craft, model=model, attack=attack, images=images, labels=labels, eps=eps, norm=norm, seed=own
+        )
         found[name] = kept(Path(resume), place, make, label=name, check=doubt).tensors["adversarial"].to(images.device)
     return found

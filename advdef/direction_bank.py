@@ -13,10 +13,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from advdef.artifacts import write_atomically
 from advdef.attacks._common import borrowed
 from advdef.data import Split
 from advdef.influence import Score, feature_layer, front_and_tail, rms_normalised, trace
+from advdef.store import write_atomically
 
 __all__ = ["BankError", "DirectionBank", "fit_bank", "load_bank", "phase_scrambled", "random_bank", "save_bank"]
 

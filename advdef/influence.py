@@ -83,10 +83,19 @@ class Traced:
 
     @_gradients()
     def direction(self, weights: Tensor, *, create_graph: bool = False) -> Tensor:
-        """(N, C, H, W): direction of root mean square 1 that raises the features as ``weights`` (N, D) or (D,) say."""
+        """(N, C, H, W): direction of root mean square 1 that raises the features as ``weights`` (N, D) or (D,) say.
+
+        Raises ValueError where no gradient leads from the features to the image.
+        """
         # weights that depend on the image are not differentiated for the direction, but with create_graph through it
         outer = weights.expand_as(self.features).reshape(self.output.shape)
-        (gradient,) = torch.autograd.grad(self.output, self.point, outer, retain_graph=True, create_graph=create_graph)
+        gradient = None
+        if self.output.requires_grad:
+            (gradient,) = torch.autograd.grad(
+                self.output, self.point, outer, retain_graph=True, create_graph=create_graph, allow_unused=True
+            )
+        if gradient is None:
+            raise ValueError("a hard decision cuts the features off from the image: it has no inverse perturbation")
         return rms_normalised(gradient)
 
 

@@ -78,8 +78,8 @@ class Judge:
         else:
             reseed(attempt.target, 0)
             name = key(
-                "attempt", defence=self.defence, target=attempt.target, attack=attempt.attack, images=self.images[rows],
-                labels=self.labels[rows], eps=self.eps, norm=self.norm, draws=self.draws,
+                "attempt", by=Judge, defence=self.defence, target=attempt.target, attack=attempt.attack,
+                images=self.images[rows], labels=self.labels[rows], eps=self.eps, norm=self.norm, draws=self.draws,
                 seed=derived(self.seed, attempt.name), judged=derived(self.seed, "choose"),
             )  # fmt: skip
             entry = kept(self.folder, name, make, label=attempt.name, check=partial(self._doubt, rows))

@@ -16,11 +16,11 @@ from typing import Any, Literal
 import torch
 
 from advdef import tally
-from advdef.artifacts import write_atomically
 from advdef.data import Dataset
 from advdef.evaluation import Outcome, Threat
 from advdef.files import naming
 from advdef.statistics import wilson
+from advdef.store import write_atomically
 
 __all__ = ["Kind", "Run", "provenance", "record", "results_folder"]
 

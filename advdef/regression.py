@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advdef.artifacts import write_atomically
 from advdef.statistics import independent_difference, wilson
+from advdef.store import write_atomically
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

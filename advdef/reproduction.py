@@ -99,7 +99,11 @@ def reproduce(
                 # a smoke run takes seconds; in the others nothing should have to be attacked twice
                 "ADVDEF_RESUME": "" if profile == "smoke" else str(place.resume),
                 # The kernel works in notebooks/, but a relative folder is meant from where the command was given.
-                **{name: str(Path(os.environ[name]).resolve()) for name in _FOLDERS if os.environ.get(name)},
+                **{
+                    name: str(Path(os.environ[name]).expanduser().resolve())
+                    for name in _FOLDERS
+                    if os.environ.get(name)
+                },
                 # Threads wait asleep: spinning ones stall a run to a fraction of its speed on a shared machine.
                 "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
                 **({} if threads is None else {"OMP_NUM_THREADS": str(threads)}),

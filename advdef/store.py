@@ -27,6 +27,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from advdef import tally
 from advdef._bytecode import packed
 from advdef._closure import code_hash, name_of
 from advdef._files import temporary, write_atomically, write_first
@@ -151,6 +152,7 @@ def kept(
     """
     path = place(folder, key, label=label)
     if (found := _found(path, key, check)) is not None:
+        tally.note(found.seconds)
         return found
     obstacle = _obstacle(folder)
     if obstacle:
@@ -171,6 +173,7 @@ def kept(
             if write_first(path, content):
                 return made
             if (found := _found(path, key, check)) is not None:  # another process was faster
+                tally.note(found.seconds)
                 return found
     except OSError as failure:
         _warn(f"{path} cannot be written ({_reason(failure)}): the result is returned but not kept")

@@ -10,7 +10,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-__all__ = ["check_layers", "default_taps", "replaced", "tapped"]
+__all__ = ["check_layers", "default_taps", "renamed", "replaced", "tapped"]
 
 
 def default_taps(model: nn.Module) -> tuple[str, ...]:
@@ -119,6 +119,26 @@ def replaced(model: nn.Module, changes: Mapping[str, Callable[[Tensor], Tensor]]
             # before the hooks of tapped, which thus see the change
             hooks.enter_context(model.get_submodule(name).register_forward_hook(hook, prepend=True))
         yield
+
+
+def renamed(layer: str, model: nn.Module, other: nn.Module) -> str:
+    """The name in ``other``, which holds ``model`` or a copy of it, of what is called ``layer`` in ``model``.
+
+    Raises ValueError where that is not plain.
+
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    >>> renamed("1", model, nn.Sequential(nn.Identity(), model))
+    '1.1'
+    """
+    wanted = model.get_submodule(layer)
+    found = [name for name, module in other.named_modules() if module is wanted]
+    parts = layer.split(".")
+    for start in range(len(parts)):  # of a copy, by as much of its name as is found
+        end = ".".join(parts[start:])
+        found = found or [name for name, _ in other.named_modules() if name == end or name.endswith(f".{end}")]
+    if len(found) != 1:
+        raise ValueError(f"no layer of {type(other).__name__} is plainly {layer!r} of {type(model).__name__}")
+    return found[0]
 
 
 def _check_output(name: str, output: object) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from advdef import resume
+from advdef import store
 from advdef.attacks import pgd
 from advdef.defenses import Undefended
 from advdef.evaluation import Attempt, evaluate
@@ -213,7 +213,7 @@ def test_an_attack_is_recomputed_on_the_ablated_network_and_counted_there() -> N
     attempts = [Attempt("pgd", partial(pgd, steps=5), ablated)]
     outcome = evaluate(Undefended(ablated), attempts, images, labels, eps=1e-9, generator=seeded())
     assert outcome.findings[0].forwards >= 5 * len(images)
-    keys = {resume.key({}, [], Ablated(model, {UNITS: indices(i)})) for i in range(6)}
+    keys = {store.key("it", model=Ablated(model, {UNITS: indices(i)})).digest for i in range(6)}
     assert len(keys) == 6
 
 

@@ -25,7 +25,7 @@ from advdef.defenses.base import Defense
 from advdef.evaluation import adaptive, correct, counted, direct, evaluate, oblivious
 from advdef.gradient_map import frozen
 from advdef.models.spiking import RECTANGLE, REDUCED, Noise, Purifier, SmallSpikingResNet, Surrogate, neurons_of
-from advdef.resume import key
+from advdef.store import key
 
 SHAPE, CLASSES = (1, 8, 8), 4
 TWO: Mapping[str, Surrogate] = {"wide": Surrogate("triangle", 2.0), "spread": Surrogate("membrane")}
@@ -302,7 +302,10 @@ def test_passes_of_the_classifier_are_counted(gated: bool, each: int) -> None:
 def names_of(defence: Defense, images: Tensor) -> dict[str, str]:
     """Under which an evaluation of an attack on each stand-in would be kept."""
     targets = {"defence": defence, **defence.surrogates()}
-    return {name: key({}, [images], defence, [["PGD", partial(pgd), target]]) for name, target in targets.items()}
+    return {
+        name: key("it", images=images, defence=defence, attack=partial(pgd), target=target).digest
+        for name, target in targets.items()
+    }
 
 
 def test_an_evaluation_is_kept_under_a_name_of_its_own() -> None:
@@ -321,7 +324,8 @@ def test_an_evaluation_is_kept_under_a_name_of_its_own() -> None:
     assert all(not one & other for one, other in combinations(seen, 2))
     gate = others[3]
     attacks = {
-        name: key({}, [images], gate, [[name, attack, gate]]) for name, attack in gate.adaptive_attacks(0).items()
+        name: key("it", images=images, defence=gate, attack=attack).digest
+        for name, attack in gate.adaptive_attacks(0).items()
     }
     assert len(set(attacks.values())) == 3
 

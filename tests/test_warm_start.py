@@ -11,7 +11,7 @@ import torch
 from contract import AttackContract, assert_leaves_no_trace, net, random_batch, seeded, tiny
 from torch import Tensor, nn
 
-from advdef import resume
+from advdef import store
 from advdef.attacks import apgd, describe, fgsm, margin, pgd, warm_started
 from advdef.attacks._types import norm_of
 from advdef.defenses import Undefended
@@ -177,7 +177,7 @@ def test_its_norm_is_that_of_the_attack_which_comes_last() -> None:
 def test_a_kept_evaluation_is_told_apart_by_the_source_and_both_attacks() -> None:
     def key(**change: Any) -> str:
         keywords = {"source": tiny(5), "first": SHORT, "attack": partial(pgd, steps=4)} | change
-        return resume.key({}, [], [["warm", partial(warm_started, **keywords), net()]])
+        return store.key("it", attack=partial(warm_started, **keywords), model=net()).digest
 
     assert key() == key()
     changes: list[dict[str, Any]] = [{"source": tiny(6)}, {"first": partial(SHORT, loss="margin")}]

@@ -26,7 +26,7 @@ from advdef.defenses.base import Defense
 from advdef.defenses.preprocessing import AddedOffset, Preprocessed, by_class
 from advdef.direction_bank import DirectionBank
 from advdef.influence import Score, Tail, feature_layer, front_and_tail, inverse_direction, trace
-from advdef.taps import tapped
+from advdef.taps import renamed, tapped
 
 __all__ = ["NIPDictionary", "NIPSearch", "NIPSelf", "Rule", "SearchScore"]
 
@@ -66,6 +66,13 @@ class NIPSelf(AddedOffset):
             layer=self.layer, score=self.score,
         )  # fmt: skip
         return self.step * direction
+
+    def over(self, classifier: nn.Module) -> Defense:
+        """As of every defence; the features stay those of the same layer, whatever its name there."""
+        moved = super().over(classifier)
+        assert isinstance(moved, NIPSelf)
+        moved.layer = renamed(self.layer, self.classifier, classifier)
+        return moved
 
     def surrogates(self) -> dict[str, nn.Module]:
         """Past the clipping; and with soft weights of the features, differentiated twice (for smooth networks too)."""
@@ -228,6 +235,13 @@ class NIPSearch(Preprocessed):
         reached = torch.cat(sums).unflatten(0, (len(images), -1))
         recovered = (reached - self.mean) / self.deviation
         return recovered.argmax(1)
+
+    def over(self, classifier: nn.Module) -> Defense:
+        """As of every defence; the features stay those of the same layer, whatever its name there."""
+        moved = super().over(classifier)
+        assert isinstance(moved, NIPSearch)
+        moved.layer = renamed(self.layer, self.classifier, classifier)
+        return moved
 
     def adaptive_attacks(self, eps: float) -> Suite:
         """Against all that may win, twenty at a time."""

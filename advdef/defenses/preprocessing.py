@@ -148,7 +148,7 @@ class Jpeg(Preprocessed):
         """Compressed and decompressed images."""
         if images.shape[1] not in (1, 3):
             raise ValueError(f"JPEG takes grey or RGB images, not {images.shape[1]} channels")
-        pixels = (images.detach() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        pixels = (images.detach().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         decoded = torch.from_numpy(np.stack([self._coded(image) for image in pixels])).to(images.device)
         return decoded.permute(0, 3, 1, 2).to(images.dtype) / 255
 
