@@ -181,8 +181,10 @@ notebook.table(
 #
 # read after the non-linearity. This is **D1**, as the laboratory's code has it. Three other readings are measured in the same pass: **D2** divides by the mean size of the
 # clean activation, **D3** averages each map over space before it takes the difference, and **D4** divides D1 by the standard
-# deviation of the neuron's clean values, so that it does not depend on the neuron's scale. The *sensitive* neurons of a
-# layer are its top tenth.
+# deviation of the neuron's clean values, so that it does not depend on the neuron's scale. D2 and D4 divide by no less than a
+# thousandth of what is typical of the layer (the upper quartile of its neurons that are not dead), since the quotient of a nearly
+# dead neuron would show the rounding of the network, which differs between processors; a table below counts these *quiet* neurons.
+# The *sensitive* neurons of a layer are its top tenth.
 #
 # ## The networks, and how they were trained
 #
@@ -415,10 +417,12 @@ for k in ("standard", "AT"):
             "of these turned": turned,
             "rank correlation, before and after ReLU": f"{agreement(right, {t: after[t] for t in inner}):.2f}",
             "common share of the top tenth (Jaccard)": f"{np.mean(list(same.values())):.2f}",
+            "quiet neurons": f"{sum(meters[k, seed].quiet().values())} of {sum(map(len, after.values()))}",
         }
     )
 notebook.table(
-    pd.DataFrame(rows), "Reading before batch normalisation's ReLU, or after it"
+    pd.DataFrame(rows),
+    "Reading before batch normalisation's ReLU, or after it, and neurons too quiet for D2 to divide by",
 )
 
 # %% [markdown]
