@@ -22,7 +22,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from advdef.data import Dataset
-from advdef.training import TrainingDiverged
+from advdef.training import LAYOUT, TrainingDiverged
 
 __all__ = ["Training", "cache_folder", "digest", "fingerprint", "trained", "write_atomically"]
 
@@ -91,7 +91,7 @@ def trained(
         name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
         path = cache_folder() / f"{data.name}-{type(model).__name__.lower()}-{name}.safetensors"
         # the layout that training leaves, so that a cached model computes the same floats as a trained one
-        model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(device).to(memory_format=LAYOUT)  # type: ignore[call-overload]
         if path.exists():
             return _load(path, model, device)
         started = time.perf_counter()

@@ -11,6 +11,7 @@ from typing import Any
 
 import nbformat
 import pytest
+from variants import kernel_settings
 
 from advdef.notebookfile import read_pair
 from advdef.regression import compare, read_baseline, recorded_values, report, write_baseline
@@ -36,8 +37,8 @@ def executed(paper: str, folder: Path, parameters: dict[str, Any]) -> Run:
         environment={
             "ADVDEF_RESULTS": str(folder / "results"),
             "ADVDEF_CACHE": str(folder / "cache"),
-            "OMP_WAIT_POLICY": "PASSIVE",
-        },
+        }
+        | kernel_settings(),
         folder=path.parent,
     )
     assert execution.failure is None, f"cell {execution.failure.cell}: {execution.failure.error}"
