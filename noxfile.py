@@ -65,6 +65,12 @@ def processors(session: nox.Session) -> None:
 
 
 @nox.session
+def baselines(session: nox.Session) -> None:
+    """Write the baselines of the pages, with what rounding and seeds allow: ``nox -s baselines -- qusecnets``."""
+    _run(session, "python", "tests/baselines.py", *session.posargs)
+
+
+@nox.session
 def book(session: nox.Session) -> None:
     """Render the site from the committed notebooks."""
     _run(session, "advdef", "book", *session.posargs)

@@ -99,11 +99,6 @@ def batch(digits: Dataset) -> tuple[Tensor, Tensor]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--update-baselines",
-        action="store_true",
-        help="rewrite tests/baselines from this run instead of comparing with them",
-    )
     parser.addoption("--all", action="store_true", help="execute each notebook with another seed as well")
 
 

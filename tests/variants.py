@@ -40,10 +40,11 @@ def environment(variant: str) -> dict[str, str]:
     return {**own, **VARIANTS[variant]}
 
 
-def kernel_settings() -> dict[str, str]:
-    """What a notebook's kernel is told, so that it runs under the variant of the tests."""
-    told = {name: os.environ[name] for name in SETTINGS if name in os.environ}
-    return {**told, "OMP_NUM_THREADS": THREADS, "OMP_WAIT_POLICY": "PASSIVE"}
+def kernel_settings(settings: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What a notebook's kernel is told, so that it runs under a variant; without settings under that of the tests."""
+    told = {name: settings[name] for name in SETTINGS if name in settings}
+    threads = settings.get("ADVDEF_TEST_THREADS", "1")
+    return {**told, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def main(arguments: list[str]) -> int:
