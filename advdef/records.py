@@ -34,14 +34,15 @@ _PLAIN: dict[str, tuple[type, ...]] = {
 }
 
 
-def record(name: str, value: Any, *, kind: Kind = "info") -> None:
+def record(name: str, value: Any, *, kind: Kind = "info", n: int | None = None) -> None:
     """Emit a value so that prose can paste it, a test can compare it, and it stays in the notebook file.
 
     The output has the form that myst-nb's ``glue`` writes, so ``{glue:text}`name` `` works; it needs IPython alone,
     does nothing visible, and nothing at all outside a notebook. "hits" are a boolean tensor (N,), N > 0, of what is
     right of N images: all are kept, and prose pastes their share, a float. The other kinds take plain values, of
     Python's own types alone: a "count" is an int, a "number" a float or an int, a "text" a str. "info" also takes
-    objects with a rich display (a data frame, say), which are recorded with it. Raises TypeError for another type,
+    objects with a rich display (a data frame, say), which are recorded with it. ``n`` says of how many images a
+    "number" is a mean, so that a test allows it to move by what an image or two do. Raises TypeError for another type,
     which names the conversion, and ValueError for an unknown kind, no image, and a number that is not finite.
     """
     if kind != "hits" and kind not in _PLAIN:
@@ -56,7 +57,7 @@ def record(name: str, value: Any, *, kind: Kind = "info") -> None:
             raise TypeError(f"{name}: record {conversion}(value), a plain Python value, not {type(value).__name__}")
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{name}: {value} is no number to record")
-        kept = {"value": value}
+        kept = {"value": value} if n is None else {"value": value, "n": n}
     from IPython.core.interactiveshell import InteractiveShell
     from IPython.display import display
 

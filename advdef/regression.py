@@ -25,6 +25,7 @@ __all__ = ["Change", "allowing", "compare", "read_baseline", "recorded_values", 
 
 Recorded = dict[str, Any]
 """``{"kind": ..., "value": ...}``, with ``n`` and ``hits`` for hits, as :func:`advdef.records.record` writes it."""
+_FEW = 2  # so many images may flip where none was seen to, if they are no more than a tenth of all
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ def compare(baseline: Mapping[str, Recorded], found: Mapping[str, Recorded]) -> 
         if old is None or new is None:
             before, after = ("–" if value is None else str(value["value"]) for value in (old, new))
             changes.append(Change(name, before, after, "to be there in both"))
-        elif (old["kind"], old.get("n")) != (new["kind"], new.get("n")):
-            before, after = (f"{v['kind']} of {v['n']}" if "n" in v else v["kind"] for v in (old, new))
+        elif _form(old) != _form(new):
+            before, after = (" of ".join(map(str, _form(v))) for v in (old, new))
             changes.append(Change(name, before, after, "the same kind and number"))
         elif (violated := _violated(old, new)) is not None:
             changes.append(Change(name, str(old["value"]), *violated))
@@ -89,8 +90,9 @@ def allowing(
     ``rounding`` are the values of runs that differ from it by rounding alone, ``seeds`` those of other seeds. Hits: one
     flip more than was seen between the reference and any run of ``rounding``, at least 2, but beyond a tenth of the
     images only what was seen, or 1. Numbers: the largest of three times the largest difference to such a run, a tenth
-    of the standard deviation over the seeds, and a millionth of the value. Counts and texts: whatever such a run gave.
-    Raises ValueError for a run of ``rounding`` with other names, kinds or numbers of images than the reference.
+    of the standard deviation over the seeds, a millionth of the value, and, for a mean of n images, what as many flips
+    as above move it. Counts and texts: whatever such a run gave. Raises ValueError for a run of ``rounding`` with other
+    names, kinds or numbers of images than the reference.
     """
     forms = _forms(reference)
     for run in rounding:
@@ -102,12 +104,13 @@ def allowing(
         allowed: Recorded = {}
         if value["kind"] == "hits":
             seen = max((_flips(value, other) for other in others), default=0)
-            allowed["flips"] = min(max(2, seen + 1), max(seen, value["n"] // 10, 1))
+            allowed["flips"] = max(min(seen + 1, value["n"] // 10), seen, _few(value["n"]))
         elif value["kind"] == "number":
             moved = max((abs(value["value"] - other["value"]) for other in others), default=0.0)
             spread = [run[name]["value"] for run in (reference, *seeds) if name in run]
             deviation = statistics.stdev(spread) if len(spread) > 1 else 0.0
-            allowed["tolerance"] = float(f"{max(3 * moved, deviation / 10, 1e-6 * abs(value['value'])):.3g}")
+            least = max(1e-6 * abs(value["value"]), _few(value["n"]) / value["n"] if "n" in value else 0.0)
+            allowed["tolerance"] = float(f"{max(3 * moved, deviation / 10, least):.3g}")
         elif len(words := {value["value"], *(other["value"] for other in others)}) > 1:
             allowed["seen"] = sorted(words)
         found[name] = {**value, **allowed}
@@ -145,6 +148,16 @@ def _flips(one: Recorded, other: Recorded) -> int:
     return (int(one["hits"], 16) ^ int(other["hits"], 16)).bit_count()
 
 
-def _forms(values: Mapping[str, Recorded]) -> dict[str, tuple[str, int | None]]:
-    """Kind and number of images of all values that are compared, by name."""
-    return {name: (value["kind"], value.get("n")) for name, value in values.items() if value["kind"] != "info"}
+def _few(n: int) -> int:
+    """How many of n images may flip where none was seen to."""
+    return max(1, min(_FEW, n // 10))
+
+
+def _form(value: Recorded) -> tuple[str | int, ...]:
+    """The kind of a value, and of how many images hits are."""
+    return (value["kind"], value["n"]) if value["kind"] == "hits" else (value["kind"],)
+
+
+def _forms(values: Mapping[str, Recorded]) -> dict[str, tuple[str | int, ...]]:
+    """The form of all values that are compared, by name."""
+    return {name: _form(value) for name, value in values.items() if value["kind"] != "info"}

@@ -503,7 +503,7 @@ for name in studies:
                 found = gain(name, k, threat, attack)
                 row[k] = f"{found:+} {place(found, low, high)}"
                 key = f"{name}/gain/{threat}/{attack}/{k}"
-                record(key, found.value, kind="number")
+                record(key, found.value, kind="number", n=len(plain))
             rows.append(row)
 notebook.table(
     pd.DataFrame(rows)[["data", "attacker", "attack", "undefended %", *CLAIMED]],
@@ -652,7 +652,7 @@ for name in studies:
         by_seed = (robust["TQ"] - robust["CQ"]).mean(1).tolist()
         AREA.setdefault(name, {})[threat] = difference, by_seed
         key = f"{name}/TQ - CQ/{threat}"
-        record(key, difference.value, kind="number")
+        record(key, difference.value, kind="number", n=len(robust["TQ"][0]))
         rows.append(
             {
                 "data": name,

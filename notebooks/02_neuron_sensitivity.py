@@ -653,6 +653,7 @@ for k in restored:
             f"{name}/substitution/{k}/lead over {c}",
             LEADS[k, c].value,
             kind="number",
+            n=len(area(k, c)),
         )
         run.values[f"substitution/{k}/lead over {c}"] = LEADS[k, c].value
 notebook.table(
@@ -764,7 +765,8 @@ for k, mode, what in (
     kept = {w: left(k, mode, w, what) for w in ("top", "random", "bottom")}
     COSTS[k, mode, what] = paired_difference(kept["random"], kept["top"])
     key = f"{name}/occlusion/{k}/{mode}/{what}"
-    record(key, COSTS[k, mode, what].value, kind="number")
+    lost = COSTS[k, mode, what].value
+    record(key, lost, kind="number", n=len(kept["top"]))
     rows.append(
         {
             "network": k,
@@ -1064,7 +1066,7 @@ for (k, other), (interval, images_too, values) in GAINS.items():
             "over images, points": f"{images_too:+}",
         }
     )
-    record(f"{name}/{k} - {other}", interval.value, kind="number")
+    record(f"{name}/{k} - {other}", interval.value, kind="number", n=len(labels))
     run.values[f"{k} - {other}"] = interval.value
 notebook.table(
     pd.DataFrame(rows),

@@ -727,7 +727,7 @@ for case in cases:
             for k in ("V0 oracle", "white noise, oracle sign"):
                 value = found[k].float().mean().item()
                 case.run.values[f"{tag}/{k}"] = value
-                record(f"{tag}/{k}", value, kind="number")  # of the fooled images
+                record(f"{tag}/{k}", value, kind="number", n=len(found[k]))
 notebook.table(
     pd.DataFrame(rows),
     "Clean predictions restored of those that the attack changed, with the answer known, at two steps of the released scripts (on grey images four times those: our choice); exact McNemar test of V0 against one white-noise direction "

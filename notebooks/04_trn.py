@@ -768,7 +768,7 @@ for group, variants in GROUPS.items():
         rows.append(row)
     if group == "map":
         value = by_seed("image only", FIVE).mean().item()
-        record("image only/five", value, kind="number")
+        record("image only/five", value, kind="number", n=len(MAIN.x))
 ablation_table = notebook.table(
     pd.DataFrame(rows),
     f"Variants on {MAIN.name}: mean accuracy over {len(SEEDS)} seed{'s' * (len(SEEDS) > 1)}, and the difference to TRN in points on the mean of the five attacks, with 95 % intervals over images (paired, for these seeds) and over seeds (Student's)",

@@ -195,7 +195,7 @@ for k, found in outcomes.items():
         run.values[f"{what}/{k}"] = accuracy[what]
         record(f"{name}/{what}/{k}", hits, kind="hits")
     error = accuracy["apparent"] - accuracy["true"]
-    record(f"{name}/error/{k}", error, kind="number")
+    record(f"{name}/error/{k}", error, kind="number", n=len(images))
     rows.append(
         {
             "defence": k,

@@ -370,7 +370,7 @@ for name, model in models.items():
         share = broken.float().mean().item()
         # of the right images; the peer is not part of every installation
         kind = "info" if "torch" in label else "number"
-        record(f"{name}/wrong/{label}", share, kind=kind)
+        record(f"{name}/wrong/{label}", share, kind=kind, n=len(images))
         rows.append(
             {
                 "data": name,

@@ -44,20 +44,22 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 def test_a_recorded_value_has_the_form_that_glue_reads(shown: list[dict[str, Any]]) -> None:
     record("images", 500, kind="count")
     record("loss", 0.25, kind="number")
+    record("gain", 0.5, kind="number", n=40)
     record("verdict", "partly", kind="text")
     record("note", "anything")
     assert [s["metadata"]["scrapbook"] for s in shown] == [
-        {"name": name, "mime_prefix": PREFIX} for name in ("images", "loss", "verdict", "note")
+        {"name": name, "mime_prefix": PREFIX} for name in ("images", "loss", "gain", "verdict", "note")
     ]
     assert [s["metadata"]["advdef"] for s in shown] == [
         {"kind": "count", "value": 500},
         {"kind": "number", "value": 0.25},
+        {"kind": "number", "value": 0.5, "n": 40},
         {"kind": "text", "value": "partly"},
         {"kind": "info", "value": "anything"},
     ]
     # all under the prefix, so that nothing is visible where it is recorded
     assert [s["data"] for s in shown] == [
-        {f"{PREFIX}text/plain": text} for text in ("500", "0.25", "'partly'", "'anything'")
+        {f"{PREFIX}text/plain": text} for text in ("500", "0.25", "0.5", "'partly'", "'anything'")
     ]
     json.dumps(shown)
 

@@ -20,7 +20,7 @@ def hits(bits: str, **allowed: int) -> dict[str, Any]:
     return {"kind": "hits", "value": bits.count("1") / len(bits), "n": len(bits), "hits": packed, **allowed}
 
 
-def number(value: float, **allowed: float) -> dict[str, Any]:
+def number(value: float, **allowed: Any) -> dict[str, Any]:
     return {"kind": "number", "value": value, **allowed}
 
 
@@ -115,6 +115,12 @@ def test_a_number_may_move_by_what_rounding_and_seeds_say(
     runs = [[{"a": number(value)} for value in values] for values in (rounding, seeds)]
     found = allowing({"a": number(2.0)}, rounding=runs[0], seeds=runs[1])
     assert found == {"a": number(2.0, tolerance=pytest.approx(tolerance))}
+
+
+def test_a_mean_of_images_may_move_by_what_two_of_them_do() -> None:
+    for n, tolerance in ((100, 0.02), (15, 1 / 15)):
+        found = allowing({"a": number(0.5, n=n)}, rounding=[{"a": number(0.5, n=n + 1)}])
+        assert found["a"]["tolerance"] == pytest.approx(tolerance, rel=1e-2)
 
 
 def test_a_text_that_rounding_changes_may_be_any_that_was_seen() -> None:
