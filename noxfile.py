@@ -71,6 +71,12 @@ def baselines(session: nox.Session) -> None:
 
 
 @nox.session
+def mutants(session: nox.Session) -> None:
+    """Plant faults and see whether the tests notice: ``nox -s mutants -- "sign of a loss"``."""
+    _run(session, "python", "tests/mutants.py", *session.posargs)
+
+
+@nox.session
 def book(session: nox.Session) -> None:
     """Render the site from the committed notebooks."""
     _run(session, "advdef", "book", *session.posargs)
