@@ -765,8 +765,8 @@ for k, mode, what in (
     kept = {w: left(k, mode, w, what) for w in ("top", "random", "bottom")}
     COSTS[k, mode, what] = paired_difference(kept["random"], kept["top"])
     key = f"{name}/occlusion/{k}/{mode}/{what}"
-    lost = COSTS[k, mode, what].value
-    record(key, lost, kind="number", n=len(kept["top"]))
+    cost = COSTS[k, mode, what].value
+    record(key, cost, kind="number", n=len(kept["top"]))
     rows.append(
         {
             "network": k,

@@ -362,7 +362,7 @@ for case in cases:
     every = {**case.eleven, "PGD-min": case.minimal}
     every |= {f"{k}, eps {named(case, case.eps)}": v for k, v in case.fixed.items()}
     for label, adversarial in every.items():
-        share, largest, length = moved(case, adversarial)
+        _, share, largest, length = moved(case, adversarial)
         row = {"data": case.name, "network": case.kind, "attack": label}
         row |= {"images": len(adversarial), "fooled %": f"{100 * share:.0f}"}
         row |= {
