@@ -1,6 +1,6 @@
-"""The jobs of the project. ``nox -s reproduce`` (the default), ``tests``, ``book``, ``bench``, ``lint``, ``canary``.
+"""The jobs of the project: ``nox -s reproduce`` (the default) and those that ``nox --list`` names.
 
-All but the last share one virtual environment, ``.nox/advdef``, with the exact versions of ``constraints.txt``. It is
+All but ``canary`` share one virtual environment, ``.nox/advdef``, with the exact versions of ``constraints.txt``. It is
 installed once: a stamp in it says for which Python, place, ``pyproject.toml`` and ``constraints.txt`` it was made.
 Arguments after ``--`` go to the command that a job runs.
 """
@@ -53,6 +53,27 @@ def tests(session: nox.Session) -> None:
     ``-- --all`` executes each notebook with another seed as well.
     """
     _run(session, *PYTEST, *session.posargs)
+
+
+@nox.session
+def processors(session: nox.Session) -> None:
+    """Run the tests under what changes rounding, as another processor does: ``nox -s processors -- --variant avx2``.
+
+    The variants stand in tests/variants.py; those that the processor cannot do are skipped by name.
+    """
+    _run(session, "python", "tests/variants.py", "-m", *PYTEST, *session.posargs)
+
+
+@nox.session
+def baselines(session: nox.Session) -> None:
+    """Write the baselines of the pages, with what rounding and seeds allow: ``nox -s baselines -- qusecnets``."""
+    _run(session, "python", "tests/baselines.py", *session.posargs)
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Plant faults and see whether the tests notice: ``nox -s mutants -- "sign of a loss"``."""
+    _run(session, "python", "tests/mutants.py", *session.posargs)
 
 
 @nox.session

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from advdef.data import Dataset
 from advdef.store import Entry, cache_folder, identity, kept, key, place, write_atomically
-from advdef.training import TrainingDiverged, precision
+from advdef.training import LAYOUT, TrainingDiverged, precision
 
 __all__ = ["Training", "digest", "trained", "write_atomically"]
 
@@ -49,7 +49,7 @@ def trained(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         # the layout that training leaves, so that a cached model computes the same floats as a trained one
-        model = build().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = build().to(device).to(memory_format=LAYOUT)  # type: ignore[call-overload]
         given = {**(train.keywords if isinstance(train, partial) else {}), **settings}
         asked = key(
             "training",

@@ -24,36 +24,42 @@ from advdef.store import write_atomically
 
 __all__ = ["Kind", "Run", "provenance", "record", "results_folder"]
 
-Kind = Literal["accuracy", "count", "number", "text", "info"]
-"""How a regression test compares a value: by interval, exactly, by a tolerance, exactly, not at all."""
+Kind = Literal["hits", "count", "number", "text", "info"]
+"""How a regression test compares a value: by how many images flip, exactly, by a tolerance, exactly, not at all."""
 
 _PACKAGES = ("advdef", "torch", "torchvision", "snntorch", "numba", "numpy", "scikit-learn", "pyautoattack")
-_COMPARABLE: dict[str, type | tuple[type, ...]] = {
-    "accuracy": (int, float),
-    "count": int,
-    "number": (int, float),
-    "text": str,
-    "info": object,
+_PLAIN: dict[str, tuple[type, ...]] = {
+    "count": (int,),
+    "number": (float, int),
+    "text": (str,),
+    "info": (bool, int, float, str),
 }
 
 
-def record(name: str, value: Any, *, kind: Kind = "info", n: int | None = None, tolerance: float | None = None) -> None:
+def record(name: str, value: Any, *, kind: Kind = "info", n: int | None = None) -> None:
     """Emit a value so that prose can paste it, a test can compare it, and it stays in the notebook file.
 
     The output has the form that myst-nb's ``glue`` writes, so ``{glue:text}`name` `` works; it needs IPython alone,
-    does nothing visible, and nothing at all outside a notebook. ``n`` is the sample size of an "accuracy" (a share in
-    [0, 1]), ``tolerance`` the absolute tolerance of a "number". Raises ValueError when they are missing or the share is
-    none, TypeError for a value that a test could not compare (only "info" takes any). Objects with a rich display (a
-    data frame, say) are recorded with it, for pasting.
+    does nothing visible, and nothing at all outside a notebook. "hits" are a boolean tensor (N,), N > 0, of what is
+    right of N images: all are kept, and prose pastes their share, a float. The other kinds take plain values, of
+    Python's own types alone: a "count" is an int, a "number" a float or an int, a "text" a str. "info" also takes
+    objects with a rich display (a data frame, say), which are recorded with it. ``n`` says of how many images a
+    "number" is a mean, so that a test allows it to move by what an image or two do. Raises TypeError for another type,
+    which names the conversion, and ValueError for an unknown kind, no image, and a number that is not finite.
     """
-    if (kind == "accuracy" and not n) or (kind == "number" and tolerance is None):
-        raise ValueError(f"{name}: an accuracy needs n, a number needs tolerance")
-    if kind not in _COMPARABLE:
-        raise ValueError(f"{name}: no kind {kind!r}; there are {', '.join(_COMPARABLE)}")
-    if not isinstance(value, _COMPARABLE[kind]):
-        raise TypeError(f"{name}: a plain Python value is needed for kind {kind!r}, not {type(value).__name__}")
-    if kind == "accuracy" and not 0 <= float(value) <= 1:  # type: ignore[arg-type]
-        raise ValueError(f"{name}: an accuracy is a share in [0, 1], not {value}")
+    if kind != "hits" and kind not in _PLAIN:
+        raise ValueError(f"{name}: no kind {kind!r}; there are hits, {', '.join(_PLAIN)}")
+    kept: dict[str, Any] = {}
+    if kind == "hits":
+        kept = _packed(name, value)
+        value = kept["value"]
+    elif kind != "info" or _is_scalar(value):
+        if type(value) not in _PLAIN[kind]:
+            conversion = "float" if kind == "info" else _PLAIN[kind][0].__name__
+            raise TypeError(f"{name}: record {conversion}(value), a plain Python value, not {type(value).__name__}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name}: {value} is no number to record")
+        kept = {"value": value} if n is None else {"value": value, "n": n}
     from IPython.core.interactiveshell import InteractiveShell
     from IPython.display import display
 
@@ -62,10 +68,26 @@ def record(name: str, value: Any, *, kind: Kind = "info", n: int | None = None, 
         return
     data, _ = formatter.format(value)
     metadata: dict[str, Any] = {"scrapbook": {"name": name, "mime_prefix": "application/papermill.record/"}}
-    if isinstance(value, str | int | float | bool):
-        metadata["advdef"] = {"value": value, "kind": kind, "n": n, "tolerance": tolerance}
+    if kept:
+        metadata["advdef"] = {"kind": kind, **kept}
     bundle = {f"application/papermill.record/{mime}": content for mime, content in data.items()}
     display(bundle, raw=True, metadata=metadata)
+
+
+def _is_scalar(value: Any) -> bool:
+    """Whether a value is meant as one number, flag or text, of whatever library."""
+    return isinstance(value, bool | int | float | str) or getattr(value, "shape", None) == ()
+
+
+def _packed(name: str, hits: Any) -> dict[str, Any]:
+    """The share of hits, how many there are, and all as the bits of a hexadecimal number, the first the highest."""
+    if not (isinstance(hits, torch.Tensor) and hits.dtype == torch.bool and hits.dim() == 1):
+        raise TypeError(f"{name}: hits are a boolean tensor (N,), one per image, not {type(hits).__name__}")
+    if len(hits) == 0:
+        raise ValueError(f"{name}: no hits, as there is no image")
+    bits = "".join(map(str, hits.int().tolist()))
+    share = bits.count("1") / len(bits)
+    return {"value": share, "n": len(bits), "hits": f"{int(bits, 2):0{math.ceil(len(bits) / 4)}x}"}
 
 
 def results_folder() -> Path:

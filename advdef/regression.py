@@ -1,28 +1,31 @@
-"""Did a notebook's recorded values move? Each value is compared by the tolerance that belongs to it.
+"""Did a notebook's recorded values move? Each value is compared by what its baseline allows.
 
-- accuracy: the two shares differ by no more than a 99.9 % interval of the difference of two proportions
-- count, text: exactly
-- number: by no more than its own absolute tolerance
+- hits: at most so many images flip as ``flips`` says beside the value
+- number: it moves by no more than the ``tolerance`` beside it
+- count, text: exactly; one that rounding changes may be any of those ``seen``
 - info: not at all (seconds, say)
+
+A seed reproduces a run on one machine, so two runs differ by rounding alone. What that does to a value was measured
+when the baseline was written: from runs that round otherwise, and from further seeds.
 """
 
 import json
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advdef.statistics import independent_difference, wilson
 from advdef.store import write_atomically
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-__all__ = ["Change", "compare", "read_baseline", "recorded_values", "report", "write_baseline"]
+__all__ = ["Change", "allowing", "compare", "read_baseline", "recorded_values", "report", "write_baseline"]
 
 Recorded = dict[str, Any]
-"""``{"value": ..., "kind": ..., "n": ..., "tolerance": ...}`` as :func:`advdef.records.record` writes it."""
-_Z999 = 3.290526731491926
+"""``{"kind": ..., "value": ...}``, with ``n`` and ``hits`` for hits, as :func:`advdef.records.record` writes it."""
+_FEW = 2  # so many images may flip where none was seen to, if they are no more than a tenth of all
 
 
 @dataclass(frozen=True)
@@ -49,22 +52,23 @@ def recorded_values(notebook: "NotebookNode") -> dict[str, Recorded]:
             name = metadata["scrapbook"]["name"]
             if name in values:
                 raise ValueError(f"{name} is recorded twice")
-            values[name] = {key: value for key, value in dict(metadata["advdef"]).items() if value is not None}
+            values[name] = dict(metadata["advdef"])
     return values
 
 
 def compare(baseline: Mapping[str, Recorded], found: Mapping[str, Recorded]) -> list[Change]:
-    """What changed beyond its tolerance, in the order of the names; new and missing values count."""
+    """What changed beyond its allowance, in the order of the names; new and missing values count."""
     changes = []
     for name in sorted({*baseline, *found}):
         old, new = baseline.get(name), found.get(name)
         if old is None or new is None:
             before, after = ("–" if value is None else str(value["value"]) for value in (old, new))
             changes.append(Change(name, before, after, "to be there in both"))
-        elif {**old, "value": None} != {**new, "value": None}:
-            changes.append(Change(name, str(old), str(new), "the same kind, n and tolerance"))
-        elif (allowed := _violated(old, new)) is not None:
-            changes.append(Change(name, f"{old['value']}", f"{new['value']}", allowed))
+        elif _form(old) != _form(new):
+            before, after = (" of ".join(map(str, _form(v))) for v in (old, new))
+            changes.append(Change(name, before, after, "the same kind and number"))
+        elif (violated := _violated(old, new)) is not None:
+            changes.append(Change(name, str(old["value"]), *violated))
     return changes
 
 
@@ -75,30 +79,85 @@ def report(changes: list[Change]) -> str:
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
 
+def allowing(
+    reference: Mapping[str, Recorded],
+    *,
+    rounding: Sequence[Mapping[str, Recorded]] = (),
+    seeds: Sequence[Mapping[str, Recorded]] = (),
+) -> dict[str, Recorded]:
+    """The values of a reference run with what each may move by; values of kind "info" are left out.
+
+    ``rounding`` are the values of runs that differ from it by rounding alone, ``seeds`` those of other seeds. Hits: one
+    flip more than was seen between the reference and any run of ``rounding``, at least 2, but beyond a tenth of the
+    images only what was seen, or 1. Numbers: the largest of three times the largest difference to such a run, a tenth
+    of the standard deviation over the seeds, a millionth of the value, and, for a mean of n images, what as many flips
+    as above move it. Counts and texts: whatever such a run gave. Raises ValueError for a run of ``rounding`` with other
+    names, kinds or numbers of images than the reference.
+    """
+    forms = _forms(reference)
+    for run in rounding:
+        if other := {name for name, _ in forms.items() ^ _forms(run).items()}:
+            raise ValueError(f"runs that only round otherwise do not record the same: {', '.join(sorted(other))}")
+    found = {}
+    for name in sorted(forms):
+        value, others = reference[name], [run[name] for run in rounding]
+        allowed: Recorded = {}
+        if value["kind"] == "hits":
+            seen = max((_flips(value, other) for other in others), default=0)
+            allowed["flips"] = max(min(seen + 1, value["n"] // 10), seen, _few(value["n"]))
+        elif value["kind"] == "number":
+            moved = max((abs(value["value"] - other["value"]) for other in others), default=0.0)
+            spread = [run[name]["value"] for run in (reference, *seeds) if name in run]
+            deviation = statistics.stdev(spread) if len(spread) > 1 else 0.0
+            least = max(1e-6 * abs(value["value"]), _few(value["n"]) / value["n"] if "n" in value else 0.0)
+            allowed["tolerance"] = float(f"{max(3 * moved, deviation / 10, least):.3g}")
+        elif len(words := {value["value"], *(other["value"] for other in others)}) > 1:
+            allowed["seen"] = sorted(words)
+        found[name] = {**value, **allowed}
+    return found
+
+
 def read_baseline(path: Path) -> dict[str, Recorded]:
-    """A committed baseline; raises FileNotFoundError with the command that writes one."""
+    """The values of a committed baseline; raises FileNotFoundError with the command that writes one."""
     if not path.is_file():
-        raise FileNotFoundError(f"no baseline {path}: write it with `nox -s tests -- --update-baselines`")
-    values: dict[str, Recorded] = json.loads(path.read_text(encoding="utf-8"))
+        raise FileNotFoundError(f"no baseline {path}: write it with `nox -s baselines -- {path.stem}`")
+    values: dict[str, Recorded] = json.loads(path.read_text(encoding="utf-8"))["values"]
     return values
 
 
-def write_baseline(path: Path, values: Mapping[str, Recorded]) -> None:
-    """Write a baseline atomically; values of kind "info" are left out."""
-    kept = {name: value for name, value in sorted(values.items()) if value["kind"] != "info"}
-    write_atomically(path, (json.dumps(kept, indent=1) + "\n").encode())
+def write_baseline(path: Path, values: Mapping[str, Recorded], *, variants: Mapping[str, Any]) -> None:
+    """Write values with their allowances atomically, below the runs (``variants``) that the allowances come from."""
+    content = {"variants": dict(variants), "values": dict(sorted(values.items()))}
+    write_atomically(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
 
-def _violated(old: Recorded, new: Recorded) -> str | None:
-    """The tolerance that was violated, in words, or None."""
+def _violated(old: Recorded, new: Recorded) -> tuple[str, str] | None:
+    """What was found and what is allowed, in words, or None."""
     kind, before, after = old["kind"], old["value"], new["value"]
-    if kind == "info":
-        return None
+    if kind == "hits":
+        flips = _flips(old, new)
+        return (f"{after}: {flips} of {old['n']} flipped", f"{old['flips']} flips") if flips > old["flips"] else None
     if kind == "number":
-        close = abs(before - after) <= old["tolerance"]
-        return None if close else f"± {old['tolerance']:g}"
-    if kind == "accuracy":
-        first, second = (wilson(round(share * old["n"]), old["n"], z=_Z999) for share in (before, after))
-        moved = independent_difference(second, first)
-        return None if moved.low <= 0 <= moved.high else f"a difference that {old['n']} images explain (99.9 %)"
-    return None if before == after else "exactly"
+        return None if abs(before - after) <= old["tolerance"] else (str(after), f"± {old['tolerance']:g}")
+    allowed = old.get("seen", [before])
+    return None if kind == "info" or after in allowed else (str(after), " or ".join(map(str, allowed)))
+
+
+def _flips(one: Recorded, other: Recorded) -> int:
+    """How many images are right in one run and wrong in the other."""
+    return (int(one["hits"], 16) ^ int(other["hits"], 16)).bit_count()
+
+
+def _few(n: int) -> int:
+    """How many of n images may flip where none was seen to."""
+    return max(1, min(_FEW, n // 10))
+
+
+def _form(value: Recorded) -> tuple[str | int, ...]:
+    """The kind of a value, and of how many images hits are."""
+    return (value["kind"], value["n"]) if value["kind"] == "hits" else (value["kind"],)
+
+
+def _forms(values: Mapping[str, Recorded]) -> dict[str, tuple[str | int, ...]]:
+    """The form of all values that are compared, by name."""
+    return {name: _form(value) for name, value in values.items() if value["kind"] != "info"}

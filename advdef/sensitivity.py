@@ -33,6 +33,10 @@ __all__ = [
 
 Definition = Literal["absolute", "relative", "relative_per_pair", "pooled", "standardized", "absolute_l2", "largest"]
 
+# A divisor is never smaller than this share of what is typical of the layer. Rounding in float32 leaves about 1e-6 of a
+# layer's activations unsure (1e-7 for each operation, and some hundred are summed), so that quotients are sure to 1e-3.
+_FLOOR = 1e-3
+
 
 class _Sums:
     """Running sums over the pairs of one layer, in float64 where the device has it: batches of any size give the same.
@@ -61,7 +65,7 @@ class _Sums:
         largest = buffer.amax(space) if buffer.is_contiguous() else max_pool2d(buffer, buffer.shape[2:])[..., 0, 0]
         length = buffer.square_().sum(space).sqrt_()
         size = torch.abs(clean, out=buffer).sum(space)
-        ratio = torch.where(size == 0, 1.0, change / size)
+        ratio = torch.where(size == 0, 1.0, change / size.clamp(min=_FLOOR * _typical(size)))
         self.totals += torch.stack([change, size, pooled, length, ratio, largest]).sum(1, dtype=self.wide)
 
         # around the mean of the batches before, rounded to the precision of the maps; ``drift`` makes up for it
@@ -75,24 +79,29 @@ class _Sums:
         self.variance += share * (variance - self.variance) + share * (1 - share) * drift**2
         self.mean += share * drift
 
+    def divisor(self, definition: Literal["relative", "standardized"]) -> Tensor:
+        """(C,): what is divided by, before a floor is put under it."""
+        size = self.totals[1] / self.pairs / self.positions
+        return size if definition == "relative" else self.variance.clamp(min=0).sqrt()
+
     def sensitivity(self, definition: Definition) -> Tensor:
         """(C,)"""
-        change, size, pooled, length, ratio, largest = self.totals / self.pairs
-        if definition == "relative":
-            return _over(change, size)
-        if definition == "standardized":
-            return _over(change / self.positions, self.variance.clamp(min=0).sqrt())
+        change, _, pooled, length, ratio, largest = self.totals / self.pairs
+        if definition in ("relative", "standardized"):
+            scale = self.divisor(definition)
+            scale = scale.clamp(min=_FLOOR * _typical(scale))
+            change = change / self.positions
+            return torch.where(scale == 0, (change > 0).to(change), change / scale)
         plain = {"absolute": change, "pooled": pooled, "absolute_l2": length}
         if definition in plain:
             return plain[definition] / self.positions
         return ratio if definition == "relative_per_pair" else largest
 
 
-def _over(change: Tensor, scale: Tensor) -> Tensor:
-    """Quotients; 0 / 0 is 0, and a change over 0 is the largest finite quotient of the layer, 1 if that is 0."""
-    quotient = torch.where(change == 0, 0.0, change / scale)
-    largest = quotient.where(quotient.isfinite(), 0.0).amax()
-    return quotient.where(~quotient.isinf(), largest.where(largest > 0, 1.0))
+def _typical(values: Tensor) -> Tensor:
+    """The upper quartile (..., 1) of those of (..., C) that are not 0: quiet ones hardly move it, nor a large one."""
+    alive = (values > 0).sum(-1, keepdim=True)
+    return values.sort(-1, descending=True).values.gather(-1, alive // 4)
 
 
 class SensitivityMeter:
@@ -109,9 +118,11 @@ class SensitivityMeter:
     - ``absolute_l2``: `|b - a|_2 / dim`, as the laboratory divides it;
     - ``largest``: the largest `|b - a|` of the map, which a local change moves most.
 
-    ``relative``, ``relative_per_pair`` and ``standardized`` do not depend on the scale of the neuron. For the first
-    (last), a neuron that is 0 (constant) on all clean images has 0 if attacks leave it so, and else the largest value
-    of its layer.
+    ``relative``, ``relative_per_pair`` and ``standardized`` do not depend on the scale of the layer, nor on that of a
+    neuron that is not quiet. A neuron is quiet if what is divided by is less than a thousandth of its upper quartile
+    over the layer's neurons (for ``relative_per_pair`` on the same image; those of 0 do not count): it is divided by
+    that thousandth, else a nearly dead neuron would show the rounding of the network. In a layer that is 0 (constant)
+    on all clean images, neurons have 0 if attacks leave them so, and else 1.
 
     >>> meter = SensitivityMeter()
     >>> meter.update({"relu": torch.tensor([[1.0, 2.0], [3.0, 0.0]])}, {"relu": torch.tensor([[1.0, 4.0], [2.0, 0.0]])})
@@ -156,6 +167,17 @@ class SensitivityMeter:
         if not self._sums:
             raise ValueError("no pairs yet: call update first")
         return {layer: sums.sensitivity(definition).cpu() for layer, sums in self._sums.items()}
+
+    def quiet(self, definition: Literal["relative", "standardized"] = "relative") -> dict[str, int]:
+        """How many neurons of each layer are quiet: dead, or so nearly dead that the floor is divided by.
+
+        >>> meter = SensitivityMeter()
+        >>> meter.update({"relu": torch.tensor([[2.0, 0.0, 1.0]])}, {"relu": torch.tensor([[2.0, 0.1, 2.0]])})
+        >>> meter.compute("relative")["relu"].round(decimals=3).tolist(), meter.quiet()
+        ([0.0, 50.0, 1.0], {'relu': 1})
+        """
+        divisors = {layer: sums.divisor(definition) for layer, sums in self._sums.items()}
+        return {layer: int((d <= _FLOOR * _typical(d)).sum()) for layer, d in divisors.items()}
 
 
 def measure(

@@ -1,6 +1,7 @@
 """One fit loop for every classifier and defence; what is minimised is a function."""
 
 import math
+import os
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Literal, get_args
@@ -14,11 +15,13 @@ from advdef.attacks._common import borrowed
 from advdef.attacks.gradient import pgd
 from advdef.data import Split
 
-__all__ = ["Objective", "TrainingDiverged", "fit", "precision", "train_adversarial", "train_standard"]
+__all__ = ["LAYOUT", "Objective", "TrainingDiverged", "fit", "precision", "train_adversarial", "train_standard"]
 
 Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """``objective(model, images, labels)`` -> scalar loss; images (N, C, H, W) in [0, 1]."""
 
+LAYOUT = torch.contiguous_format if os.environ.get("ADVDEF_CHANNELS_LAST") == "0" else torch.channels_last
+"""How models and images lie in memory, for speed alone; ``ADVDEF_CHANNELS_LAST=0`` shows what rounding does."""
 
 Schedule = Literal["constant", "cosine", "one_cycle"]
 Optimizer = Literal["adam", "sgd"]
@@ -81,7 +84,7 @@ def fit(
     if optimizer not in get_args(Optimizer):
         raise ValueError(f"no optimizer {optimizer!r}; there are {', '.join(get_args(Optimizer))}")
     computed = precision(split.images.device)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=LAYOUT)  # type: ignore[call-overload]
     groups = model.parameters() if parameters is None else parameters
     descent: torch.optim.Optimizer
     if optimizer == "adam":
@@ -113,7 +116,7 @@ def fit(
             batches = split.batches(batch_size, shuffle=True, generator=generator, shift=shift, flip=flip)
             for images, labels in batches:
                 with torch.autocast(images.device.type, computed, enabled=computed != torch.float32):
-                    loss = objective(model, images.contiguous(memory_format=torch.channels_last), labels)
+                    loss = objective(model, images.contiguous(memory_format=LAYOUT), labels)
                 descent.zero_grad()
                 loss.backward()
                 descent.step()

@@ -173,11 +173,12 @@ for name, comparisons in found.items():
         n, left = len(c.ours), int(c.ours.sum())
         size = show_eps(c.eps) if c.norm == "Linf" else f"{c.eps:g}"
         key = f"{name}/{c.attack}/{c.norm} {size}/{c.peer}"
-        record(f"{key}/ours", left / n, kind="accuracy", n=n)
+        record(f"{key}/ours", c.ours, kind="hits")
         theirs = None if c.theirs is None else int(c.theirs.sum())
-        if theirs is not None:
-            kind = "accuracy" if c.peer in ALWAYS else "info"
-            record(f"{key}/theirs", theirs / n, kind=kind, n=n)
+        if c.theirs is not None and c.peer in ALWAYS:
+            record(f"{key}/theirs", c.theirs, kind="hits")
+        elif theirs is not None:
+            record(f"{key}/theirs", theirs / n)
         interval = wilson(left, n)
         shares = dict(accuracy=interval.value, low=interval.low, high=interval.high)
         runs[name].rows.append(
@@ -311,9 +312,10 @@ for norm, dual in [("Linf", 1), ("L2", 2)]:
         broken = {}
         for factor in (0.99, 1.05):
             moved = attack(linear, x, y, eps=factor * d, norm=norm, generator=draws)
-            share = 1 - correct(linear, moved, y).float().mean().item()
-            broken[f"broken at {factor} times the optimum, %"] = f"{100 * share:.1f}"
-            record(f"optimum/{norm}/{label}/{factor}", share, kind="accuracy", n=len(x))
+            wrong = ~correct(linear, moved, y)
+            share = f"{100 * wrong.float().mean():.1f}"
+            broken[f"broken at {factor} times the optimum, %"] = share
+            record(f"optimum/{norm}/{label}/{factor}", wrong, kind="hits")
         rows.append({"attack": label, "norm": norm, "images": len(x)} | broken)
 notebook.table(
     pd.DataFrame(rows),
@@ -365,10 +367,9 @@ for name, model in models.items():
         broken = ~correct(model, moved, labels)
         change = (moved - images)[broken]
         stirred = (change.abs() > 1e-3)[ends[broken]].float().mean().item()
-        share, kind = (
-            broken.float().mean().item(),
-            "info" if "torch" in label else "accuracy",
-        )
+        share = broken.float().mean().item()
+        # of the right images; the peer is not part of every installation
+        kind = "info" if "torch" in label else "number"
         record(f"{name}/wrong/{label}", share, kind=kind, n=len(images))
         rows.append(
             {

@@ -1,4 +1,7 @@
-"""What all tests share: one thread, as tensors are small here, and a small network that has learned something."""
+"""What all tests share: one thread, as tensors are small here, and a small network that has learned something.
+
+``ADVDEF_TEST_THREADS`` is another number of threads; tests/variants.py sets it, and what else changes rounding.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from variants import THREADS
 
 from advdef.data import Dataset, load
 from advdef.repository import Repository
 from advdef.training import train_standard
 
 # Each core has a worker of its own, and rounding, which training amplifies, depends on the number of threads: notebooks
-# and other processes get one, whoever starts the tests.
-os.environ["OMP_NUM_THREADS"] = "1"
+# and other processes get as many, whoever starts the tests.
+os.environ["OMP_NUM_THREADS"] = THREADS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -47,9 +51,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
+def _threads() -> Iterator[None]:
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(THREADS))
     yield
     torch.set_num_threads(threads)
 
@@ -95,11 +99,6 @@ def batch(digits: Dataset) -> tuple[Tensor, Tensor]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--update-baselines",
-        action="store_true",
-        help="rewrite tests/baselines from this run instead of comparing with them",
-    )
     parser.addoption("--all", action="store_true", help="execute each notebook with another seed as well")
 
 

@@ -238,7 +238,7 @@ def test_the_gradient_flows_through_both_branches(part: Split, taken: Take, name
     expected = hand_made(name, before, after, part.labels)
     ours = torch.autograd.grad(loss, list(model.parameters()))
     for one, other in zip(ours, torch.autograd.grad(expected, list(model.parameters())), strict=True):
-        assert torch.allclose(one, other, rtol=1e-3, atol=1e-5)
+        assert torch.allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_a_ramp_raises_the_weight_epoch_by_epoch(part: Split) -> None:

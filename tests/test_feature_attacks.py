@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -240,7 +241,8 @@ def test_the_neurons_of_a_layer_are_described_shortly() -> None:
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_without_weights_routing_is_pgd_on_the_margin(network: nn.Module, batch: Pair, norm: Norm) -> None:
-    images, labels = batch[0][:30], batch[1][:30]
+    # in float64: of slopes near 0, rounding in float32 turns the sign, and then the path
+    network, images, labels = copy.deepcopy(network).double(), batch[0][:30].double(), batch[1][:30]
     eps = {"Linf": 0.05, "L2": 0.7}[norm]
     options: dict[str, Any] = {"eps": eps, "norm": norm, "steps": 12, "restarts": 2}
     expected = pgd(network, images, labels, loss="margin", **options, generator=seeded())
@@ -249,8 +251,7 @@ def test_without_weights_routing_is_pgd_on_the_margin(network: nn.Module, batch:
     )
     with torch.no_grad():
         strength, plain = margin(network(found), labels), margin(network(expected), labels)
-    assert torch.allclose(strength, plain, atol=0.05)
-    assert abs(int((strength > 0).sum()) - int((plain > 0).sum())) <= 1
+    assert torch.allclose(strength, plain, rtol=0, atol=1e-9)
 
 
 def test_routing_with_all_or_no_neurons_chosen() -> None:

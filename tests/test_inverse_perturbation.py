@@ -157,7 +157,7 @@ def test_double_precision_is_kept(name: str) -> None:
     model, images = net().double(), pixels().double()
     found = ALL[name](model)(images)
     assert found.dtype == torch.float64
-    assert torch.allclose(found.float(), ALL[name](net())(images.float()), atol=1e-4)
+    assert torch.allclose(found.float(), ALL[name](net())(images.float()), atol=1e-5)
 
 
 # V1
@@ -273,7 +273,7 @@ def test_each_rule_by_hand() -> None:
         defence = NIPDictionary(model, bank(), steps=[0.2], rule=rule)
         expected = torch.stack([by_rule(rule, rows, c) for rows, c in zip(logits, predicted, strict=True)])
         found = defence(images)
-        assert torch.allclose(found, expected, atol=1e-4), rule
+        assert torch.allclose(found, expected, atol=1e-5), rule
         assert torch.equal(found.argmax(1), expected.argmax(1)), rule
         decisions.append(tuple(found.argmax(1).tolist()))
     assert len(set(decisions)) == len(RULES)  # no rule stands for another here
@@ -340,7 +340,7 @@ def test_each_image_has_its_own_step() -> None:
         offsets = torch.tensor(wanted)[:, None, None, None] * bank().directions[classes]
         assert torch.allclose(defence.offset(images, classes), offsets)
         single = [NIPDictionary(model, bank(), steps=[step], rule=rule)(x[None]) for step, x in zip(wanted, images)]  # noqa: B905
-        assert torch.allclose(defence(images), torch.cat(single), atol=1e-4), rule
+        assert torch.allclose(defence(images), torch.cat(single), atol=1e-5), rule
 
 
 @pytest.mark.parametrize(

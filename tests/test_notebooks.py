@@ -1,19 +1,22 @@
 """Every notebook, executed by papermill in the smoke profile: does it run, and did its numbers move?
 
-The baselines are in tests/baselines; ``nox -s tests -- --update-baselines`` rewrites them, and nothing else does.
+The baselines are in tests/baselines; ``nox -s baselines`` (tests/baselines.py) writes them, and nothing else does.
 """
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
+from variants import kernel_settings
 
 from advdef.notebookfile import read_pair
-from advdef.regression import compare, read_baseline, recorded_values, report, write_baseline
+from advdef.regression import compare, read_baseline, recorded_values, report
 from advdef.repository import Repository
 from advdef.reproduction import execute
 
@@ -25,7 +28,7 @@ pytestmark = pytest.mark.slow
 Run = tuple[str, nbformat.NotebookNode, Path]
 
 
-def executed(paper: str, folder: Path, parameters: dict[str, Any]) -> Run:
+def executed(paper: str, folder: Path, parameters: dict[str, Any], settings: Mapping[str, str] = os.environ) -> Run:
     """A paper, its executed notebook and its results; weights are trained anew, so that training is tested too."""
     path = PAPERS[paper]
     execution = execute(
@@ -36,8 +39,8 @@ def executed(paper: str, folder: Path, parameters: dict[str, Any]) -> Run:
         environment={
             "ADVDEF_RESULTS": str(folder / "results"),
             "ADVDEF_CACHE": str(folder / "cache"),
-            "OMP_WAIT_POLICY": "PASSIVE",
-        },
+        }
+        | kernel_settings(settings),
         folder=path.parent,
     )
     assert execution.failure is None, f"cell {execution.failure.cell}: {execution.failure.error}"
@@ -58,13 +61,10 @@ def test_another_seed_runs_too(reseeded: str, tmp_path: Path) -> None:
     assert set(baseline) <= set(recorded_values(notebook))
 
 
-def test_recorded_values_agree_with_the_baseline(run: Run, pytestconfig: pytest.Config) -> None:
+def test_recorded_values_agree_with_the_baseline(run: Run) -> None:
     paper, notebook, _ = run
     found, path = recorded_values(notebook), ROOT / "tests" / "baselines" / f"{PAPERS[paper].stem}.json"
     assert found, "the notebook records nothing"
-    if pytestconfig.getoption("update_baselines"):
-        write_baseline(path, found)
-        return
     changes = compare(read_baseline(path), {name: value for name, value in found.items() if value["kind"] != "info"})
     assert not changes, f"{paper} has moved:\n{report(changes)}"
 

@@ -112,7 +112,7 @@ def test_charbonnier_is_round_at_zero_and_has_slope_one_far_off() -> None:
         leaf = torch.tensor([point], requires_grad=True)
         charbonnier(leaf).backward()
         assert leaf.grad is not None
-        assert leaf.grad.item() == pytest.approx(slope, rel=1e-3)
+        assert leaf.grad.item() == pytest.approx(slope, rel=1e-4)  # exactly 0.99995 times that at 1e-5
 
 
 @pytest.mark.parametrize(
@@ -249,8 +249,9 @@ def test_the_loss_and_its_gradient_are_those_of_the_formula(spiking: bool, noise
     largest = max(float(gradient.abs().max()) for gradient in expected)
     assert largest > 1e-2
     for old, new, gradient in zip(start.parameters(), model.parameters(), expected, strict=True):
-        # the first step with Nesterov momentum 0.9
-        assert torch.allclose((old - new).detach() / (1.9 * rate), gradient, rtol=2e-2, atol=2e-3 * largest)
+        # the first step with Nesterov momentum 0.9; weights are rounded before and after it
+        rounding = torch.finfo(old.dtype).eps * float(old.detach().abs().max()) / (1.9 * rate)
+        assert torch.allclose((old - new).detach() / (1.9 * rate), gradient, rtol=1e-4, atol=rounding + 1e-5 * largest)
 
 
 # What it learns

@@ -43,25 +43,38 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def test_a_recorded_value_has_the_form_that_glue_reads(shown: list[dict[str, Any]]) -> None:
-    record("clean/CQ", 0.875, kind="accuracy", n=40)
     record("images", 500, kind="count")
-    record("loss", 0.25, kind="number", tolerance=0.1)
+    record("loss", 0.25, kind="number")
+    record("gain", 0.5, kind="number", n=40)
     record("verdict", "partly", kind="text")
     record("note", "anything")
     assert [s["metadata"]["scrapbook"] for s in shown] == [
-        {"name": name, "mime_prefix": PREFIX} for name in ("clean/CQ", "images", "loss", "verdict", "note")
+        {"name": name, "mime_prefix": PREFIX} for name in ("images", "loss", "gain", "verdict", "note")
     ]
     assert [s["metadata"]["advdef"] for s in shown] == [
-        {"value": 0.875, "kind": "accuracy", "n": 40, "tolerance": None},
-        {"value": 500, "kind": "count", "n": None, "tolerance": None},
-        {"value": 0.25, "kind": "number", "n": None, "tolerance": 0.1},
-        {"value": "partly", "kind": "text", "n": None, "tolerance": None},
-        {"value": "anything", "kind": "info", "n": None, "tolerance": None},
+        {"kind": "count", "value": 500},
+        {"kind": "number", "value": 0.25},
+        {"kind": "number", "value": 0.5, "n": 40},
+        {"kind": "text", "value": "partly"},
+        {"kind": "info", "value": "anything"},
     ]
     # all under the prefix, so that nothing is visible where it is recorded
     assert [s["data"] for s in shown] == [
-        {f"{PREFIX}text/plain": text} for text in ("0.875", "500", "0.25", "'partly'", "'anything'")
+        {f"{PREFIX}text/plain": text} for text in ("500", "0.25", "0.5", "'partly'", "'anything'")
     ]
+    json.dumps(shown)
+
+
+def test_hits_are_kept_image_by_image_and_shown_as_their_share(shown: list[dict[str, Any]]) -> None:
+    for hits in ([1, 1, 0, 1], [1], [0] * 5, [0, 0, 0, 0, 1, 0, 1, 1, 1]):
+        record("robust", torch.tensor(hits).bool(), kind="hits")
+    assert [s["metadata"]["advdef"] for s in shown] == [
+        {"kind": "hits", "value": 0.75, "n": 4, "hits": "d"},
+        {"kind": "hits", "value": 1.0, "n": 1, "hits": "1"},
+        {"kind": "hits", "value": 0.0, "n": 5, "hits": "00"},
+        {"kind": "hits", "value": 4 / 9, "n": 9, "hits": "017"},
+    ]
+    assert shown[0]["data"] == {f"{PREFIX}text/plain": "0.75"}
     json.dumps(shown)
 
 
@@ -84,16 +97,27 @@ def test_a_table_is_recorded_with_its_display(shown: list[dict[str, Any]]) -> No
 @pytest.mark.parametrize(
     ("value", "options", "error", "message"),
     [
-        (0.5, {"kind": "accuracy"}, ValueError, "an accuracy needs n"),
-        (0.5, {"kind": "accuracy", "n": 0}, ValueError, "an accuracy needs n"),
-        (87.5, {"kind": "accuracy", "n": 10}, ValueError, "share in"),
-        (float("nan"), {"kind": "accuracy", "n": 10}, ValueError, "share in"),
-        (0.5, {"kind": "number"}, ValueError, "needs tolerance"),
-        (0.5, {"kind": "numbre"}, ValueError, "accuracy, count, number, text, info"),
-        (0.5, {"kind": "count"}, TypeError, "float"),
-        (torch.tensor(5), {"kind": "count"}, TypeError, "Tensor"),
-        (np.int64(5), {"kind": "count"}, TypeError, "int64"),
-        (5, {"kind": "text"}, TypeError, "int"),
+        (0.5, {"kind": "numbre"}, ValueError, "hits, count, number, text, info"),
+        (0.5, {"kind": "count"}, TypeError, r"record int\(value\), .* not float"),
+        (True, {"kind": "count"}, TypeError, r"int\(value\)"),
+        (torch.tensor(5), {"kind": "count"}, TypeError, r"int\(value\), .*Tensor"),
+        (np.int64(5), {"kind": "count"}, TypeError, r"int\(value\), .*int64"),
+        (5, {"kind": "text"}, TypeError, r"str\(value\), .*int"),
+        (np.str_("yes"), {"kind": "text"}, TypeError, r"str\(value\)"),
+        (np.float64(0.15), {"kind": "number"}, TypeError, r"float\(value\), .*float64"),
+        (torch.tensor(0.15), {"kind": "number"}, TypeError, r"float\(value\)"),
+        (True, {"kind": "number"}, TypeError, r"float\(value\)"),
+        (np.float64(0.15), {}, TypeError, r"float\(value\)"),
+        (np.float32(0.15), {}, TypeError, r"float\(value\)"),
+        (torch.tensor(0.15), {}, TypeError, r"float\(value\)"),
+        (float("nan"), {"kind": "number"}, ValueError, "nan is no number"),
+        (float("-inf"), {"kind": "number"}, ValueError, "-inf is no number"),
+        (float("inf"), {}, ValueError, "inf is no number"),
+        (0.5, {"kind": "hits"}, TypeError, "boolean tensor"),
+        ([True, False], {"kind": "hits"}, TypeError, "boolean tensor"),
+        (torch.ones(3), {"kind": "hits"}, TypeError, "boolean tensor"),
+        (torch.ones(3, 1).bool(), {"kind": "hits"}, TypeError, "boolean tensor"),
+        (torch.ones(0).bool(), {"kind": "hits"}, ValueError, "no hits"),
     ],
 )
 def test_a_value_that_no_test_could_compare_is_refused(
@@ -107,7 +131,7 @@ def test_a_value_that_no_test_could_compare_is_refused(
 def test_recording_outside_a_notebook_does_nothing(tmp_path: Path) -> None:
     program = (
         "from advdef.records import record\n"
-        "record('x', 0.5, kind='accuracy', n=10)\n"
+        "record('x', 0.5, kind='number')\n"
         "from IPython.core.interactiveshell import InteractiveShell\n"
         "assert not InteractiveShell.initialized()\n"
     )

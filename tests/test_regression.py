@@ -1,84 +1,146 @@
-"""The comparison of recorded values with a baseline."""
+"""The comparison of recorded values with a baseline, and what a baseline allows."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
 
-from advdef.regression import compare, read_baseline, recorded_values, report, write_baseline
+from advdef.regression import allowing, compare, read_baseline, recorded_values, report, write_baseline
+
+Values = dict[str, dict[str, Any]]
 
 
-def accuracy(value: float, n: int = 100) -> dict[str, object]:
-    return {"value": value, "kind": "accuracy", "n": n}
+def hits(bits: str, **allowed: int) -> dict[str, Any]:
+    """As `record` keeps them."""
+    packed = f"{int(bits, 2):0{-(-len(bits) // 4)}x}"
+    return {"kind": "hits", "value": bits.count("1") / len(bits), "n": len(bits), "hits": packed, **allowed}
 
 
-def names(baseline: dict[str, dict[str, object]], found: dict[str, dict[str, object]]) -> list[str]:
+def number(value: float, **allowed: Any) -> dict[str, Any]:
+    return {"kind": "number", "value": value, **allowed}
+
+
+def text(value: str, **allowed: list[str]) -> dict[str, Any]:
+    return {"kind": "text", "value": value, **allowed}
+
+
+def names(baseline: Values, found: Values) -> list[str]:
     return [change.name for change in compare(baseline, found)]
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "moved"), [(0.5, 0.6, False), (0.5, 0.8, True), (0.0, 0.02, False), (1.0, 0.8, True)]
-)
-def test_an_accuracy_moves_when_its_sample_cannot_explain_it(before: float, after: float, moved: bool) -> None:
-    assert bool(compare({"a": accuracy(before)}, {"a": accuracy(after)})) is moved
-    assert bool(compare({"a": accuracy(after)}, {"a": accuracy(before)})) is moved
-
-
-def test_a_larger_sample_allows_less() -> None:
-    assert not compare({"a": accuracy(0.5, 100)}, {"a": accuracy(0.55, 100)})
-    assert compare({"a": accuracy(0.5, 10_000)}, {"a": accuracy(0.55, 10_000)})
+def test_hits_move_when_more_images_flip_than_may() -> None:
+    before = {"a": hits("1111100000", flips=2)}
+    assert not compare(before, {"a": hits("1111100000")})
+    assert not compare(before, {"a": hits("0111100001")})
+    (change,) = compare(before, {"a": hits("0011100011")})  # the same share, other images
+    assert (change.baseline, change.found, change.allowed) == ("0.5", "0.5: 4 of 10 flipped", "2 flips")
 
 
 def test_counts_and_texts_are_compared_exactly_and_numbers_by_their_tolerance() -> None:
     old = {
-        "c": {"value": 710218, "kind": "count"},
-        "t": {"value": "supported", "kind": "text"},
-        "n": {"value": 1.0, "kind": "number", "tolerance": 0.1},
-        "i": {"value": 12.0, "kind": "info"},
+        "c": {"kind": "count", "value": 710218},
+        "t": text("supported"),
+        "edge": text("partly", seen=["partly", "supported"]),
+        "n": number(1.0, tolerance=0.1),
     }
-    near = {**old, "n": {**old["n"], "value": 1.09}, "i": {"value": 99.0, "kind": "info"}}
-    assert compare(old, near) == []
+    assert compare(old, {**old, "n": number(1.09), "edge": text("supported")}) == []
     far = {
-        "c": {"value": 710219, "kind": "count"},
-        "t": {"value": "partly", "kind": "text"},
-        "n": {"value": 1.11, "kind": "number", "tolerance": 0.1},
-        "i": {"value": 0.0, "kind": "info"},
+        "c": {"kind": "count", "value": 710219},
+        "t": text("partly"),
+        "edge": text("not supported"),
+        "n": number(1.11),
     }
-    assert names(old, far) == ["c", "n", "t"]
+    assert names(old, far) == ["c", "edge", "n", "t"]
 
 
 def test_values_that_appear_vanish_or_change_their_kind_are_reported() -> None:
-    assert names({"a": accuracy(0.5)}, {"b": accuracy(0.5)}) == ["a", "b"]
-    assert names({"a": accuracy(0.5, 100)}, {"a": accuracy(0.5, 200)}) == ["a"]
+    assert names({"a": hits("01", flips=1)}, {"b": hits("01")}) == ["a", "b"]
+    assert names({"a": hits("01", flips=2)}, {"a": hits("010")}) == ["a"]
+    assert names({"a": hits("01", flips=2)}, {"a": number(0.5)}) == ["a"]
 
 
 def test_the_report_names_what_moved() -> None:
-    table = report(compare({"digits/clean/CQ": accuracy(0.97)}, {"digits/clean/CQ": accuracy(0.5)}))
+    table = report(compare({"digits/clean/CQ": hits("1" * 50, flips=2)}, {"digits/clean/CQ": hits("01" * 25)}))
     assert "digits/clean/CQ" in table
-    assert "0.97" in table
-    assert "0.5" in table
+    assert "25 of 50 flipped" in table
 
 
 def test_values_are_read_back_from_an_executed_notebook() -> None:
     output = nbformat.v4.new_output(
         "display_data",
         data={"application/papermill.record/text/plain": "0.5"},
-        metadata={"scrapbook": {"name": "a"}, "advdef": {"value": 0.5, "kind": "accuracy", "n": 10, "tolerance": None}},
+        metadata={"scrapbook": {"name": "a"}, "advdef": hits("10")},
     )
     cell = nbformat.v4.new_code_cell("record", outputs=[output])
-    assert recorded_values(nbformat.v4.new_notebook(cells=[cell])) == {"a": {"value": 0.5, "kind": "accuracy", "n": 10}}
+    assert recorded_values(nbformat.v4.new_notebook(cells=[cell])) == {"a": hits("10")}
     cell.outputs.append(output)
     with pytest.raises(ValueError, match="a is recorded twice"):
         recorded_values(nbformat.v4.new_notebook(cells=[cell]))
 
 
-def test_a_baseline_round_trip_leaves_out_what_is_not_compared(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("n", "seen", "allowed"),
+    [
+        (20, [], 2),
+        (20, [0], 2),
+        (20, [0, 1], 2),
+        (20, [2], 2),
+        (20, [5], 5),
+        (100, [2], 3),
+        (100, [2, 4], 5),
+        (8, [0], 1),
+    ],
+)
+def test_as_many_images_may_flip_as_rounding_flips_and_one(n: int, seen: list[int], allowed: int) -> None:
+    rounding = [{"a": hits("1" * flips + "0" * (n - flips))} for flips in seen]
+    assert allowing({"a": hits("0" * n)}, rounding=rounding) == {"a": hits("0" * n, flips=allowed)}
+
+
+@pytest.mark.parametrize(
+    ("rounding", "seeds", "tolerance"),
+    [
+        ([], [], 2e-6),
+        ([2.0], [2.0], 2e-6),
+        ([2.001, 1.998], [2.0], 0.006),
+        ([2.001], [3.0, 4.0], 0.1),  # the deviation of 2, 3 and 4 is 1
+    ],
+)
+def test_a_number_may_move_by_what_rounding_and_seeds_say(
+    rounding: list[float], seeds: list[float], tolerance: float
+) -> None:
+    runs = [[{"a": number(value)} for value in values] for values in (rounding, seeds)]
+    found = allowing({"a": number(2.0)}, rounding=runs[0], seeds=runs[1])
+    assert found == {"a": number(2.0, tolerance=pytest.approx(tolerance))}
+
+
+def test_a_mean_of_images_may_move_by_what_two_of_them_do() -> None:
+    for n, tolerance in ((100, 0.02), (15, 1 / 15)):
+        found = allowing({"a": number(0.5, n=n)}, rounding=[{"a": number(0.5, n=n + 1)}])
+        assert found["a"]["tolerance"] == pytest.approx(tolerance, rel=1e-2)
+
+
+def test_a_text_that_rounding_changes_may_be_any_that_was_seen() -> None:
+    reference = {"a": text("partly"), "b": text("no"), "i": {"kind": "info", "value": 3.0}}
+    found = allowing(reference, rounding=[{**reference, "a": text("no")}], seeds=[{**reference, "b": text("yes")}])
+    assert found == {"a": text("partly", seen=["no", "partly"]), "b": text("no")}
+
+
+def test_runs_that_record_other_values_allow_nothing() -> None:
+    with pytest.raises(ValueError, match="do not record the same: a, b"):
+        allowing({"a": hits("10")}, rounding=[{"a": hits("100"), "b": number(1.0)}])
+
+
+def test_a_baseline_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "b.json"
-    with pytest.raises(FileNotFoundError, match="--update-baselines"):
+    with pytest.raises(FileNotFoundError, match="nox -s baselines -- b"):
         read_baseline(path)
-    write_baseline(path, {"b": {"value": 3.0, "kind": "info"}, "a": accuracy(0.5)})
-    assert read_baseline(path) == {"a": accuracy(0.5)}
-    assert json.loads(path.read_text()) == {"a": accuracy(0.5)}
+    values = {"b": text("x"), "a": hits("10", flips=1)}
+    write_baseline(path, values, variants={"reference": "one thread"})
+    assert read_baseline(path) == values
+    stored = json.loads(path.read_text())
+    assert list(stored) == ["variants", "values"]
+    assert list(stored["values"]) == ["a", "b"]

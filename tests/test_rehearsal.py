@@ -19,6 +19,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from variants import kernel_settings
 
 from advdef._data_sources import write_bundle
 from advdef.data import Split, load
@@ -200,7 +201,7 @@ P = P | {plan.settings!r}"""
             cell.source = cell.source.replace(old, new)
     write_images(folder, plan.images)
     places = {"ADVDEF_DATA": folder, "ADVDEF_CACHE": folder / "cache", "ADVDEF_RESULTS": folder / "results"}
-    settings = {"ADVDEF_RESUME": "", "OMP_NUM_THREADS": "1"}
+    settings = {"ADVDEF_RESUME": "", **kernel_settings()}
     execution = execute(
         notebook,
         folder / file.with_suffix(".ipynb").name,

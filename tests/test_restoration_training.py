@@ -203,12 +203,13 @@ def test_the_loss_and_its_gradient_are_those_of_the_formula(
     expected = torch.autograd.grad(loss, list(start.parameters()))
     assert max(float(gradient.abs().max()) for gradient in expected) > 1e-2
     for old, new, gradient in zip(start.parameters(), model.parameters(), expected, strict=True):
-        # the first step with Nesterov momentum 0.9
-        assert torch.allclose((old - new).detach() / (1.9 * rate), gradient, rtol=2e-2, atol=2e-3)
+        # the first step with Nesterov momentum 0.9; weights are rounded before and after it
+        rounding = torch.finfo(old.dtype).eps * float(old.detach().abs().max()) / (1.9 * rate)
+        assert torch.allclose((old - new).detach() / (1.9 * rate), gradient, rtol=1e-4, atol=rounding + 1e-5)
     with torch.no_grad():
         left = by_hand(model, maps, pairs_of(tail, RECIPE, 1), {"pixel": 0.0} | terms)
         left += 0 if "pixel" in terms else by_hand(model, maps, pairs_of(tail, RECIPE, 1), ONLY_PIXELS)
-    assert float(history["validation"]) == pytest.approx(float(left), rel=1e-3)
+    assert float(history["validation"]) == pytest.approx(float(left), rel=1e-5)
 
 
 ONLY_PIXELS = {"pixel": 1.0, "feature": 0.0, "cross_entropy": 0.0}

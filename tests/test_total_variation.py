@@ -41,7 +41,7 @@ def test_both_sides_of_an_edge_move_by_the_weight_over_their_width(upright: bool
     image = image.mT if upright else image
     for weight, left, right in ((0.12, 0.24, 0.876), (0.6, 0.4, 0.78), (5.0, 0.6375, 0.6375)):
         expected = image.where(image > 0.5, left).where(image < 0.5, right)
-        assert torch.allclose(smooth(image, weight, 2000), expected, rtol=0, atol=1e-4)
+        assert torch.allclose(smooth(image, weight, 2000), expected, rtol=0, atol=1e-9)
 
 
 def test_a_corner_counts_with_its_diagonal() -> None:

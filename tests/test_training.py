@@ -175,8 +175,8 @@ def test_only_the_given_parameters_move_each_at_its_own_rate(part: Split) -> Non
     model[1].bias.data = bias.clone()
     fit(model, part, epochs=1, generator=seeded(), parameters=groups, batch_size=300, learning_rate=1e-3)
     # the first step of Adam is as long as the learning rate
-    assert float((model[1].bias.detach() - bias).abs().max()) == pytest.approx(0.1, rel=1e-3)
-    assert float((model[1].weight.detach() - weight).abs().max()) == pytest.approx(1e-3, rel=1e-3)
+    assert float((model[1].bias.detach() - bias).abs().max()) == pytest.approx(0.1, rel=1e-5)
+    assert float((model[1].weight.detach() - weight).abs().max()) == pytest.approx(1e-3, rel=1e-5)
 
 
 RATES = {
@@ -200,7 +200,8 @@ def test_the_learning_rate_follows_its_schedule(part: Split, schedule: Any) -> N
     )  # fmt: skip
     path.append(model[1].bias.detach())
     lengths = [float((a - b).mean()) for a, b in pairwise(path)]
-    assert lengths == pytest.approx([0.1 * rate for rate in RATES[schedule]], rel=1e-3)
+    rounding = 2 * torch.finfo(torch.float32).eps  # of biases of up to 2
+    assert lengths == pytest.approx([0.1 * rate for rate in RATES[schedule]], rel=1e-5, abs=rounding)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 4])
