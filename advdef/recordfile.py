@@ -29,7 +29,7 @@ _CONDITION: dict[str, _Kind] = {"what": str, "holds": bool, "number": str}
 _CACHED: dict[str, _Kind] = {"entries": int, "seconds": _NUMBER}
 _COLUMNS: dict[str, _Kind] = {
     "dataset": str, "model": str, "defence": str, "threat": str, "attack": str, "eps": (*_NUMBER, _NONE), "seed": int,
-    "n": int, "correct": int, "accuracy": _NUMBER, "low": _NUMBER, "high": _NUMBER,
+    "n": int, "correct": _NUMBER, "accuracy": _NUMBER, "low": _NUMBER, "high": _NUMBER,
 }  # fmt: skip
 _SOURCES = ("paper", "inferred", "secondary")
 _WORDS = ("supported", "partly", "not supported", "not testable here")

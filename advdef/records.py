@@ -19,7 +19,7 @@ from advdef import tally
 from advdef.data import Dataset
 from advdef.evaluation import Outcome, Threat
 from advdef.files import naming
-from advdef.statistics import wilson
+from advdef.statistics import Interval, wilson
 from advdef.store import write_atomically
 
 __all__ = ["Kind", "Run", "provenance", "record", "results_folder"]
@@ -136,7 +136,7 @@ class Run:
             "eps": round(outcome.eps, 6) if math.isfinite(outcome.eps) else None,  # JSON knows no infinity
             "seed": self.seed if seed is None else seed,
         } | extra
-        worst = _proportion(int(outcome.robust.sum()), len(outcome.robust))
+        worst = _shown(outcome.interval, len(outcome.robust))
         self.rows.append(shared | {"attack": "worst case"} | worst)
         unique = outcome.unique_breaks()
         for finding in outcome.findings:
@@ -146,6 +146,7 @@ class Run:
                 row |= _proportion(tried - broken, len(outcome.clean))
             row |= {"settings": finding.settings, "unique_breaks": unique[finding.name]}
             row |= {"seconds": round(finding.seconds, 3)}
+            row |= {"gradient": False} if finding.gradient is False else {}  # none that was not zero reached an image
             self.rows.append(row | {"forwards": finding.forwards, "backwards": finding.backwards})
 
     def add_clean(self, hits: torch.Tensor, *, defence: str, model: str, seed: int | None = None, **extra: Any) -> None:
@@ -217,9 +218,15 @@ def provenance(data: Dataset, *, seed: int) -> dict[str, Any]:
 
 
 def _proportion(hits: int, n: int) -> dict[str, Any]:
-    interval = wilson(hits, n)
+    return _shown(wilson(hits, n), n)
+
+
+def _shown(interval: Interval, n: int) -> dict[str, Any]:
+    """A share of n images; of a random defence the images that are right need be no whole number."""
+    correct = round(interval.value * n, 3)
     shares = {"accuracy": interval.value, "low": interval.low, "high": interval.high}
-    return {"n": n, "correct": hits} | {name: round(share, 4) for name, share in shares.items()}
+    whole = {"n": n, "correct": int(correct) if correct.is_integer() else correct}
+    return whole | {name: round(share, 4) for name, share in shares.items()}
 
 
 def _peak_memory_mib() -> int | None:

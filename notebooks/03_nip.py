@@ -99,7 +99,6 @@ from advdef.influence import (
 from advdef.models import VGG19, AlexNet, LeNet5, ResNet, SmallVGG
 from advdef.neuron_shift import equal_norm_noise, features, matched, shift
 from advdef.notebook import show_eps
-from advdef.randomised import survival
 from advdef.records import Run, record
 from advdef.repair import repair, repairs
 from advdef.statistics import (
@@ -1169,13 +1168,13 @@ for k in ("noise", "noise, 10 draws"):
         }
         row = {"defence": k, "step": f"{step:g}", "eps": named(MAIN, eps)}
         for threat, attempts in results.items():
-            left = survival(
+            left = evaluate(
                 MAIN.defences[k], attempts, x, y, eps=eps, generator=draws(10)
             )
-            row["benign %"] = f"{100 * left.clean.mean():.1f}"
-            row[f"{threat} %"] = f"{left.accuracy}"
+            row["benign %"] = f"{100 * left.clean_interval.value:.1f}"
+            row[f"{threat} %"] = f"{left.interval}"
             MAIN.run.values[f"survival/{k}/{named(MAIN, eps)}/{threat}"] = (
-                left.accuracy.value
+                left.interval.value
             )
         bare = WORST[MAIN, "none", eps]["adaptive"].interval
         row["undefended, adaptive %"] = f"{bare}"
@@ -1325,7 +1324,7 @@ for k in ("V1 self", "V2 mean-logit"):
         "(i) adaptive attacks alone leave no more than oblivious ones": (
             whitebox <= replayed, f"{100 * whitebox:.0f} % / {100 * replayed:.0f} %"
         ),
-        f"(ii) eps {'64/255' if huge < 0.5 else huge} leaves nothing": (
+        f"(ii) eps {show_eps(huge)} leaves nothing": (
             unbounded == 0, f"{100 * unbounded:.0f} %"
         ),
         "(iii) ten times the steps change less than a point": (

@@ -99,6 +99,7 @@ from advdef.models import (
     SmallVGG,
     TwoStreamRestorer,
 )
+from advdef.notebook import show_eps
 from advdef.records import Run, record
 from advdef.restoration import train_restorer
 from advdef.restoration_pairs import Recipe
@@ -406,7 +407,7 @@ def draws(offset=0):
 def named(case, eps):
     """A budget in steps of 1/255 on colour images, as a decimal on grey ones."""
     colour = case.data.shape[0] == 3
-    return f"{255 * eps:.3g}/255" if colour else f"{eps:.3g}"
+    return show_eps(eps) if colour else f"{eps:.3g}"
 
 
 many, restarts = P["strong"]

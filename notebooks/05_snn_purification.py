@@ -96,6 +96,7 @@ from advdef.models.spiking import (
     unrolled,
 )
 from advdef.models.spiking.purifier import UNIT
+from advdef.notebook import show_eps
 from advdef.purification import Losses, train_purifier
 from advdef.rat import train_rat
 from advdef.records import Run, record
@@ -179,7 +180,7 @@ def draws(offset=0):
 
 def named(eps):
     """A budget in steps of 1/255 on colour images, as a decimal on grey ones."""
-    return f"{255 * eps:.3g}/255" if data.shape[0] == 3 else f"{eps:.3g}"
+    return show_eps(eps) if data.shape[0] == 3 else f"{eps:.3g}"
 
 
 def share(hits):

@@ -83,6 +83,7 @@ from advdef.gradient_map import GradientMap, frozen
 from advdef.ledger import own_pages, read_records
 from advdef.models import SIZES, Purifier, ResNet18, SmallResNet, TwoStreamRestorer
 from advdef.models.spiking import REDUCED
+from advdef.notebook import show_eps
 from advdef.purification import train_purifier
 from advdef.records import Run, record
 from advdef.restoration import train_restorer
@@ -141,7 +142,7 @@ run = Run("five_defences", profile, data, seed)
 
 def named(eps):
     """A budget in steps of 1/255 on colour images, as a decimal on grey ones."""
-    return f"{round(255 * eps)}/255" if colour else f"{eps:g}"
+    return show_eps(eps) if colour else f"{eps:g}"
 
 
 run_line = f"profile {profile}, {name} with {P['network']}, eps {named(EPS)}, seed {seed}, device {DEVICE.type}"
