@@ -16,7 +16,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from advdef.attacks._balls import Norm
-from advdef.attacks._common import NoGradientWarning, ask, borrowed, check_logits, check_weights, validate, watched
+from advdef.attacks._common import (
+    NoGradientWarning,
+    ask,
+    borrowed,
+    check_logits,
+    check_weights,
+    is_watched,
+    validate,
+    watched,
+)
 from advdef.attacks._types import norm_of
 from advdef.defenses.base import Defense, is_random, reseed
 from advdef.draws import fresh_seed, image_keys, seeded
@@ -148,7 +157,7 @@ def evaluate(
             _keep(rows, found, right, worst, fewest, ties=random)
             findings.append(finding)
     told = [finding.gradient for finding in findings if finding.gradient is not None]
-    if told and not any(told) and not defence.surrogates():
+    if told and not any(told) and not defence.surrogates() and not is_watched():
         text = "no gradient reached any image (no_grad, detach, a hard decision, a saturated softmax): that the attacks"
         warnings.warn(f"{text} fail says nothing; give the defence a surrogate, or try square", NoGradientWarning, 2)
     if random:

@@ -83,7 +83,7 @@ class Judge:
                 seed=derived(self.seed, attempt.name), judged=derived(self.seed, "choose"),
             )  # fmt: skip
             entry = kept(self.folder, name, make, label=attempt.name, check=partial(self._doubt, rows))
-        right = entry.tensors["right"].to(self.images)
+        right = entry.tensors["right"].to(rows.device)
         found = self.images[rows].clone()
         found[entry.tensors["moved"].to(rows.device)] = entry.tensors["found"].to(self.images)
         broken = torch.zeros_like(tried)

@@ -113,6 +113,7 @@ def environment() -> dict[str, str]:
         **{name: _version(name) for name in _VERSIONS},
         "threads": str(torch.get_num_threads()),
         "dtype": str(torch.get_default_dtype()),
+        "layout": os.environ.get("ADVDEF_CHANNELS_LAST", "1"),
     }
 
 

@@ -13,14 +13,14 @@ from torch import nn
 
 from advdef.attacks._types import Attack, Suite
 from advdef.attacks.suites import SuiteName, stopping, suite
-from advdef.attacks.wrappers import expectation
+from advdef.attacks.wrappers import expectation, is_expectation
 from advdef.defenses.base import Defense, is_random
 
 __all__ = ["Attempt", "Threat", "adaptive", "direct", "oblivious", "stand_ins"]
 
 Threat = Literal["clean", "oblivious", "direct", "adaptive"]
 
-_DRAWS = 20  # of a random defence that names no surrogate; as AutoAttack's "rand" takes
+_DRAWS = 20  # over which a random stand-in is averaged, as in AutoAttack's "rand"
 
 
 @dataclass(frozen=True)
@@ -81,26 +81,42 @@ def adaptive(
 def stand_ins(defence: Defense) -> dict[str, nn.Module]:
     """The surrogates of a defence; of one in front of another, its own in front of each of the other's.
 
-    So no hard part of a stack is left to cut the gradient. A random defence that names none gets the mean over its
+    So no hard part of a stack is left to cut the gradient. What draws random numbers is replaced by the mean over its
     draws (EOT, https://arxiv.org/abs/1707.07397).
 
-    >>> from advdef.defenses import BitDepth, Jpeg
+    >>> from advdef.defenses import BitDepth, Jpeg, NoiseVote
     >>> list(stand_ins(Jpeg(BitDepth(nn.Flatten()))))
     ['straight-through over straight-through']
+    >>> list(stand_ins(Jpeg(NoiseVote(nn.Flatten(), 0.1))))
+    ['EOT-20 of straight-through']
     """
-    behind = defence.network
+    found = _replaced(defence)
+    if not found and is_random(defence):
+        return defence.surrogates() or {f"EOT-{_DRAWS}": expectation(defence, _DRAWS)}
+    return {
+        f"EOT-{_DRAWS} of {name}" if is_random(target) else name: _averaged(target) for name, target in found.items()
+    }
+
+
+def _replaced(defence: Defense) -> dict[str, nn.Module]:
+    """Without its hard parts, and as random as before."""
+    behind, found = defence.network, {}
     if not isinstance(behind, Defense) or behind is defence:
-        return _named(defence)
-    found = {}
-    for label, inner in stand_ins(behind).items():
-        outer = defence.over(inner)
-        for name, target in (_named(outer) or {type(defence).__name__: outer}).items():
-            found[f"{name} over {label}"] = target
-    return found or _named(defence)
+        return _hard(defence)
+    for label, inner in (_replaced(behind) or {"": behind}).items():
+        outer = defence.over(inner) if label else defence
+        for name, target in (_hard(outer) or ({type(outer).__name__: outer} if label else {})).items():
+            found[f"{name} over {label}" if label else name] = target
+    return found
 
 
-def _named(defence: Defense) -> dict[str, nn.Module]:
-    return defence.surrogates() or ({f"EOT-{_DRAWS}": expectation(defence, _DRAWS)} if defence.random else {})
+def _hard(defence: Defense) -> dict[str, nn.Module]:
+    """The surrogates that replace something else than draws."""
+    return {name: target for name, target in defence.surrogates().items() if not is_expectation(target)}
+
+
+def _averaged(target: nn.Module) -> nn.Module:
+    return expectation(target, _DRAWS) if is_random(target) else target
 
 
 def _own_attacks(defence: Defense, eps: float) -> Suite:
@@ -108,11 +124,10 @@ def _own_attacks(defence: Defense, eps: float) -> Suite:
     behind = defence.network
     if not isinstance(behind, Defense) or behind is defence:
         return defence.adaptive_attacks(eps)
-    inside = stand_ins(behind) or {"": behind}
     return {
         f"{name} over {label}" if label else name: attack
-        for label, inner in inside.items()
-        for name, attack in defence.over(inner).adaptive_attacks(eps).items()
+        for label, inner in (_replaced(behind) or {"": behind}).items()
+        for name, attack in (defence.over(inner) if label else defence).adaptive_attacks(eps).items()
     }
 
 

@@ -256,6 +256,7 @@ def test_what_is_wrong_already_is_neither_attacked_nor_changed(name: str) -> Non
     assert max(asked[1:-1]) <= 3
 
 
+@pytest.mark.filterwarnings("ignore::advdef.attacks.NoGradientWarning")
 def test_a_failed_attack_returns_the_image(name: str) -> None:
     """Foolbox marks a failed search by a black image, which this model does misclassify."""
     if name == "autoattack in L2":
@@ -527,6 +528,8 @@ def test_pyautoattack_is_not_taken_at_its_word(
     monkeypatch: pytest.MonkeyPatch, norm: Norm, answer: Callable[[Tensor], Tensor], kept: bool
 ) -> None:
     class Liar:
+        random_choice = None
+
         def __init__(self, *args: Any, **options: Any) -> None: ...
 
         def perturb(self, images: Tensor, labels: Tensor) -> Tensor:

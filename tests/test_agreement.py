@@ -21,6 +21,7 @@ from advdef.agreement import Comparison, Pair, agreement, pairs
 from advdef.attacks._balls import BallNorm, Norm, ball, size
 from advdef.attacks.gradient import bim, fgsm, mim, pgd
 from advdef.data import Dataset
+from advdef.draws import image_keys
 from advdef.evaluation import correct
 
 pytest.importorskip("eagerpy", reason="foolbox is not installed")
@@ -108,7 +109,7 @@ def test_the_same_images_fall_as_in_foolbox(network: nn.Module, batch: Batch, at
     images = images.double()
     right = correct(network, images, labels)
     images, labels = images[right], labels[right]
-    start = ball(images, images.new_full((1, 1, 1, 1), EPS[norm]), norm).sample(seeded())
+    start = ball(images, images.new_full((1, 1, 1, 1), EPS[norm]), norm).sample(image_keys(images, 0))
     ours, theirs = {
         "FGSM": (fgsm, peers.foolbox_fgsm),
         "BIM": (bim, peers.foolbox_bim),

@@ -500,6 +500,7 @@ def test_restarts_only_help(network: nn.Module, batch: Pair) -> None:
     assert bool((left[1] <= left[0]).all())  # the first run is the same; what it broke stays broken
 
 
+@pytest.mark.filterwarnings("ignore::advdef.attacks.NoGradientWarning")
 def test_restarts_attack_what_is_left() -> None:
     seen: list[int] = []
 
@@ -549,6 +550,7 @@ def test_momentum_accumulates_normalised_gradients() -> None:
     assert torch.allclose(found, path[margins.argmax(0), torch.arange(len(images))], atol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore::advdef.attacks.NoGradientWarning")
 def test_square_breaks_what_has_no_gradient(network: nn.Module, batch: Pair) -> None:
     pytest.importorskip("pyautoattack")
 
@@ -687,6 +689,7 @@ def test_expectation_averages_a_random_model() -> None:
     assert torch.equal(expectation(tiny().eval(), 1)(images), tiny().eval()(images))
 
 
+@pytest.mark.filterwarnings("ignore::advdef.attacks.NoGradientWarning")
 def test_a_cut_graph_gives_no_gradient_and_an_unmoved_image() -> None:
     class Cut(nn.Module):
         def __init__(self) -> None:

@@ -232,11 +232,9 @@ class TestTheSearch:
         weak = [Attempt("FGSM", cleverhans()["FGSM"], honest), Attempt("PGD", TINY, honest)]
         assert checks.beats_one_step(under(honest, batch, *weak)).status == "fire"
 
-    def test_a_search_that_more_steps_or_restarts_would_help_fires(
-        self, honest: Defense, noisy: Defense, batch: Batch
-    ) -> None:
-        for check in (checks.steps_converged, partial(checks.restarts_converged, restarts=1)):
-            found = [check(defence, *batch, eps=0.15, generator=draws(), steps=10) for defence in (honest, noisy)]
+    def test_a_search_that_more_steps_or_restarts_would_help_fires(self, honest: Defense, batch: Batch) -> None:
+        for check in (checks.steps_converged, partial(checks.restarts_converged, restarts=5)):
+            found = [check(honest, *batch, eps=0.08, generator=draws(), steps=steps) for steps in (20, 1)]
             assert statuses(*found) == ["pass", "fire"]
 
     def test_a_loss_that_still_grows_fires(self, honest: Defense, batch: Batch) -> None:
@@ -245,6 +243,7 @@ class TestTheSearch:
         assert statuses(*found) == ["pass", "fire"]
         assert run(attack=partial(pgd, stop_early=True)).status == "not run"
 
+    @pytest.mark.filterwarnings("ignore::advdef.attacks.NoGradientWarning")
     def test_robustness_that_returns_at_larger_eps_fires(
         self, honest: Defense, network: nn.Module, batch: Batch
     ) -> None:
@@ -297,6 +296,7 @@ class TestTheSearch:
         assert f"alone: PGD {int(two.findings[1].broken.sum())}" in checks.worst_case_counts(two).detail
         assert checks.worst_case_counts(replace(two, findings=())).status == "not run"
 
+    @pytest.mark.filterwarnings("ignore::advdef.attacks.NoGradientWarning")
     def test_an_attack_that_misses_a_planted_example_fires(
         self, honest: Defense, masked: Defense, scaled: Defense, detached: Defense, batch: Batch
     ) -> None:
@@ -329,6 +329,7 @@ class TestAdaptiveAttacks:
         assert run(eps=0.1, generator=draws(), draws=(1, 8)).status == "fire"
         assert run(eps=EPS, generator=draws(), draws=(1, 4, 8)).status == "pass"
 
+    @pytest.mark.filterwarnings("ignore::advdef.attacks.NoGradientWarning")
     def test_a_defence_that_resists_with_its_randomness_fixed_fires(
         self, noisy: Defense, detached: Defense, batch: Batch
     ) -> None:
@@ -427,6 +428,6 @@ class TestTheRow:
         with pytest.raises(ValueError, match="no check B99"):
             run(only=["B99"])
         with pytest.raises(ValueError, match=r"images at eps 0\.1"):
-            run(adaptive=under(honest, batch, eps=0.1))
+            run(adaptive=replace(sound, eps=0.1))
         with pytest.raises(ValueError, match="L2"):
             run(direct=replace(sound, norm="L2"))

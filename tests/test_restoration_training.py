@@ -347,12 +347,12 @@ def test_the_weights_are_an_average_after_the_best_epoch(monkeypatch: pytest.Mon
 
 def test_the_best_epoch_need_not_be_the_last() -> None:
     """With a learning rate that spoils what was learned."""
-    model, history = train(restorer(opened=0.1), epochs=8, learning_rate=0.1, schedule="constant", average=0.0)
+    model, history = train(restorer(opened=0.1), epochs=8, learning_rate=0.2, schedule="constant", average=0.0)
     best = int(history["epoch"])
     assert best < 8
     assert float(history["validation"][best - 1]) == float(history["validation"].min())
     assert alike(
-        model, train(restorer(opened=0.1), epochs=best, learning_rate=0.1, schedule="constant", average=0.0)[0]
+        model, train(restorer(opened=0.1), epochs=best, learning_rate=0.2, schedule="constant", average=0.0)[0]
     )
 
 

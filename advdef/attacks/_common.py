@@ -25,6 +25,7 @@ __all__ = [
     "check_logits",
     "check_weights",
     "cleaned",
+    "is_watched",
     "logits_of",
     "own",
     "per_image",
@@ -201,6 +202,11 @@ def watched() -> Iterator[Watch]:
         yield watch
     finally:
         _WATCH.reset(token)
+
+
+def is_watched() -> bool:
+    """Whether somebody collects what happens to gradients."""
+    return _WATCH.get() is not None
 
 
 def slope(value: Tensor, point: Tensor, needed: Tensor | None = None) -> Tensor:

@@ -42,7 +42,7 @@ def decoy(
 
     >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     >>> image, label = torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])
-    >>> x = decoy(network, image, label, eps=0.1, network=network, through=network, steps=3)
+    >>> x = decoy(network, image, label, eps=0.1, network=network, through=network, weight=0.5, steps=3)
     >>> float((x - image).abs().max()) <= 0.1 + 1e-6
     True
     """

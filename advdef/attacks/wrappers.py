@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from advdef.attacks._common import ask
 
-__all__ = ["expectation", "replace_gradient", "straight_through"]
+__all__ = ["expectation", "is_expectation", "replace_gradient", "straight_through"]
 
 
 class _ReplaceGradient(torch.autograd.Function):
@@ -64,3 +64,8 @@ def expectation(model: nn.Module, samples: int) -> nn.Module:
     if samples < 1:
         raise ValueError(f"samples must be at least 1, not {samples}")
     return _Expectation(model, samples)
+
+
+def is_expectation(model: nn.Module) -> bool:
+    """Whether a model is one that :func:`expectation` made."""
+    return isinstance(model, _Expectation)

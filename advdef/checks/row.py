@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from advdef.attacks import pgd
+from advdef.attacks._common import watched
 from advdef.checks import adaptive as d
 from advdef.checks import assumptions as b
 from advdef.checks import reporting as e
@@ -159,7 +160,7 @@ def row(
             return not_run(id, "the defence draws random numbers (B2): see table D")
         own = seed + list(TITLES).index(id)
         reseed(defence, own)
-        with seeded(own, images.device):
+        with seeded(own, images.device), watched():  # a check that finds no gradient says so itself
             return fixed[id]() if id in fixed else random[id](generator=torch.Generator().manual_seed(own))
 
     return [result(id) for id in TITLES if only is None or id in only]
