@@ -35,7 +35,7 @@ def names(requirements: list[str]) -> set[str]:
 class TestNotebook:
     def test_both_files_have_the_same_cells(self, path: Path) -> None:
         assert path.with_suffix(".ipynb").is_file()
-        assert out_of_step(path) is None, f"run: jupytext --sync {path.relative_to(ROOT)}"
+        assert out_of_step(path) is None, f"run: jupytext --update --to ipynb {path.relative_to(ROOT)}"
 
     def test_the_committed_notebook_shows_a_default_run(self, path: Path) -> None:
         notebook = nbformat.read(path.with_suffix(".ipynb"), as_version=4)

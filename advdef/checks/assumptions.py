@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from advdef.attacks._common import ask, borrowed, slope
+from advdef.attacks._common import ask, borrowed
 from advdef.attacks.gradient import pgd
 from advdef.attacks.losses import LOSSES, LossName, margin
 from advdef.checks._check import Check, attacked, few, judged
@@ -74,7 +74,10 @@ def nonzero_gradient(defence: Defense, images: Tensor, labels: Tensor) -> Check:
     for name in losses:
         with borrowed(defence, quiet=True):
             point = images.clone().requires_grad_()
-            size = slope(LOSSES[name](ask(defence, point), labels).sum(), point).abs().sum((1, 2, 3))
+            value = LOSSES[name](ask(defence, point), labels).sum()
+            # as it is: what an attack sets to zero counts here
+            gradient = torch.autograd.grad(value, point, allow_unused=True)[0] if value.requires_grad else None
+            size = (torch.zeros_like(point) if gradient is None else gradient).abs().sum((1, 2, 3))
         shares[name] = float(((size == 0) | ~size.isfinite()).float().mean())
     detail = "missing in " + ", ".join(f"{100 * share:.0f} % ({name})" for name, share in shares.items())
     return judged("B5", max(shares.values()) == 0, detail)
