@@ -76,7 +76,8 @@ class Judge:
             tensors, facts = make()
             entry = Entry(tensors, facts, time.perf_counter() - started, from_store=False)
         else:
-            reseed(attempt.target, 0)
+            for model in (attempt.target, self.defence):  # where their draws stand is no part of what they are
+                reseed(model, 0)
             name = key(
                 "attempt", by=Judge, defence=self.defence, target=attempt.target, attack=attempt.attack,
                 images=self.images[rows], labels=self.labels[rows], eps=self.eps, norm=self.norm, draws=self.draws,

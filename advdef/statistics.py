@@ -12,7 +12,6 @@ from torch import Tensor
 __all__ = [
     "Interval",
     "McNemar",
-    "independent_difference",
     "mcnemar",
     "mean_interval",
     "mean_share",
@@ -61,20 +60,6 @@ def wilson(correct: int, total: int, *, z: float = Z95) -> Interval:
     low = 0.0 if correct == 0 else centre - half
     high = 1.0 if correct == total else centre + half
     return Interval(share, low, high)
-
-
-def independent_difference(treated: Interval, control: Interval) -> Interval:
-    """Difference of two independent proportions from their Wilson intervals, at the level of those.
-
-    Newcombe's method 10 (Statistics in Medicine 17, 1998).
-
-    >>> f"{independent_difference(wilson(90, 100), wilson(80, 100)):+}"
-    '+10.0 [+0.0, +19.9]'
-    """
-    value = treated.value - control.value
-    low = value - math.hypot(treated.value - treated.low, control.high - control.value)
-    high = value + math.hypot(treated.high - treated.value, control.value - control.low)
-    return Interval(value, low, high)
 
 
 def paired_difference(treated: Tensor, control: Tensor) -> Interval:
