@@ -20,6 +20,7 @@ __all__ = ["Attempt", "Threat", "adaptive", "direct", "oblivious", "stand_ins"]
 
 Threat = Literal["clean", "oblivious", "direct", "adaptive"]
 
+_NOTHING = "the suite has no attack: what is left would be called robust though nothing was tried"
 _DRAWS = 20  # over which a random stand-in is averaged, as in AutoAttack's "rand"
 
 
@@ -58,9 +59,10 @@ def adaptive(
     """The suite on every stand-in (on the defence itself when there is none), then the defence's own attacks.
 
     ``steps`` is the budget of those own attacks, if not their default. After them come ``extra`` attacks on the
-    deployed defence (gradient-free ones) and the suite replayed from ``transfer`` models.
+    deployed defence (gradient-free ones) and the suite replayed from ``transfer`` models. An empty suite leaves the
+    defence's own attacks and the extra ones; ValueError where there are none.
     """
-    chosen = _suite(attacks)
+    chosen = suite(attacks) if isinstance(attacks, str) else attacks
     exact = not is_random(defence) and all(part.exact for part in defence.modules() if isinstance(part, Defense))
     through = stopping(chosen) if exact else chosen
     attempts = [
@@ -75,6 +77,8 @@ def adaptive(
     attempts += [Attempt(name, attack, defence) for name, attack in (extra or {}).items()]
     for label, source in (transfer or {}).items():
         attempts += [Attempt(f"{name} from {label}", attack, source) for name, attack in chosen.items()]
+    if not attempts:
+        raise ValueError(_NOTHING)
     return attempts
 
 
@@ -135,5 +139,5 @@ def _suite(attacks: Suite | SuiteName) -> Suite:
     """A suite, also by its name; raises ValueError for one without attacks: clean accuracy would pass for robust."""
     found = suite(attacks) if isinstance(attacks, str) else attacks
     if not found:
-        raise ValueError("the suite has no attack: what is left would be called robust though nothing was tried")
+        raise ValueError(_NOTHING)
     return found
