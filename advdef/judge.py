@@ -113,14 +113,14 @@ class Judge:
         moved = torch.nonzero(right < 1)[:, 0]
         facts = {"forwards": passes["forward"], "backwards": passes["backward"], "gradient": watch.reached}
         watch.warn(gradient=False)
-        return {"rows": rows, "right": right, "moved": moved, "found": found[moved]}, facts
+        return {"right": right, "moved": moved, "found": found[moved]}, facts
 
     def _doubt(self, rows: Tensor, entry: Entry) -> str | None:
         """Why an entry that was read cannot be right."""
         t = entry.tensors
-        if set(t) != {"rows", "right", "moved", "found"} or not torch.equal(t["rows"], rows.cpu()):
+        if set(t) != {"right", "moved", "found"} or t["right"].shape != rows.shape:
             return "it is about other images"
-        if t["right"].shape != t["rows"].shape or not bool(((t["right"] >= 0) & (t["right"] <= 1)).all()):
+        if not torch.equal(torch.nonzero(t["right"] < 1)[:, 0], t["moved"]) or not bool((t["right"] >= 0).all()):
             return "its shares are none"
         try:
             images = self.images[rows].cpu()[t["moved"]]

@@ -410,7 +410,12 @@ def frozen(network: nn.Module) -> nn.Module:
         return torch.jit.freeze(torch.jit.trace(network.eval(), torch.rand(3, 1, 28, 28)))  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("build", [exported, scripted, frozen])
+def compiled(network: nn.Module) -> nn.Module:
+    return torch.compile(network, backend="eager")  # type: ignore[return-value]  # what is wrapped, without a compiler
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch.compile looks for one on a copy of the images
+@pytest.mark.parametrize("build", [exported, scripted, frozen, compiled])
 def test_programs_are_models_too(network: nn.Module, batch: tuple[Tensor, Tensor], build: Any) -> None:
     images, labels = batch[0][:30], batch[1][:30]
 

@@ -461,8 +461,9 @@ def test_what_is_read_is_checked_again(network: nn.Module, batch: Pair, tmp_path
     tensors = store.read(file).tensors
     for name, wrong, reason in (
         ("found", tensors["found"] + 0.5, "moved pixels by"),
-        ("rows", tensors["rows"].flip(0), "about other images"),
-        ("right", tensors["right"] + 1, "its shares are none"),
+        ("right", tensors["right"][1:], "about other images"),
+        ("right", tensors["right"] - 1, "its shares are none"),
+        ("moved", tensors["moved"][1:], "its shares are none"),
     ):
         file.write_bytes(resigned(file, tensors | {name: wrong}))
         with pytest.warns(StoreWarning, match=reason):
@@ -477,6 +478,21 @@ def resigned(file: Path, tensors: dict[str, Tensor]) -> bytes:
     told = store.header(file)
     metadata = {name: told[name] for name in store._TOLD}
     return safetensors.torch.save(tensors, metadata | {"checksum": store._checksum(tensors, metadata)})
+
+
+def test_a_shard_finds_what_a_shard_has_found(network: nn.Module, batch: Pair, tmp_path: Path) -> None:
+    """An attempt is about images, wherever they stand in what is evaluated."""
+    defence = Undefended(network)
+    attempts = [Attempt("first", partial(counted_pgd, name="first"), network)]
+    run = partial(evaluate, defence, attempts, eps=0.06, resume=tmp_path)
+    images, labels = batch
+    alone = run(images=images[20:40], labels=labels[20:40], generator=seeded())
+    assert calls() == ["first"]
+    wrong = images[:1], (labels[:1] + 1) % 10  # is not attacked, and moves the others by one place
+    moved = torch.cat([wrong[0], images[20:40]]), torch.cat([wrong[1], labels[20:40]])
+    again = run(images=moved[0], labels=moved[1], generator=seeded())
+    assert calls() == []
+    assert torch.equal(again.robust[1:], alone.robust)
 
 
 def test_a_spoiled_file_is_named_and_made_again(network: nn.Module, batch: Pair, tmp_path: Path) -> None:
