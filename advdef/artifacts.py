@@ -1,5 +1,6 @@
 """Trained weights on disk, keyed by all that determines them, so that an interrupted run trains nothing twice."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from advdef.data import Dataset
-from advdef.store import Entry, cache_folder, identity, kept, key, place, write_atomically
+from advdef.store import Entry, StoreWarning, cache_folder, identity, kept, key, place, write_atomically
 from advdef.training import LAYOUT, TrainingDiverged, precision
 
 __all__ = ["Training", "digest", "trained", "write_atomically"]
@@ -64,7 +65,7 @@ def trained(
             device=device.type,
             precision=precision(device),
         )
-        label = f"{data.name}-{type(model).__name__.lower()}"
+        before, label = _besides(model), f"{data.name}-{type(model).__name__.lower()}"
 
         def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
             try:
@@ -84,10 +85,25 @@ def trained(
             return None if whole else "its tensors are not those of the model"
 
         entry = kept(folder, asked, make, label=label, check=check)
+        if not entry.from_store and _besides(model) != before:
+            place(folder, asked, label=label).unlink(missing_ok=True)
+            what = (
+                "training has changed the model besides its weights (an attribute, a buffer that is not saved, a dtype)"
+            )
+            warnings.warn(f"{what}: the result is returned but not kept", StoreWarning, stacklevel=2)
     if entry.from_store:
         model.load_state_dict({n.removeprefix("model."): v for n, v in entry.tensors.items() if n.startswith("model.")})
     history = {name: entry.tensors[f"history.{name}"] for name in entry.facts["history"]}
     return Training(model.eval(), history, entry.seconds, entry.from_store)
+
+
+def _besides(model: nn.Module) -> str:
+    """All that a file of weights does not hold."""
+    held = {name: (value.dtype, tuple(value.shape)) for name, value in model.state_dict().items()}
+    own = {*vars(nn.Module()), "training"}
+    attributes = [[(n, v) for n, v in vars(m).items() if n not in own] for m in model.modules()]
+    unsaved = [(name, value) for name, value in model.named_buffers() if name not in held]
+    return identity([str(held), attributes, unsaved])
 
 
 def _written(file: Path, weights: dict[str, Tensor]) -> bool:

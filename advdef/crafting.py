@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from advdef.attacks._balls import Norm
-from advdef.attacks._common import validate, watched
+from advdef.attacks._common import borrowed, check_weights, validate, warn_of, watched
 from advdef.attacks._types import Attack, Suite, norm_of
 from advdef.defenses.base import reseed
 from advdef.draws import fresh_seed, seeded
@@ -46,6 +46,7 @@ def craft(
     for name, attack in suite.items():
         if math.isfinite(eps) and norm_of(attack) not in (None, norm):
             raise ValueError(f"{name} is an attack in {norm_of(attack)}, and eps is a size in {norm}")
+    check_weights(model)
     seed, found = fresh_seed(generator), {}
     for name, attack in tqdm(suite.items(), disable=not progress, unit="attack", leave=False):
         own = derived(seed, name)
@@ -59,10 +60,9 @@ def craft(
             return made
 
         def make(crafted: Any = crafted) -> tuple[dict[str, Tensor], dict[str, Any]]:
-            with watched() as watch:
+            with watched() as watch, borrowed(model):
                 made = in_parts(crafted, torch.arange(len(images), device=images.device), batch_size)
-            watch.warn()
-            return {"adversarial": made}, {}
+            return {"adversarial": made}, {"gradient": watch.reached, "not_finite": watch.not_finite}
 
         def doubt(entry: Entry, name: str = name) -> str | None:
             try:
@@ -72,11 +72,15 @@ def craft(
             return None
 
         if resume is None:
-            found[name] = make()[0]["adversarial"]
+            tensors, facts = make()
+            found[name] = tensors["adversarial"]
+            warn_of(facts["gradient"], facts["not_finite"])
             continue
         reseed(model, 0)
         place = key(
             "craft", by=craft, model=model, attack=attack, images=images, labels=labels, eps=eps, norm=norm, seed=own
         )
-        found[name] = kept(Path(resume), place, make, label=name, check=doubt).tensors["adversarial"].to(images.device)
+        entry = kept(Path(resume), place, make, label=name, check=doubt)
+        warn_of(entry.facts["gradient"], entry.facts["not_finite"])
+        found[name] = entry.tensors["adversarial"].to(images.device)
     return found

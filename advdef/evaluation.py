@@ -1,23 +1,24 @@
 """Judges attempts on the deployed defence, with the worst case per image.
 
-An image counts as robust under a threat model (:mod:`advdef.threats`) when nothing tried there broke it. Whatever runs
-here gives the same result for batches of any size, on shards, after an interruption, without gradients and in inference
-mode: what an attack draws depends on the image, the seed and the attack's name alone.
+An image counts as robust under a threat model (:mod:`advdef.threats`) when nothing tried there broke it. The result is
+the same for batches of any size, on shards, after an interruption, without gradients and in inference mode: what the
+package's attacks draw depends on the image, the seed and the attempt's name alone. (Not those that use the batch
+itself, :func:`advdef.attacks.universal` and attacks by decisions, nor a user's that draws for a batch in one block.)
 """
 
-import math
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from advdef.admission import admitted, check_count, check_known, check_repeats, warn_of_gradients
 from advdef.attacks._balls import Norm
 from advdef.attacks._common import (
-    NoGradientWarning,
     ask,
     borrowed,
     check_logits,
@@ -26,10 +27,9 @@ from advdef.attacks._common import (
     validate,
     watched,
 )
-from advdef.attacks._types import norm_of
 from advdef.defenses.base import Defense, is_random, reseed
 from advdef.draws import fresh_seed, image_keys, seeded
-from advdef.judge import Judge, UnsoundAttack, check_sound, counted, in_parts
+from advdef.judge import Judge, UnsoundAttack, check_sound, counted
 from advdef.outcomes import Finding, Outcome
 from advdef.statistics import Interval, wilson
 from advdef.store import identity
@@ -56,14 +56,15 @@ __all__ = [
 def correct(model: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = 500, seed: int = 0) -> Tensor:
     """(N,) booleans: images (N, C, H, W) in [0, 1] that ``model`` classifies as their label (N,).
 
-    A model that draws from torch's generator draws under ``seed``. Raises TypeError or ValueError for images or labels
+    A model that draws random numbers draws under ``seed``. Raises TypeError or ValueError for images or labels
     that are none, among them NaN and an empty batch, and for weights that are not finite.
     """
     images, labels, _ = validate(images, labels, 0.0)
-    _check_batch_size(batch_size)
+    check_count("batch_size", batch_size)
     hits = []
     with borrowed(model), torch.no_grad(), seeded(seed, images.device):
         for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+            reseed(model, seed)
             logits = ask(model, x)
             check_logits(logits, y)
             hits.append(logits.argmax(1) == y)
@@ -98,7 +99,8 @@ def evaluate(
     ``exhaustive`` tries every attack on every correct image instead, for tables of single attacks. ``eps`` is a size in
     ``norm``; infinity for attacks that look for the smallest perturbation. ``known`` are earlier outcomes of this
     defence on the same images and norm at the same or a smaller eps: what they broke stays broken (so ``adaptive``
-    contains ``direct`` and ``oblivious``, and a curve over eps falls). The seed comes from ``generator``. In the folder
+    contains ``direct`` and ``oblivious``, and a curve over eps falls; of a random defence, but for sampling). The seed
+    comes from ``generator``. In the folder
     ``resume`` each finished attempt is kept, and the same evaluation, called again, goes on after it. What does not fit
     into memory is tried in halves.
 
@@ -106,41 +108,39 @@ def evaluate(
     ``draws`` passes. The worst attempt on an image is the one that fewest of them get right, no attack among them; of
     equals the last. Another ``draws`` passes, which chose nothing, give the share that is reported. All attempts meet
     the same draws; those seen while an attack is crafted, while attempts are compared, and in the report are three
-    sequences. In ``clean`` and ``robust`` an image is right when most of the reported passes are.
+    sequences. In ``clean`` and ``robust`` an image is right when most of the reported passes are. A generator of the
+    defence's own needs a method ``reseed(seed)``, which is called; the defence is left as that left it.
 
-    Raises UnsoundAttack when an attack leaves its budget; ValueError for nothing to try, a ``known`` that does not
-    belong here, an attack in another norm, an eps above 1 in Linf, weights that are not finite, and a defence that
-    draws random numbers without saying so. Warns with NoGradientWarning when no attack found a gradient and the defence
-    has no surrogate.
+    Raises UnsoundAttack when an attack leaves its budget; TypeError for what is no defence, attempt, outcome or
+    generator; ValueError for nothing to try, two attempts of one name, a ``known`` that does not belong here, an attack
+    in another norm, an eps above 1 in Linf, weights that are not finite, and a defence that draws random numbers
+    without saying so, or that no seed repeats. Warns with NaNGradientWarning, and with NoGradientWarning when most
+    gradients that were needed were zero: through the stand-ins, or directly where the defence has none.
     """
-    planned, earlier = list(attempts), [known] if isinstance(known, Outcome) else list(known)
+    planned, earlier, eps = admitted(defence, attempts, known, eps=eps, norm=norm, generator=generator)
     images, labels, _ = validate(images, labels, eps, norm=norm, unbounded=True)
-    if not isinstance(generator, torch.Generator):
-        raise TypeError(
-            f"generator must be a torch.Generator, such as torch.Generator().manual_seed(0), not {generator!r}"
-        )
-    if not planned and not earlier:
-        raise ValueError("nothing to try: an empty list of attempts would make clean accuracy pass for robust accuracy")
-    if draws < 1:
-        raise ValueError(f"draws must be at least 1, not {draws}")
-    _check_batch_size(batch_size)
-    for attempt in planned:
-        if math.isfinite(eps) and norm_of(attempt.attack) not in (None, norm):
-            raise ValueError(f"{attempt.name} is an attack in {norm_of(attempt.attack)}, and eps is a size in {norm}")
-    for model in {id(m): m for m in (defence, *(attempt.target for attempt in planned))}.values():
+    check_count("draws", draws)
+    check_count("batch_size", batch_size)
+    random, targets = is_random(defence), list(dict.fromkeys(attempt.target for attempt in planned))
+    for model in (defence, *targets):
         check_weights(model)
     reseed(defence, 0)
-    empty = Outcome(eps, labels < 0, labels < 0, images, (), norm, identity(defence), image_keys(images, 0) + labels)
+    empty = Outcome(
+        eps, labels < 0, labels < 0, images, (), norm, identity(defence), image_keys(images, 0) + labels,
+        exhaustive=exhaustive,
+    )  # fmt: skip
     for outcome in earlier:
-        _check_known(outcome, empty)
-    random = is_random(defence)
+        check_known(outcome, empty)
     judge = Judge(
         defence, images, labels, eps=eps, norm=norm, seed=fresh_seed(generator), draws=draws if random else 0,
         batch_size=batch_size, folder=None if resume is None else Path(resume),
     )  # fmt: skip
-    with borrowed(defence), watched():
-        if not random:
-            _check_repeats(defence, images[: min(32, batch_size)])
+    quiet = is_watched()
+    with ExitStack() as stack:
+        stack.enter_context(watched())
+        for model in dict.fromkeys((defence, *targets)):
+            stack.enter_context(borrowed(model))
+        check_repeats(defence, images[: min(32, batch_size)], random=random)
         clean = judge.shares(images, "choose")
         worst, fewest = images.clone(), clean.clone()
         for outcome in earlier:
@@ -156,22 +156,15 @@ def evaluate(
             rows, found, right, finding = judge.run(attempt, tried)
             _keep(rows, found, right, worst, fewest, ties=random)
             findings.append(finding)
-    told = [finding.gradient for finding in findings if finding.gradient is not None]
-    if told and not any(told) and not defence.surrogates() and not is_watched():
-        text = "no gradient reached any image (no_grad, detach, a hard decision, a saturated softmax): that the attacks"
-        warnings.warn(f"{text} fail says nothing; give the defence a surrogate, or try square", NoGradientWarning, 2)
-    if random:
-        with borrowed(defence), watched():
-            clean, fewest = judge.shares(images, "report"), judge.shares(worst, "report")
-    return replace(
-        empty,
-        clean=clean > 0.5,
-        robust=(fewest > 0.5) & (clean > 0.5),
-        adversarial=worst,
-        findings=tuple(findings),
-        shares=fewest if random else None,
-        clean_shares=clean if random else None,
-    )
+        outcome = replace(empty, clean=clean > 0.5, robust=fewest > 0.5, adversarial=worst, findings=tuple(findings))
+        if random:
+            clean, fewest = judge.shares(images, "report"), judge.hits(worst, "report")
+            robust = (fewest.mean(1) > 0.5) & (clean > 0.5)
+            fresh: dict[str, Any] = {"shares": fewest.mean(1), "clean_shares": clean, "passes": fewest.mean(0)}
+            outcome = replace(outcome, clean=clean > 0.5, robust=robust, **fresh)
+    if not quiet:
+        warn_of_gradients(defence, planned, findings)
+    return outcome
 
 
 def evaluate_curve(
@@ -190,13 +183,14 @@ def evaluate_curve(
 ) -> dict[float, Outcome]:
     """Robust accuracy over eps: one evaluation per eps in ascending order, each on what smaller eps left.
 
-    ``attempts`` maps eps to what is tried there; ``known`` may hold the curves of weaker threat models, whose breaks
-    count too. Raises what :func:`evaluate` raises.
+    ``attempts`` maps eps to what is tried there; ``known`` may hold the curves of weaker threat models, whose breaks at
+    the same or a smaller eps count too. Raises what :func:`evaluate` raises.
     """
     outcomes: dict[float, Outcome] = {}
     previous: Outcome | None = None
     for eps in sorted(attempts):
-        before = [outcome for outcome in (previous, *(curve.get(eps) for curve in known)) if outcome is not None]
+        before = [outcome for curve in known for size, outcome in sorted(curve.items()) if size <= eps]
+        before += [] if previous is None else [previous]
         previous = outcomes[eps] = evaluate(
             defence,
             attempts[eps],
@@ -219,35 +213,3 @@ def _keep(rows: Tensor, found: Tensor, right: Tensor, worst: Tensor, fewest: Ten
     rows = rows.to(fewest.device)
     worse = (right <= fewest[rows]) if ties else (right < fewest[rows])
     worst[rows[worse]], fewest[rows[worse]] = found[worse], right[worse]
-
-
-def _check_known(known: Outcome, here: Outcome) -> None:
-    """Raise ValueError for an outcome that says nothing about this evaluation."""
-    if known.eps > here.eps or known.norm != here.norm or len(known.clean) != len(here.clean):
-        seen = f"eps {known.eps:g} in {known.norm} and {len(known.clean)} images"
-        raise ValueError(f"known is for {seen}, not for eps {here.eps:g} in {here.norm} and {len(here.clean)} images")
-    if known.defence != here.defence:
-        raise ValueError(
-            "known is the outcome of another defence, or of this one before its weights or settings changed"
-        )
-    if known.keys is not None and here.keys is not None and not torch.equal(known.keys.to(here.keys), here.keys):
-        raise ValueError("known is the outcome on other images, on other labels or in another order")
-
-
-def _check_repeats(defence: Defense, images: Tensor) -> None:
-    """Raise ValueError for a defence that decides otherwise when it is asked again."""
-    rows = torch.arange(len(images), device=images.device)
-    with torch.no_grad():
-        first, second = (in_parts(lambda part: ask(defence, images[part]), rows, len(images)) for _ in range(2))
-    if first.shape == second.shape and not torch.allclose(
-        first, second, rtol=1e-4, atol=1e-4 * float(first.abs().max())
-    ):
-        how = "set `random = True` on it: then it is attacked through the expectation and judged on fresh draws"
-        raise ValueError(
-            f"{type(defence).__name__} gives other logits when asked again, so it draws random numbers; {how}"
-        )
-
-
-def _check_batch_size(batch_size: int) -> None:
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, not {batch_size}")

@@ -50,8 +50,12 @@ class Judge:
 
     def shares(self, candidates: Tensor, purpose: Purpose, rows: Tensor | None = None) -> Tensor:
         """(N,): the share of passes that get each candidate right, 0 or 1 without draws; ``rows``: whose they are."""
+        return self.hits(candidates, purpose, rows).mean(1)
+
+    def hits(self, candidates: Tensor, purpose: Purpose, rows: Tensor | None = None) -> Tensor:
+        """(N, passes): which passes get each candidate right, as 0 or 1."""
         if len(candidates) == 0:
-            return torch.zeros(0, device=candidates.device)
+            return torch.zeros(0, 1, device=candidates.device)
         labels = self.labels if rows is None else self.labels[rows]
         seed = derived(self.seed, purpose)
 
@@ -63,7 +67,7 @@ class Judge:
                     logits = ask(self.defence, candidates[part])
                     check_logits(logits, labels[part])
                     passes.append(logits.argmax(1) == labels[part])
-            return torch.stack(passes).float().mean(0)
+            return torch.stack(passes, 1).float()
 
         return in_parts(judged, torch.arange(len(candidates), device=candidates.device), self.batch_size)
 
@@ -99,8 +103,8 @@ class Judge:
 
         def crafted(part: Tensor) -> Tensor:
             x, y = self.images[part], self.labels[part]
-            reseed(attempt.target, derived(seed, "craft"))
-            reseed(self.defence, derived(seed, "craft"))
+            for model in (attempt.target, self.defence):
+                reseed(model, derived(self.seed, "craft"))
             with counted(attempt.target, passes), seeded(seed, x.device):
                 drawn = torch.Generator().manual_seed(seed)
                 found = attack(attempt.target, x, y, eps=self.eps, generator=drawn)
@@ -110,9 +114,10 @@ class Judge:
         with watched() as watch:
             found = in_parts(crafted, rows, self.batch_size) if len(rows) else self.images[rows]
         right = self.shares(found, "choose", rows)
-        moved = torch.nonzero(right < 1)[:, 0]
-        facts = {"forwards": passes["forward"], "backwards": passes["backward"], "gradient": watch.reached}
-        watch.warn(gradient=False)
+        # what all passes get right is no worse than the image itself, unless other passes might tell
+        moved = torch.arange(len(rows), device=rows.device) if self.draws else torch.nonzero(right < 1)[:, 0]
+        facts: dict[str, Any] = {"forwards": passes["forward"], "backwards": passes["backward"]}
+        facts |= {"gradient": watch.reached, "not_finite": watch.not_finite}
         return {"right": right, "moved": moved, "found": found[moved]}, facts
 
     def _doubt(self, rows: Tensor, entry: Entry) -> str | None:
@@ -120,7 +125,8 @@ class Judge:
         t = entry.tensors
         if set(t) != {"right", "moved", "found"} or t["right"].shape != rows.shape:
             return "it is about other images"
-        if not torch.equal(torch.nonzero(t["right"] < 1)[:, 0], t["moved"]) or not bool((t["right"] >= 0).all()):
+        moved = torch.arange(len(rows)) if self.draws else torch.nonzero(t["right"] < 1)[:, 0]
+        if not torch.equal(moved, t["moved"]) or not bool(((t["right"] >= 0) & (t["right"] <= 1)).all()):
             return "its shares are none"
         try:
             images = self.images[rows].cpu()[t["moved"]]
@@ -163,10 +169,12 @@ def check_sound(name: str, images: Tensor, found: Tensor, *, eps: float, norm: N
     if not isinstance(found, Tensor) or found.shape != images.shape or not bool(torch.isfinite(found).all()):
         shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise UnsoundAttack(f"{name} returned images of shape {shape}, or not finite")
+    if found.dtype != images.dtype:
+        raise UnsoundAttack(f"{name} returned {found.dtype} for images of {images.dtype}")
     if found.numel() == 0:
         return
     moved, low, high = float(size(found - images, norm).max()), float(found.min()), float(found.max())
-    if moved > eps + 1e-6 or low < 0 or high > 1:
+    if moved > eps * (1 + 1e-6) + 1e-6 or low < 0 or high > 1:
         unit = "moved pixels by" if norm == "Linf" else f"moved an image in {norm} by"
         raise UnsoundAttack(f"{name} {unit} {moved:g} (eps {eps:g}) into [{low:g}, {high:g}]")
 

@@ -16,7 +16,8 @@ class Finding:
     """What one attempt did: images it was tried on and broke, (N,) booleans; its cost; its settings.
 
     ``seconds`` include the judging; ``forwards`` and ``backwards`` count images that the attack alone sent through.
-    ``gradient`` says whether one that was not zero reached any image: None for an attack that asked for none.
+    ``gradient`` is the share of the gradients it needed that were not zero everywhere (None: it needed none, or took
+    them without asking the package); ``not_finite`` for how many images one was not finite, and counted as zero.
     """
 
     name: str
@@ -26,7 +27,8 @@ class Finding:
     forwards: int
     backwards: int
     settings: str = ""
-    gradient: bool | None = None
+    gradient: float | None = None
+    not_finite: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,19 +38,21 @@ class Outcome:
     eps: float
     clean: Tensor  # (N,) correct without an attack
     robust: Tensor  # (N,) correct under everything tried
-    adversarial: Tensor  # (N, C, H, W) what broke each image first, else the image itself
+    adversarial: Tensor  # (N, C, H, W) what broke each image first, else the image; of a random defence, the worst
     findings: tuple[Finding, ...] = field(default=())
     norm: Norm = "Linf"
     defence: str = ""  # whose outcome this is (advdef.store.identity)
     keys: Tensor | None = None  # (N,) which images and labels
     shares: Tensor | None = None  # (N,) of a random defence: the share of fresh passes that are right under the worst
     clean_shares: Tensor | None = None  # (N,) the same without an attack
+    passes: Tensor | None = None  # (draws,) of a random defence: its accuracy in each of the fresh passes
+    exhaustive: bool = False  # whether every attempt was tried on every correct image
 
     @property
     def interval(self) -> Interval:
         """Robust accuracy with an interval over images: Wilson's, or that of the mean share of a random defence."""
         if self.shares is not None:
-            return mean_share(self.shares)
+            return mean_share(self.shares, self.passes)
         return wilson(int(self.robust.sum()), len(self.robust))
 
     @property
@@ -63,7 +67,7 @@ class Outcome:
         finding = next((f for f in self.findings if f.name == attack), None)
         if finding is None:
             raise ValueError(f"no attack {attack!r}; tried: {', '.join(f.name for f in self.findings)}")
-        if bool((self.clean & ~finding.tried).any()):
+        if not self.exhaustive and bool((self.clean & ~finding.tried).any()):
             raise ValueError(f"{attack!r} was tried only on what others left; evaluate with exhaustive=True")
         return self.clean & ~finding.broken
 

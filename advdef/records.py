@@ -146,7 +146,7 @@ class Run:
                 row |= _proportion(tried - broken, len(outcome.clean))
             row |= {"settings": finding.settings, "unique_breaks": unique[finding.name]}
             row |= {"seconds": round(finding.seconds, 3)}
-            row |= {"gradient": False} if finding.gradient is False else {}  # none that was not zero reached an image
+            row |= {} if finding.gradient is None else {"gradient": round(finding.gradient, 3)}
             self.rows.append(row | {"forwards": finding.forwards, "backwards": finding.backwards})
 
     def add_clean(self, hits: torch.Tensor, *, defence: str, model: str, seed: int | None = None, **extra: Any) -> None:

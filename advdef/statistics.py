@@ -127,14 +127,19 @@ def mean_interval(values: Tensor) -> Interval:
     return over_seeds(kept.tolist())
 
 
-def mean_share(values: Tensor) -> Interval:
+def mean_share(values: Tensor, passes: Tensor | None = None) -> Interval:
     """Mean of values (N,) in [0, 1], whose interval has no zero width where all are alike.
 
     Two pseudo-images at 0 and two at 1, as Agresti and Coull (The American Statistician 52, 1998) add to a proportion.
+    Values that are shares of the same random ``passes`` (K,) vary with these too, by Student's t: one draw may decide
+    for all images at once.
     """
     n = len(values) + 4
     centre = (float(values.sum()) + 2) / n
-    half = Z95 * math.sqrt(((float((values**2).sum()) + 2) / n - centre**2) / n)
+    squared = Z95**2 * ((float((values**2).sum()) + 2) / n - centre**2) / n
+    if passes is not None and len(passes) > 1:
+        squared += stdtrit(len(passes) - 1, 0.975) ** 2 * float(passes.double().var()) / len(passes)
+    half = math.sqrt(squared)
     return Interval(float(values.mean()), max(0.0, centre - half), min(1.0, centre + half))
 
 

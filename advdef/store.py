@@ -88,12 +88,13 @@ def key(kind: str, **parts: object) -> Key:
 
 
 def identity(*parts: object) -> str:
-    """A short hash of content alone, to tell within a process whether two things are the same.
+    """A short hash of content and code, to tell within a process whether two things are the same.
 
     What has no content (a lock that a model holds, say) counts by its type.
     """
     walk = Content(lenient=True)
-    return packed("identity", *(_content(walk, part, f"part {i}") for i, part in enumerate(parts, 1))).hex()[:20]
+    pieces = [_content(walk, part, f"part {i}") for i, part in enumerate(parts, 1)]
+    return packed("identity", *pieces, code_hash(walk.code).encode()).hex()[:20]
 
 
 def _content(walk: Content, part: object, name: str) -> bytes:
@@ -113,8 +114,19 @@ def environment() -> dict[str, str]:
         **{name: _version(name) for name in _VERSIONS},
         "threads": str(torch.get_num_threads()),
         "dtype": str(torch.get_default_dtype()),
+        "precision": _precision(),
         "layout": os.environ.get("ADVDEF_CHANNELS_LAST", "1"),
     }
+
+
+def _precision() -> str:
+    """What torch was told about the precision of products."""
+    tf32 = torch.backends.cudnn.allow_tf32, torch.are_deterministic_algorithms_enabled()
+    try:
+        cast = torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
+    except TypeError:  # before torch 2.4
+        cast = torch.is_autocast_cpu_enabled(), torch.is_autocast_enabled()
+    return f"{torch.get_float32_matmul_precision()} {tf32} {cast}"
 
 
 @functools.cache

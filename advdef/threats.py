@@ -14,9 +14,9 @@ from torch import nn
 from advdef.attacks._types import Attack, Suite
 from advdef.attacks.suites import SuiteName, stopping, suite
 from advdef.attacks.wrappers import expectation, is_expectation
-from advdef.defenses.base import Defense, is_random
+from advdef.defenses.base import Defense, is_random, with_parts
 
-__all__ = ["Attempt", "Threat", "adaptive", "direct", "oblivious", "stand_ins"]
+__all__ = ["Attempt", "Threat", "adaptive", "bare", "direct", "oblivious", "stand_ins"]
 
 Threat = Literal["clean", "oblivious", "direct", "adaptive"]
 
@@ -32,17 +32,29 @@ class Attempt:
     attack: Attack
     target: nn.Module
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.attack, partial):
+            object.__setattr__(self, "attack", partial(self.attack))
+
 
 def oblivious(defence: Defense, attacks: Suite | SuiteName) -> list[Attempt]:
     """The suite on the bare classifier: behind a defence in front of a defence, the one behind both."""
-    bare = defence.classifier
-    while isinstance(bare, Defense) and bare.classifier is not bare:
-        bare = bare.classifier
-    return [Attempt(name, attack, bare) for name, attack in _suite(attacks).items()]
+    _check(defence)
+    return [Attempt(name, attack, bare(defence)) for name, attack in _suite(attacks).items()]
+
+
+def bare(defence: nn.Module) -> nn.Module:
+    """The classifier without any defence."""
+    found = defence
+    while isinstance(found, Defense) and found.classifier is not found:
+        found = found.classifier
+    inside = _inside(found)
+    return with_parts(found, {id(inner): bare(inner) for inner in inside}) if inside else found
 
 
 def direct(defence: Defense, attacks: Suite | SuiteName) -> list[Attempt]:
     """The suite on the deployed defence, with whatever gradient autograd finds there."""
+    _check(defence)
     through = _suite(attacks) if is_random(defence) else stopping(_suite(attacks))
     return [Attempt(name, attack, defence) for name, attack in through.items()]
 
@@ -62,6 +74,7 @@ def adaptive(
     deployed defence (gradient-free ones) and the suite replayed from ``transfer`` models. An empty suite leaves the
     defence's own attacks and the extra ones; ValueError where there are none.
     """
+    _check(defence)
     chosen = suite(attacks) if isinstance(attacks, str) else attacks
     exact = not is_random(defence) and all(part.exact for part in defence.modules() if isinstance(part, Defense))
     through = stopping(chosen) if exact else chosen
@@ -104,14 +117,37 @@ def stand_ins(defence: Defense) -> dict[str, nn.Module]:
 
 def _replaced(defence: Defense) -> dict[str, nn.Module]:
     """Without its hard parts, and as random as before."""
-    behind, found = defence.network, {}
-    if not isinstance(behind, Defense) or behind is defence:
-        return _hard(defence)
-    for label, inner in (_replaced(behind) or {"": behind}).items():
-        outer = defence.over(inner) if label else defence
+    found = {}
+    for label, outer in _over(defence).items():
         for name, target in (_hard(outer) or ({type(outer).__name__: outer} if label else {})).items():
             found[f"{name} over {label}" if label else name] = target
     return found
+
+
+def _over(defence: Defense) -> dict[str, Defense]:
+    """The defence in front of stand-ins of the defences behind it, by their names; "" is the defence as it is."""
+    inside = _inside(defence)
+    options = [list((_replaced(inner) or {"": inner}).items()) for inner in inside]
+    found: dict[str, Defense] = {}
+    for number in range(max(map(len, options), default=1)):
+        chosen = [each[number % len(each)] for each in options]  # of defences side by side, each of the longest list
+        label = " and ".join(name for name, _ in chosen if name)
+        if not label:
+            found[""] = defence
+        elif inside == [defence.network]:
+            found[label] = defence.over(chosen[0][1])
+        else:
+            taken = {id(inner): target for inner, (_, target) in zip(inside, chosen, strict=True)}
+            found[label] = with_parts(defence, taken)
+    return found
+
+
+def _inside(model: nn.Module) -> list[Defense]:
+    """The outermost defences in a model."""
+    found: list[Defense] = []
+    for child in model.children():
+        found += [child] if isinstance(child, Defense) else _inside(child)
+    return list(dict.fromkeys(found))
 
 
 def _hard(defence: Defense) -> dict[str, nn.Module]:
@@ -125,14 +161,17 @@ def _averaged(target: nn.Module) -> nn.Module:
 
 def _own_attacks(defence: Defense, eps: float) -> Suite:
     """The attacks that a defence brings; in front of another defence, those that see stand-ins of that one."""
-    behind = defence.network
-    if not isinstance(behind, Defense) or behind is defence:
-        return defence.adaptive_attacks(eps)
     return {
         f"{name} over {label}" if label else name: attack
-        for label, inner in (_replaced(behind) or {"": behind}).items()
-        for name, attack in (defence.over(inner) if label else defence).adaptive_attacks(eps).items()
+        for label, outer in _over(defence).items()
+        for name, attack in outer.adaptive_attacks(eps).items()
     }
+
+
+def _check(defence: object) -> None:
+    """Raise TypeError, with what to do, for something that is no defence."""
+    if not isinstance(defence, Defense):
+        raise TypeError(f"a Defense is needed, not {type(defence).__name__}: wrap a model in Undefended(model)")
 
 
 def _suite(attacks: Suite | SuiteName) -> Suite:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -42,9 +43,10 @@ from advdef.attacks import (
     uniform_noise,
     universal,
 )
-from advdef.defenses import Undefended
+from advdef.crafting import craft
+from advdef.defenses import BitDepth, Jpeg, Undefended
 from advdef.defenses.broken import Detached
-from advdef.evaluation import Attempt, accuracy, adaptive, correct, direct, evaluate
+from advdef.evaluation import Attempt, accuracy, adaptive, correct, direct, evaluate, oblivious
 
 Attack = Callable[..., Tensor]
 OWN: Mapping[str, Attack] = {
@@ -210,9 +212,7 @@ def test_a_gradient_that_is_nan_counts_as_zero_and_is_told(name: str) -> None:
     images[2, :, 0, :2] = 0.0
     broken = Broken(model).eval()
     labels = broken(images).argmax(1)
-    with pytest.warns(
-        NaNGradientWarning, match=r"NaN or infinite at \d of \d images; such values count as zero"
-    ) as told:
+    with pytest.warns(NaNGradientWarning, match=r"NaN or infinite at \d images; such values count as zero") as told:
         found = EVERY[name](broken, images, labels, generator=seeded())
     assert sum(issubclass(one.category, NaNGradientWarning) for one in told) == 1
     assert bool(found.isfinite().all())
@@ -293,10 +293,46 @@ def test_an_outcome_says_whether_a_gradient_arrived(network: nn.Module, batch: t
         expected = nullcontext() if cut.surrogates() else pytest.warns(NoGradientWarning, match="no gradient reached")
         with expected:
             outcome = evaluate(cut, direct(cut, suite), images, labels, eps=0.1, generator=seeded())
-        assert [finding.gradient for finding in outcome.findings] == [False, None]
+        assert [finding.gradient for finding in outcome.findings] == [0.0, None]
     whole = Undefended(network)
     outcome = evaluate(whole, direct(whole, suite), images, labels, eps=0.1, generator=seeded())
-    assert [finding.gradient for finding in outcome.findings] == [True, None]
+    assert [finding.gradient for finding in outcome.findings] == [1.0, None]
+
+
+def test_a_hard_part_behind_a_surrogate_is_not_passed_over(network: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    """The stand-in of the outer defence leads to a network that has no gradient itself."""
+    images, labels = batch[0][:20], batch[1][:20]
+    for silent in (Returning(network, Tensor.detach).eval(), BitDepth(Returning(network, Tensor.detach).eval())):
+        defence = Jpeg(silent)
+        with pytest.warns(NoGradientWarning, match="no gradient reached"):
+            evaluate(defence, adaptive(defence, "quick", eps=0.1), images, labels, eps=0.1, generator=seeded())
+
+
+def test_a_gradient_of_few_images_is_told(network: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    """A saturated softmax: those that are right have no gradient, those that are wrong do."""
+    images, labels = batch
+    defence = Undefended(Returning(network, lambda z: 1e4 * z).eval())
+    with pytest.warns(NoGradientWarning, match=r"gradient reached the images \(.*a saturated softmax"):
+        outcome = evaluate(
+            defence, direct(defence, {"PGD": partial(pgd)}), images, labels, eps=0.06, generator=seeded()
+        )
+    assert outcome.findings[0].gradient < 0.5
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # another loss has one
+        evaluate(defence, direct(defence, "quick"), images, labels, eps=0.06, generator=seeded())
+
+
+def test_a_resumed_run_says_again_what_was_wrong(tmp_path: Path) -> None:
+    model, images, _ = shaped("pgd")
+    images = 0.1 + 0.8 * images
+    images[2, :, 0, :2] = 0.0
+    broken = Broken(model).eval()
+    labels, defence = broken(images).argmax(1), Undefended(broken)
+    for _ in range(2):
+        with pytest.warns(NaNGradientWarning, match="at up to 1 images in FGSM"):
+            evaluate(defence, direct(defence, "quick"), images, labels, eps=0.1, generator=seeded(), resume=tmp_path)
+        with pytest.warns(NaNGradientWarning, match="at 1 images"):
+            craft(broken, {"FGSM": partial(fgsm)}, images, labels, eps=0.1, generator=seeded(), resume=tmp_path)
 
 
 def test_weights_that_are_not_finite_are_named(batch: tuple[Tensor, Tensor]) -> None:
@@ -319,6 +355,8 @@ def test_weights_that_are_not_finite_are_named(batch: tuple[Tensor, Tensor]) -> 
         correct(model, images, labels)
     with pytest.raises(ValueError, match=message):
         pgd(model, images, labels, eps=0.1)
+    with pytest.raises(ValueError, match=message):
+        craft(model, {"FGSM": partial(fgsm)}, images, labels, eps=0.1, generator=seeded())
     with pytest.raises(ValueError, match=message):
         evaluate(Undefended(model), direct(Undefended(model), "quick"), images, labels, eps=0.1, generator=seeded())
     defence = Undefended(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)))
@@ -464,24 +502,49 @@ def test_an_attack_says_what_to_pass(change: dict[str, Any], error: type[Excepti
         with pytest.raises(error, match=message):
             attack(tiny(), given["images"], given["labels"], eps=given["eps"], generator=given["generator"])
     defence = Undefended(tiny())
-    with pytest.raises(error, match=message):
-        evaluate(defence, direct(defence, "quick"), **given)
+    if not isinstance(given["eps"], Tensor):  # which evaluate does not take
+        with pytest.raises(error, match=message):
+            evaluate(defence, direct(defence, "quick"), **given)
 
 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         ({"generator": None}, TypeError, "such as torch.Generator"),
-        ({"batch_size": 0}, ValueError, "batch_size must be at least 1, not 0"),
+        ({"batch_size": 0}, ValueError, "batch_size must be a whole number of at least 1, not 0"),
+        ({"batch_size": 2.5}, ValueError, "batch_size must be a whole number"),
         ({"attempts": []}, ValueError, "nothing to try"),
+        ({"attempts": suites.quick()}, TypeError, "attempts must be a list of Attempt"),
+        ({"attempts": Attempt("it", partial(fgsm), tiny())}, TypeError, "attempts must be a list of Attempt"),
+        ({"attempts": 2 * [Attempt("it", partial(fgsm), tiny())]}, ValueError, "two attempts have one name, it"),
+        ({"known": {0.1: None}}, TypeError, r"of a curve, curve\[eps\]"),
+        ({"eps": torch.full((6,), 0.1)}, TypeError, "eps must be a number, the same for all images"),
+        ({"defence": tiny()}, TypeError, r"a Defense is needed, not Sequential: wrap a model in Undefended\(model\)"),
     ],
 )
 def test_evaluate_says_what_to_pass(options: dict[str, Any], error: type[Exception], message: str) -> None:
     images, labels = random_batch()
     defence = Undefended(tiny())
-    given: dict[str, Any] = {"attempts": direct(defence, "quick"), "eps": 0.1, "generator": seeded(), **options}
+    given: dict[str, Any] = {
+        "defence": defence,
+        "attempts": direct(defence, "quick"),
+        "eps": 0.1,
+        "generator": seeded(),
+    }
     with pytest.raises(error, match=message):
-        evaluate(defence, images=images, labels=labels, **given)
+        evaluate(images=images, labels=labels, **{**given, **options})
+
+
+def test_what_is_no_defence_has_no_threats() -> None:
+    for threat in (direct, oblivious, partial(adaptive, eps=0.1)):
+        with pytest.raises(TypeError, match=r"wrap a model in Undefended\(model\)"):
+            threat(tiny(), "quick")
+
+
+def test_an_attack_need_be_no_partial() -> None:
+    images, labels = random_batch()
+    defence = Undefended(tiny())
+    evaluate(defence, [Attempt("FGSM", fgsm, defence)], images, labels, eps=np.float32(0.1), generator=seeded())  # type: ignore[arg-type]
 
 
 def test_a_suite_may_be_named_and_must_have_an_attack() -> None:

@@ -378,3 +378,20 @@ def test_a_training_that_diverges_leaves_its_last_good_weights(
         assert torch.equal(caught.value.checkpoint[name], value), name
     with pytest.raises(TrainingDiverged):  # it is no result, and not found as one
         trained(make, overflow, small, seed=0, steps=4)
+
+
+def test_a_training_that_changes_more_than_weights_is_not_kept(
+    digits: Dataset, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """A file of weights could not bring it back."""
+    monkeypatch.setenv("ADVDEF_CACHE", str(tmp_path))
+
+    def changing(model: nn.Module, split: Split, *, generator: torch.Generator) -> None:
+        model.scale = 7.0  # type: ignore[assignment]
+
+    build = partial(nn.Linear, 3, 2)
+    for _ in range(2):
+        with pytest.warns(StoreWarning, match="changed the model besides its weights"):
+            found = trained(build, changing, digits, seed=0)
+        assert (found.model.scale, found.from_cache) == (7.0, False)
+    assert not list(tmp_path.rglob("*.safetensors"))

@@ -215,6 +215,7 @@ class TestTheDefence:
         found = [checks.no_inner_optimisation(d, batch[0]) for d in (honest, Optimising(network, how).eval())]
         assert statuses(*found) == ["pass", "fire"]
 
+    @pytest.mark.filterwarnings("ignore::advdef.attacks.NoGradientWarning")
     def test_a_loss_that_depends_on_the_scale_of_the_logits_fires(
         self, honest: Defense, scaled: Defense, batch: Batch
     ) -> None:
@@ -431,3 +432,7 @@ class TestTheRow:
             run(adaptive=replace(sound, eps=0.1))
         with pytest.raises(ValueError, match="L2"):
             run(direct=replace(sound, norm="L2"))
+        with pytest.raises(ValueError, match="of another defence"):
+            run(direct=replace(sound, defence="somebody"))
+        with pytest.raises(ValueError, match="on other labels"):
+            run(direct=replace(sound, keys=sound.keys + 1))

@@ -230,7 +230,7 @@ def test_an_attack_goes_on_after_success_where_a_stand_in_has_other_values(netwo
     survive = []
     for attempt in (patient, hasty):
         (found,) = craft(attempt.target, {"it": attempt.attack}, images, labels, eps=0.1, generator=seeded()).values()
-        survive.append(torch.stack([correct(defence, found, labels) for _ in range(10)]).float().mean())
+        survive.append(torch.stack([correct(defence, found, labels, seed=draw) for draw in range(10)]).float().mean())
     assert survive[0] < survive[1] - 0.05
     assert all("stop_early" in a.attack.keywords for a in adaptive(Detached(network), suite, eps=0.2))
 
@@ -250,6 +250,17 @@ def test_what_is_known_must_belong_here() -> None:
     wide = evaluate(defence, [moving("up", 0.9, model)], images[:1], labels[:1], eps=4.0, generator=seeded(), norm="L0")
     with pytest.raises(ValueError, match="in L0 and 1 images"):
         run(images=images[:1], labels=labels[:1], known=[wide])
+
+
+def test_what_is_known_ends_with_a_change_of_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = greys(0.1, 0.3)
+    defence = Undefended(Threshold(0.5))
+    run = partial(evaluate, defence, [moving("up", 0.05, defence)], images, labels, eps=0.1, generator=seeded())
+    known = run()
+    run(known=known)
+    monkeypatch.setattr(Threshold, "forward", lambda self, images: images.flatten(1)[:, :2])
+    with pytest.raises(ValueError, match="known is the outcome of another defence"):
+        run(known=known)
 
 
 def test_an_attack_in_another_norm_is_refused(network: nn.Module, batch: Pair) -> None:
@@ -417,7 +428,7 @@ def test_another_evaluation_does_not_go_on_from_this_one(network: nn.Module, bat
     def run(change: dict[str, Any]) -> int:
         """How many files are new afterwards."""
         how, before = usual | change, len(list(tmp_path.iterdir()))
-        attempts = [Attempt("it", how["attack"], target) for target in how["targets"]]
+        attempts = [Attempt(f"it {n}", how["attack"], target) for n, target in enumerate(how["targets"])]
         evaluate(
             how["defence"], attempts, how["images"], how["labels"], eps=how["eps"], norm=how["norm"],
             generator=seeded(how["seed"]), known=how["known"], exhaustive=how["exhaustive"], resume=tmp_path,

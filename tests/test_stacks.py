@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -129,6 +130,46 @@ def test_a_stand_in_has_the_values_of_the_stack(network: nn.Module, batch: tuple
         (slope,) = torch.autograd.grad(stand_in(point).sum(), point)
         assert bool(slope.flatten(1).any(1).all())
     assert stack.network.bits == 1  # the deployed defence is as it was
+
+
+def test_a_layer_in_between_hides_no_defence(network: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    images, labels = batch[0][:N], batch[1][:N]
+    inside = Jpeg(network, quality=30)
+    plain, wrapped = BitDepth(inside, bits=3), BitDepth(nn.Sequential(nn.Identity(), inside), bits=3)
+    assert list(stand_ins(wrapped)) == list(stand_ins(plain)) == ["straight-through over straight-through"]
+    assert left(wrapped, images, labels) == left(plain, images, labels)
+    (attempt,) = oblivious(wrapped, {"PGD": partial(pgd)})
+    assert torch.equal(attempt.target(images), network(images))
+
+
+class Both(Undefended):
+    """Two defences side by side."""
+
+    def __init__(self, one: nn.Module, other: nn.Module) -> None:
+        super().__init__(one)
+        self.other = other
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) + self.other(images)
+
+
+def test_defences_side_by_side_are_both_replaced(network: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    stack = Both(Jpeg(network, quality=30), BitDepth(network, bits=1))
+    (stand_in,) = stand_ins(stack).values()
+    point = batch[0][:5].clone().requires_grad_()
+    assert torch.equal(stand_in(point), stack(point))
+    (slope,) = torch.autograd.grad(stand_in(point).sum(), point)
+    assert bool(slope.flatten(1).any(1).all())
+
+
+def test_a_defence_that_cannot_be_copied_says_what_to_do(network: nn.Module) -> None:
+    class Locked(Jpeg):
+        def __init__(self, classifier: nn.Module) -> None:
+            super().__init__(classifier)
+            self.lock = threading.Lock()
+
+    with pytest.raises(TypeError, match=r"Locked cannot be copied .*override its method over\(classifier\)"):
+        stand_ins(Locked(BitDepth(network)))
 
 
 def test_who_ignores_a_stack_attacks_what_is_behind_it(network: nn.Module) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, get_args
 
 import torch
@@ -31,6 +32,7 @@ __all__ = [
     "per_image",
     "slope",
     "validate",
+    "warn_of",
     "watched",
 ]
 
@@ -67,11 +69,11 @@ def validate(
     ValueError for a wrong shape or range, a value that is not finite, and a finite eps above 1 in Linf (8 for 8 / 255).
     """
     _check_tensors(images, labels)
-    if isinstance(eps, bool) or not isinstance(eps, int | float | Tensor):
+    if isinstance(eps, bool) or not isinstance(eps, Real | Tensor):
         raise TypeError(f"eps must be a number, or a tensor with one for each image, not {eps!r}")
     if norm not in get_args(Norm):
         raise ValueError(f"no norm {norm!r}; there are {', '.join(get_args(Norm))}")
-    budget = torch.as_tensor(eps, dtype=images.dtype, device=images.device)
+    budget = torch.as_tensor(eps if isinstance(eps, Tensor) else float(eps), dtype=images.dtype, device=images.device)
     if budget.dim() > 1 or (budget.dim() == 1 and len(budget) != len(images)):
         raise ValueError(f"eps must be a number or have shape ({len(images)},), not {tuple(budget.shape)}")
     smallest, largest = (float(v) for v in torch.aminmax(budget))
@@ -167,27 +169,31 @@ def per_image(values: Tensor, keep: Tensor) -> Tensor:
 class Watch:
     """What became of the gradients that attacks asked for."""
 
-    asked: list[Tensor] = field(default_factory=list)  # of each call, whether any image still needed a gradient
-    arrived: list[Tensor] = field(default_factory=list)  # of each call, whether any got one that is not zero
-    broken: list[tuple[Tensor, int]] = field(default_factory=list)  # how many of how many were not finite somewhere
+    asked: list[Tensor] = field(default_factory=list)  # of each call, how many images still needed a gradient
+    arrived: list[Tensor] = field(default_factory=list)  # of each call, how many of them got one that is not zero
+    broken: list[Tensor] = field(default_factory=list)  # of each call, how many images had one that was not finite
 
     @property
-    def reached(self) -> bool | None:
-        """Whether any image got a gradient; None if nobody needed one."""
-        if self.arrived and bool(torch.stack(self.arrived).any()):
-            return True
-        return False if self.asked and bool(torch.stack(self.asked).any()) else None
+    def reached(self) -> float | None:
+        """The share of the needed gradients that were not zero everywhere; None if nobody needed one."""
+        asked = int(torch.stack(self.asked).sum()) if self.asked else 0
+        return int(torch.stack(self.arrived).sum()) / asked if asked else None
 
-    def warn(self, *, gradient: bool = True) -> None:
-        """Say in one line what was wrong, a ``gradient`` that is missing among it; nothing where all was well."""
-        worst, of = max(((int(count), of) for count, of in self.broken), default=(0, 0))
-        if worst:
-            told = f"the gradient is NaN or infinite at {worst} of {of} images; such values count as zero"
-            warnings.warn(told, NaNGradientWarning, stacklevel=5)
-        if gradient and self.reached is False:
-            cut = "no gradient reaches the images (a hard decision, detach, no_grad or a saturated softmax cuts it off)"
-            told = f"{cut}: that this attack fails says nothing; attack a stand-in that has one, or use square"
-            warnings.warn(told, NoGradientWarning, stacklevel=5)
+    @property
+    def not_finite(self) -> int:
+        """Of how many images a gradient was not finite, in the worst call."""
+        return int(torch.stack(self.broken).max()) if self.broken else 0
+
+
+def warn_of(gradient: float | None, not_finite: int) -> None:
+    """Say in one line each what was wrong with the gradients of an attack; nothing where all was well."""
+    if not_finite:
+        told = f"the gradient is NaN or infinite at {not_finite} images; such values count as zero"
+        warnings.warn(told, NaNGradientWarning, stacklevel=5)
+    if gradient == 0:
+        cut = "no gradient reaches the images (a hard decision, detach, no_grad or a saturated softmax cuts it off)"
+        told = f"{cut}: that this attack fails says nothing; attack a stand-in that has one, or use square"
+        warnings.warn(told, NoGradientWarning, stacklevel=5)
 
 
 _WATCH: ContextVar[Watch | None] = ContextVar("watch", default=None)
@@ -224,14 +230,18 @@ def slope(value: Tensor, point: Tensor, needed: Tensor | None = None) -> Tensor:
 def cleaned(gradient: Tensor | None, point: Tensor, needed: Tensor | None = None) -> Tensor:
     """A gradient with zeros for what is missing or not finite; the watch learns of both."""
     watch = _WATCH.get()
+    if needed is None:
+        needed = torch.ones(len(point), dtype=torch.bool, device=point.device)
     if watch is not None:
-        watch.asked.append(torch.ones((), dtype=torch.bool, device=point.device) if needed is None else needed.any())
+        watch.asked.append(needed.sum())
     if gradient is None:
+        if watch is not None:
+            watch.arrived.append(torch.zeros_like(watch.asked[-1]))
         return torch.zeros_like(point)
     if watch is not None:
         largest = gradient.abs().flatten(1).amax(1)
-        watch.arrived.append((largest > 0).any() | largest.isnan().any())
-        watch.broken.append(((~largest.isfinite()).sum(), len(point)))
+        watch.arrived.append((needed & ((largest > 0) | largest.isnan())).sum())
+        watch.broken.append((~largest.isfinite()).sum())
     return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
 
 
@@ -268,7 +278,7 @@ def borrowed(model: nn.Module, *, quiet: bool = False) -> Iterator[None]:
         for module, mode in modes:
             module.training = mode
     if outermost and not quiet:
-        watch.warn()
+        warn_of(watch.reached, watch.not_finite)
 
 
 def check_weights(model: nn.Module) -> None:

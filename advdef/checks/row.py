@@ -17,8 +17,9 @@ from advdef.checks import soundness as a
 from advdef.checks._check import TITLES, Check, not_run
 from advdef.checks.binarisation import finds_planted_example
 from advdef.defenses.base import Defense, reseed
-from advdef.draws import fresh_seed, seeded
+from advdef.draws import fresh_seed, image_keys, seeded
 from advdef.outcomes import Outcome
+from advdef.store import identity
 
 __all__ = ["FAST", "FULL", "QUICK", "Effort", "row"]
 
@@ -66,7 +67,7 @@ _ELSEWHERE = {
     "E5": "decided by the claims of the paper (advdef.claims)",
 }
 # they compare counts or points that, for a defence that draws random numbers, differ by its draws alone
-_NOT_AFTER_RANDOMNESS = ("B7", "C2", "C3", "C7", "C10", "C12", "C13", "D3")
+_NOT_AFTER_RANDOMNESS = ("A2", "B7", "C2", "C3", "C7", "C10", "C12", "C13", "D3")
 _ONLY_AFTER = {"D1": ("B2",), "D2": ("B2",), "D3": ("B4", "B5", "B6"), "D4": ("B2", "B4", "B5", "B6")}
 
 
@@ -101,7 +102,16 @@ def row(
     given = [direct, oblivious] if adaptive is None else [direct, oblivious, adaptive]
     if single.eps != eps or single.norm != "Linf":
         raise ValueError(f"single is for eps {single.eps:g} in {single.norm}, not for eps {eps:g} in Linf")
+    reseed(defence, 0)
+    whose, keys = identity(defence), image_keys(images, 0) + labels
+    for outcome in (*given, single):
+        if outcome.defence not in ("", whose):
+            raise ValueError(
+                "an outcome is of another defence, or of this one before its weights, settings or code changed"
+            )
     for outcome in given:
+        if outcome.keys is not None and len(outcome.keys) == len(keys) and not torch.equal(outcome.keys, keys):
+            raise ValueError("an outcome is on other images, on other labels or in another order")
         if len(outcome.robust) != len(images) or outcome.eps != eps or outcome.norm != "Linf":
             seen = f"{len(outcome.robust)} images at eps {outcome.eps:g} in {outcome.norm}"
             raise ValueError(f"an outcome is for {seen}, not for these {len(images)} at eps {eps:g} in Linf")

@@ -2,6 +2,8 @@
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TypeVar
 
 from torch import Tensor, nn
 
@@ -9,7 +11,9 @@ from advdef.attacks._common import ask
 from advdef.attacks.suites import Suite
 from advdef.draws import image_keys
 
-__all__ = ["Defense", "ImageDraws", "Undefended", "is_random", "reseed"]
+__all__ = ["Defense", "ImageDraws", "Undefended", "is_random", "reseed", "with_parts"]
+
+Part = TypeVar("Part", bound=nn.Module)
 
 
 class Defense(nn.Module, ABC):
@@ -55,7 +59,7 @@ class Defense(nn.Module, ABC):
 
         So the surrogates of a defence in front of a defence are this one's in front of each of the other's.
         """
-        return copy.deepcopy(self, {id(self.network): classifier})
+        return with_parts(self, {id(self.network): classifier})
 
 
 class Undefended(Defense):
@@ -99,6 +103,18 @@ class ImageDraws:
         """The keys (N,) of the images (N, C, H, W) in the next pass."""
         self.passes += 1
         return image_keys(images, self.seed, self.passes)
+
+
+def with_parts(model: Part, parts: Mapping[int, nn.Module]) -> Part:
+    """A copy of a model with other modules in place of some, by their id, wherever it refers to them.
+
+    Raises TypeError for a model that cannot be copied.
+    """
+    try:
+        return copy.deepcopy(model, dict(parts))
+    except (TypeError, RuntimeError) as failure:
+        what = f"{type(model).__name__} cannot be copied to stand in front of another network ({failure})"
+        raise TypeError(f"{what}: override its method over(classifier)") from failure
 
 
 def is_random(model: nn.Module) -> bool:
