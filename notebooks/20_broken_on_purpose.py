@@ -312,7 +312,7 @@ expected_table
 # is one argument, `loss="margin"`.
 #
 # **Random input.** B2 compares passes, and they differ. Now a success may be luck: PGD returns an image that was misclassified
-# once, and the next draw forgives it (A2, where it fires); one long step can beat many short ones (C1), and accuracy can rise with
+# once, and the next draw forgives it; one long step can beat many short ones (C1), and accuracy can rise with
 # eps (C5); images made without the noise may do better than those made through it (C9). B8 fires because predictions move even
 # between neighbours. Checks that compare two counts would only compare draws, so once
 # B2 has fired they do not run: the dashes in this column. The cure is the mean over the noise: D1 shows how many draws it takes, D2
