@@ -722,8 +722,9 @@ one, curves = {PGD: SUITE[PGD]}, {name: {}}
 for k in tqdm(shown, desc="curves", leave=False):
     defence, budgets = DEFENCES[k], [s * EPS for s in P["curve"]]
     other = defence.surrogates()
-    few_others = [other[n] for n in ("BPDA", "rate", "triangle 2") if n in other]  # fmt: skip
-    more = [Attempt(PGD, partial(pgd, steps=P["steps"], stop_early=True), t) for t in few_others]  # fmt: skip
+    longer = partial(pgd, steps=P["steps"], stop_early=True)
+    few_others = [n for n in ("BPDA", "rate", "triangle 2") if n in other]
+    more = [Attempt(f"{PGD} through {n}", longer, other[n]) for n in few_others]
     levels = {
         "oblivious": {e: oblivious(defence, one) for e in budgets},
         "direct": {e: direct(defence, one) for e in budgets},
