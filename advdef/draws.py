@@ -46,7 +46,7 @@ def image_keys(images: Tensor, seed: int, *counters: int) -> Tensor:
 
 
 def uniform(keys: Tensor, shape: torch.Size | tuple[int, ...], *, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Numbers in [0, 1), (N, *shape), on the device of the keys (N,).
+    """Numbers in [0, 1) of shape ``(N, *shape)``, on the device of the keys (N,).
 
     >>> keys = image_keys(torch.rand(2, 1, 2, 2), 0)
     >>> torch.equal(uniform(keys, (3,))[1:], uniform(keys[1:], (3,)))
@@ -61,7 +61,7 @@ def uniform(keys: Tensor, shape: torch.Size | tuple[int, ...], *, dtype: torch.d
 
 
 def normal(keys: Tensor, shape: torch.Size | tuple[int, ...], *, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Standard normal numbers (N, *shape), by Box and Muller's transform of two uniform ones."""
+    """Standard normal numbers of shape ``(N, *shape)``, by Box and Muller's transform of two uniform ones."""
     radius, angle = uniform(keys, (2, *shape), dtype=dtype).unbind(1)
     return torch.sqrt(-2 * torch.log1p(-radius)) * torch.cos(2 * torch.pi * angle)
 
