@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -194,7 +195,7 @@ def run(name: str, tmp_path: Path) -> tuple[list[Attempt], Outcome]:
     """Every attempt of every rung on every image that is right."""
     defence, rungs = climb(name)
     images, labels = labelled(defence)
-    attempts = [attempt for found in rungs.values() for attempt in found]
+    attempts = [replace(a, name=f"{rung} {a.name}") for rung, found in rungs.items() for a in found]
     return attempts, evaluate(
         defence, attempts, images, labels, eps=EPS, generator=seeded(), exhaustive=True, batch_size=4, resume=tmp_path
     )

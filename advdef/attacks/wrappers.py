@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from advdef.attacks._common import ask
 
-__all__ = ["expectation", "is_expectation", "replace_gradient", "straight_through"]
+__all__ = ["expectation", "replace_gradient", "straight_through"]
 
 
 class _ReplaceGradient(torch.autograd.Function):

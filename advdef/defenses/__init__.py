@@ -1,6 +1,6 @@
 """Defences: each a :class:`~advdef.defenses.base.Defense`, and how it is trained."""
 
-from advdef.defenses.base import Defense, Undefended
+from advdef.defenses.base import Defense, ImageDraws, Undefended
 from advdef.defenses.inverse_perturbation import NIPDictionary, NIPSearch, NIPSelf
 from advdef.defenses.nip_oracle import NIPOracle
 from advdef.defenses.noise import NoiseVote
@@ -18,6 +18,7 @@ __all__ = [
     "Defense",
     "GatedPurification",
     "GaussianBlur",
+    "ImageDraws",
     "Jpeg",
     "Median",
     "NIPDictionary",

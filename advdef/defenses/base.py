@@ -11,7 +11,7 @@ from advdef.attacks._common import ask
 from advdef.attacks.suites import Suite
 from advdef.draws import image_keys
 
-__all__ = ["Defense", "ImageDraws", "Undefended", "is_random", "reseed", "with_parts"]
+__all__ = ["Defense", "ImageDraws", "Undefended"]
 
 Part = TypeVar("Part", bound=nn.Module)
 
