@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from advdef._terminal import guarded, need, render, report, say, stop, tolerant
-from advdef.cache import cache_app
 from advdef.repository import PROFILES, InputError, check_profile, find
+from advdef.store.cache import cache_app
 
 if TYPE_CHECKING:
     from advdef.reproduction import Execution

@@ -15,12 +15,11 @@ from typing import Any, Literal
 
 import torch
 
-from advdef import tally
 from advdef.data import Dataset
 from advdef.evaluation import Outcome, Threat
 from advdef.files import naming
 from advdef.statistics import Interval, wilson
-from advdef.store import write_atomically
+from advdef.store import tally, write_atomically
 
 __all__ = ["Kind", "Run", "provenance", "record", "results_folder"]
 

@@ -26,9 +26,9 @@ import torch
 from torch import Tensor, nn
 
 import advdef
-from advdef._bytecode import is_library
 from advdef.models.spiking import _cpu, _fused
 from advdef.store import identity, key
+from advdef.store.bytecode import is_library
 
 # Content
 

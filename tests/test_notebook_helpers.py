@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 import torch
 
-from advdef import tally
 from advdef.checks import Check
 from advdef.claims import Claim, Condition, decide
 from advdef.data import Dataset, Split
@@ -26,6 +25,7 @@ from advdef.notebook import (
     verdict_table,
 )
 from advdef.records import Run
+from advdef.store import tally
 
 
 def test_wrong_choices_list_what_exists_in_one_line() -> None:
@@ -85,7 +85,7 @@ def test_budgets_are_written_as_the_field_writes_them(eps: float, shown: str) ->
 
 def test_provenance_tells_what_was_stored_and_is_text(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run("nip", "<b>smoke</b>", digits, seed=0)
-    monkeypatch.setattr("advdef.tally._seconds", [])
+    monkeypatch.setattr("advdef.store.tally._seconds", [])
     page = provenance_table([run])._repr_html_()
     assert "&lt;b&gt;smoke" in page
     assert re.search(r"from stored results</th>\s*<td>none", page)

@@ -15,12 +15,13 @@ import pandas as pd
 import pytest
 import torch
 
-from advdef import records, tally
+from advdef import records
 from advdef.claims import Claim, Condition, decide
 from advdef.data import Dataset
 from advdef.evaluation import Finding, Outcome
 from advdef.records import Run, provenance, record, results_folder
 from advdef.statistics import wilson
+from advdef.store import tally
 
 PREFIX = "application/papermill.record/"
 
@@ -258,7 +259,7 @@ def test_a_notebook_writes_no_record_of_another_paper(run: Run, monkeypatch: pyt
 
 
 def test_the_record_counts_what_came_from_stored_results(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("advdef.tally._seconds", [])
+    monkeypatch.setattr("advdef.store.tally._seconds", [])
     tally.note(1615.0)
     tally.note(0.25)
     assert json.loads(run.save().read_text())["provenance"]["cached"] == {"entries": 2, "seconds": 1615.2}

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 import advdef
-from advdef import _files, store
+from advdef import store
 from advdef.store import Entry, Key, StoreWarning, cache_folder, kept, key, place, read, write_atomically
+from advdef.store import files as _files
 
 KEY = key("test", part=1)
 

@@ -27,11 +27,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from advdef import tally
-from advdef._bytecode import packed
-from advdef._closure import code_hash, name_of
-from advdef._files import temporary, write_atomically, write_first
-from advdef.content import Content, NoContent
+from advdef.store import tally
+from advdef.store.bytecode import packed
+from advdef.store.closure import code_hash, name_of
+from advdef.store.content import Content, NoContent
+from advdef.store.files import temporary, write_atomically, write_first
 
 __all__ = [
     "Damaged", "Entry", "Key", "StoreWarning", "cache_folder", "environment", "header", "identity", "kept", "key",

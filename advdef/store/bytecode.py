@@ -29,13 +29,16 @@ _LIBRARIES = frozenset({"torch", "torchvision", "numpy", "numba", "snntorch", "f
 _BOOK = frozenset(
     f"advdef.{name}"
     for name in (
-        "cache", "claims", "cli", "ledger", "links", "notebook", "notebookfile", "pages", "papers", "plotting",
+        "claims", "cli", "ledger", "links", "notebook", "notebookfile", "pages", "papers", "plotting",
         "recordfile", "recording", "records", "regression", "repository", "reproduction", "scaffold", "site",
-        "summary", "tally",
+        "summary", "store.cache", "store.tally",
     )
 )  # fmt: skip
-_FILES = frozenset(f"advdef.{name}" for name in ("artifacts", "content", "store", "_bytecode", "_closure", "_files"))
-# what they keep counts, not how
+_IN_THE_BOOK = "advdef.book"
+# what these keep counts, not how
+_KEEPERS = frozenset(
+    ("advdef.artifacts", *(f"advdef.store{name}" for name in ("", ".bytecode", ".closure", ".content", ".files")))
+)
 _STANDARD = tuple(os.path.join(os.path.realpath(sysconfig.get_path(name)), "") for name in ("stdlib", "platstdlib"))
 _OUTSIDE = f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}"
 _OF_A_MODULE = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")  # instructions that read a global name
@@ -127,14 +130,14 @@ def is_library(name: str) -> bool:
     True for the modules of this package as well that make the book and determine no number.
     """
     if name.split(".")[0] == "advdef":
-        return is_of_the_book(name) or name in _FILES
+        return is_of_the_book(name) or name in _KEEPERS
     module = sys.modules.get(name)
     return name != "__main__" and _installed(name, getattr(module, "__file__", None), module is None)
 
 
 def is_of_the_book(name: str) -> bool:
     """Whether a module of this package makes the book, so that neither its code nor its objects determine a number."""
-    return ".".join(name.split(".")[:2]) in _BOOK
+    return name in _BOOK or f"{name}.".startswith(f"{_IN_THE_BOOK}.")
 
 
 @functools.cache

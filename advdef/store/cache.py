@@ -112,8 +112,8 @@ def clear(
 
 def _outdated() -> Callable[[Path], str | None]:
     """Says why nothing will ask for a file's result again, or None."""
-    from advdef._closure import code_hash, resolve
     from advdef.store import Damaged, environment, header
+    from advdef.store.closure import code_hash, resolve
 
     here = environment()
     hashes: dict[str, str | None] = {}

@@ -18,7 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from advdef._bytecode import facts, is_library, is_of_the_book, module_of, packed, said_module, version_of
+from advdef.store.bytecode import (
+    facts,
+    is_library,
+    is_of_the_book,
+    module_of,
+    packed,
+    said_module,
+    version_of,
+)
 
 __all__ = ["Code", "Content", "NoContent", "functions_of"]
 

@@ -5,8 +5,8 @@ import types
 from collections.abc import Iterable
 from typing import Any
 
-from advdef._bytecode import facts, imported, is_library, packed, said_module, version_of
-from advdef.content import Code, Content, functions_of
+from advdef.store.bytecode import facts, imported, is_library, packed, said_module, version_of
+from advdef.store.content import Code, Content, functions_of
 
 __all__ = ["code_hash", "name_of", "resolve"]
 
