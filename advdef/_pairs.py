@@ -6,8 +6,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._common import borrowed, validate
 from advdef.attacks._types import Attack, describe, norm_of
+from advdef.contract import borrowed, validate
 from advdef.evaluation import check_sound, correct
 
 __all__ = ["Keep", "Pairs", "make_pairs"]

@@ -9,12 +9,12 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from advdef.attacks._balls import Norm
-from advdef.attacks._common import NaNGradientWarning, NoGradientWarning, ask
 from advdef.attacks._types import norm_of
+from advdef.contract import NaNGradientWarning, NoGradientWarning, ask
 from advdef.defenses.base import Defense, reseed
 from advdef.draws import seeded
 from advdef.judge import in_parts
+from advdef.norms import Norm
 from advdef.outcomes import Finding, Outcome
 from advdef.threats import Attempt, bare, stand_ins
 

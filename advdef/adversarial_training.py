@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from advdef.attacks._balls import ball
-from advdef.attacks._common import borrowed
+from advdef.contract import borrowed
 from advdef.data import Split
 from advdef.draws import fresh_seed, image_keys
+from advdef.norms import ball
 from advdef.taps import tapped
 from advdef.training import fit
 

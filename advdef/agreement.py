@@ -16,8 +16,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from advdef import peers
-from advdef.attacks._balls import BallNorm, Norm, ball
-from advdef.attacks._common import ask, borrowed
 from advdef.attacks._types import Attack
 from advdef.attacks._verified import reached
 from advdef.attacks.apgd import apgd
@@ -27,8 +25,10 @@ from advdef.attacks.jsma import jsma
 from advdef.attacks.losses import Goal, wrong_classes
 from advdef.attacks.single_pixel import single_pixel
 from advdef.attacks.universal import universal
+from advdef.contract import ask, borrowed
 from advdef.draws import fresh_seed, image_keys
 from advdef.evaluation import check_sound, correct
+from advdef.norms import BallNorm, Norm, ball
 
 __all__ = ["Comparison", "Pair", "agreement", "pairs"]
 

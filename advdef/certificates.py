@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from advdef.attacks._common import check_logits
+from advdef.contract import check_logits
 
 __all__ = ["certified"]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from advdef.attacks._common import borrowed
+from advdef.contract import borrowed
 from advdef.defenses.base import Defense
 from advdef.evaluation import counted
 

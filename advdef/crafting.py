@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from advdef.attacks._balls import Norm
-from advdef.attacks._common import borrowed, check_weights, validate, warn_of, watched
 from advdef.attacks._types import Attack, Suite, norm_of
+from advdef.contract import borrowed, check_weights, validate, warn_of, watched
 from advdef.defenses.base import reseed
 from advdef.draws import fresh_seed, seeded
 from advdef.judge import UnsoundAttack, check_sound, derived, in_parts
+from advdef.norms import Norm
 from advdef.store import Entry, kept, key
 
 __all__ = ["craft"]

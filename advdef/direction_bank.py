@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from advdef.attacks._common import borrowed
+from advdef.contract import borrowed
 from advdef.data import Split
 from advdef.influence import Score, feature_layer, front_and_tail, rms_normalised, trace
 from advdef.store import write_atomically

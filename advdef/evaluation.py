@@ -17,19 +17,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from advdef.admission import admitted, check_count, check_known, check_repeats, warn_of_gradients
-from advdef.attacks._balls import Norm
-from advdef.attacks._common import (
-    ask,
-    borrowed,
-    check_logits,
-    check_weights,
-    is_watched,
-    validate,
-    watched,
-)
+from advdef.contract import ask, borrowed, check_logits, check_weights, is_watched, validate, watched
 from advdef.defenses.base import Defense, is_random, reseed
 from advdef.draws import fresh_seed, image_keys, seeded
 from advdef.judge import Judge, UnsoundAttack, check_sound, counted
+from advdef.norms import Norm
 from advdef.outcomes import Finding, Outcome
 from advdef.statistics import Interval, wilson
 from advdef.store import identity

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._common import borrowed
+from advdef.contract import borrowed
 from advdef.cost import multiply_adds
 from advdef.models.spiking.neurons import Firing
 

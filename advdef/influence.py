@@ -24,7 +24,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._common import borrowed
+from advdef.contract import borrowed
 from advdef.taps import check_layers, default_taps, tapped
 
 __all__ = [

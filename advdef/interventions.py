@@ -11,8 +11,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from advdef._selection import same_layers
-from advdef.attacks._common import borrowed, check_logits, validate
+from advdef.contract import borrowed, check_logits, validate
+from advdef.selection import same_layers
 from advdef.taps import check_layers, replaced, tapped
 
 __all__ = [

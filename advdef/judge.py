@@ -11,11 +11,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._balls import Norm, size
-from advdef.attacks._common import ask, check_logits, watched
 from advdef.attacks._types import Attack, describe
+from advdef.contract import ask, check_logits, watched
 from advdef.defenses.base import Defense, is_random, reseed
 from advdef.draws import seeded
+from advdef.norms import Norm, size
 from advdef.outcomes import Finding
 from advdef.store import Entry, kept, key
 from advdef.threats import Attempt

@@ -10,9 +10,9 @@ that means nothing.
 import torch
 from torch import Tensor, nn
 
-from advdef._selection import same_layers
-from advdef.attacks._balls import size, spread
-from advdef.attacks._common import borrowed
+from advdef.contract import borrowed
+from advdef.norms import size, spread
+from advdef.selection import same_layers
 from advdef.taps import tapped
 
 __all__ = ["equal_norm_noise", "features", "matched", "shift"]

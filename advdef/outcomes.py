@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from advdef.attacks._balls import Norm
+from advdef.norms import Norm
 from advdef.statistics import Interval, mean_share, wilson
 
 __all__ = ["Finding", "Outcome"]

@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._common import ask, borrowed, check_logits, validate
+from advdef.contract import ask, borrowed, check_logits, validate
 from advdef.statistics import Interval, wilson
 
 __all__ = ["Repair", "repair", "repairs"]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from advdef.attacks._common import borrowed
+from advdef.contract import borrowed
 from advdef.data import Split
 from advdef.gradient_map import check_frozen
 from advdef.map_controls import OracleMap

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
 from advdef._pairs import Keep, Pairs, make_pairs
-from advdef._selection import Which, channel_mask, jaccard, layer_score, same_layers, select
-from advdef.attacks._common import borrowed
+from advdef.contract import borrowed
+from advdef.selection import Which, channel_mask, jaccard, layer_score, same_layers, select
 from advdef.taps import check_layers, default_taps, tapped
 
 __all__ = [

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._common import borrowed, check_logits, validate
+from advdef.contract import borrowed, check_logits, validate
 from advdef.gradient_map import frozen
 
 __all__ = ["matching_temperature", "smoothed"]

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from advdef.attacks._common import borrowed
 from advdef.attacks.gradient import pgd
+from advdef.contract import borrowed
 from advdef.data import Split
 
 __all__ = ["LAYOUT", "Objective", "TrainingDiverged", "fit", "precision", "train_adversarial", "train_standard"]

@@ -58,8 +58,8 @@ from advdef import checks, notebook, plotting
 from advdef.adversarial_training import train_at
 from advdef.artifacts import trained
 from advdef.attacks import apgd, fgsm, pgd, rfgsm, square, stopping, uniform_noise
-from advdef.attacks._common import slope
 from advdef.claims import Condition, claims, decide
+from advdef.contract import slope
 from advdef.crafting import craft
 from advdef.data import Split, load
 from advdef.defenses import (

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from advdef.attacks import TrainingModeWarning
-from advdef.attacks._balls import Norm, size
+from advdef.contract import TrainingModeWarning
 from advdef.evaluation import correct
+from advdef.norms import Norm, size
 
 Pair = tuple[Tensor, Tensor]
 Shape = tuple[int, int, int]
@@ -177,7 +177,7 @@ class AttackContract:
         assert torch.equal(attack(net(), images, wrong, eps=0.1, stop_early=True), images)
         assert not torch.equal(attack(net(), images, wrong, eps=0.1), images)
 
-    @pytest.mark.filterwarnings("ignore::advdef.attacks.NoGradientWarning")
+    @pytest.mark.filterwarnings("ignore::advdef.contract.NoGradientWarning")
     def test_dead_layers_and_constant_logits_give_no_nan(self, name: str) -> None:
         images, labels = random_batch()
         for dead in (0, 2, 5):

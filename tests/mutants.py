@@ -142,7 +142,7 @@ MUTANTS = (
         "attacks return their last iterate instead of the best", "tests/test_attacks.py",
     ),
     Mutant(
-        "no projection", "advdef/attacks/_balls.py",
+        "no projection", "advdef/norms.py",
         "return torch.minimum(torch.maximum(points, self.low), self.high)", "return points.clamp(0, 1)",
         "Linf attacks leave their ball", "tests/test_attacks.py",
     ),

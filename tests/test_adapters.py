@@ -16,11 +16,11 @@ import torch
 from contract import Shape, seeded
 from torch import Tensor, nn
 
-from advdef.attacks._balls import Norm, size
 from advdef.attacks.from_foolbox import boundary, carlini_wagner, ddn, deepfool, ead, hop_skip_jump, pointwise
 from advdef.attacks.from_pyautoattack import autoattack, fab, square
 from advdef.attacks.losses import margin
 from advdef.evaluation import correct
+from advdef.norms import Norm, size
 
 Attack = Callable[..., Tensor]
 Pair = tuple[Tensor, Tensor]
@@ -256,7 +256,7 @@ def test_what_is_wrong_already_is_neither_attacked_nor_changed(name: str) -> Non
     assert max(asked[1:-1]) <= 3
 
 
-@pytest.mark.filterwarnings("ignore::advdef.attacks.NoGradientWarning")
+@pytest.mark.filterwarnings("ignore::advdef.contract.NoGradientWarning")
 def test_a_failed_attack_returns_the_image(name: str) -> None:
     """Foolbox marks a failed search by a black image, which this model does misclassify."""
     if name == "autoattack in L2":

@@ -17,8 +17,6 @@ from contract import random_batch, seeded, tiny
 from torch import Tensor, nn
 
 from advdef.attacks import (
-    NaNGradientWarning,
-    NoGradientWarning,
     apgd,
     bim,
     boundary,
@@ -43,6 +41,7 @@ from advdef.attacks import (
     uniform_noise,
     universal,
 )
+from advdef.contract import NaNGradientWarning, NoGradientWarning
 from advdef.crafting import craft
 from advdef.defenses import BitDepth, Jpeg, Undefended
 from advdef.defenses.broken import Detached

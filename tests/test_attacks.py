@@ -31,14 +31,14 @@ from advdef.attacks import (
     straight_through,
     suite,
 )
-from advdef.attacks._balls import Norm, size
-from advdef.attacks._common import ProbabilitiesWarning, TrainingModeWarning
 from advdef.attacks.apgd import apgd
 from advdef.attacks.each_class import each_class
 from advdef.attacks.gradient import ffgsm
 from advdef.attacks.suites import adaptive, cleverhans, nip, quick, standard
+from advdef.contract import ProbabilitiesWarning, TrainingModeWarning
 from advdef.defenses import AntiAdversary, Quantized, Quantizer
 from advdef.evaluation import correct
+from advdef.norms import Norm, size
 
 Pair = tuple[Tensor, Tensor]
 
@@ -500,7 +500,7 @@ def test_restarts_only_help(network: nn.Module, batch: Pair) -> None:
     assert bool((left[1] <= left[0]).all())  # the first run is the same; what it broke stays broken
 
 
-@pytest.mark.filterwarnings("ignore::advdef.attacks.NoGradientWarning")
+@pytest.mark.filterwarnings("ignore::advdef.contract.NoGradientWarning")
 def test_restarts_attack_what_is_left() -> None:
     seen: list[int] = []
 
@@ -550,7 +550,7 @@ def test_momentum_accumulates_normalised_gradients() -> None:
     assert torch.allclose(found, path[margins.argmax(0), torch.arange(len(images))], atol=1e-9)
 
 
-@pytest.mark.filterwarnings("ignore::advdef.attacks.NoGradientWarning")
+@pytest.mark.filterwarnings("ignore::advdef.contract.NoGradientWarning")
 def test_square_breaks_what_has_no_gradient(network: nn.Module, batch: Pair) -> None:
     pytest.importorskip("pyautoattack")
 
@@ -689,7 +689,7 @@ def test_expectation_averages_a_random_model() -> None:
     assert torch.equal(expectation(tiny().eval(), 1)(images), tiny().eval()(images))
 
 
-@pytest.mark.filterwarnings("ignore::advdef.attacks.NoGradientWarning")
+@pytest.mark.filterwarnings("ignore::advdef.contract.NoGradientWarning")
 def test_a_cut_graph_gives_no_gradient_and_an_unmoved_image() -> None:
     class Cut(nn.Module):
         def __init__(self) -> None:

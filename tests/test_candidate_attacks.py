@@ -14,17 +14,8 @@ import torch.nn.functional as F
 from contract import AttackContract, assert_leaves_no_trace, net, norm_of, random_batch, seeded, spoiled, tiny, watched
 from torch import Tensor, nn
 
-from advdef.attacks import (
-    TrainingModeWarning,
-    candidates,
-    decoy,
-    each_class,
-    margin,
-    pgd,
-    precompensated,
-    straight_through,
-    two_conditions,
-)
+from advdef.attacks import candidates, decoy, each_class, margin, pgd, precompensated, straight_through, two_conditions
+from advdef.contract import TrainingModeWarning
 from advdef.evaluation import correct
 
 OFFSETS = 0.1 * torch.randn(3, 2, 3, 3, generator=seeded(5))
@@ -199,7 +190,7 @@ def test_the_iterate_that_the_deployed_model_likes_best_is_returned(attack: Call
     assert len(seen) > 3
 
 
-@pytest.mark.filterwarnings("ignore::advdef.attacks.NoGradientWarning")
+@pytest.mark.filterwarnings("ignore::advdef.contract.NoGradientWarning")
 def test_later_classes_get_what_the_deployed_model_has_right() -> None:
     """Images brighter than 0.5 can be fooled and the others cannot; the network orders the three wrong classes."""
 

@@ -215,7 +215,7 @@ class TestTheDefence:
         found = [checks.no_inner_optimisation(d, batch[0]) for d in (honest, Optimising(network, how).eval())]
         assert statuses(*found) == ["pass", "fire"]
 
-    @pytest.mark.filterwarnings("ignore::advdef.attacks.NoGradientWarning")
+    @pytest.mark.filterwarnings("ignore::advdef.contract.NoGradientWarning")
     def test_a_loss_that_depends_on_the_scale_of_the_logits_fires(
         self, honest: Defense, scaled: Defense, batch: Batch
     ) -> None:
@@ -244,7 +244,7 @@ class TestTheSearch:
         assert statuses(*found) == ["pass", "fire"]
         assert run(attack=partial(pgd, stop_early=True)).status == "not run"
 
-    @pytest.mark.filterwarnings("ignore::advdef.attacks.NoGradientWarning")
+    @pytest.mark.filterwarnings("ignore::advdef.contract.NoGradientWarning")
     def test_robustness_that_returns_at_larger_eps_fires(
         self, honest: Defense, network: nn.Module, batch: Batch
     ) -> None:
@@ -297,7 +297,7 @@ class TestTheSearch:
         assert f"alone: PGD {int(two.findings[1].broken.sum())}" in checks.worst_case_counts(two).detail
         assert checks.worst_case_counts(replace(two, findings=())).status == "not run"
 
-    @pytest.mark.filterwarnings("ignore::advdef.attacks.NoGradientWarning")
+    @pytest.mark.filterwarnings("ignore::advdef.contract.NoGradientWarning")
     def test_an_attack_that_misses_a_planted_example_fires(
         self, honest: Defense, masked: Defense, scaled: Defense, detached: Defense, batch: Batch
     ) -> None:
@@ -330,7 +330,7 @@ class TestAdaptiveAttacks:
         assert run(eps=0.1, generator=draws(), draws=(1, 8)).status == "fire"
         assert run(eps=EPS, generator=draws(), draws=(1, 4, 8)).status == "pass"
 
-    @pytest.mark.filterwarnings("ignore::advdef.attacks.NoGradientWarning")
+    @pytest.mark.filterwarnings("ignore::advdef.contract.NoGradientWarning")
     def test_a_defence_that_resists_with_its_randomness_fixed_fires(
         self, noisy: Defense, detached: Defense, batch: Batch
     ) -> None:

@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from advdef.attacks import bim, fgsm, margin, mim, pgd
-from advdef.attacks._balls import BallNorm, Norm, size
 from advdef.attacks.jsma import _best_pair, jsma
 from advdef.attacks.minimal import minimal
 from advdef.attacks.noise import uniform_noise
 from advdef.attacks.single_pixel import single_pixel
 from advdef.attacks.universal import universal
 from advdef.evaluation import correct
+from advdef.norms import BallNorm, Norm, size
 
 Pair = tuple[Tensor, Tensor]
 
@@ -240,7 +240,7 @@ def test_attacks_work_where_gradients_are_switched_off(name: str) -> None:
     assert not found.requires_grad
 
 
-@pytest.mark.filterwarnings("ignore::advdef.attacks.NoGradientWarning")
+@pytest.mark.filterwarnings("ignore::advdef.contract.NoGradientWarning")
 @pytest.mark.parametrize("name", [n for n in ALL if n != "minimal-random"])  # may be lucky with its start
 def test_where_there_is_no_gradient_only_search_moves_an_image(name: str) -> None:
     class Cut(nn.Module):
@@ -252,7 +252,7 @@ def test_where_there_is_no_gradient_only_search_moves_an_image(name: str) -> Non
     assert torch.equal(found, images) == (not name.startswith(("noise", "pixel")))
 
 
-@pytest.mark.filterwarnings("ignore::advdef.attacks.NaNGradientWarning")
+@pytest.mark.filterwarnings("ignore::advdef.contract.NaNGradientWarning")
 def test_a_model_that_turns_to_nan_does_no_harm(name: str) -> None:
     class Brittle(nn.Module):
         def forward(self, images: Tensor) -> Tensor:

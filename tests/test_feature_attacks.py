@@ -13,9 +13,9 @@ from contract import AttackContract, Pair, assert_leaves_no_trace, net, random_b
 from torch import Tensor, nn
 
 from advdef.attacks import describe, each_class, feature_adversary, feature_routing, margin, neuron_targeted, pgd
-from advdef.attacks._balls import Norm
 from advdef.defenses import Undefended
 from advdef.evaluation import correct
+from advdef.norms import Norm
 from advdef.taps import tapped
 
 CHOSEN = {"0": torch.tensor([1]), "3": torch.arange(5)}

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from contract import AttackContract, assert_leaves_no_trace, net, norm_of, random_batch, seeded, spoiled, tiny, watched
 from torch import Tensor, nn
 
-from advdef.attacks import TrainingModeWarning, both_branches, margin, pgd, rfgsm, unnoticed
-from advdef.attacks._balls import size
+from advdef.attacks import both_branches, margin, pgd, rfgsm, unnoticed
+from advdef.contract import TrainingModeWarning
 from advdef.evaluation import correct
+from advdef.norms import size
 
 OFFSET = 0.1 * torch.randn(2, 3, 3, generator=seeded(6))
 

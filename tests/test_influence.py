@@ -10,7 +10,7 @@ import torch
 from contract import seeded
 from torch import Tensor, nn
 
-from advdef.attacks._common import slope
+from advdef.contract import slope
 from advdef.influence import (
     class_directions,
     feature_layer,

@@ -321,7 +321,7 @@ def test_level_space_is_at_least_as_strong_as_bpda_and_above_the_certificate(
         assert bool(proven.any())
 
 
-@pytest.mark.filterwarnings("ignore::advdef.attacks.NoGradientWarning")
+@pytest.mark.filterwarnings("ignore::advdef.contract.NoGradientWarning")
 def test_direct_gradients_are_masked_and_bpda_ones_are_not(quantised: Quantized, batch: Pair) -> None:
     images, labels = batch
     clean = correct(quantised, images, labels)

@@ -7,7 +7,7 @@ import torch
 from contract import seeded, tiny
 from torch import Tensor, nn
 
-from advdef.attacks import TrainingModeWarning
+from advdef.contract import TrainingModeWarning
 from advdef.defenses import Undefended
 from advdef.repair import Repair, repair, repairs
 from advdef.statistics import wilson

@@ -11,8 +11,7 @@ import torch
 from contract import seeded, spoiled
 from torch import Tensor, nn
 
-from advdef.attacks import ProbabilitiesWarning
-from advdef.attacks._common import slope
+from advdef.contract import ProbabilitiesWarning, slope
 from advdef.gradient_map import GradientMap, frozen
 from advdef.models import CleverhansCNN
 from advdef.smoothing import matching_temperature, smoothed

@@ -96,7 +96,7 @@ class Brightness(nn.Module):
         return torch.stack([torch.full_like(score, 0.3), score], 1)
 
 
-@pytest.mark.filterwarnings("ignore::advdef.attacks.NoGradientWarning")
+@pytest.mark.filterwarnings("ignore::advdef.contract.NoGradientWarning")
 def test_it_gets_where_the_way_from_the_image_is_flat() -> None:
     """A start beyond the flat part is enough: it need not fool the model itself."""
     images, labels = torch.full((2, 1, 4, 4), 0.5), torch.zeros(2).long()

@@ -4,8 +4,6 @@ An attack knows nothing of defences; a defence hands over what an adaptive attac
 adapters to foolbox and pyautoattack (extra ``eval``), all with one signature.
 """
 
-from advdef.attacks._balls import Norm
-from advdef.attacks._common import NaNGradientWarning, NoGradientWarning, ProbabilitiesWarning, TrainingModeWarning
 from advdef.attacks._types import Attack, Suite, describe
 from advdef.attacks.apgd import apgd
 from advdef.attacks.candidates import candidates
@@ -35,12 +33,7 @@ from advdef.attacks.wrappers import expectation, replace_gradient, straight_thro
 __all__ = [
     "LOSSES",
     "Attack",
-    "Norm",
-    "NaNGradientWarning",
-    "NoGradientWarning",
-    "ProbabilitiesWarning",
     "Suite",
-    "TrainingModeWarning",
     "apgd",
     "autoattack",
     "bim",

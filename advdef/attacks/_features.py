@@ -9,11 +9,11 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._balls import Ball, BallNorm
-from advdef.attacks._common import ask
 from advdef.attacks._restarts import best_of_restarts
 from advdef.attacks.gradient import _ascend
 from advdef.attacks.losses import Goal, LossName
+from advdef.contract import ask
+from advdef.norms import Ball, BallNorm
 from advdef.taps import tapped
 
 __all__ = ["Begin", "Features", "Objective", "ascend_features", "check_neurons", "typical"]

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._balls import Ball, BallNorm, spread
-from advdef.attacks._common import ask, borrowed, check_logits, slope, validate
 from advdef.attacks._restarts import best_of_restarts
 from advdef.attacks.gradient import _ascend
 from advdef.attacks.losses import Goal, LossName, margin, wrong_classes
+from advdef.contract import ask, borrowed, check_logits, slope, validate
+from advdef.norms import Ball, BallNorm, spread
 
 __all__ = ["Attempt", "Objective", "Offset", "ascend_objective", "asked", "for_each_class"]
 

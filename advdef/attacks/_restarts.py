@@ -5,10 +5,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._balls import Ball, BallNorm, ball
-from advdef.attacks._common import ask, borrowed, check_logits, own, validate
 from advdef.attacks.losses import LOSSES, Goal, LossName
+from advdef.contract import ask, borrowed, check_logits, own, validate
 from advdef.draws import fresh_seed, image_keys
+from advdef.norms import Ball, BallNorm, ball
 
 __all__ = ["Ascent", "best_of_restarts"]
 

@@ -7,7 +7,7 @@ from types import FunctionType, MethodType
 
 from torch import Tensor, nn
 
-from advdef.attacks._balls import Norm
+from advdef.norms import Norm
 
 __all__ = ["Attack", "Suite", "describe", "norm_of"]
 

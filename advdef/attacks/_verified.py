@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._balls import spread
-from advdef.attacks._common import ask, borrowed, check_logits, cleaned, own, per_image
 from advdef.attacks.losses import Goal
+from advdef.contract import ask, borrowed, check_logits, cleaned, own
 from advdef.draws import fresh_seed, seeded
+from advdef.norms import per_image, spread
 
 __all__ = ["Search", "StandIn", "needs", "reached", "verified"]
 
@@ -51,7 +51,7 @@ def verified(
 ) -> Tensor:
     """What ``search`` finds for each image, where it may be kept and the model is fooled; else the image itself.
 
-    ``eps`` is what :func:`advdef.attacks._common.validate` returned. Images that need no attack, and those with eps 0,
+    ``eps`` is what :func:`advdef.contract.validate` returned. Images that need no attack, and those with eps 0,
     are not searched for.
     """
     goal = Goal(labels, None if targets is None else own(targets))

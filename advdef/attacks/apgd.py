@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._balls import Ball, BallNorm, spread
-from advdef.attacks._common import ask, slope
 from advdef.attacks._restarts import best_of_restarts
 from advdef.attacks.losses import Goal, LossName
+from advdef.contract import ask, slope
+from advdef.norms import Ball, BallNorm, spread
 
 __all__ = ["apgd"]
 

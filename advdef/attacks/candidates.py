@@ -6,12 +6,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._balls import BallNorm
-from advdef.attacks._common import ask
 from advdef.attacks._objective import ascend_objective, for_each_class
 from advdef.attacks.losses import Goal
 from advdef.attacks.wrappers import replace_gradient
+from advdef.contract import ask
 from advdef.draws import fresh_seed, image_keys, uniform
+from advdef.norms import BallNorm
 
 __all__ = ["CandidateLoss", "candidates"]
 

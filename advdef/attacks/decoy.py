@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._balls import BallNorm
-from advdef.attacks._common import ask, borrowed
 from advdef.attacks._objective import ascend_objective
 from advdef.attacks.losses import Goal, margin
+from advdef.contract import ask, borrowed
+from advdef.norms import BallNorm
 
 __all__ = ["decoy"]
 

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._common import ask, borrowed, check_logits, validate
 from advdef.attacks._types import Attack, norm_of
 from advdef.attacks.losses import margin, wrong_classes
+from advdef.contract import ask, borrowed, check_logits, validate
 
 __all__ = ["each_class"]
 

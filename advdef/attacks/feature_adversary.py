@@ -6,11 +6,11 @@ from itertools import count
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._balls import BallNorm
-from advdef.attacks._common import validate
 from advdef.attacks._features import Features, ascend_features, typical
 from advdef.attacks.losses import Goal
+from advdef.contract import validate
 from advdef.draws import fresh_seed, image_keys, uniform
+from advdef.norms import BallNorm
 
 __all__ = ["feature_adversary"]
 

@@ -5,10 +5,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._balls import BallNorm
 from advdef.attacks._features import Features, Objective, ascend_features, check_neurons
 from advdef.attacks.each_class import each_class
 from advdef.attacks.losses import Goal
+from advdef.norms import BallNorm
 
 __all__ = ["neuron_targeted"]
 

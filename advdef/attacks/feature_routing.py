@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._balls import BallNorm
 from advdef.attacks._features import Features, Objective, ascend_features, check_neurons, typical
 from advdef.attacks.losses import Goal, margin
+from advdef.norms import BallNorm
 
 __all__ = ["feature_routing"]
 

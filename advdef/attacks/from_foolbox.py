@@ -18,10 +18,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._balls import BallNorm, Norm, size, spread
-from advdef.attacks._common import validate
 from advdef.attacks._verified import needs, reached, verified
 from advdef.attacks.losses import Goal
+from advdef.contract import validate
+from advdef.norms import BallNorm, Norm, size, spread
 
 __all__ = ["boundary", "carlini_wagner", "ddn", "deepfool", "ead", "hop_skip_jump", "pointwise"]
 

@@ -14,10 +14,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._balls import BallNorm, ball
-from advdef.attacks._common import validate
 from advdef.attacks._verified import needs, verified
 from advdef.attacks.losses import Goal
+from advdef.contract import validate
+from advdef.norms import BallNorm, ball
 
 __all__ = ["autoattack", "fab", "square"]
 

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._balls import size, spread
-from advdef.attacks._common import ask, borrowed, check_logits, cleaned, validate
 from advdef.attacks.losses import Goal, wrong_classes
+from advdef.contract import ask, borrowed, check_logits, cleaned, validate
+from advdef.norms import size, spread
 
 __all__ = ["jsma"]
 

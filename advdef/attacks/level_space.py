@@ -11,8 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._common import ask, borrowed, check_logits, slope, validate
 from advdef.attacks.losses import margin, wrong_classes
+from advdef.contract import ask, borrowed, check_logits, slope, validate
 from advdef.draws import fresh_seed, image_keys, uniform
 
 __all__ = ["LevelMap", "level_space"]

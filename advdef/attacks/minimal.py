@@ -6,10 +6,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._balls import BallNorm, size
-from advdef.attacks._common import ask, borrowed, check_logits, validate
 from advdef.attacks._types import Attack, norm_of
 from advdef.attacks.losses import margin
+from advdef.contract import ask, borrowed, check_logits, validate
+from advdef.norms import BallNorm, size
 
 __all__ = ["Search", "minimal"]
 

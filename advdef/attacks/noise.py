@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._balls import BallNorm, ball, spread
-from advdef.attacks._common import ask, borrowed, check_logits, validate
 from advdef.attacks.losses import margin
+from advdef.contract import ask, borrowed, check_logits, validate
 from advdef.draws import fresh_seed, image_keys
+from advdef.norms import BallNorm, ball, spread
 
 __all__ = ["uniform_noise"]
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._balls import BallNorm, ball
 from advdef.attacks._objective import Offset, asked, for_each_class
 from advdef.attacks.gradient import pgd
+from advdef.norms import BallNorm, ball
 
 __all__ = ["precompensated"]
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._common import validate
 from advdef.attacks.gradient import pgd
+from advdef.contract import validate
 from advdef.draws import fresh_seed, image_keys, uniform
 
 __all__ = ["rfgsm"]

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._balls import spread
-from advdef.attacks._common import ask, borrowed, check_logits, validate
 from advdef.attacks.losses import margin
+from advdef.contract import ask, borrowed, check_logits, validate
 from advdef.draws import fresh_seed, image_keys, uniform
+from advdef.norms import spread
 
 __all__ = ["single_pixel"]
 

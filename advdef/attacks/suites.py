@@ -7,7 +7,6 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._balls import BallNorm
 from advdef.attacks._types import Attack, Suite
 from advdef.attacks.apgd import apgd
 from advdef.attacks.each_class import each_class
@@ -19,6 +18,7 @@ from advdef.attacks.minimal import minimal
 from advdef.attacks.noise import uniform_noise
 from advdef.attacks.single_pixel import single_pixel
 from advdef.attacks.universal import universal
+from advdef.norms import BallNorm
 
 __all__ = ["Attack", "Suite", "SuiteName", "adaptive", "cleverhans", "nip", "quick", "standard", "stopping", "suite"]
 

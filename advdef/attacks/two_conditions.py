@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._balls import BallNorm
-from advdef.attacks._common import ask
 from advdef.attacks._objective import Offset, ascend_objective, asked, for_each_class
 from advdef.attacks.losses import Goal
 from advdef.attacks.wrappers import replace_gradient
+from advdef.contract import ask
+from advdef.norms import BallNorm
 
 __all__ = ["two_conditions"]
 

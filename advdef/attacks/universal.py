@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._balls import BallNorm, ball, size
-from advdef.attacks._common import ask, borrowed, check_logits, slope, validate
 from advdef.attacks.losses import LOSSES, margin
+from advdef.contract import ask, borrowed, check_logits, slope, validate
+from advdef.norms import BallNorm, ball, size
 
 __all__ = ["universal"]
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._common import ask
+from advdef.contract import ask
 
 __all__ = ["expectation", "replace_gradient", "straight_through"]
 

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from advdef.attacks._common import ask, borrowed
 from advdef.attacks.gradient import pgd
 from advdef.attacks.losses import LOSSES, LossName, margin
 from advdef.checks._check import Check, attacked, few, judged
+from advdef.contract import ask, borrowed
 from advdef.defenses.base import Defense
 from advdef.draws import fresh_seed
 

@@ -8,8 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from advdef.attacks import Attack
-from advdef.attacks._common import ask, borrowed
 from advdef.checks._check import Check, judged, not_run
+from advdef.contract import ask, borrowed
 from advdef.defenses.base import Defense
 from advdef.evaluation import correct
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from advdef.attacks import pgd
-from advdef.attacks._common import watched
 from advdef.checks import adaptive as d
 from advdef.checks import assumptions as b
 from advdef.checks import reporting as e
@@ -16,6 +15,7 @@ from advdef.checks import search as c
 from advdef.checks import soundness as a
 from advdef.checks._check import TITLES, Check, not_run
 from advdef.checks.binarisation import finds_planted_example
+from advdef.contract import watched
 from advdef.defenses.base import Defense, reseed
 from advdef.draws import fresh_seed, image_keys, seeded
 from advdef.outcomes import Outcome

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from advdef.attacks import Attack, each_class, hop_skip_jump, pgd, square, uniform_noise
-from advdef.attacks._common import ask, borrowed
 from advdef.checks._check import Check, attacked, few, judged, not_run, passes_of
 from advdef.checks.assumptions import deterministic
+from advdef.contract import ask, borrowed
 from advdef.defenses.base import Defense
 from advdef.evaluation import Outcome
 

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advdef.attacks import Attack
-from advdef.attacks._common import ask, borrowed
 from advdef.attacks.losses import margin
 from advdef.checks._check import Check, attacked, judged, not_run, passes_of
+from advdef.contract import ask, borrowed
 from advdef.defenses.base import Defense, Undefended
 from advdef.evaluation import Outcome, check_sound, correct
 

@@ -7,8 +7,8 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from advdef.attacks._common import ask
 from advdef.attacks.suites import Suite
+from advdef.contract import ask
 from advdef.draws import image_keys
 
 __all__ = ["Defense", "ImageDraws", "Undefended"]

@@ -18,10 +18,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._common import ask
 from advdef.attacks.candidates import candidates
 from advdef.attacks.suites import Suite
 from advdef.attacks.wrappers import replace_gradient, straight_through
+from advdef.contract import ask
 from advdef.defenses.base import Defense
 from advdef.defenses.preprocessing import AddedOffset, Preprocessed, by_class
 from advdef.direction_bank import DirectionBank

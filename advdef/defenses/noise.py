@@ -5,8 +5,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._common import ask
 from advdef.attacks.wrappers import expectation
+from advdef.contract import ask
 from advdef.defenses.base import Defense, ImageDraws
 from advdef.draws import normal, uniform
 from advdef.influence import rms_normalised

@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from advdef.attacks._common import ask, slope
 from advdef.attacks._objective import Offset
 from advdef.attacks.precompensation import precompensated
 from advdef.attacks.suites import Suite
 from advdef.attacks.two_conditions import two_conditions
 from advdef.attacks.wrappers import replace_gradient
+from advdef.contract import ask, slope
 from advdef.defenses.base import Defense
 from advdef.influence import rms_normalised
 

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from advdef.attacks._common import ask
 from advdef.attacks.gradient import pgd
 from advdef.attacks.level_space import level_space
 from advdef.attacks.suites import Suite
 from advdef.attacks.wrappers import replace_gradient
+from advdef.contract import ask
 from advdef.data import Split
 from advdef.defenses.base import Defense
 from advdef.training import fit

@@ -6,10 +6,10 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._common import ask
 from advdef.attacks.decoy import decoy
 from advdef.attacks.suites import Suite
 from advdef.attacks.wrappers import replace_gradient
+from advdef.contract import ask
 from advdef.defenses.preprocessing import Preprocessed
 from advdef.gradient_map import check_frozen
 from advdef.map_controls import OracleMap

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._balls import BallNorm
 from advdef.attacks.losses import Goal
+from advdef.norms import BallNorm
 from advdef.peers._library import kept, module
 
 __all__ = ["art_jsma", "art_universal"]

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._balls import BallNorm
 from advdef.attacks.losses import Goal
+from advdef.norms import BallNorm
 from advdef.peers._library import kept, module
 
 __all__ = ["foolbox_bim", "foolbox_fgsm", "foolbox_mim", "foolbox_pgd"]

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._balls import Norm, ball, size
-from advdef.attacks._common import validate
 from advdef.attacks._verified import verified
 from advdef.attacks.losses import Goal
+from advdef.contract import validate
+from advdef.norms import Norm, ball, size
 
 __all__ = ["PEERS", "kept", "module", "version"]
 

@@ -6,8 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._balls import BallNorm
 from advdef.attacks.losses import Goal
+from advdef.norms import BallNorm
 from advdef.peers._library import kept, module
 
 __all__ = ["pyautoattack_apgd", "pyautoattack_apgd_t"]

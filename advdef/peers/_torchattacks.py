@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._balls import Norm
 from advdef.attacks.losses import Goal
+from advdef.norms import Norm
 from advdef.peers._library import kept, module
 
 __all__ = [

@@ -9,7 +9,7 @@ import snntorch
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._common import borrowed
+from advdef.contract import borrowed
 from advdef.models.spiking._fused import Unit, fire
 from advdef.models.spiking.surrogates import RECTANGLE, Surrogate
 

@@ -2,16 +2,17 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from advdef.attacks._common import per_image
-from advdef.attacks._norms import BallNorm, Norm
 from advdef.draws import normal, uniform
 
-__all__ = ["Ball", "BallNorm", "Norm", "ball", "size", "spread"]
+__all__ = ["Ball", "BallNorm", "Norm", "ball", "per_image", "size", "spread"]
+
+BallNorm = Literal["Linf", "L2"]
+Norm = Literal["Linf", "L2", "L1", "L0"]
 
 
 def size(perturbation: Tensor, norm: Norm) -> Tensor:
@@ -26,6 +27,11 @@ def size(perturbation: Tensor, norm: Norm) -> Tensor:
 def spread(values: Tensor) -> Tensor:
     """(N,) -> (N, 1, 1, 1), which broadcasts against images."""
     return values[:, None, None, None]
+
+
+def per_image(values: Tensor, keep: Tensor) -> Tensor:
+    """The rows of a per-image tensor that belong to the kept images; a shared value stays shared."""
+    return values if len(values) == 1 else values[keep]
 
 
 class Ball(ABC):

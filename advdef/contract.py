@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
-from advdef.attacks._norms import Norm
+from advdef.norms import Norm
 
 __all__ = [
     "NaNGradientWarning",
@@ -29,7 +29,6 @@ __all__ = [
     "is_watched",
     "logits_of",
     "own",
-    "per_image",
     "slope",
     "validate",
     "warn_of",
@@ -158,11 +157,6 @@ def check_logits(logits: Tensor, labels: Tensor) -> None:
             ProbabilitiesWarning,
             stacklevel=3,
         )
-
-
-def per_image(values: Tensor, keep: Tensor) -> Tensor:
-    """The rows of a per-image tensor that belong to the kept images; a shared value stays shared."""
-    return values if len(values) == 1 else values[keep]
 
 
 @dataclass
