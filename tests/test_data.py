@@ -18,9 +18,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from advdef import _data_sources, data
-from advdef._torchvision import torchvision
+from advdef import data
 from advdef.data import DATASETS, BundleError, DatasetUnavailable, Split, UnknownDataset, load
+from advdef.data import sources as _data_sources
+from advdef.data.torchvision_wheel import torchvision
 
 GREY = ("mnist", "fashion_mnist")
 DOWNLOADED = tuple(name for name in DATASETS if name != "digits")
@@ -661,7 +662,7 @@ def test_torchvision_passes_other_errors_on(monkeypatch: pytest.MonkeyPatch) -> 
 def test_torchvision_repairs_only_missing_operators() -> None:
     """In a fresh process: a healthy torchvision is left as it is, one without operators is made usable."""
     code = (
-        "import sys, advdef._torchvision as t\n"
+        "import sys, advdef.data.torchvision_wheel as t\n"
         "try:\n    import torchvision\n    healthy = True\nexcept RuntimeError:\n    healthy = False\n"
         "package = t.torchvision()\n"
         "assert (t._library is None) == healthy\n"

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from advdef._data_sources import write_bundle
+from advdef.data.sources import write_bundle
 from advdef.files import explained, held, naming, replace_folder, replacing
 from advdef.repository import InputError
 

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from variants import kernel_settings
 
-from advdef._data_sources import write_bundle
 from advdef.data import Split, load
+from advdef.data.sources import write_bundle
 from advdef.notebookfile import read_pair
 from advdef.reproduction import execute
 

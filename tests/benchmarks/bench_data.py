@@ -19,8 +19,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from advdef._torchvision import torchvision
 from advdef.data import Split, load
+from advdef.data.torchvision_wheel import torchvision
 
 BATCH, SHIFT, SIZES = 128, 2, {"train": 60_000, "t10k": 10}
 

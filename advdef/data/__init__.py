@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from advdef._data_sources import (
+from advdef.data.sources import (
     DATASETS,
     Arrays,
     BundleError,

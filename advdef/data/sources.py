@@ -17,8 +17,8 @@ from types import MappingProxyType
 import numpy as np
 from PIL import Image
 
-from advdef import _class_names as names
-from advdef._torchvision import torchvision
+from advdef.data import class_names as names
+from advdef.data.torchvision_wheel import torchvision
 
 __all__ = [
     "DATASETS", "Arrays", "BundleError", "DatasetInfo", "DatasetUnavailable", "UnknownDataset", "check_arrays",
