@@ -1,7 +1,6 @@
 """Networks of the papers: classifiers, (N, C, H, W) in [0, 1] -> logits (N, classes), and restorers of images."""
 
-from advdef.models.classic import AlexNet, LeNet5
-from advdef.models.cleverhans import CleverhansCNN
+from advdef.models.classic import AlexNet, CleverhansCNN, LeNet5
 from advdef.models.inception import SmallInception
 from advdef.models.resnet import ResNet, ResNet18, SmallResNet
 from advdef.models.restoration import SIZES, ImageRestorer, TwoStreamRestorer
