@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._types import Attack, describe, norm_of
+from advdef.attacks.attack import Attack, describe, norm_of
 from advdef.contract import borrowed, validate
 from advdef.evaluation import check_sound, correct
 

@@ -9,7 +9,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from advdef.attacks._types import norm_of
+from advdef.attacks.attack import norm_of
 from advdef.contract import NaNGradientWarning, NoGradientWarning, ask
 from advdef.defenses.base import Defense, reseed
 from advdef.draws import seeded

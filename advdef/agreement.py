@@ -16,15 +16,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from advdef import peers
-from advdef.attacks._types import Attack
-from advdef.attacks._verified import reached
-from advdef.attacks.apgd import apgd
-from advdef.attacks.each_class import each_class
+from advdef.attacks.attack import Attack
+from advdef.attacks.auto_pgd import apgd
+from advdef.attacks.composed import each_class
 from advdef.attacks.gradient import bim, fgsm, mim, pgd
-from advdef.attacks.jsma import jsma
+from advdef.attacks.libraries.verified import reached
 from advdef.attacks.losses import Goal, wrong_classes
-from advdef.attacks.single_pixel import single_pixel
-from advdef.attacks.universal import universal
+from advdef.attacks.sparse import jsma, single_pixel
+from advdef.attacks.universal_perturbation import universal
 from advdef.contract import ask, borrowed
 from advdef.draws import fresh_seed, image_keys
 from advdef.evaluation import check_sound, correct

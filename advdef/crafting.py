@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from advdef.attacks._types import Attack, Suite, norm_of
+from advdef.attacks.attack import Attack, Suite, norm_of
 from advdef.contract import borrowed, check_weights, validate, warn_of, watched
 from advdef.defenses.base import reseed
 from advdef.draws import fresh_seed, seeded

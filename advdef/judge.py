@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._types import Attack, describe
+from advdef.attacks.attack import Attack, describe
 from advdef.contract import ask, check_logits, watched
 from advdef.defenses.base import Defense, is_random, reseed
 from advdef.draws import seeded

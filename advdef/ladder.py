@@ -6,14 +6,13 @@ from typing import Any
 
 from torch import nn
 
-from advdef.attacks._types import Suite
-from advdef.attacks.apgd import apgd
-from advdef.attacks.each_class import each_class
-from advdef.attacks.from_pyautoattack import square
+from advdef.attacks.attack import Suite
+from advdef.attacks.auto_pgd import apgd
+from advdef.attacks.composed import each_class, warm_started
 from advdef.attacks.gradient import pgd
+from advdef.attacks.libraries.pyautoattack import square
 from advdef.attacks.noise import uniform_noise
 from advdef.attacks.suites import stopping
-from advdef.attacks.warm_start import warm_started
 from advdef.defenses.base import Defense
 from advdef.defenses.restoration import Restoration
 from advdef.evaluation import Attempt

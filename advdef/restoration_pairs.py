@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from advdef.attacks._types import Attack
+from advdef.attacks.attack import Attack
 from advdef.attacks.gradient import fgsm, pgd
 from advdef.data import Split
 from advdef.store import cache_folder, kept, key

@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import nn
 
-from advdef.attacks._types import Attack, Suite
+from advdef.attacks.attack import Attack, Suite
 from advdef.attacks.suites import SuiteName, stopping, suite
 from advdef.attacks.wrappers import expectation, is_expectation
 from advdef.defenses.base import Defense, is_random, with_parts

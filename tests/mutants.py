@@ -147,7 +147,7 @@ MUTANTS = (
         "Linf attacks leave their ball", "tests/test_attacks.py",
     ),
     Mutant(
-        "no restarts", "advdef/attacks/_restarts.py", "for restart in range(restarts):", "for restart in range(1):",
+        "no restarts", "advdef/attacks/restarts.py", "for restart in range(restarts):", "for restart in range(1):",
         "restarts are dropped", "tests/test_attacks.py",
     ),
     Mutant(
@@ -155,7 +155,7 @@ MUTANTS = (
         "the margin has the other sign", "tests/test_attacks.py",
     ),
     Mutant(
-        "own step size", "advdef/attacks/apgd.py", "2 * eps, none, none == 0)",
+        "own step size", "advdef/attacks/auto_pgd.py", "2 * eps, none, none == 0)",
         "0.5 * eps, none, none == 0)", "APGD starts with a quarter of its step size", "tests/test_attacks.py",
     ),
     Mutant(

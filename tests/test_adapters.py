@@ -16,8 +16,8 @@ import torch
 from contract import Shape, seeded
 from torch import Tensor, nn
 
-from advdef.attacks.from_foolbox import boundary, carlini_wagner, ddn, deepfool, ead, hop_skip_jump, pointwise
-from advdef.attacks.from_pyautoattack import autoattack, fab, square
+from advdef.attacks.libraries.foolbox import boundary, carlini_wagner, ddn, deepfool, ead, hop_skip_jump, pointwise
+from advdef.attacks.libraries.pyautoattack import autoattack, fab, square
 from advdef.attacks.losses import margin
 from advdef.evaluation import correct
 from advdef.norms import Norm, size

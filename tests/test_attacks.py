@@ -31,8 +31,8 @@ from advdef.attacks import (
     straight_through,
     suite,
 )
-from advdef.attacks.apgd import apgd
-from advdef.attacks.each_class import each_class
+from advdef.attacks.auto_pgd import apgd
+from advdef.attacks.composed import each_class
 from advdef.attacks.gradient import ffgsm
 from advdef.attacks.suites import adaptive, cleverhans, nip, quick, standard
 from advdef.contract import ProbabilitiesWarning, TrainingModeWarning

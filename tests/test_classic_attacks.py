@@ -18,11 +18,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from advdef.attacks import bim, fgsm, margin, mim, pgd
-from advdef.attacks.jsma import _best_pair, jsma
-from advdef.attacks.minimal import minimal
+from advdef.attacks.composed import minimal
 from advdef.attacks.noise import uniform_noise
-from advdef.attacks.single_pixel import single_pixel
-from advdef.attacks.universal import universal
+from advdef.attacks.sparse import _best_pair, jsma, single_pixel
+from advdef.attacks.universal_perturbation import universal
 from advdef.evaluation import correct
 from advdef.norms import BallNorm, Norm, size
 
@@ -466,7 +465,7 @@ def exhaustive(model: nn.Module, image: Tensor, label: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("forward", [512, 8])
 def test_a_single_pixel_is_the_best_there_is(monkeypatch: pytest.MonkeyPatch, forward: int) -> None:
-    monkeypatch.setattr(import_module("advdef.attacks.single_pixel"), "_FORWARD", forward)
+    monkeypatch.setattr(import_module("advdef.attacks.sparse"), "_FORWARD", forward)
     for model in (tiny().double(), linear(torch.randn(4, 18, generator=seeded()).double())):
         images, labels = random_batch()[0].double(), torch.tensor([0, 1, 2, 3, 0, 1])
         seen = watch(model)
@@ -533,7 +532,7 @@ def test_the_best_pair_is_the_best_of_all_pairs(data: st.DataObject, count: int,
     fall = fall.masked_fill(rise == -inf, -inf)  # a value is in the search for both or for none
     rise = rise.masked_fill(fall == -inf, -inf)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(import_module("advdef.attacks.jsma"), "_PAIRS", pairs)
+        patch.setattr(import_module("advdef.attacks.sparse"), "_PAIRS", pairs)
         pair, value = _best_pair(rise, fall)
     for i in range(count):
         assert float(value[i]) == best_pair_by_brute_force(rise[i].tolist(), fall[i].tolist())

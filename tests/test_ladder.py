@@ -14,7 +14,7 @@ from contract import seeded
 from torch import Tensor, nn
 
 from advdef.attacks import describe, square, warm_started
-from advdef.attacks._types import norm_of
+from advdef.attacks.attack import norm_of
 from advdef.defenses import Defense, Jpeg, Restoration, Undefended
 from advdef.evaluation import Attempt, correct, evaluate
 from advdef.gradient_map import GradientMap, frozen

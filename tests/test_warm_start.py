@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from advdef import store
 from advdef.attacks import apgd, describe, fgsm, margin, pgd, warm_started
-from advdef.attacks._types import norm_of
+from advdef.attacks.attack import norm_of
 from advdef.defenses import Undefended
 from advdef.evaluation import Attempt, UnsoundAttack, correct, evaluate
 

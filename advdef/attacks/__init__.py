@@ -4,30 +4,26 @@ An attack knows nothing of defences; a defence hands over what an adaptive attac
 adapters to foolbox and pyautoattack (extra ``eval``), all with one signature.
 """
 
-from advdef.attacks._types import Attack, Suite, describe
-from advdef.attacks.apgd import apgd
+from advdef.attacks.attack import Attack, Suite, describe
+from advdef.attacks.auto_pgd import apgd
 from advdef.attacks.candidates import candidates
+from advdef.attacks.composed import each_class, minimal, warm_started
 from advdef.attacks.decoy import decoy
-from advdef.attacks.each_class import each_class
 from advdef.attacks.feature_adversary import feature_adversary
 from advdef.attacks.feature_neurons import neuron_targeted
 from advdef.attacks.feature_routing import feature_routing
-from advdef.attacks.from_foolbox import boundary, carlini_wagner, ddn, deepfool, ead, hop_skip_jump, pointwise
-from advdef.attacks.from_pyautoattack import autoattack, fab, square
 from advdef.attacks.gate import both_branches, unnoticed
-from advdef.attacks.gradient import bim, ffgsm, fgsm, mim, pgd
-from advdef.attacks.jsma import jsma
+from advdef.attacks.gradient import bim, ffgsm, fgsm, mim, pgd, rfgsm
 from advdef.attacks.level_space import level_space
+from advdef.attacks.libraries.foolbox import boundary, carlini_wagner, ddn, deepfool, ead, hop_skip_jump, pointwise
+from advdef.attacks.libraries.pyautoattack import autoattack, fab, square
 from advdef.attacks.losses import LOSSES, margin
-from advdef.attacks.minimal import minimal
 from advdef.attacks.noise import uniform_noise
 from advdef.attacks.precompensation import precompensated
-from advdef.attacks.rfgsm import rfgsm
-from advdef.attacks.single_pixel import single_pixel
+from advdef.attacks.sparse import jsma, single_pixel
 from advdef.attacks.suites import stopping, suite
 from advdef.attacks.two_conditions import two_conditions
-from advdef.attacks.universal import universal
-from advdef.attacks.warm_start import warm_started
+from advdef.attacks.universal_perturbation import universal
 from advdef.attacks.wrappers import expectation, replace_gradient, straight_through
 
 __all__ = [

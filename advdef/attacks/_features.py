@@ -9,9 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._restarts import best_of_restarts
 from advdef.attacks.gradient import _ascend
 from advdef.attacks.losses import Goal, LossName
+from advdef.attacks.restarts import best_of_restarts
 from advdef.contract import ask
 from advdef.norms import Ball, BallNorm
 from advdef.taps import tapped
@@ -119,7 +119,7 @@ def _run(
     begin: Begin,
     reference: Callable[[Tensor], Tensor] | None,
 ) -> None:
-    """An :class:`advdef.attacks._restarts.Ascent`: that of the gradient family, with an objective for its loss."""
+    """An :class:`advdef.attacks.restarts.Ascent`: that of the gradient family, with an objective for its loss."""
     with torch.no_grad():
         logits = ask(model, around.images if reference is None else reference(rows))
     for layer in layers:

@@ -6,8 +6,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._objective import ascend_objective, for_each_class
 from advdef.attacks.losses import Goal
+from advdef.attacks.objective import ascend_objective, for_each_class
 from advdef.attacks.wrappers import replace_gradient
 from advdef.contract import ask
 from advdef.draws import fresh_seed, image_keys, uniform

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from advdef.attacks._features import Features, Objective, ascend_features, check_neurons
-from advdef.attacks.each_class import each_class
+from advdef.attacks.composed import each_class
 from advdef.attacks.losses import Goal
 from advdef.norms import BallNorm
 

@@ -6,8 +6,8 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._objective import ascend_objective
 from advdef.attacks.losses import Goal, margin
+from advdef.attacks.objective import ascend_objective
 from advdef.contract import ask, borrowed
 from advdef.norms import BallNorm
 

@@ -18,12 +18,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._restarts import best_of_restarts
 from advdef.attacks.losses import Goal, LossName
-from advdef.contract import ask, slope
+from advdef.attacks.restarts import best_of_restarts
+from advdef.contract import ask, slope, validate
+from advdef.draws import fresh_seed, image_keys, uniform
 from advdef.norms import Ball, BallNorm, spread
 
-__all__ = ["bim", "ffgsm", "fgsm", "mim", "pgd"]
+__all__ = ["bim", "ffgsm", "fgsm", "mim", "pgd", "rfgsm"]
 
 
 def fgsm(
@@ -160,7 +161,7 @@ def _ascend(
     relative: float,
     momentum: float | None,
 ) -> None:
-    """An :class:`advdef.attacks._restarts.Ascent` with steps of a fixed size."""
+    """An :class:`advdef.attacks.restarts.Ascent` with steps of a fixed size."""
     velocity = torch.zeros_like(point)
     for step in range(steps + 1):
         last = step == steps
@@ -188,3 +189,26 @@ def _ascend(
             length = direction.abs().mean((1, 2, 3), keepdim=True).clamp_min(torch.finfo(direction.dtype).tiny)
             direction = velocity = momentum * velocity + direction / length
         point = around.project(point + relative * around.eps * around.ascent(direction))
+
+
+@torch.inference_mode(False)
+def rfgsm(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float | Tensor,
+    targets: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """x' = x + eps/2 sign(noise), then eps/2 sign(gradient at x') (https://arxiv.org/abs/1705.07204), in Linf.
+
+    The contract is that of :mod:`advdef.attacks.gradient`.
+    """
+    images, labels, budget = validate(images, labels, eps)
+    keys = image_keys(images, fresh_seed(generator))
+    signs = uniform(keys, images.shape[1:], dtype=images.dtype).round() * 2 - 1
+    return pgd(
+        model, images, labels, eps=eps, steps=1, step_size=0.5, targets=targets, start=images + budget / 2 * signs,
+        generator=generator,
+    )  # fmt: skip

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._objective import Offset, asked, for_each_class
 from advdef.attacks.gradient import pgd
+from advdef.attacks.objective import Offset, asked, for_each_class
 from advdef.norms import BallNorm, ball
 
 __all__ = ["precompensated"]

@@ -7,17 +7,15 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._types import Attack, Suite
-from advdef.attacks.apgd import apgd
-from advdef.attacks.each_class import each_class
-from advdef.attacks.from_foolbox import boundary, deepfool, pointwise
-from advdef.attacks.from_pyautoattack import square
+from advdef.attacks.attack import Attack, Suite
+from advdef.attacks.auto_pgd import apgd
+from advdef.attacks.composed import each_class, minimal
 from advdef.attacks.gradient import bim, fgsm, mim, pgd
-from advdef.attacks.jsma import jsma
-from advdef.attacks.minimal import minimal
+from advdef.attacks.libraries.foolbox import boundary, deepfool, pointwise
+from advdef.attacks.libraries.pyautoattack import square
 from advdef.attacks.noise import uniform_noise
-from advdef.attacks.single_pixel import single_pixel
-from advdef.attacks.universal import universal
+from advdef.attacks.sparse import jsma, single_pixel
+from advdef.attacks.universal_perturbation import universal
 from advdef.norms import BallNorm
 
 __all__ = ["Attack", "Suite", "SuiteName", "adaptive", "cleverhans", "nip", "quick", "standard", "stopping", "suite"]

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._objective import Offset, ascend_objective, asked, for_each_class
 from advdef.attacks.losses import Goal
+from advdef.attacks.objective import Offset, ascend_objective, asked, for_each_class
 from advdef.attacks.wrappers import replace_gradient
 from advdef.contract import ask
 from advdef.norms import BallNorm

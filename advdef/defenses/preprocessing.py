@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from advdef.attacks._objective import Offset
+from advdef.attacks.objective import Offset
 from advdef.attacks.precompensation import precompensated
 from advdef.attacks.suites import Suite
 from advdef.attacks.two_conditions import two_conditions

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._verified import verified
+from advdef.attacks.libraries.verified import verified
 from advdef.attacks.losses import Goal
 from advdef.contract import validate
 from advdef.norms import Norm, ball, size

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._verified import needs, reached, verified
+from advdef.attacks.libraries.verified import needs, reached, verified
 from advdef.attacks.losses import Goal
 from advdef.contract import validate
 from advdef.norms import BallNorm, Norm, size, spread

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._verified import needs, verified
+from advdef.attacks.libraries.verified import needs, verified
 from advdef.attacks.losses import Goal
 from advdef.contract import validate
 from advdef.norms import BallNorm, ball

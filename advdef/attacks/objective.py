@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._restarts import best_of_restarts
 from advdef.attacks.gradient import _ascend
 from advdef.attacks.losses import Goal, LossName, margin, wrong_classes
+from advdef.attacks.restarts import best_of_restarts
 from advdef.contract import ask, borrowed, check_logits, slope, validate
 from advdef.norms import Ball, BallNorm, spread
 
@@ -152,7 +152,7 @@ class _Aim(Goal):
 def _run(
     model: nn.Module, around: Ball, goal: Goal, *run: Tensor, objective: Objective, at_once: int | None, **options: Any
 ) -> None:
-    """An :class:`advdef.attacks._restarts.Ascent`: that of the gradient family, with an objective for its loss."""
+    """An :class:`advdef.attacks.restarts.Ascent`: that of the gradient family, with an objective for its loss."""
     judge = _Judge(model)
     aim = _Aim(goal.labels, goal.targets, goal.any_wrong, objective=objective, judge=judge, at_once=at_once)
     _ascend(judge, around, aim, *run, momentum=None, **options)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks._restarts import best_of_restarts
 from advdef.attacks.losses import Goal, LossName
+from advdef.attacks.restarts import best_of_restarts
 from advdef.contract import ask, slope
 from advdef.norms import Ball, BallNorm, spread
 
@@ -79,7 +79,7 @@ def _ascend(
     loss: LossName,
     stop_early: bool,
 ) -> None:
-    """An :class:`advdef.attacks._restarts.Ascent` with momentum, whose steps are halved where they lead nowhere."""
+    """An :class:`advdef.attacks.restarts.Ascent` with momentum, whose steps are halved where they lead nowhere."""
 
     def look(point: Tensor, *, climb: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Score, loss and gradient at a point; keeps the point where it is the best."""
