@@ -3,7 +3,7 @@
 An image counts as robust under a threat model (:mod:`advdef.threats`) when nothing tried there broke it. The result is
 the same for batches of any size, on shards, after an interruption, without gradients and in inference mode: what the
 package's attacks draw depends on the image, the seed and the attempt's name alone. (Not those that use the batch
-itself, :func:`advdef.attacks.universal_perturbation` and attacks by decisions, nor a user's that draws for a batch in one block.)
+itself, :func:`advdef.attacks.universal` and attacks by decisions, nor a user's that draws for a batch in one block.)
 """
 
 from collections.abc import Iterable, Mapping, Sequence

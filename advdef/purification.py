@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from advdef.data import Split
 from advdef.gradient_map import check_frozen
 from advdef.models.spiking.purifier import UNIT, Purifier
-from advdef.restoration_pairs import Recipe, attacked, cached_pairs
-from advdef.training import fit
+from advdef.training.loop import fit
+from advdef.training.pairs import Recipe, attacked, cached_pairs
 
 __all__ = ["Losses", "asymmetric", "charbonnier", "roughness", "train_purifier"]
 
@@ -82,7 +82,7 @@ def train_purifier(
     each batch is attacked when needed, through the purifier as it is then: adversarial training of the purifier. Labels
     serve the attack, and no loss. The weights are those after the last epoch: nothing is chosen.
 
-    ``options`` go to :func:`advdef.training.fit`.
+    ``options`` go to :func:`advdef.training.loop.fit`.
 
     Raises ValueError for a classifier that is not frozen and for augmentation that is not the recipe's;
     TrainingDiverged when a loss is not finite.

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advdef.adversarial_training import train_at
 from advdef.data import Split
+from advdef.training.adversarial import train_at
 
 __all__ = ["orthogonalise", "train_rat"]
 
@@ -59,7 +59,7 @@ def train_rat(
     beta: float = 5e-4,
     **options: Any,
 ) -> dict[str, Tensor]:
-    """Adversarial training with orthogonal weights; ``options`` as in :func:`advdef.adversarial_training.train_at`.
+    """Adversarial training with orthogonal weights; ``options`` as in :func:`advdef.training.adversarial.train_at`.
 
     The original has no weight decay. Raises what ``train_at`` and :func:`orthogonalise` raise.
     """

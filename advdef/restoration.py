@@ -13,9 +13,9 @@ from advdef.data import Split
 from advdef.gradient_map import check_frozen
 from advdef.map_controls import OracleMap
 from advdef.models.restoration import Restorer
-from advdef.restoration_pairs import Recipe, attacked, cached_pairs
 from advdef.taps import default_taps, tapped
-from advdef.training import TrainingDiverged, fit
+from advdef.training.loop import TrainingDiverged, fit
+from advdef.training.pairs import Recipe, attacked, cached_pairs
 
 __all__ = ["map_of", "train_restorer"]
 
@@ -60,7 +60,7 @@ def train_restorer(
     they did best on the last ``validation`` of the images, which are not trained on. Returns the losses of each epoch:
     ``{"loss", "validation"}`` (epochs,), and ``{"epoch"}`` (), the one taken, counted from 1.
 
-    ``options`` go to :func:`advdef.training.fit`.
+    ``options`` go to :func:`advdef.training.loop.fit`.
 
     Raises ValueError for a classifier that is not frozen, for weights or shares that make no sense and for augmentation
     that is not the recipe's; TrainingDiverged when a loss is not finite.

@@ -58,7 +58,6 @@ import numpy as np
 import pandas as pd
 import torch
 from advdef import checks, notebook, plotting
-from advdef.artifacts import trained
 from advdef.attacks import square, suites
 from advdef.certificates import certified
 from advdef.claims import Condition, claims, decide
@@ -84,7 +83,8 @@ from advdef.models import CleverhansCNN
 from advdef.notebook import show_eps
 from advdef.records import Run, record
 from advdef.statistics import paired_difference, wilson
-from advdef.training import train_adversarial, train_standard
+from advdef.training.loop import train_adversarial, train_standard
+from advdef.training.weights import trained
 from tqdm import tqdm
 
 plotting.use_style()

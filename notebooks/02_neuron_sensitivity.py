@@ -61,8 +61,6 @@ import numpy as np
 import pandas as pd
 import torch
 from advdef import checks, notebook, plotting
-from advdef.adversarial_training import train_alp, train_at, train_trades
-from advdef.artifacts import trained
 from advdef.attacks import apgd, fgsm, mim, pgd, suites
 from advdef.claims import Condition, claims, decide
 from advdef.data import load
@@ -106,7 +104,9 @@ from advdef.statistics import (
     wilson,
 )
 from advdef.taps import tapped
-from advdef.training import train_standard
+from advdef.training.adversarial import train_alp, train_at, train_trades
+from advdef.training.loop import train_standard
+from advdef.training.weights import trained
 from tqdm import tqdm
 
 plotting.use_style()

@@ -59,8 +59,6 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from advdef import checks, notebook, plotting
-from advdef.adversarial_training import train_at
-from advdef.artifacts import trained
 from advdef.attacks import apgd, carlini_wagner, fgsm, mim, minimal, pgd, square, suites
 from advdef.claims import Condition, claims, decide
 from advdef.cost import cost
@@ -109,7 +107,9 @@ from advdef.statistics import (
     wilson,
 )
 from advdef.taps import tapped
-from advdef.training import train_standard
+from advdef.training.adversarial import train_at
+from advdef.training.loop import train_standard
+from advdef.training.weights import trained
 from tqdm import tqdm
 
 plotting.use_style()

@@ -56,8 +56,6 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from advdef import checks, notebook, plotting
-from advdef.adversarial_training import train_at
-from advdef.artifacts import trained
 from advdef.attacks import (
     apgd,
     bim,
@@ -102,10 +100,12 @@ from advdef.models import (
 from advdef.notebook import show_eps
 from advdef.records import Run, record
 from advdef.restoration import train_restorer
-from advdef.restoration_pairs import Recipe
 from advdef.smoothing import matching_temperature, smoothed
 from advdef.statistics import mean_interval, over_seeds, paired_difference, wilson
-from advdef.training import train_standard
+from advdef.training.adversarial import train_at
+from advdef.training.loop import train_standard
+from advdef.training.pairs import Recipe
+from advdef.training.weights import trained
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 

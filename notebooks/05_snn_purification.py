@@ -55,8 +55,6 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from advdef import checks, notebook, plotting
-from advdef.adversarial_training import train_at
-from advdef.artifacts import trained
 from advdef.attacks import apgd, fgsm, pgd, rfgsm, square, stopping, uniform_noise
 from advdef.claims import Condition, claims, decide
 from advdef.contract import slope
@@ -100,10 +98,12 @@ from advdef.notebook import show_eps
 from advdef.purification import Losses, train_purifier
 from advdef.rat import train_rat
 from advdef.records import Run, record
-from advdef.restoration_pairs import Recipe, make_pairs
 from advdef.statistics import mean_interval, over_seeds, paired_difference, wilson
 from advdef.taps import tapped
-from advdef.training import train_standard
+from advdef.training.adversarial import train_at
+from advdef.training.loop import train_standard
+from advdef.training.pairs import Recipe, make_pairs
+from advdef.training.weights import trained
 from sklearn.metrics import roc_auc_score, roc_curve
 from tqdm import tqdm
 

@@ -55,7 +55,6 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from advdef import checks, notebook, plotting
-from advdef.artifacts import trained
 from advdef.attacks import suites
 from advdef.data import load
 from advdef.defenses import Quantized, Quantizer, Undefended
@@ -64,7 +63,8 @@ from advdef.evaluation import adaptive, direct, evaluate, oblivious
 from advdef.models import CleverhansCNN
 from advdef.notebook import show_eps
 from advdef.records import Run, record
-from advdef.training import train_standard
+from advdef.training.loop import train_standard
+from advdef.training.weights import trained
 from tqdm import tqdm
 
 plotting.use_style()

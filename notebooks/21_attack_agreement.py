@@ -58,7 +58,6 @@ import pandas as pd
 import torch
 from advdef import notebook, peers, plotting
 from advdef.agreement import agreement, pairs
-from advdef.artifacts import trained
 from advdef.attacks import apgd, bim, carlini_wagner, deepfool, fgsm, mim, pgd
 from advdef.data import load
 from advdef.evaluation import correct
@@ -66,7 +65,8 @@ from advdef.models import CleverhansCNN
 from advdef.notebook import show_eps
 from advdef.records import Run, record
 from advdef.statistics import wilson
-from advdef.training import train_standard
+from advdef.training.loop import train_standard
+from advdef.training.weights import trained
 from torch import nn
 
 plotting.use_style()

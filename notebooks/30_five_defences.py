@@ -53,8 +53,6 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from advdef import checks, notebook, plotting
-from advdef.adversarial_training import train_at
-from advdef.artifacts import trained
 from advdef.attacks import fgsm, pgd, square, suites, uniform_noise
 from advdef.cost import cost, multiply_adds
 from advdef.data import load
@@ -87,10 +85,12 @@ from advdef.notebook import show_eps
 from advdef.purification import train_purifier
 from advdef.records import Run, record
 from advdef.restoration import train_restorer
-from advdef.restoration_pairs import Recipe
 from advdef.sensitivity import make_pairs, sensitivity
 from advdef.statistics import paired_difference, wilson
-from advdef.training import train_standard
+from advdef.training.adversarial import train_at
+from advdef.training.loop import train_standard
+from advdef.training.pairs import Recipe
+from advdef.training.weights import trained
 from tqdm import tqdm
 
 plotting.use_style()

@@ -21,8 +21,8 @@ import torch
 from test_notebooks import PAPERS, ROOT, executed
 from variants import VARIANTS, impossible
 
-from advdef.artifacts import write_atomically
 from advdef.regression import allowing, recorded_values, write_baseline
+from advdef.training.weights import write_atomically
 
 KEPT = ROOT / "build" / "baselines"
 REFERENCE = "one thread"

@@ -159,7 +159,7 @@ MUTANTS = (
         "0.5 * eps, none, none == 0)", "APGD starts with a quarter of its step size", "tests/test_attacks.py",
     ),
     Mutant(
-        "exchanged weights", "advdef/adversarial_training.py",
+        "exchanged weights", "advdef/training/adversarial.py",
         "loss = alpha * F.cross_entropy(clean, labels) + (1 - alpha) * F.cross_entropy(attacked_logits, labels)",
         "loss = (1 - alpha) * F.cross_entropy(clean, labels) + alpha * F.cross_entropy(attacked_logits, labels)",
         "clean and attacked images exchange their weights", "tests/test_adversarial_training.py",

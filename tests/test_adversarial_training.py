@@ -13,13 +13,13 @@ from contract import seeded
 from test_training import stripes
 from torch import Tensor, nn
 
-from advdef import adversarial_training
-from advdef.adversarial_training import Branches, ascend, fit_pairs, train_alp, train_at, train_trades
 from advdef.attacks import pgd
 from advdef.data import Dataset, Split
 from advdef.evaluation import correct
 from advdef.models import SmallResNet
-from advdef.training import fit
+from advdef.training.adversarial import Branches, ascend, fit_pairs, train_alp, train_at, train_trades
+from advdef.training.loop import adversarial as adversarial_training
+from advdef.training.loop import fit
 
 EPS = 0.1
 BRIEF: dict[str, Any] = {"eps": EPS, "steps": 2, "epochs": 2, "batch_size": 64}

@@ -17,14 +17,15 @@ import torch
 from contract import Seen
 from torch import Tensor, nn
 
-from advdef import artifacts, store
-from advdef.artifacts import Training, trained
+from advdef import store
 from advdef.data import Dataset, Split
 from advdef.defenses import Quantized, Quantizer, through_identity, train_quantized
 from advdef.defenses.stabilizing import train_sns
 from advdef.models import SmallResNet
 from advdef.store import StoreWarning
-from advdef.training import TrainingDiverged, fit, train_adversarial, train_standard
+from advdef.training.loop import TrainingDiverged, fit, train_adversarial, train_standard
+from advdef.training.loop import weights as artifacts
+from advdef.training.weights import Training, trained
 
 
 @pytest.fixture(autouse=True)

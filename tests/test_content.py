@@ -264,7 +264,7 @@ import torch, numpy as np
 from functools import partial
 from torch import nn
 from advdef import store
-from advdef.adversarial_training import train_at
+from advdef.training.adversarial import train_at
 from advdef.models import SmallResNet
 import theirs
 
@@ -550,7 +550,7 @@ def test_code_that_is_imported_within_a_function_of_the_package_counts(monkeypat
     [
         ("torch.nn", True), ("numpy", True), ("json", True), ("os.path", True), ("builtins", True), ("sys", True),
         ("_pytest.main", True), ("advdef.cli", True), ("advdef.store", True), ("advdef.records", True),
-        ("advdef.training", False), ("advdef.models.spiking._cpu", False), ("advdef.notebooks_of_mine", False),
+        ("advdef.training.loop", False), ("advdef.models.spiking._cpu", False), ("advdef.notebooks_of_mine", False),
         ("__main__", False), (__name__, False), ("nowhere", False),
     ],
 )  # fmt: skip

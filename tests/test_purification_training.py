@@ -16,15 +16,15 @@ from contract import seeded, watched
 from torch import Tensor, nn
 
 from advdef import purification
-from advdef.artifacts import Training, trained
 from advdef.attacks import fgsm
 from advdef.data import Dataset, Split
 from advdef.evaluation import correct
 from advdef.gradient_map import frozen
 from advdef.models.spiking import Firing, Noise, Purifier, neurons_of
 from advdef.purification import Losses, asymmetric, charbonnier, roughness, train_purifier
-from advdef.restoration_pairs import Recipe, cached_pairs, make_pairs
-from advdef.training import TrainingDiverged, train_standard
+from advdef.training.loop import TrainingDiverged, train_standard
+from advdef.training.pairs import Recipe, cached_pairs, make_pairs
+from advdef.training.weights import Training, trained
 
 SHAPE, CLASSES = (1, 8, 8), 4
 RECIPE = Recipe(eps=(0.03, 0.1), attacks=("FGSM",), noise=0.2)

@@ -11,10 +11,10 @@ import torch
 from contract import seeded
 from torch import Tensor, nn
 
-from advdef.adversarial_training import train_at
 from advdef.data import Split
 from advdef.models.spiking import SmallSpikingResNet
 from advdef.rat import orthogonalise, train_rat
+from advdef.training.adversarial import train_at
 
 BRIEF: dict[str, Any] = {"eps": 0.05, "steps": 2, "epochs": 2, "batch_size": 16, "learning_rate": 3e-3}
 

@@ -14,7 +14,7 @@ from advdef.data import load
 from advdef.defenses import Quantized, Quantizer, train_quantized
 from advdef.evaluation import accuracy, adaptive, direct, evaluate, oblivious
 from advdef.models import CleverhansCNN
-from advdef.training import train_standard
+from advdef.training.loop import train_standard
 
 FOLDER = os.environ.get("ADVDEF_DATA")
 

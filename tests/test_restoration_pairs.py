@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from contract import seeded, tiny, watched
 from torch import Tensor, nn
 
-from advdef import restoration_pairs
 from advdef.attacks.gradient import pgd
 from advdef.attacks.losses import margin
 from advdef.data import Split
-from advdef.restoration_pairs import ATTACKS, Pairs, Recipe, attacked, cached_pairs, make_pairs
 from advdef.store import StoreWarning
+from advdef.training.loop import pairs as restoration_pairs
+from advdef.training.pairs import ATTACKS, Pairs, Recipe, attacked, cached_pairs, make_pairs
 
 SHAPE = (2, 3, 3)
 HALF_A_BYTE = 0.5 / 255 + 1e-6

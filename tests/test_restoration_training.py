@@ -14,15 +14,15 @@ from contract import seeded, watched
 from torch import Tensor, nn
 
 from advdef import restoration
-from advdef.artifacts import trained
 from advdef.data import Dataset, Split
 from advdef.gradient_map import GradientMap, frozen
 from advdef.map_controls import OracleMap, RandomMap, ShuffledMap, SobelMap
 from advdef.models import ImageRestorer, TwoStreamRestorer
 from advdef.models.restoration import Restorer
 from advdef.restoration import map_of, train_restorer
-from advdef.restoration_pairs import Recipe, cached_pairs, make_pairs
-from advdef.training import TrainingDiverged, fit
+from advdef.training.loop import TrainingDiverged, fit
+from advdef.training.pairs import Recipe, cached_pairs, make_pairs
+from advdef.training.weights import trained
 
 SHAPE, CLASSES = (1, 6, 6), 4
 RECIPE = Recipe(eps=(0.1, 0.2), attacks=("FGSM", "PGD-5"), noise=0.2)

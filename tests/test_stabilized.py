@@ -16,7 +16,7 @@ from advdef.defenses.stabilized import Stabilized
 from advdef.evaluation import adaptive, direct, evaluate, oblivious
 from advdef.models import SmallResNet
 from advdef.sensitivity import make_pairs, sensitivity
-from advdef.training import train_standard
+from advdef.training.loop import train_standard
 
 EPS = 0.1
 

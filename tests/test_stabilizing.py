@@ -13,7 +13,6 @@ from contract import seeded
 from test_training import stripes
 from torch import Tensor, nn
 
-from advdef.adversarial_training import train_at
 from advdef.attacks import pgd
 from advdef.data import Dataset, Split
 from advdef.defenses import stabilizing
@@ -21,7 +20,8 @@ from advdef.defenses.stabilizing import Distance, stabilizing_loss, train_sns
 from advdef.evaluation import correct
 from advdef.models import SmallResNet
 from advdef.sensitivity import Pairs, make_pairs, select, sensitivity
-from advdef.training import TrainingDiverged, fit
+from advdef.training.adversarial import train_at
+from advdef.training.loop import TrainingDiverged, fit
 
 EPS = 0.1
 BRIEF: dict[str, Any] = {"eps": EPS, "steps": 1, "batch_size": 100, "probe": 50, "probe_steps": 2}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from advdef.attacks import pgd
 from advdef.data import Dataset, Split
 from advdef.evaluation import correct
-from advdef.training import TrainingDiverged, fit, train_adversarial, train_standard
+from advdef.training.loop import TrainingDiverged, fit, train_adversarial, train_standard
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -276,7 +276,7 @@ def test_adversarial_training_raises_robust_accuracy() -> None:
 
 
 def test_adversarial_training_attacks_the_target_with_a_growing_eps(part: Split, monkeypatch: Any) -> None:
-    import advdef.training as training
+    import advdef.training.loop as training
 
     seen: list[tuple[nn.Module, float]] = []
 

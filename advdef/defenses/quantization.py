@@ -19,7 +19,7 @@ from advdef.attacks.wrappers import replace_gradient
 from advdef.contract import ask
 from advdef.data import Split
 from advdef.defenses.base import Defense
-from advdef.training import fit
+from advdef.training.loop import fit
 
 __all__ = ["Mode", "Quantized", "Quantizer", "Scheme", "kmeans_thresholds", "through_identity", "train_quantized"]
 

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from advdef.adversarial_training import Branches, ascend, fit_pairs
 from advdef.data import Split
 from advdef.sensitivity import Pairs, Which, select, sensitivity
 from advdef.taps import check_layers, default_taps
+from advdef.training.adversarial import Branches, ascend, fit_pairs
 
 __all__ = ["Distance", "stabilizing_loss", "train_sns"]
 
@@ -55,7 +55,7 @@ def train_sns(
     weight, or once (None). With ``match`` each layer's term is scaled by how much more sensitive the top neurons are
     than the chosen ones, so that all choices weigh equally (in l1, and nearly in the other distances). ``distance``,
     ``relative`` and ``detach_clean`` are those of :func:`stabilizing_loss`; further ``options``, among them ``alpha``
-    and ``ramp``, those of :func:`advdef.adversarial_training.fit_pairs`.
+    and ``ramp``, those of :func:`advdef.training.adversarial.fit_pairs`.
 
     Returns ``loss`` (epochs,) and for each layer, one row per selection, ``sensitivity.<layer>`` (selections, C) and
     ``chosen.<layer>`` (selections, k). Raises ValueError for a layer that the model does not have, or another setting

@@ -37,7 +37,10 @@ _BOOK = frozenset(
 _IN_THE_BOOK = "advdef.book"
 # what these keep counts, not how
 _KEEPERS = frozenset(
-    ("advdef.artifacts", *(f"advdef.store{name}" for name in ("", ".bytecode", ".closure", ".content", ".files")))
+    (
+        "advdef.training.weights",
+        *(f"advdef.store{name}" for name in ("", ".bytecode", ".closure", ".content", ".files")),
+    )
 )
 _STANDARD = tuple(os.path.join(os.path.realpath(sysconfig.get_path(name)), "") for name in ("stdlib", "platstdlib"))
 _OUTSIDE = f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}"

@@ -30,7 +30,7 @@ from advdef.data import load
 from advdef.defenses import Undefended
 from advdef.evaluation import Attempt, Outcome, correct, direct, evaluate, oblivious
 from advdef.models import CleverhansCNN
-from advdef.training import train_standard
+from advdef.training.loop import train_standard
 
 IMAGES, STEP = 256, 0.0625
 EPS, LARGER_EPS = 0.08, 0.12  # about one half and one sixth of the images survive

@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from stopwatch import DEVICE, seconds
 from torch import Tensor, nn
 
-from advdef.adversarial_training import ascend, train_alp, train_at, train_trades
 from advdef.data import Split
 from advdef.defenses.stabilizing import train_sns
 from advdef.models import ResNet18, SmallResNet
+from advdef.training.adversarial import ascend, train_alp, train_at, train_trades
 
 CLOCK = time.perf_counter if DEVICE.type == "cuda" else time.process_time
 EPS, STEPS, STEP_SIZE = 8 / 255, 10, 0.25

@@ -36,8 +36,8 @@ from advdef.evaluation import counted
 from advdef.gradient_map import GradientMap, frozen
 from advdef.models import SIZES, ResNet, ResNet18, SmallResNet, SmallVGG, TwoStreamRestorer
 from advdef.restoration import train_restorer
-from advdef.restoration_pairs import Recipe
-from advdef.training import train_standard
+from advdef.training.loop import train_standard
+from advdef.training.pairs import Recipe
 
 Shape = tuple[int, int, int]
 Build = Callable[[Shape, int], nn.Module]

@@ -20,7 +20,7 @@ from advdef.data import Split
 from advdef.draws import fresh_seed, image_keys
 from advdef.norms import ball
 from advdef.taps import tapped
-from advdef.training import fit
+from advdef.training.loop import fit
 
 __all__ = ["Branches", "Penalty", "ascend", "fit_pairs", "train_alp", "train_at", "train_trades"]
 
@@ -132,7 +132,7 @@ def fit_pairs(
 
     ``step_size`` is relative to ``eps``. ``layers`` are tapped for the penalty. With ``ramp`` epoch e has the weight
     ``weight * min(1, e / ramp)``. ``attack_penalty`` lets the inner attack ascend the divergence instead of CE.
-    ``before_epoch(e, weight)`` runs before each epoch with its weight; ``options`` go to :func:`advdef.training.fit`.
+    ``before_epoch(e, weight)`` runs before each epoch with its weight; ``options`` go to :func:`advdef.training.loop.fit`.
 
     Raises ValueError for settings that make no sense, and what ``fit`` raises.
     """

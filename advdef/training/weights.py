@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from advdef.data import Dataset
 from advdef.store import Entry, StoreWarning, cache_folder, identity, kept, key, place, write_atomically
-from advdef.training import LAYOUT, TrainingDiverged, precision
+from advdef.training.loop import LAYOUT, TrainingDiverged, precision
 
 __all__ = ["Training", "digest", "trained", "write_atomically"]
 
