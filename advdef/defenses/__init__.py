@@ -4,13 +4,12 @@ from advdef.defenses.base import Defense, ImageDraws, Undefended
 from advdef.defenses.inverse_perturbation import NIPDictionary, NIPSearch, NIPSelf
 from advdef.defenses.nip_oracle import NIPOracle
 from advdef.defenses.noise import NoiseVote
-from advdef.defenses.preprocessing import AntiAdversary, BitDepth, GaussianBlur, Jpeg, Median, Preprocessed
 from advdef.defenses.purification import GatedPurification, Purification
 from advdef.defenses.quantization import Quantized, Quantizer, kmeans_thresholds, through_identity, train_quantized
 from advdef.defenses.restoration import OracleRestoration, Restoration
 from advdef.defenses.spiking import SpikingClassifier
 from advdef.defenses.stabilized import Stabilized
-from advdef.defenses.total_variation import TotalVariation
+from advdef.defenses.transforms import AntiAdversary, BitDepth, GaussianBlur, Jpeg, Median, Preprocessed, TotalVariation
 
 __all__ = [
     "AntiAdversary",

@@ -23,7 +23,7 @@ from advdef.attacks.suites import Suite
 from advdef.attacks.wrappers import replace_gradient, straight_through
 from advdef.contract import ask
 from advdef.defenses.base import Defense
-from advdef.defenses.preprocessing import AddedOffset, Preprocessed, by_class
+from advdef.defenses.transforms import AddedOffset, Preprocessed, by_class
 from advdef.direction_bank import DirectionBank
 from advdef.influence import Score, Tail, feature_layer, front_and_tail, inverse_direction, trace
 from advdef.taps import renamed, tapped

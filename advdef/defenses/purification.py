@@ -15,7 +15,7 @@ from advdef.attacks.gate import both_branches, unnoticed
 from advdef.attacks.suites import Suite
 from advdef.attacks.wrappers import replace_gradient
 from advdef.contract import ask
-from advdef.defenses.preprocessing import Preprocessed
+from advdef.defenses.transforms import Preprocessed
 from advdef.gradient_map import check_frozen
 from advdef.models.spiking import REDUCED, Purifier, Surrogate, stand_ins
 

@@ -10,7 +10,7 @@ from advdef.attacks.decoy import decoy
 from advdef.attacks.suites import Suite
 from advdef.attacks.wrappers import replace_gradient
 from advdef.contract import ask
-from advdef.defenses.preprocessing import Preprocessed
+from advdef.defenses.transforms import Preprocessed
 from advdef.gradient_map import check_frozen
 from advdef.map_controls import OracleMap
 from advdef.models.restoration import Restorer
