@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from advdef.contract import borrowed
-from advdef.cost import multiply_adds
+from advdef.evaluation.cost import multiply_adds
 from advdef.models.spiking.neurons import Firing
 
 __all__ = ["Footprint", "footprint"]

@@ -15,7 +15,7 @@ from advdef.attacks.noise import uniform_noise
 from advdef.attacks.suites import stopping
 from advdef.defenses.base import Defense
 from advdef.defenses.restoration import Restoration
-from advdef.evaluation import Attempt
+from advdef.evaluation.robustness import Attempt
 from advdef.gradient_map import GradientMap
 
 __all__ = ["RUNGS", "ladder"]

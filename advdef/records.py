@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 
 from advdef.data import Dataset
-from advdef.evaluation import Outcome, Threat
+from advdef.evaluation.robustness import Outcome, Threat
 from advdef.files import naming
 from advdef.statistics import Interval, wilson
 from advdef.store import tally, write_atomically

@@ -70,7 +70,7 @@ from advdef.defenses import (
     through_identity,
     train_quantized,
 )
-from advdef.evaluation import (
+from advdef.evaluation.robustness import (
     Attempt,
     adaptive,
     correct,

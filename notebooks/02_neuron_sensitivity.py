@@ -66,7 +66,7 @@ from advdef.claims import Condition, claims, decide
 from advdef.data import load
 from advdef.defenses import Stabilized
 from advdef.defenses.stabilizing import train_sns
-from advdef.evaluation import (
+from advdef.evaluation.robustness import (
     adaptive,
     correct,
     direct,

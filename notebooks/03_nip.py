@@ -61,8 +61,6 @@ import torch
 from advdef import checks, notebook, plotting
 from advdef.attacks import apgd, carlini_wagner, fgsm, mim, minimal, pgd, square, suites
 from advdef.claims import Condition, claims, decide
-from advdef.cost import cost
-from advdef.crafting import craft
 from advdef.data import load
 from advdef.defenses import (
     AntiAdversary,
@@ -77,7 +75,9 @@ from advdef.defenses import (
     Undefended,
 )
 from advdef.direction_bank import fit_bank, phase_scrambled, random_bank
-from advdef.evaluation import (
+from advdef.evaluation.cost import cost
+from advdef.evaluation.crafting import craft
+from advdef.evaluation.robustness import (
     Attempt,
     adaptive,
     correct,

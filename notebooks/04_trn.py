@@ -69,8 +69,6 @@ from advdef.attacks import (
     square,
 )
 from advdef.claims import Condition, claims, decide
-from advdef.cost import cost
-from advdef.crafting import craft
 from advdef.data import load
 from advdef.defenses import (
     BitDepth,
@@ -82,9 +80,11 @@ from advdef.defenses import (
     TotalVariation,
     Undefended,
 )
-from advdef.evaluation import Attempt, correct, direct, evaluate
+from advdef.evaluation.cost import cost
+from advdef.evaluation.crafting import craft
+from advdef.evaluation.quality import psnr
+from advdef.evaluation.robustness import Attempt, correct, direct, evaluate
 from advdef.gradient_map import GradientMap, alignment, frozen
-from advdef.image_quality import psnr
 from advdef.ladder import RUNGS, ladder
 from advdef.map_controls import OracleMap, RandomMap, ShuffledMap, SobelMap
 from advdef.models import (

@@ -58,7 +58,6 @@ from advdef import checks, notebook, plotting
 from advdef.attacks import apgd, fgsm, pgd, rfgsm, square, stopping, uniform_noise
 from advdef.claims import Condition, claims, decide
 from advdef.contract import slope
-from advdef.crafting import craft
 from advdef.data import Split, load
 from advdef.defenses import (
     BitDepth,
@@ -69,7 +68,9 @@ from advdef.defenses import (
     Purification,
     SpikingClassifier,
 )
-from advdef.evaluation import (
+from advdef.evaluation.crafting import craft
+from advdef.evaluation.quality import psnr
+from advdef.evaluation.robustness import (
     Attempt,
     adaptive,
     correct,
@@ -80,7 +81,6 @@ from advdef.evaluation import (
 )
 from advdef.footprint import footprint
 from advdef.gradient_map import frozen
-from advdef.image_quality import psnr
 from advdef.models import (
     Firing,
     Purifier,

@@ -59,7 +59,7 @@ from advdef.attacks import suites
 from advdef.data import load
 from advdef.defenses import Quantized, Quantizer, Undefended
 from advdef.defenses.broken import Detached, RandomInput, ScaledLogits
-from advdef.evaluation import adaptive, direct, evaluate, oblivious
+from advdef.evaluation.robustness import adaptive, direct, evaluate, oblivious
 from advdef.models import CleverhansCNN
 from advdef.notebook import show_eps
 from advdef.records import Run, record

@@ -60,7 +60,7 @@ from advdef import notebook, peers, plotting
 from advdef.agreement import agreement, pairs
 from advdef.attacks import apgd, bim, carlini_wagner, deepfool, fgsm, mim, pgd
 from advdef.data import load
-from advdef.evaluation import correct
+from advdef.evaluation.robustness import correct
 from advdef.models import CleverhansCNN
 from advdef.notebook import show_eps
 from advdef.records import Run, record

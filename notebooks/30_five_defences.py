@@ -54,7 +54,6 @@ import pandas as pd
 import torch
 from advdef import checks, notebook, plotting
 from advdef.attacks import fgsm, pgd, square, suites, uniform_noise
-from advdef.cost import cost, multiply_adds
 from advdef.data import load
 from advdef.defenses import (
     NIPDictionary,
@@ -68,7 +67,8 @@ from advdef.defenses import (
 )
 from advdef.defenses.stabilizing import train_sns
 from advdef.direction_bank import fit_bank
-from advdef.evaluation import (
+from advdef.evaluation.cost import cost, multiply_adds
+from advdef.evaluation.robustness import (
     Attempt,
     adaptive,
     correct,

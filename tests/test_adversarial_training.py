@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from advdef.attacks import pgd
 from advdef.data import Dataset, Split
-from advdef.evaluation import correct
+from advdef.evaluation.robustness import correct
 from advdef.models import SmallResNet
 from advdef.training.adversarial import Branches, ascend, fit_pairs, train_alp, train_at, train_trades
 from advdef.training.loop import adversarial as adversarial_training

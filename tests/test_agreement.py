@@ -21,7 +21,7 @@ from advdef.agreement import Comparison, Pair, agreement, pairs
 from advdef.attacks.gradient import bim, fgsm, mim, pgd
 from advdef.data import Dataset
 from advdef.draws import image_keys
-from advdef.evaluation import correct
+from advdef.evaluation.robustness import correct
 from advdef.norms import BallNorm, Norm, ball, size
 
 pytest.importorskip("eagerpy", reason="foolbox is not installed")

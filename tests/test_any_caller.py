@@ -42,10 +42,10 @@ from advdef.attacks import (
     universal,
 )
 from advdef.contract import NaNGradientWarning, NoGradientWarning
-from advdef.crafting import craft
 from advdef.defenses import BitDepth, Jpeg, Undefended
 from advdef.defenses.broken import Detached
-from advdef.evaluation import Attempt, accuracy, adaptive, correct, direct, evaluate, oblivious
+from advdef.evaluation.crafting import craft
+from advdef.evaluation.robustness import Attempt, accuracy, adaptive, correct, direct, evaluate, oblivious
 
 Attack = Callable[..., Tensor]
 OWN: Mapping[str, Attack] = {

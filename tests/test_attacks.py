@@ -37,7 +37,7 @@ from advdef.attacks.gradient import ffgsm
 from advdef.attacks.suites import adaptive, cleverhans, nip, quick, standard
 from advdef.contract import ProbabilitiesWarning, TrainingModeWarning
 from advdef.defenses import AntiAdversary, Quantized, Quantizer
-from advdef.evaluation import correct
+from advdef.evaluation.robustness import correct
 from advdef.norms import Norm, size
 
 Pair = tuple[Tensor, Tensor]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from advdef.attacks import candidates, decoy, each_class, margin, pgd, precompensated, straight_through, two_conditions
 from advdef.contract import TrainingModeWarning
-from advdef.evaluation import correct
+from advdef.evaluation.robustness import correct
 
 OFFSETS = 0.1 * torch.randn(3, 2, 3, 3, generator=seeded(5))
 PER_CLASS = 0.1 * torch.randn(4, 2, 3, 3, generator=seeded(6))

@@ -17,7 +17,7 @@ from advdef.attacks.suites import cleverhans
 from advdef.checks import QUICK, TITLES, Check
 from advdef.defenses import Defense, NoiseVote, Quantized, Quantizer, Undefended
 from advdef.defenses.broken import Detached, RandomInput, ScaledLogits
-from advdef.evaluation import Attempt, Outcome, UnsoundAttack, direct, evaluate, oblivious
+from advdef.evaluation.robustness import Attempt, Outcome, UnsoundAttack, direct, evaluate, oblivious
 
 Batch = tuple[Tensor, Tensor]
 

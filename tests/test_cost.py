@@ -10,10 +10,10 @@ import torch
 from contract import seeded
 from torch import Tensor, nn
 
-from advdef import cost as module
-from advdef.cost import Cost, cost, multiply_adds
 from advdef.defenses import Defense, NIPDictionary, NIPSearch, NIPSelf, Undefended
 from advdef.direction_bank import DirectionBank
+from advdef.evaluation.cost import Cost, cost, multiply_adds
+from advdef.evaluation.robustness import cost as module
 
 
 def net() -> nn.Sequential:

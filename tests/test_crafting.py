@@ -13,8 +13,8 @@ from contract import seeded, tiny
 from torch import Tensor, nn
 
 from advdef.attacks import Suite, ddn, fgsm, pgd, uniform_noise
-from advdef.crafting import craft
-from advdef.evaluation import UnsoundAttack
+from advdef.evaluation.crafting import craft
+from advdef.evaluation.robustness import UnsoundAttack
 
 called: SimpleQueue[int] = SimpleQueue()  # a list would be content, and its growth a change of what names it
 

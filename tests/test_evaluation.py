@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from advdef import store
 from advdef.attacks import Suite, bim, ddn, each_class, expectation, fgsm, neuron_targeted, pgd, stopping
 from advdef.attacks.suites import cleverhans
-from advdef.crafting import craft
 from advdef.defenses import Defense, Quantized, Quantizer, Undefended
 from advdef.defenses.broken import Detached, RandomInput, ScaledLogits
-from advdef.evaluation import (
+from advdef.evaluation.crafting import craft
+from advdef.evaluation.robustness import (
     Attempt,
     Finding,
     Outcome,

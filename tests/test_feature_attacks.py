@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from advdef.attacks import describe, each_class, feature_adversary, feature_routing, margin, neuron_targeted, pgd
 from advdef.defenses import Undefended
-from advdef.evaluation import correct
+from advdef.evaluation.robustness import correct
 from advdef.norms import Norm
 from advdef.taps import tapped
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from advdef.attacks import both_branches, margin, pgd, rfgsm, unnoticed
 from advdef.contract import TrainingModeWarning
-from advdef.evaluation import correct
+from advdef.evaluation.robustness import correct
 from advdef.norms import size
 
 OFFSET = 0.1 * torch.randn(2, 3, 3, generator=seeded(6))

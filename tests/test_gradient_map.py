@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from contract import seeded, tiny, watched
 from torch import Tensor, nn
 
-from advdef.evaluation import counted
+from advdef.evaluation.robustness import counted
 from advdef.gradient_map import GradientMap, MapLabel, MapScale, alignment, class_gradients, frozen, scaled
 from advdef.models import LeNet5, SmallResNet
 

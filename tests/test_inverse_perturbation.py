@@ -18,7 +18,7 @@ from advdef.attacks.wrappers import replace_gradient
 from advdef.defenses import Defense, NIPDictionary, NIPOracle, NIPSearch, NIPSelf, inverse_perturbation
 from advdef.defenses.inverse_perturbation import Rule
 from advdef.direction_bank import DirectionBank
-from advdef.evaluation import adaptive, direct, evaluate, oblivious
+from advdef.evaluation.robustness import adaptive, direct, evaluate, oblivious
 from advdef.influence import front_and_tail, inverse_direction, rms_normalised
 from advdef.taps import tapped
 

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from advdef.attacks import describe, square, warm_started
 from advdef.attacks.attack import norm_of
 from advdef.defenses import Defense, Jpeg, Restoration, Undefended
-from advdef.evaluation import Attempt, correct, evaluate
+from advdef.evaluation.outcomes import Outcome
+from advdef.evaluation.robustness import Attempt, correct, evaluate
 from advdef.gradient_map import GradientMap, frozen
 from advdef.ladder import RUNGS, ladder
 from advdef.map_controls import SobelMap
 from advdef.models import SIZES, ImageRestorer, TwoStreamRestorer
 from advdef.models.restoration import Restorer
-from advdef.outcomes import Outcome
 from advdef.smoothing import smoothed
 
 SHAPE, CLASSES, EPS = (1, 8, 8), 4, 0.1

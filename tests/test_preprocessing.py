@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from advdef.attacks import pgd
 from advdef.defenses import TotalVariation, Undefended
 from advdef.defenses.transforms import AddedOffset, AntiAdversary, BitDepth, GaussianBlur, Jpeg, Median, Preprocessed
-from advdef.evaluation import adaptive, direct, evaluate
+from advdef.evaluation.robustness import adaptive, direct, evaluate
 
 ALL: dict[str, Callable[[nn.Module], Preprocessed]] = {
     "bit depth": BitDepth,

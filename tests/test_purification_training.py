@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from advdef import purification
 from advdef.attacks import fgsm
 from advdef.data import Dataset, Split
-from advdef.evaluation import correct
+from advdef.evaluation.robustness import correct
 from advdef.gradient_map import frozen
 from advdef.models.spiking import Firing, Noise, Purifier, neurons_of
 from advdef.purification import Losses, asymmetric, charbonnier, roughness, train_purifier

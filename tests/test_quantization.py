@@ -17,7 +17,7 @@ from advdef.certificates import certified
 from advdef.data import Dataset, Split
 from advdef.defenses import Quantized, Quantizer, kmeans_thresholds, train_quantized
 from advdef.defenses.quantization import annealed, through_identity
-from advdef.evaluation import adaptive, correct
+from advdef.evaluation.robustness import adaptive, correct
 
 Pair = tuple[Tensor, Tensor]
 

@@ -19,7 +19,7 @@ from advdef.attacks import pgd
 from advdef.defenses import Defense, Preprocessed, Undefended
 from advdef.defenses.noise import NoiseVote
 from advdef.draws import image_keys, normal
-from advdef.evaluation import Attempt, Outcome, UnsoundAttack, adaptive, correct, evaluate
+from advdef.evaluation.robustness import Attempt, Outcome, UnsoundAttack, adaptive, correct, evaluate
 from advdef.statistics import Interval, mean_share, wilson
 
 # Noise

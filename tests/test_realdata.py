@@ -12,7 +12,7 @@ import torch
 from advdef.attacks import pgd
 from advdef.data import load
 from advdef.defenses import Quantized, Quantizer, train_quantized
-from advdef.evaluation import accuracy, adaptive, direct, evaluate, oblivious
+from advdef.evaluation.robustness import accuracy, adaptive, direct, evaluate, oblivious
 from advdef.models import CleverhansCNN
 from advdef.training.loop import train_standard
 

@@ -18,7 +18,7 @@ import torch
 from advdef import records
 from advdef.claims import Claim, Condition, decide
 from advdef.data import Dataset
-from advdef.evaluation import Finding, Outcome
+from advdef.evaluation.robustness import Finding, Outcome
 from advdef.records import Run, provenance, record, results_folder
 from advdef.statistics import wilson
 from advdef.store import tally

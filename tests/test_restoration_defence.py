@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from advdef.attacks import pgd
 from advdef.defenses.restoration import OracleRestoration, Restoration
-from advdef.evaluation import adaptive, correct, counted, evaluate
+from advdef.evaluation.robustness import adaptive, correct, counted, evaluate
 from advdef.gradient_map import GradientMap, frozen
 from advdef.map_controls import OracleMap, RandomMap, ShuffledMap, SobelMap
 from advdef.models import ImageRestorer, TwoStreamRestorer

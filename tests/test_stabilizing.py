@@ -17,7 +17,7 @@ from advdef.attacks import pgd
 from advdef.data import Dataset, Split
 from advdef.defenses import stabilizing
 from advdef.defenses.stabilizing import Distance, stabilizing_loss, train_sns
-from advdef.evaluation import correct
+from advdef.evaluation.robustness import correct
 from advdef.models import SmallResNet
 from advdef.sensitivity import Pairs, make_pairs, select, sensitivity
 from advdef.training.adversarial import train_at

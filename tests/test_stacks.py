@@ -29,11 +29,11 @@ from advdef.defenses import (
     Undefended,
 )
 from advdef.defenses.broken import Detached, RandomInput, ScaledLogits
-from advdef.evaluation import adaptive, evaluate, oblivious
+from advdef.evaluation.robustness import adaptive, evaluate, oblivious
+from advdef.evaluation.threats import stand_ins
 from advdef.gradient_map import frozen
 from advdef.models import ImageRestorer
 from advdef.models.spiking import Purifier, Surrogate
-from advdef.threats import stand_ins
 
 EPS, N = 0.15, 20
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from advdef.attacks import pgd
 from advdef.data import Dataset, Split
-from advdef.evaluation import correct
+from advdef.evaluation.robustness import correct
 from advdef.training.loop import TrainingDiverged, fit, train_adversarial, train_standard
 
 

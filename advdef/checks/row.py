@@ -18,7 +18,7 @@ from advdef.checks.binarisation import finds_planted_example
 from advdef.contract import watched
 from advdef.defenses.base import Defense, reseed
 from advdef.draws import fresh_seed, image_keys, seeded
-from advdef.outcomes import Outcome
+from advdef.evaluation.outcomes import Outcome
 from advdef.store import identity
 
 __all__ = ["FAST", "FULL", "QUICK", "Effort", "row"]

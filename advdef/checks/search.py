@@ -13,7 +13,7 @@ from advdef.checks._check import Check, attacked, few, judged, not_run, passes_o
 from advdef.checks.assumptions import deterministic
 from advdef.contract import ask, borrowed
 from advdef.defenses.base import Defense
-from advdef.evaluation import Outcome
+from advdef.evaluation.robustness import Outcome
 
 __all__ = [
     "beats_decision_based",

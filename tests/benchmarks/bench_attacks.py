@@ -28,7 +28,7 @@ from advdef.attacks import Attack, Suite, apgd, autoattack, bim, fgsm, mim, pgd
 from advdef.attacks.suites import standard
 from advdef.data import load
 from advdef.defenses import Undefended
-from advdef.evaluation import Attempt, Outcome, correct, direct, evaluate, oblivious
+from advdef.evaluation.robustness import Attempt, Outcome, correct, direct, evaluate, oblivious
 from advdef.models import CleverhansCNN
 from advdef.training.loop import train_standard
 

@@ -32,7 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from advdef.data import Split
-from advdef.evaluation import counted
+from advdef.evaluation.robustness import counted
 from advdef.gradient_map import GradientMap, frozen
 from advdef.models import SIZES, ResNet, ResNet18, SmallResNet, SmallVGG, TwoStreamRestorer
 from advdef.restoration import train_restorer

@@ -1,6 +1,6 @@
 """Judges attempts on the deployed defence, with the worst case per image.
 
-An image counts as robust under a threat model (:mod:`advdef.threats`) when nothing tried there broke it. The result is
+An image counts as robust under a threat model (:mod:`advdef.evaluation.threats`) when nothing tried there broke it. The result is
 the same for batches of any size, on shards, after an interruption, without gradients and in inference mode: what the
 package's attacks draw depends on the image, the seed and the attempt's name alone. (Not those that use the batch
 itself, :func:`advdef.attacks.universal` and attacks by decisions, nor a user's that draws for a batch in one block.)
@@ -16,16 +16,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from advdef.admission import admitted, check_count, check_known, check_repeats, warn_of_gradients
 from advdef.contract import ask, borrowed, check_logits, check_weights, is_watched, validate, watched
 from advdef.defenses.base import Defense, is_random, reseed
 from advdef.draws import fresh_seed, image_keys, seeded
-from advdef.judge import Judge, UnsoundAttack, check_sound, counted
+from advdef.evaluation.admission import admitted, check_count, check_known, check_repeats, warn_of_gradients
+from advdef.evaluation.judge import Judge, UnsoundAttack, check_sound, counted
+from advdef.evaluation.outcomes import Finding, Outcome
+from advdef.evaluation.threats import Attempt, Threat, adaptive, direct, oblivious
 from advdef.norms import Norm
-from advdef.outcomes import Finding, Outcome
 from advdef.statistics import Interval, wilson
 from advdef.store import identity
-from advdef.threats import Attempt, Threat, adaptive, direct, oblivious
 
 __all__ = [
     "Attempt",

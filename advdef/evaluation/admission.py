@@ -13,10 +13,10 @@ from advdef.attacks.attack import norm_of
 from advdef.contract import NaNGradientWarning, NoGradientWarning, ask
 from advdef.defenses.base import Defense, reseed
 from advdef.draws import seeded
-from advdef.judge import in_parts
+from advdef.evaluation.judge import in_parts
+from advdef.evaluation.outcomes import Finding, Outcome
+from advdef.evaluation.threats import Attempt, bare, stand_ins
 from advdef.norms import Norm
-from advdef.outcomes import Finding, Outcome
-from advdef.threats import Attempt, bare, stand_ins
 
 __all__ = ["admitted", "check_count", "check_known", "check_repeats", "warn_of_gradients"]
 

@@ -15,10 +15,10 @@ from advdef.attacks.attack import Attack, describe
 from advdef.contract import ask, check_logits, watched
 from advdef.defenses.base import Defense, is_random, reseed
 from advdef.draws import seeded
+from advdef.evaluation.outcomes import Finding
+from advdef.evaluation.threats import Attempt
 from advdef.norms import Norm, size
-from advdef.outcomes import Finding
 from advdef.store import Entry, kept, key
-from advdef.threats import Attempt
 
 __all__ = ["Judge", "UnsoundAttack", "check_sound", "counted", "derived"]
 

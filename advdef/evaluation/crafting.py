@@ -13,7 +13,7 @@ from advdef.attacks.attack import Attack, Suite, norm_of
 from advdef.contract import borrowed, check_weights, validate, warn_of, watched
 from advdef.defenses.base import reseed
 from advdef.draws import fresh_seed, seeded
-from advdef.judge import UnsoundAttack, check_sound, derived, in_parts
+from advdef.evaluation.judge import UnsoundAttack, check_sound, derived, in_parts
 from advdef.norms import Norm
 from advdef.store import Entry, kept, key
 
@@ -35,7 +35,7 @@ def craft(
 ) -> Mapping[str, Tensor]:
     """What each attack of ``suite`` makes of images (N, C, H, W) with labels (N,) on ``model``: name -> (N, C, H, W).
 
-    Unlike :func:`advdef.evaluation.evaluate`, every attack sees every image, and nothing is judged. ``eps`` is a size
+    Unlike :func:`advdef.evaluation.robustness.evaluate`, every attack sees every image, and nothing is judged. ``eps`` is a size
     in ``norm``, or infinity for attacks that look for the smallest perturbation. In the folder ``resume`` each finished
     attack is kept. Raises UnsoundAttack when an attack leaves its budget or [0, 1]; ValueError for one in another norm
     and for an empty suite.
