@@ -4,13 +4,13 @@ Each check names its criterion and its source; thresholds that no source gives a
 best, never sufficient: a row of passes is no certificate (Carlini et al., https://arxiv.org/abs/1902.06705).
 """
 
-from advdef.checks._check import TITLES, Check
 from advdef.checks.adaptive import (
     components_fall,
     expectation_converged,
     falls_with_fixed_randomness,
     surrogates_add_nothing,
 )
+from advdef.checks.all_checks import FAST, FULL, QUICK, Effort, row
 from advdef.checks.assumptions import (
     deterministic,
     evaluation_mode,
@@ -23,7 +23,7 @@ from advdef.checks.assumptions import (
 )
 from advdef.checks.binarisation import finds_planted_example
 from advdef.checks.reporting import cost_counted, settings_recorded, threat_model_stated, uncertainty_stated
-from advdef.checks.row import FAST, FULL, QUICK, Effort, row
+from advdef.checks.result import TITLES, Check
 from advdef.checks.search import (
     beats_decision_based,
     beats_gradient_free,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from advdef.attacks import Attack, expectation, pgd
-from advdef.checks._check import Check, attacked, few, judged, not_run
+from advdef.checks.result import Check, attacked, few, judged, not_run
 from advdef.contract import ask
 from advdef.defenses.base import Defense, Undefended, reseed
 from advdef.draws import fresh_seed, seeded

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from advdef.attacks.gradient import pgd
 from advdef.attacks.losses import LOSSES, LossName, margin
-from advdef.checks._check import Check, attacked, few, judged
+from advdef.checks.result import Check, attacked, few, judged
 from advdef.contract import ask, borrowed
 from advdef.defenses.base import Defense
 from advdef.draws import fresh_seed

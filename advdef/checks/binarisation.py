@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from advdef.attacks import Attack
-from advdef.checks._check import Check, judged, not_run
+from advdef.checks.result import Check, judged, not_run
 from advdef.contract import ask, borrowed
 from advdef.defenses.base import Defense
 from advdef.evaluation.robustness import correct

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from advdef.attacks import Attack, each_class, hop_skip_jump, pgd, square, uniform_noise
-from advdef.checks._check import Check, attacked, few, judged, not_run, passes_of
 from advdef.checks.assumptions import deterministic
+from advdef.checks.result import Check, attacked, few, judged, not_run, passes_of
 from advdef.contract import ask, borrowed
 from advdef.defenses.base import Defense
 from advdef.evaluation.robustness import Outcome

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from advdef.attacks import Attack
 from advdef.attacks.losses import margin
-from advdef.checks._check import Check, attacked, judged, not_run, passes_of
+from advdef.checks.result import Check, attacked, judged, not_run, passes_of
 from advdef.contract import ask, borrowed
 from advdef.defenses.base import Defense, Undefended
 from advdef.evaluation.robustness import Outcome, check_sound, correct

@@ -13,8 +13,8 @@ from advdef.checks import assumptions as b
 from advdef.checks import reporting as e
 from advdef.checks import search as c
 from advdef.checks import soundness as a
-from advdef.checks._check import TITLES, Check, not_run
 from advdef.checks.binarisation import finds_planted_example
+from advdef.checks.result import TITLES, Check, not_run
 from advdef.contract import watched
 from advdef.defenses.base import Defense, reseed
 from advdef.draws import fresh_seed, image_keys, seeded
