@@ -59,17 +59,9 @@ import pandas as pd
 import torch
 from advdef import checks, notebook, plotting
 from advdef.attacks import square, suites
-from advdef.certificates import certified
 from advdef.claims import Condition, claims, decide
 from advdef.data import load
-from advdef.defenses import (
-    Quantized,
-    Quantizer,
-    Undefended,
-    kmeans_thresholds,
-    through_identity,
-    train_quantized,
-)
+from advdef.defenses import Undefended
 from advdef.evaluation.robustness import (
     Attempt,
     adaptive,
@@ -81,6 +73,14 @@ from advdef.evaluation.robustness import (
 )
 from advdef.models import CleverhansCNN
 from advdef.notebook import show_eps
+from advdef.papers.qusecnets.certificate import certified
+from advdef.papers.qusecnets.defence import (
+    Quantized,
+    Quantizer,
+    kmeans_thresholds,
+    through_identity,
+    train_quantized,
+)
 from advdef.records import Run, record
 from advdef.statistics import paired_difference, wilson
 from advdef.training.loop import train_adversarial, train_standard

@@ -58,12 +58,9 @@ from advdef.data import load
 from advdef.defenses import (
     NIPDictionary,
     Purification,
-    Quantized,
-    Quantizer,
     Restoration,
     Stabilized,
     Undefended,
-    train_quantized,
 )
 from advdef.defenses.stabilizing import train_sns
 from advdef.direction_bank import fit_bank
@@ -82,6 +79,7 @@ from advdef.ledger import own_pages, read_records
 from advdef.models import SIZES, Purifier, ResNet18, SmallResNet, TwoStreamRestorer
 from advdef.models.spiking import REDUCED
 from advdef.notebook import show_eps
+from advdef.papers.qusecnets.defence import Quantized, Quantizer, train_quantized
 from advdef.purification import train_purifier
 from advdef.records import Run, record
 from advdef.restoration import train_restorer

@@ -80,7 +80,7 @@ MUTANTS = (
         "networks trained for 2 epochs instead of 5", "qusecnets",
     ),
     Mutant(
-        "dropped surrogates", "advdef/defenses/quantization.py",
+        "dropped surrogates", "advdef/papers/qusecnets/defence.py",
         'return {"identity": self.surrogate("identity"), "soft 5": self.surrogate(5.0), ', 'return {',
         "two of three gradients of a quantiser are not tried", "tests/test_quantization.py",
     ),

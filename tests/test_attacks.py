@@ -20,7 +20,6 @@ from advdef.attacks import (
     describe,
     expectation,
     fgsm,
-    level_space,
     margin,
     mim,
     pgd,
@@ -36,9 +35,11 @@ from advdef.attacks.composed import each_class
 from advdef.attacks.gradient import ffgsm
 from advdef.attacks.suites import adaptive, cleverhans, nip, quick, standard
 from advdef.contract import ProbabilitiesWarning, TrainingModeWarning
-from advdef.defenses import AntiAdversary, Quantized, Quantizer
+from advdef.defenses import AntiAdversary
 from advdef.evaluation.robustness import correct
 from advdef.norms import Norm, size
+from advdef.papers.qusecnets.attacks import level_space
+from advdef.papers.qusecnets.defence import Quantized, Quantizer
 
 Pair = tuple[Tensor, Tensor]
 

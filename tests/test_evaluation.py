@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from advdef import store
 from advdef.attacks import Suite, bim, ddn, each_class, expectation, fgsm, neuron_targeted, pgd, stopping
 from advdef.attacks.suites import cleverhans
-from advdef.defenses import Defense, Quantized, Quantizer, Undefended
+from advdef.defenses import Defense, Undefended
 from advdef.defenses.broken import Detached, RandomInput, ScaledLogits
 from advdef.evaluation.crafting import craft
 from advdef.evaluation.robustness import (
@@ -35,6 +35,7 @@ from advdef.evaluation.robustness import (
     evaluate_curve,
     oblivious,
 )
+from advdef.papers.qusecnets.defence import Quantized, Quantizer
 from advdef.store import StoreWarning
 
 Pair = tuple[Tensor, Tensor]

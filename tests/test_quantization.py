@@ -12,12 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from advdef.attacks import level_space, pgd
-from advdef.certificates import certified
+from advdef.attacks import pgd
 from advdef.data import Dataset, Split
-from advdef.defenses import Quantized, Quantizer, kmeans_thresholds, train_quantized
-from advdef.defenses.quantization import annealed, through_identity
 from advdef.evaluation.robustness import adaptive, correct
+from advdef.papers.qusecnets.attacks import level_space
+from advdef.papers.qusecnets.certificate import certified
+from advdef.papers.qusecnets.defence import (
+    Quantized,
+    Quantizer,
+    annealed,
+    kmeans_thresholds,
+    through_identity,
+    train_quantized,
+)
 
 Pair = tuple[Tensor, Tensor]
 

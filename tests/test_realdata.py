@@ -11,9 +11,9 @@ import torch
 
 from advdef.attacks import pgd
 from advdef.data import load
-from advdef.defenses import Quantized, Quantizer, train_quantized
 from advdef.evaluation.robustness import accuracy, adaptive, direct, evaluate, oblivious
 from advdef.models import CleverhansCNN
+from advdef.papers.qusecnets.defence import Quantized, Quantizer, train_quantized
 from advdef.training.loop import train_standard
 
 FOLDER = os.environ.get("ADVDEF_DATA")

@@ -22,8 +22,6 @@ from advdef.defenses import (
     NIPSelf,
     NoiseVote,
     Purification,
-    Quantized,
-    Quantizer,
     Restoration,
     TotalVariation,
     Undefended,
@@ -34,6 +32,7 @@ from advdef.evaluation.threats import stand_ins
 from advdef.gradient_map import frozen
 from advdef.models import ImageRestorer
 from advdef.models.spiking import Purifier, Surrogate
+from advdef.papers.qusecnets.defence import Quantized, Quantizer
 
 EPS, N = 0.15, 20
 

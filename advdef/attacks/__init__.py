@@ -14,7 +14,6 @@ from advdef.attacks.feature_neurons import neuron_targeted
 from advdef.attacks.feature_routing import feature_routing
 from advdef.attacks.gate import both_branches, unnoticed
 from advdef.attacks.gradient import bim, ffgsm, fgsm, mim, pgd, rfgsm
-from advdef.attacks.level_space import level_space
 from advdef.attacks.libraries.foolbox import boundary, carlini_wagner, ddn, deepfool, ead, hop_skip_jump, pointwise
 from advdef.attacks.libraries.pyautoattack import autoattack, fab, square
 from advdef.attacks.losses import LOSSES, margin
@@ -51,7 +50,6 @@ __all__ = [
     "fgsm",
     "hop_skip_jump",
     "jsma",
-    "level_space",
     "margin",
     "mim",
     "minimal",

@@ -5,7 +5,6 @@ from advdef.defenses.inverse_perturbation import NIPDictionary, NIPSearch, NIPSe
 from advdef.defenses.nip_oracle import NIPOracle
 from advdef.defenses.noise import NoiseVote
 from advdef.defenses.purification import GatedPurification, Purification
-from advdef.defenses.quantization import Quantized, Quantizer, kmeans_thresholds, through_identity, train_quantized
 from advdef.defenses.restoration import OracleRestoration, Restoration
 from advdef.defenses.spiking import SpikingClassifier
 from advdef.defenses.stabilized import Stabilized
@@ -28,14 +27,9 @@ __all__ = [
     "OracleRestoration",
     "Preprocessed",
     "Purification",
-    "Quantized",
-    "Quantizer",
     "Restoration",
     "SpikingClassifier",
     "Stabilized",
     "TotalVariation",
     "Undefended",
-    "kmeans_thresholds",
-    "through_identity",
-    "train_quantized",
 ]

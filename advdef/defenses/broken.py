@@ -1,7 +1,7 @@
 """Defences that are broken on purpose: one planted fault each, and the surrogate that undoes it.
 
 None is a defence. They show what the checks must find (:mod:`advdef.checks`). The fourth, a hard quantiser, is
-:class:`advdef.defenses.Quantized`.
+:class:`advdef.papers.qusecnets.defence.Quantized`.
 """
 
 from torch import Tensor, nn

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advdef.attacks.gradient import pgd
-from advdef.attacks.level_space import level_space
 from advdef.attacks.suites import Suite
 from advdef.attacks.wrappers import replace_gradient
 from advdef.contract import ask
 from advdef.data import Split
 from advdef.defenses.base import Defense
+from advdef.papers.qusecnets.attacks import level_space
 from advdef.training.loop import fit
 
 __all__ = ["Mode", "Quantized", "Quantizer", "Scheme", "kmeans_thresholds", "through_identity", "train_quantized"]
