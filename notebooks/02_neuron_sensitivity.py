@@ -64,8 +64,6 @@ from advdef import checks, notebook, plotting
 from advdef.attacks import apgd, fgsm, mim, pgd, suites
 from advdef.claims import Condition, claims, decide
 from advdef.data import load
-from advdef.defenses import Stabilized
-from advdef.defenses.stabilizing import train_sns
 from advdef.evaluation.robustness import (
     adaptive,
     correct,
@@ -74,18 +72,18 @@ from advdef.evaluation.robustness import (
     evaluate_curve,
     oblivious,
 )
-from advdef.interventions import (
+from advdef.models import VGG16, ResNet18, SmallResNet
+from advdef.notebook import show_eps
+from advdef.papers.sensitivity.defence import Stabilized
+from advdef.papers.sensitivity.interventions import (
     Ablated,
     activation_matched,
     correct_after_substitution,
     energy_matched,
     mean_activations,
+    rescaled,
 )
-from advdef.models import VGG16, ResNet18, SmallResNet
-from advdef.notebook import show_eps
-from advdef.records import Run, record
-from advdef.rescaling import rescaled
-from advdef.sensitivity import (
+from advdef.papers.sensitivity.measure import (
     Pairs,
     channel_mask,
     jaccard,
@@ -95,6 +93,8 @@ from advdef.sensitivity import (
     select,
     sensitivity,
 )
+from advdef.papers.sensitivity.training import train_sns
+from advdef.records import Run, record
 from advdef.statistics import (
     over_seeds,
     paired_difference,

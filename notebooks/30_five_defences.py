@@ -55,14 +55,7 @@ import torch
 from advdef import checks, notebook, plotting
 from advdef.attacks import fgsm, pgd, square, suites, uniform_noise
 from advdef.data import load
-from advdef.defenses import (
-    NIPDictionary,
-    Purification,
-    Restoration,
-    Stabilized,
-    Undefended,
-)
-from advdef.defenses.stabilizing import train_sns
+from advdef.defenses import NIPDictionary, Purification, Restoration, Undefended
 from advdef.direction_bank import fit_bank
 from advdef.evaluation.cost import cost, multiply_adds
 from advdef.evaluation.robustness import (
@@ -80,10 +73,12 @@ from advdef.models import SIZES, Purifier, ResNet18, SmallResNet, TwoStreamResto
 from advdef.models.spiking import REDUCED
 from advdef.notebook import show_eps
 from advdef.papers.qusecnets.defence import Quantized, Quantizer, train_quantized
+from advdef.papers.sensitivity.defence import Stabilized
+from advdef.papers.sensitivity.measure import make_pairs, sensitivity
+from advdef.papers.sensitivity.training import train_sns
 from advdef.purification import train_purifier
 from advdef.records import Run, record
 from advdef.restoration import train_restorer
-from advdef.sensitivity import make_pairs, sensitivity
 from advdef.statistics import paired_difference, wilson
 from advdef.training.adversarial import train_at
 from advdef.training.loop import train_standard

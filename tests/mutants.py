@@ -177,7 +177,7 @@ MUTANTS = (
         "the attack on a random defence follows a single draw", "tests/test_attacks.py",
     ),
     Mutant(
-        "no floor", "advdef/sensitivity.py", "_FLOOR = 1e-3", "_FLOOR = 0.0",
+        "no floor", "advdef/papers/sensitivity/measure.py", "_FLOOR = 1e-3", "_FLOOR = 0.0",
         "a nearly dead neuron's sensitivity shows rounding", "tests/test_sensitivity.py",
     ),
 )  # fmt: skip

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from advdef import store
 from advdef.data import Dataset, Split
-from advdef.defenses.stabilizing import train_sns
 from advdef.models import SmallResNet
 from advdef.papers.qusecnets.defence import Quantized, Quantizer, through_identity, train_quantized
+from advdef.papers.sensitivity.training import train_sns
 from advdef.store import StoreWarning
 from advdef.training.loop import TrainingDiverged, fit, train_adversarial, train_standard
 from advdef.training.loop import weights as artifacts

@@ -17,7 +17,7 @@ from conftest import small_network
 from torch import Tensor, nn
 
 from advdef import store
-from advdef.attacks import Suite, bim, ddn, each_class, expectation, fgsm, neuron_targeted, pgd, stopping
+from advdef.attacks import Suite, bim, ddn, each_class, expectation, fgsm, pgd, stopping
 from advdef.attacks.suites import cleverhans
 from advdef.defenses import Defense, Undefended
 from advdef.defenses.broken import Detached, RandomInput, ScaledLogits
@@ -36,6 +36,7 @@ from advdef.evaluation.robustness import (
     oblivious,
 )
 from advdef.papers.qusecnets.defence import Quantized, Quantizer
+from advdef.papers.sensitivity.attacks import neuron_targeted
 from advdef.store import StoreWarning
 
 Pair = tuple[Tensor, Tensor]

@@ -12,10 +12,11 @@ import torch
 from contract import AttackContract, Pair, assert_leaves_no_trace, net, random_batch, seeded, spoiled, tiny, watched
 from torch import Tensor, nn
 
-from advdef.attacks import describe, each_class, feature_adversary, feature_routing, margin, neuron_targeted, pgd
+from advdef.attacks import describe, each_class, margin, pgd
 from advdef.defenses import Undefended
 from advdef.evaluation.robustness import correct
 from advdef.norms import Norm
+from advdef.papers.sensitivity.attacks import feature_adversary, feature_routing, neuron_targeted
 from advdef.taps import tapped
 
 CHOSEN = {"0": torch.tensor([1]), "3": torch.arange(5)}

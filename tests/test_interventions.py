@@ -16,7 +16,8 @@ from advdef import store
 from advdef.attacks import pgd
 from advdef.defenses import Undefended
 from advdef.evaluation.robustness import Attempt, evaluate
-from advdef.interventions import (
+from advdef.models import SmallResNet
+from advdef.papers.sensitivity.interventions import (
     Ablated,
     activation_matched,
     correct_after_substitution,
@@ -24,7 +25,6 @@ from advdef.interventions import (
     mean_activations,
     substitute,
 )
-from advdef.models import SmallResNet
 
 MAPS, UNITS = "2", "5"  # layers of ``net``: (N, 4, 5, 5) and (N, 6)
 

@@ -8,7 +8,7 @@ from contract import seeded
 from torch import Tensor, nn
 
 from advdef.models import CleverhansCNN, SmallResNet
-from advdef.rescaling import rescaled
+from advdef.papers.sensitivity.interventions import rescaled
 from advdef.taps import tapped
 
 BLOCK = ("stages.0.0.inner.1", "stages.0.0.second.0")

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from advdef.attacks import fgsm, uniform_noise
 from advdef.evaluation.robustness import UnsoundAttack, correct
 from advdef.models import SmallResNet
-from advdef.rescaling import rescaled
-from advdef.sensitivity import (
+from advdef.papers.sensitivity.interventions import rescaled
+from advdef.papers.sensitivity.measure import (
     _FLOOR,
     Definition,
     Pairs,

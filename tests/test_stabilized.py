@@ -12,10 +12,10 @@ from torch import Tensor
 
 from advdef.attacks import describe, pgd
 from advdef.data import Dataset, Split
-from advdef.defenses.stabilized import Stabilized
 from advdef.evaluation.robustness import adaptive, direct, evaluate, oblivious
 from advdef.models import SmallResNet
-from advdef.sensitivity import make_pairs, sensitivity
+from advdef.papers.sensitivity.defence import Stabilized
+from advdef.papers.sensitivity.measure import make_pairs, sensitivity
 from advdef.training.loop import train_standard
 
 EPS = 0.1

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from advdef.attacks import pgd
 from advdef.data import Dataset, Split
-from advdef.defenses import stabilizing
-from advdef.defenses.stabilizing import Distance, stabilizing_loss, train_sns
 from advdef.evaluation.robustness import correct
 from advdef.models import SmallResNet
-from advdef.sensitivity import Pairs, make_pairs, select, sensitivity
+from advdef.papers.sensitivity import training as stabilizing
+from advdef.papers.sensitivity.measure import Pairs, make_pairs, select, sensitivity
+from advdef.papers.sensitivity.training import Distance, stabilizing_loss, train_sns
 from advdef.training.adversarial import train_at
 from advdef.training.loop import TrainingDiverged, fit
 

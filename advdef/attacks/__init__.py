@@ -9,9 +9,6 @@ from advdef.attacks.auto_pgd import apgd
 from advdef.attacks.candidates import candidates
 from advdef.attacks.composed import each_class, minimal, warm_started
 from advdef.attacks.decoy import decoy
-from advdef.attacks.feature_adversary import feature_adversary
-from advdef.attacks.feature_neurons import neuron_targeted
-from advdef.attacks.feature_routing import feature_routing
 from advdef.attacks.gate import both_branches, unnoticed
 from advdef.attacks.gradient import bim, ffgsm, fgsm, mim, pgd, rfgsm
 from advdef.attacks.libraries.foolbox import boundary, carlini_wagner, ddn, deepfool, ead, hop_skip_jump, pointwise
@@ -44,8 +41,6 @@ __all__ = [
     "each_class",
     "expectation",
     "fab",
-    "feature_adversary",
-    "feature_routing",
     "ffgsm",
     "fgsm",
     "hop_skip_jump",
@@ -53,7 +48,6 @@ __all__ = [
     "margin",
     "mim",
     "minimal",
-    "neuron_targeted",
     "pgd",
     "pointwise",
     "precompensated",

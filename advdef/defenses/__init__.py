@@ -7,7 +7,6 @@ from advdef.defenses.noise import NoiseVote
 from advdef.defenses.purification import GatedPurification, Purification
 from advdef.defenses.restoration import OracleRestoration, Restoration
 from advdef.defenses.spiking import SpikingClassifier
-from advdef.defenses.stabilized import Stabilized
 from advdef.defenses.transforms import AntiAdversary, BitDepth, GaussianBlur, Jpeg, Median, Preprocessed, TotalVariation
 
 __all__ = [
@@ -29,7 +28,6 @@ __all__ = [
     "Purification",
     "Restoration",
     "SpikingClassifier",
-    "Stabilized",
     "TotalVariation",
     "Undefended",
 ]

@@ -14,7 +14,7 @@ from stopwatch import DEVICE, seconds
 from torch import Tensor, nn
 
 from advdef.models import ResNet, SmallResNet
-from advdef.sensitivity import Pairs, measure
+from advdef.papers.sensitivity.measure import Pairs, measure
 from advdef.taps import default_taps, tapped
 
 BATCH = 250

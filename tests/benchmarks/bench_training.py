@@ -21,8 +21,8 @@ from stopwatch import DEVICE, seconds
 from torch import Tensor, nn
 
 from advdef.data import Split
-from advdef.defenses.stabilizing import train_sns
 from advdef.models import ResNet18, SmallResNet
+from advdef.papers.sensitivity.training import train_sns
 from advdef.training.adversarial import ascend, train_alp, train_at, train_trades
 
 CLOCK = time.perf_counter if DEVICE.type == "cuda" else time.process_time

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advdef.data import Split
-from advdef.sensitivity import Pairs, Which, select, sensitivity
+from advdef.papers.sensitivity.measure import Pairs, Which, select, sensitivity
 from advdef.taps import check_layers, default_taps
 from advdef.training.adversarial import Branches, ascend, fit_pairs
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
-from advdef._pairs import Keep, Pairs, make_pairs
 from advdef.contract import borrowed
+from advdef.papers.sensitivity.pairs import Keep, Pairs, make_pairs
 from advdef.selection import Which, channel_mask, jaccard, layer_score, same_layers, select
 from advdef.taps import check_layers, default_taps, tapped
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from advdef.attacks import feature_adversary, feature_routing, neuron_targeted
 from advdef.attacks.suites import Suite
 from advdef.data import Split
 from advdef.defenses.base import Undefended
+from advdef.papers.sensitivity.attacks import feature_adversary, feature_routing, neuron_targeted
 from advdef.selection import select
 from advdef.taps import check_layers
 
