@@ -62,19 +62,7 @@ from advdef import checks, notebook, plotting
 from advdef.attacks import apgd, carlini_wagner, fgsm, mim, minimal, pgd, square, suites
 from advdef.claims import Condition, claims, decide
 from advdef.data import load
-from advdef.defenses import (
-    AntiAdversary,
-    BitDepth,
-    Jpeg,
-    Median,
-    NIPDictionary,
-    NIPOracle,
-    NIPSearch,
-    NIPSelf,
-    NoiseVote,
-    Undefended,
-)
-from advdef.direction_bank import fit_bank, phase_scrambled, random_bank
+from advdef.defenses import AntiAdversary, BitDepth, Jpeg, Median, Undefended
 from advdef.evaluation.cost import cost
 from advdef.evaluation.crafting import craft
 from advdef.evaluation.robustness import (
@@ -86,7 +74,12 @@ from advdef.evaluation.robustness import (
     evaluate_curve,
     oblivious,
 )
-from advdef.influence import (
+from advdef.models import VGG19, AlexNet, LeNet5, ResNet, SmallVGG
+from advdef.notebook import show_eps
+from advdef.papers.nip.bank import fit_bank, phase_scrambled, random_bank
+from advdef.papers.nip.baselines import NoiseVote
+from advdef.papers.nip.defence import NIPDictionary, NIPSearch, NIPSelf
+from advdef.papers.nip.influence import (
     class_directions,
     front_and_tail,
     influence,
@@ -94,11 +87,10 @@ from advdef.influence import (
     rms_normalised,
     trace,
 )
-from advdef.models import VGG19, AlexNet, LeNet5, ResNet, SmallVGG
-from advdef.neuron_shift import equal_norm_noise, features, matched, shift
-from advdef.notebook import show_eps
+from advdef.papers.nip.oracle import NIPOracle
+from advdef.papers.nip.repair import repair, repairs
+from advdef.papers.nip.shift import equal_norm_noise, features, matched, shift
 from advdef.records import Run, record
-from advdef.repair import repair, repairs
 from advdef.statistics import (
     mcnemar,
     mean_interval,

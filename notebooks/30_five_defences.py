@@ -55,8 +55,7 @@ import torch
 from advdef import checks, notebook, plotting
 from advdef.attacks import fgsm, pgd, square, suites, uniform_noise
 from advdef.data import load
-from advdef.defenses import NIPDictionary, Purification, Restoration, Undefended
-from advdef.direction_bank import fit_bank
+from advdef.defenses import Purification, Restoration, Undefended
 from advdef.evaluation.cost import cost, multiply_adds
 from advdef.evaluation.robustness import (
     Attempt,
@@ -72,6 +71,8 @@ from advdef.ledger import own_pages, read_records
 from advdef.models import SIZES, Purifier, ResNet18, SmallResNet, TwoStreamRestorer
 from advdef.models.spiking import REDUCED
 from advdef.notebook import show_eps
+from advdef.papers.nip.bank import fit_bank
+from advdef.papers.nip.defence import NIPDictionary
 from advdef.papers.qusecnets.defence import Quantized, Quantizer, train_quantized
 from advdef.papers.sensitivity.defence import Stabilized
 from advdef.papers.sensitivity.measure import make_pairs, sensitivity

@@ -100,7 +100,7 @@ MUTANTS = (
         "the bound of a verdict's rule lies where everything holds", "neuron_sensitivity",
     ),
     Mutant(
-        "wrong layer", "advdef/influence.py",
+        "wrong layer", "advdef/papers/nip/influence.py",
         "default_taps(model)[-1] if layer is None", "default_taps(model)[-2] if layer is None",
         "NIP reads another layer than the features", "nip",
     ),

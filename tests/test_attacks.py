@@ -23,7 +23,6 @@ from advdef.attacks import (
     margin,
     mim,
     pgd,
-    precompensated,
     replace_gradient,
     square,
     stopping,
@@ -38,6 +37,7 @@ from advdef.contract import ProbabilitiesWarning, TrainingModeWarning
 from advdef.defenses import AntiAdversary
 from advdef.evaluation.robustness import correct
 from advdef.norms import Norm, size
+from advdef.papers.nip.attacks import precompensated
 from advdef.papers.qusecnets.attacks import level_space
 from advdef.papers.qusecnets.defence import Quantized, Quantizer
 

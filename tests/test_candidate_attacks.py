@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from contract import AttackContract, assert_leaves_no_trace, net, norm_of, random_batch, seeded, spoiled, tiny, watched
 from torch import Tensor, nn
 
-from advdef.attacks import candidates, decoy, each_class, margin, pgd, precompensated, straight_through, two_conditions
+from advdef.attacks import decoy, each_class, margin, pgd, straight_through
 from advdef.contract import TrainingModeWarning
 from advdef.evaluation.robustness import correct
+from advdef.papers.nip.attacks import candidates, precompensated, two_conditions
 
 OFFSETS = 0.1 * torch.randn(3, 2, 3, 3, generator=seeded(5))
 PER_CLASS = 0.1 * torch.randn(4, 2, 3, 3, generator=seeded(6))
@@ -327,7 +328,7 @@ def test_few_candidates_in_a_pass_change_nothing(monkeypatch: pytest.MonkeyPatch
         attack = partial(added, model, images.double(), labels, eps=0.1, loss=loss)
         expected = attack(generator=seeded())
         with monkeypatch.context() as patch, watched(network := net().double()) as seen:
-            patch.setattr(importlib.import_module("advdef.attacks.candidates"), "_FORWARD", 7)
+            patch.setattr(importlib.import_module("advdef.papers.nip.attacks.candidates"), "_FORWARD", 7)
             found = attack(network=network, generator=seeded())
         assert torch.allclose(found, expected, rtol=0, atol=1e-12)
         assert {len(x) for x in seen} == {6}  # two images with three candidates each

@@ -15,9 +15,10 @@ from advdef import checks
 from advdef.attacks import bim, pgd
 from advdef.attacks.suites import cleverhans
 from advdef.checks import QUICK, TITLES, Check
-from advdef.defenses import Defense, NoiseVote, Undefended
+from advdef.defenses import Defense, Undefended
 from advdef.defenses.broken import Detached, RandomInput, ScaledLogits
 from advdef.evaluation.robustness import Attempt, Outcome, UnsoundAttack, direct, evaluate, oblivious
+from advdef.papers.nip.baselines import NoiseVote
 from advdef.papers.qusecnets.defence import Quantized, Quantizer
 
 Batch = tuple[Tensor, Tensor]

@@ -10,10 +10,11 @@ import torch
 from contract import seeded
 from torch import Tensor, nn
 
-from advdef.defenses import Defense, NIPDictionary, NIPSearch, NIPSelf, Undefended
-from advdef.direction_bank import DirectionBank
+from advdef.defenses import Defense, Undefended
 from advdef.evaluation.cost import Cost, cost, multiply_adds
 from advdef.evaluation.robustness import cost as module
+from advdef.papers.nip.bank import DirectionBank
+from advdef.papers.nip.defence import NIPDictionary, NIPSearch, NIPSelf
 
 
 def net() -> nn.Sequential:

@@ -14,7 +14,7 @@ from contract import seeded
 from torch import Tensor, nn
 
 from advdef.data import Split
-from advdef.direction_bank import (
+from advdef.papers.nip.bank import (
     BankError,
     DirectionBank,
     fit_bank,
@@ -23,7 +23,7 @@ from advdef.direction_bank import (
     random_bank,
     save_bank,
 )
-from advdef.influence import rms_normalised
+from advdef.papers.nip.influence import rms_normalised
 
 TENSORS = ("weights", "directions", "samples", "mean", "deviation")
 

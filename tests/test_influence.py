@@ -11,7 +11,8 @@ from contract import seeded
 from torch import Tensor, nn
 
 from advdef.contract import slope
-from advdef.influence import (
+from advdef.models import CleverhansCNN, LeNet5
+from advdef.papers.nip.influence import (
     class_directions,
     feature_layer,
     front_and_tail,
@@ -20,7 +21,6 @@ from advdef.influence import (
     rms_normalised,
     trace,
 )
-from advdef.models import CleverhansCNN, LeNet5
 
 Pair = tuple[Tensor, Tensor]
 

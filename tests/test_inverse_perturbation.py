@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from advdef.attacks import Suite, describe, pgd
 from advdef.attacks.wrappers import replace_gradient
-from advdef.defenses import Defense, NIPDictionary, NIPOracle, NIPSearch, NIPSelf, inverse_perturbation
-from advdef.defenses.inverse_perturbation import Rule
-from advdef.direction_bank import DirectionBank
+from advdef.defenses import Defense
 from advdef.evaluation.robustness import adaptive, direct, evaluate, oblivious
-from advdef.influence import front_and_tail, inverse_direction, rms_normalised
+from advdef.papers.nip import defence as inverse_perturbation
+from advdef.papers.nip.bank import DirectionBank
+from advdef.papers.nip.defence import NIPDictionary, NIPSearch, NIPSelf, Rule
+from advdef.papers.nip.influence import front_and_tail, inverse_direction, rms_normalised
+from advdef.papers.nip.oracle import NIPOracle
 from advdef.taps import tapped
 
 RULES = get_args(Rule)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from advdef.neuron_shift import equal_norm_noise, features, matched, shift
+from advdef.papers.nip.shift import equal_norm_noise, features, matched, shift
 from advdef.statistics import mean_interval
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from advdef.contract import TrainingModeWarning
 from advdef.defenses import Undefended
-from advdef.repair import Repair, repair, repairs
+from advdef.papers.nip.repair import Repair, repair, repairs
 from advdef.statistics import wilson
 
 

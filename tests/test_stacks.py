@@ -19,8 +19,6 @@ from advdef.defenses import (
     GaussianBlur,
     Jpeg,
     Median,
-    NIPSelf,
-    NoiseVote,
     Purification,
     Restoration,
     TotalVariation,
@@ -32,6 +30,8 @@ from advdef.evaluation.threats import stand_ins
 from advdef.gradient_map import frozen
 from advdef.models import ImageRestorer
 from advdef.models.spiking import Purifier, Surrogate
+from advdef.papers.nip.baselines import NoiseVote
+from advdef.papers.nip.defence import NIPSelf
 from advdef.papers.qusecnets.defence import Quantized, Quantizer
 
 EPS, N = 0.15, 20

@@ -6,7 +6,6 @@ adapters to foolbox and pyautoattack (extra ``eval``), all with one signature.
 
 from advdef.attacks.attack import Attack, Suite, describe
 from advdef.attacks.auto_pgd import apgd
-from advdef.attacks.candidates import candidates
 from advdef.attacks.composed import each_class, minimal, warm_started
 from advdef.attacks.decoy import decoy
 from advdef.attacks.gate import both_branches, unnoticed
@@ -15,10 +14,8 @@ from advdef.attacks.libraries.foolbox import boundary, carlini_wagner, ddn, deep
 from advdef.attacks.libraries.pyautoattack import autoattack, fab, square
 from advdef.attacks.losses import LOSSES, margin
 from advdef.attacks.noise import uniform_noise
-from advdef.attacks.precompensation import precompensated
 from advdef.attacks.sparse import jsma, single_pixel
 from advdef.attacks.suites import stopping, suite
-from advdef.attacks.two_conditions import two_conditions
 from advdef.attacks.universal_perturbation import universal
 from advdef.attacks.wrappers import expectation, replace_gradient, straight_through
 
@@ -31,7 +28,6 @@ __all__ = [
     "bim",
     "both_branches",
     "boundary",
-    "candidates",
     "carlini_wagner",
     "ddn",
     "decoy",
@@ -50,7 +46,6 @@ __all__ = [
     "minimal",
     "pgd",
     "pointwise",
-    "precompensated",
     "replace_gradient",
     "rfgsm",
     "single_pixel",
@@ -58,7 +53,6 @@ __all__ = [
     "stopping",
     "straight_through",
     "suite",
-    "two_conditions",
     "uniform_noise",
     "universal",
     "unnoticed",

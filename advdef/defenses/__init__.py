@@ -1,9 +1,6 @@
 """Defences: each a :class:`~advdef.defenses.base.Defense`, and how it is trained."""
 
 from advdef.defenses.base import Defense, ImageDraws, Undefended
-from advdef.defenses.inverse_perturbation import NIPDictionary, NIPSearch, NIPSelf
-from advdef.defenses.nip_oracle import NIPOracle
-from advdef.defenses.noise import NoiseVote
 from advdef.defenses.purification import GatedPurification, Purification
 from advdef.defenses.restoration import OracleRestoration, Restoration
 from advdef.defenses.spiking import SpikingClassifier
@@ -18,11 +15,6 @@ __all__ = [
     "ImageDraws",
     "Jpeg",
     "Median",
-    "NIPDictionary",
-    "NIPOracle",
-    "NIPSearch",
-    "NIPSelf",
-    "NoiseVote",
     "OracleRestoration",
     "Preprocessed",
     "Purification",

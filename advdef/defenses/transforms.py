@@ -15,13 +15,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from advdef.attacks.objective import Offset
-from advdef.attacks.precompensation import precompensated
 from advdef.attacks.suites import Suite
-from advdef.attacks.two_conditions import two_conditions
 from advdef.attacks.wrappers import replace_gradient
 from advdef.contract import ask, slope
 from advdef.defenses.base import Defense
-from advdef.influence import rms_normalised
+from advdef.papers.nip.attacks import precompensated, two_conditions
+from advdef.papers.nip.influence import rms_normalised
 
 __all__ = [
     "AddedOffset",

@@ -101,7 +101,8 @@ def stand_ins(defence: Defense) -> dict[str, nn.Module]:
     So no hard part of a stack is left to cut the gradient. What draws random numbers is replaced by the mean over its
     draws (EOT, https://arxiv.org/abs/1707.07397).
 
-    >>> from advdef.defenses import BitDepth, Jpeg, NoiseVote
+    >>> from advdef.defenses import BitDepth, Jpeg
+    >>> from advdef.papers.nip.baselines import NoiseVote
     >>> list(stand_ins(Jpeg(BitDepth(nn.Flatten()))))
     ['straight-through over straight-through']
     >>> list(stand_ins(Jpeg(NoiseVote(nn.Flatten(), 0.1))))

@@ -13,8 +13,8 @@ import torch
 from stopwatch import DEVICE, seconds
 from torch import Tensor
 
-from advdef.influence import class_directions, inverse_direction, trace
 from advdef.models import SmallVGG
+from advdef.papers.nip.influence import class_directions, inverse_direction, trace
 
 IMAGES, CLASSES, ROUNDS = 64, 10, 5
 

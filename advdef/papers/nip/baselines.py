@@ -9,7 +9,7 @@ from advdef.attacks.wrappers import expectation
 from advdef.contract import ask
 from advdef.defenses.base import Defense, ImageDraws
 from advdef.draws import normal, uniform
-from advdef.influence import rms_normalised
+from advdef.papers.nip.influence import rms_normalised
 
 __all__ = ["Noise", "NoiseVote"]
 

@@ -3,7 +3,7 @@
 Source: https://arxiv.org/abs/2112.13060. The classifier stays as it is. How the paper finds the perturbation of an
 image whose class it does not know is not known to us, so there are three explicit variants, all ours: ``NIPSelf`` (V1),
 ``NIPDictionary`` (V2) and ``NIPSearch`` (V3). What the authors' released code does instead needs the answer and is
-therefore no defence: :class:`advdef.defenses.nip_oracle.NIPOracle` (V0).
+therefore no defence: :class:`advdef.papers.nip.oracle.NIPOracle` (V0).
 
 All are deterministic. What they add is constant almost everywhere on a piecewise linear network, so plain autograd
 through them, which takes it for a constant, has the exact gradient; the surrogates look past the clipping to [0, 1] and
@@ -18,14 +18,14 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks.candidates import candidates
 from advdef.attacks.suites import Suite
 from advdef.attacks.wrappers import replace_gradient, straight_through
 from advdef.contract import ask
 from advdef.defenses.base import Defense
 from advdef.defenses.transforms import AddedOffset, Preprocessed, by_class
-from advdef.direction_bank import DirectionBank
-from advdef.influence import Score, Tail, feature_layer, front_and_tail, inverse_direction, trace
+from advdef.papers.nip.attacks import candidates
+from advdef.papers.nip.bank import DirectionBank
+from advdef.papers.nip.influence import Score, Tail, feature_layer, front_and_tail, inverse_direction, trace
 from advdef.taps import renamed, tapped
 
 __all__ = ["NIPDictionary", "NIPSearch", "NIPSelf", "Rule", "SearchScore"]
@@ -41,7 +41,7 @@ class NIPSelf(AddedOffset):
 
     It strengthens what speaks for the prediction: on an adversarial image, for the wrong class. A negative step weakens
     it. ``front``, ``tail``, ``tail_slice``, ``layer`` and ``score`` are those of
-    :func:`advdef.influence.inverse_direction`. Raises ValueError for a layer that the classifier does not have.
+    :func:`advdef.papers.nip.influence.inverse_direction`. Raises ValueError for a layer that the classifier does not have.
     """
 
     def __init__(

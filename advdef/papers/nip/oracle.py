@@ -18,7 +18,7 @@ class NIPOracle(nn.Module):
     (https://github.com/Allen-piexl/NIP-Neuron-level-Inverse-Perturbation, ``Reverse_VGG_CIFAR.py``, lines 196-204): try
     x + step * r; where that is not classified as the clean image was, take x - step * r; clip; success is the clean
     image's prediction. There, r is the direction of the clean image itself
-    (:func:`advdef.influence.inverse_direction`), and step is 0.001.
+    (:func:`advdef.papers.nip.influence.inverse_direction`), and step is 0.001.
 
     Two things are known here that no defence knows: the clean image, in r, and its prediction, in the sign. Controls
     give other directions, or ``sign="plus"``, which with one direction uses neither the prediction nor the minus.

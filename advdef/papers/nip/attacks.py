@@ -1,0 +1,211 @@
+"""The attack made for a defence that looks at an image with one constant offset after the other added to it."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from advdef.attacks.gradient import pgd
+from advdef.attacks.losses import Goal
+from advdef.attacks.objective import Offset, ascend_objective, asked, for_each_class
+from advdef.attacks.wrappers import replace_gradient
+from advdef.contract import ask
+from advdef.draws import fresh_seed, image_keys, uniform
+from advdef.norms import BallNorm, ball
+
+__all__ = ["CandidateLoss", "candidates", "precompensated", "two_conditions"]
+
+CandidateLoss = Literal["sum", "worst", "agree"]
+
+_FORWARD = 1024  # most candidates in one forward pass, unless a single image has more
+
+
+@torch.inference_mode(False)
+def candidates(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float | Tensor,
+    network: nn.Module,
+    offsets: Tensor,
+    loss: CandidateLoss = "sum",
+    sampled: int | None = None,
+    norm: BallNorm = "Linf",
+    steps: int = 100,
+    step_size: float | None = None,
+    restarts: int = 1,
+    random_start: bool = True,
+    stop_early: bool = False,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Ascend a loss of ``network`` on all candidates clip(x + offset, 0, 1), whichever a defence trusts.
+
+    ``offsets`` is (J, C, H, W), in pixels. ``loss`` is the "sum" of the candidates' cross-entropies; their "worst"
+    margin, positive when each of them is wrong; or "agree", the worst lead of one wrong class, that of the largest mean
+    logit over the candidates of the clean image. In the gradient the clip is the identity (BPDA,
+    https://arxiv.org/abs/1802.00420). With ``sampled`` that many candidates are drawn anew for each point.
+    ``model`` only judges. The other options and the contract are those of :func:`advdef.attacks.pgd`.
+
+    Raises ValueError for offsets unlike the images or not finite, an unknown loss and ``sampled`` outside 1..J.
+
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    >>> image, label = torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])
+    >>> x = candidates(network, image, label, eps=0.1, network=network, offsets=torch.zeros(3, 1, 2, 2), steps=3)
+    >>> float((x - image).abs().max()) <= 0.1 + 1e-6
+    True
+    """
+    if loss not in get_args(CandidateLoss):
+        raise ValueError(f"no loss {loss!r}; there are {', '.join(get_args(CandidateLoss))}")
+    if offsets.dim() != 4 or len(offsets) == 0 or offsets.shape[1:] != images.shape[1:]:
+        raise ValueError(f"offsets must be (J, {', '.join(map(str, images.shape[1:]))}), not {tuple(offsets.shape)}")
+    if not bool(torch.isfinite(offsets).all()):
+        raise ValueError("offsets must be finite")
+    if sampled is not None and not 1 <= sampled <= len(offsets):
+        raise ValueError(f"sampled must lie in 1..{len(offsets)}, the number of offsets, not {sampled}")
+    offsets = offsets.detach().to(images)
+    each = len(offsets) if sampled is None else sampled
+    at_once = max(1, _FORWARD // each)
+
+    seed = 0 if sampled is None else fresh_seed(generator)
+
+    def judged(points: Tensor) -> Tensor:
+        """Logits (N * J, K), or of the ``sampled`` candidates alone."""
+        drawn = offsets
+        if sampled is not None:
+            drawn = offsets[uniform(image_keys(points, seed), (len(offsets),)).argsort(1)[:, :sampled]]
+        added = (points[:, None] + drawn).flatten(0, 1)
+        return ask(network, replace_gradient(added.clamp(0, 1), added))
+
+    def objective(points: Tensor, goal: Goal) -> Tensor:
+        aims = goal.of(torch.arange(len(points), device=points.device).repeat_interleave(each))
+        values = aims.loss("ce" if loss == "sum" else "margin", judged(points)).view(-1, each)
+        return values.sum(1) if loss == "sum" else values.amin(1)
+
+    ascend = partial(
+        ascend_objective, objective=objective, network=network, norm=norm, steps=steps, step_size=step_size,
+        restarts=restarts, random_start=random_start, stop_early=stop_early, generator=generator, at_once=at_once,
+    )  # fmt: skip
+    if loss != "agree":
+        return ascend(model, images, labels, eps=eps)
+
+    def mean(points: Tensor) -> Tensor:
+        return torch.cat([judged(part).unflatten(0, (-1, each)).mean(1) for part in points.split(at_once)])
+
+    return for_each_class(
+        model, images, labels, eps=eps, network=network, likely=mean, classes=1, norm=norm, stop_early=stop_early,
+        attempt=lambda x, y, eps, targets: [ascend(model, x, y, eps=eps, targets=targets, any_wrong=True)],
+    )  # fmt: skip
+
+
+@torch.inference_mode(False)
+def precompensated(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float | Tensor,
+    network: nn.Module,
+    offset: Offset,
+    shares: Sequence[float] = (0.0, 0.5, 1.0),
+    classes: int = 3,
+    norm: BallNorm = "Linf",
+    steps: int = 100,
+    step_size: float | None = None,
+    restarts: int = 1,
+    random_start: bool = True,
+    stop_early: bool = False,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Craft x* for a class on the bare ``network``, with as large a lead as it can get, and submit x* - share * offset.
+
+    ``offset(points (N, C, H, W), classes (N,))`` is what the defence adds to points that it takes for that class; it is
+    asked once, at x*. What is submitted is moved into the eps-ball and [0, 1]: where x* has used up its budget, an
+    offset back towards the image cannot be taken off. Share 0 is x* itself; between 0 and 1 what the look-up sees and
+    what it makes of it both stay near x*. x* is PGD on the margin of each of the ``classes`` most likely wrong
+    classes of the clean image, those after the first for what ``model`` still gets right. ``model`` only judges, and is
+    asked once for each share and class. The other options and the contract are those of :func:`advdef.attacks.pgd`.
+
+    Raises ValueError for ``classes`` below 1, shares that are none, negative or not finite, and an offset that has not
+    the shape of the points.
+
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    >>> image, label = torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])
+    >>> x = precompensated(network, image, label, eps=0.1, network=network, offset=lambda x, t: 0 * x, steps=3)
+    >>> float((x - image).abs().max()) <= 0.1 + 1e-6
+    True
+    """
+    if not shares or not all(0 <= share < float("inf") for share in shares):
+        raise ValueError(f"shares must be finite and not negative, and at least one, not {tuple(shares)}")
+
+    def attempt(images: Tensor, labels: Tensor, eps: Tensor, targets: Tensor) -> Iterator[Tensor]:
+        crafted = pgd(
+            network, images, labels, eps=eps, norm=norm, steps=steps, step_size=step_size, restarts=restarts,
+            loss="margin", targets=targets, random_start=random_start, generator=generator,
+        )  # fmt: skip
+        added = asked(offset, crafted, targets)
+        around = ball(images, eps[:, None, None, None], norm)
+        return (around.project(crafted - share * added) for share in shares)
+
+    return for_each_class(
+        model, images, labels, eps=eps, network=network, likely=network, classes=classes, attempt=attempt,
+        norm=norm, stop_early=stop_early,
+    )  # fmt: skip
+
+
+@torch.inference_mode(False)
+def two_conditions(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float | Tensor,
+    network: nn.Module,
+    offset: Offset,
+    classes: int = 3,
+    norm: BallNorm = "Linf",
+    steps: int = 100,
+    step_size: float | None = None,
+    restarts: int = 1,
+    random_start: bool = True,
+    stop_early: bool = False,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Ascend the lead of a class on x and on clip(x + offset(x, class), 0, 1), whichever of the two is smaller.
+
+    Where both are classified as that class, the look-up is wrong and what it adds does not help. ``offset(points
+    (N, C, H, W), classes (N,))`` is asked anew at each step, without gradient, and taken for a constant; the clip is
+    the identity in the gradient. Tried are the ``classes`` most likely wrong classes by ``network`` on the clean image,
+    those after the first on what ``model`` still gets right; any wrong class counts as success. ``model`` only judges.
+    The other options and the contract are those of :func:`advdef.attacks.pgd`.
+
+    Raises ValueError for ``classes`` below 1 and an offset that has not the shape of the points.
+
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    >>> image, label = torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])
+    >>> x = two_conditions(network, image, label, eps=0.1, network=network, offset=lambda x, t: 0 * x, steps=3)
+    >>> float((x - image).abs().max()) <= 0.1 + 1e-6
+    True
+    """
+
+    def objective(points: Tensor, goal: Goal) -> Tensor:
+        assert goal.targets is not None
+        moved = points + asked(offset, points, goal.targets)
+        both = torch.cat([points, replace_gradient(moved.clamp(0, 1), moved)])
+        aims = goal.of(torch.arange(len(points), device=points.device).repeat(2))
+        return aims.loss("margin", ask(network, both)).view(2, -1).amin(0)
+
+    def attempt(images: Tensor, labels: Tensor, eps: Tensor, targets: Tensor) -> list[Tensor]:
+        found = ascend_objective(
+            model, images, labels, eps=eps, objective=objective, network=network, norm=norm, steps=steps,
+            step_size=step_size, restarts=restarts, random_start=random_start, stop_early=stop_early,
+            generator=generator, targets=targets, any_wrong=True,
+        )  # fmt: skip
+        return [found]
+
+    return for_each_class(
+        model, images, labels, eps=eps, network=network, likely=network, classes=classes, attempt=attempt,
+        norm=norm, stop_early=stop_early,
+    )  # fmt: skip
