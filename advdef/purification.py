@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advdef.data import Split
-from advdef.gradient_map import check_frozen
 from advdef.models.spiking.purifier import UNIT, Purifier
+from advdef.papers.trn.maps import check_frozen
 from advdef.training.loop import fit
 from advdef.training.pairs import Recipe, attacked, cached_pairs
 

@@ -74,9 +74,7 @@ from advdef.defenses import (
     BitDepth,
     Jpeg,
     Median,
-    OracleRestoration,
     Preprocessed,
-    Restoration,
     TotalVariation,
     Undefended,
 )
@@ -84,23 +82,23 @@ from advdef.evaluation.cost import cost
 from advdef.evaluation.crafting import craft
 from advdef.evaluation.quality import psnr
 from advdef.evaluation.robustness import Attempt, correct, direct, evaluate
-from advdef.gradient_map import GradientMap, alignment, frozen
-from advdef.ladder import RUNGS, ladder
-from advdef.map_controls import OracleMap, RandomMap, ShuffledMap, SobelMap
-from advdef.models import (
-    SIZES,
-    CleverhansCNN,
-    ImageRestorer,
-    LeNet5,
-    ResNet18,
-    SmallResNet,
-    SmallVGG,
-    TwoStreamRestorer,
-)
+from advdef.models import CleverhansCNN, LeNet5, ResNet18, SmallResNet, SmallVGG
 from advdef.notebook import show_eps
+from advdef.papers.trn.defence import OracleRestoration, Restoration
+from advdef.papers.trn.ladder import RUNGS, ladder
+from advdef.papers.trn.maps import (
+    GradientMap,
+    OracleMap,
+    RandomMap,
+    ShuffledMap,
+    SobelMap,
+    alignment,
+    frozen,
+)
+from advdef.papers.trn.models import SIZES, ImageRestorer, TwoStreamRestorer
+from advdef.papers.trn.smoothing import matching_temperature, smoothed
+from advdef.papers.trn.training import train_restorer
 from advdef.records import Run, record
-from advdef.restoration import train_restorer
-from advdef.smoothing import matching_temperature, smoothed
 from advdef.statistics import mean_interval, over_seeds, paired_difference, wilson
 from advdef.training.adversarial import train_at
 from advdef.training.loop import train_standard

@@ -80,7 +80,6 @@ from advdef.evaluation.robustness import (
     oblivious,
 )
 from advdef.footprint import footprint
-from advdef.gradient_map import frozen
 from advdef.models import (
     Firing,
     Purifier,
@@ -95,6 +94,7 @@ from advdef.models.spiking import (
 )
 from advdef.models.spiking.purifier import UNIT
 from advdef.notebook import show_eps
+from advdef.papers.trn.maps import frozen
 from advdef.purification import Losses, train_purifier
 from advdef.rat import train_rat
 from advdef.records import Run, record

@@ -55,7 +55,7 @@ import torch
 from advdef import checks, notebook, plotting
 from advdef.attacks import fgsm, pgd, square, suites, uniform_noise
 from advdef.data import load
-from advdef.defenses import Purification, Restoration, Undefended
+from advdef.defenses import Purification, Undefended
 from advdef.evaluation.cost import cost, multiply_adds
 from advdef.evaluation.robustness import (
     Attempt,
@@ -66,9 +66,8 @@ from advdef.evaluation.robustness import (
     evaluate_curve,
     oblivious,
 )
-from advdef.gradient_map import GradientMap, frozen
 from advdef.ledger import own_pages, read_records
-from advdef.models import SIZES, Purifier, ResNet18, SmallResNet, TwoStreamRestorer
+from advdef.models import Purifier, ResNet18, SmallResNet
 from advdef.models.spiking import REDUCED
 from advdef.notebook import show_eps
 from advdef.papers.nip.bank import fit_bank
@@ -77,9 +76,12 @@ from advdef.papers.qusecnets.defence import Quantized, Quantizer, train_quantize
 from advdef.papers.sensitivity.defence import Stabilized
 from advdef.papers.sensitivity.measure import make_pairs, sensitivity
 from advdef.papers.sensitivity.training import train_sns
+from advdef.papers.trn.defence import Restoration
+from advdef.papers.trn.maps import GradientMap, frozen
+from advdef.papers.trn.models import SIZES, TwoStreamRestorer
+from advdef.papers.trn.training import train_restorer
 from advdef.purification import train_purifier
 from advdef.records import Run, record
-from advdef.restoration import train_restorer
 from advdef.statistics import paired_difference, wilson
 from advdef.training.adversarial import train_at
 from advdef.training.loop import train_standard

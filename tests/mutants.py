@@ -113,7 +113,7 @@ MUTANTS = (
         "restorers trained for 2 epochs instead of 6", "trn",
     ),
     Mutant(
-        "detached map", "advdef/gradient_map.py",
+        "detached map", "advdef/papers/trn/maps.py",
         "point = point if through else point.detach().clone().requires_grad_()",
         "through, point = False, point.detach().clone().requires_grad_()",
         "no gradient flows through the gradient map", "tests/test_gradient_map.py",
@@ -169,7 +169,7 @@ MUTANTS = (
         "the asymmetric loss forgives too small an estimate", "tests/test_purification_training.py",
     ),
     Mutant(
-        "no temperature", "advdef/smoothing.py", "return logits / self.temperature", "return logits",
+        "no temperature", "advdef/papers/trn/smoothing.py", "return logits / self.temperature", "return logits",
         "the smoothed twin forgets its temperature", "tests/test_smoothing.py",
     ),
     Mutant(

@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from contract import AttackContract, assert_leaves_no_trace, net, norm_of, random_batch, seeded, spoiled, tiny, watched
 from torch import Tensor, nn
 
-from advdef.attacks import decoy, each_class, margin, pgd, straight_through
+from advdef.attacks import each_class, margin, pgd, straight_through
 from advdef.contract import TrainingModeWarning
 from advdef.evaluation.robustness import correct
 from advdef.papers.nip.attacks import candidates, precompensated, two_conditions
+from advdef.papers.trn.attacks import decoy
 
 OFFSETS = 0.1 * torch.randn(3, 2, 3, 3, generator=seeded(5))
 PER_CLASS = 0.1 * torch.randn(4, 2, 3, 3, generator=seeded(6))

@@ -15,8 +15,8 @@ from contract import seeded, tiny, watched
 from torch import Tensor, nn
 
 from advdef.evaluation.robustness import counted
-from advdef.gradient_map import GradientMap, MapLabel, MapScale, alignment, class_gradients, frozen, scaled
 from advdef.models import LeNet5, SmallResNet
+from advdef.papers.trn.maps import GradientMap, MapLabel, MapScale, alignment, class_gradients, frozen, scaled
 
 LABELS: tuple[MapLabel, ...] = get_args(MapLabel)
 SCALES: tuple[MapScale, ...] = get_args(MapScale)

@@ -15,15 +15,14 @@ from torch import Tensor, nn
 
 from advdef.attacks import describe, square, warm_started
 from advdef.attacks.attack import norm_of
-from advdef.defenses import Defense, Jpeg, Restoration, Undefended
+from advdef.defenses import Defense, Jpeg, Undefended
 from advdef.evaluation.outcomes import Outcome
 from advdef.evaluation.robustness import Attempt, correct, evaluate
-from advdef.gradient_map import GradientMap, frozen
-from advdef.ladder import RUNGS, ladder
-from advdef.map_controls import SobelMap
-from advdef.models import SIZES, ImageRestorer, TwoStreamRestorer
-from advdef.models.restoration import Restorer
-from advdef.smoothing import smoothed
+from advdef.papers.trn.defence import Restoration
+from advdef.papers.trn.ladder import RUNGS, ladder
+from advdef.papers.trn.maps import GradientMap, SobelMap, frozen
+from advdef.papers.trn.models import SIZES, ImageRestorer, Restorer, TwoStreamRestorer
+from advdef.papers.trn.smoothing import smoothed
 
 SHAPE, CLASSES, EPS = (1, 8, 8), 4, 0.1
 SMALL: dict[str, Any] = {"eps": EPS, "steps": 3, "restarts": 2, "classes": 2, "queries": 5}

@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from contract import seeded, tiny
 from torch import Tensor, nn
 
-from advdef.gradient_map import GradientMap, MapScale, frozen, scaled
-from advdef.map_controls import OracleMap, RandomMap, ShuffledMap, SobelMap
+from advdef.papers.trn.maps import GradientMap, MapScale, OracleMap, RandomMap, ShuffledMap, SobelMap, frozen, scaled
 
 SCALES: tuple[MapScale, ...] = get_args(MapScale)
 

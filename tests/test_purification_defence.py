@@ -23,8 +23,8 @@ from advdef.attacks import describe, margin, pgd
 from advdef.defenses import GatedPurification, Purification, SpikingClassifier
 from advdef.defenses.base import Defense
 from advdef.evaluation.robustness import adaptive, correct, counted, direct, evaluate, oblivious
-from advdef.gradient_map import frozen
 from advdef.models.spiking import RECTANGLE, REDUCED, Noise, Purifier, SmallSpikingResNet, Surrogate, neurons_of
+from advdef.papers.trn.maps import frozen
 from advdef.store import key
 
 SHAPE, CLASSES = (1, 8, 8), 4

@@ -19,8 +19,8 @@ from advdef import purification
 from advdef.attacks import fgsm
 from advdef.data import Dataset, Split
 from advdef.evaluation.robustness import correct
-from advdef.gradient_map import frozen
 from advdef.models.spiking import Firing, Noise, Purifier, neurons_of
+from advdef.papers.trn.maps import frozen
 from advdef.purification import Losses, asymmetric, charbonnier, roughness, train_purifier
 from advdef.training.loop import TrainingDiverged, train_standard
 from advdef.training.pairs import Recipe, cached_pairs, make_pairs

@@ -13,13 +13,11 @@ from contract import seeded, tiny
 from torch import Tensor, nn
 
 from advdef.attacks import pgd
-from advdef.defenses.restoration import OracleRestoration, Restoration
 from advdef.evaluation.robustness import adaptive, correct, counted, evaluate
-from advdef.gradient_map import GradientMap, frozen
-from advdef.map_controls import OracleMap, RandomMap, ShuffledMap, SobelMap
-from advdef.models import ImageRestorer, TwoStreamRestorer
-from advdef.models.restoration import Restorer
-from advdef.smoothing import smoothed
+from advdef.papers.trn.defence import OracleRestoration, Restoration
+from advdef.papers.trn.maps import GradientMap, OracleMap, RandomMap, ShuffledMap, SobelMap, frozen
+from advdef.papers.trn.models import ImageRestorer, Restorer, TwoStreamRestorer
+from advdef.papers.trn.smoothing import smoothed
 
 SHAPE, CLASSES = (2, 6, 5), 4
 SIZE = {"width": 4, "streams": 1, "tail": 1}

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from contract import seeded
 from torch import Tensor, nn
 
-from advdef.models import SIZES, ImageRestorer, TwoStreamRestorer
-from advdef.models.restoration import Fusion, Restorer, _Gate, _ResidualBlock
+from advdef.papers.trn.models import SIZES, Fusion, ImageRestorer, Restorer, TwoStreamRestorer, _Gate, _ResidualBlock
 
 FUSIONS: tuple[Fusion, ...] = get_args(Fusion)
 KINDS = (*FUSIONS, "image")

@@ -13,13 +13,11 @@ import torch
 from contract import seeded, watched
 from torch import Tensor, nn
 
-from advdef import restoration
 from advdef.data import Dataset, Split
-from advdef.gradient_map import GradientMap, frozen
-from advdef.map_controls import OracleMap, RandomMap, ShuffledMap, SobelMap
-from advdef.models import ImageRestorer, TwoStreamRestorer
-from advdef.models.restoration import Restorer
-from advdef.restoration import map_of, train_restorer
+from advdef.papers.trn import training as restoration
+from advdef.papers.trn.maps import GradientMap, OracleMap, RandomMap, ShuffledMap, SobelMap, frozen
+from advdef.papers.trn.models import ImageRestorer, Restorer, TwoStreamRestorer
+from advdef.papers.trn.training import map_of, train_restorer
 from advdef.training.loop import TrainingDiverged, fit
 from advdef.training.pairs import Recipe, cached_pairs, make_pairs
 from advdef.training.weights import trained

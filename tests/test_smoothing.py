@@ -12,9 +12,9 @@ from contract import seeded, spoiled
 from torch import Tensor, nn
 
 from advdef.contract import ProbabilitiesWarning, slope
-from advdef.gradient_map import GradientMap, frozen
 from advdef.models import CleverhansCNN
-from advdef.smoothing import matching_temperature, smoothed
+from advdef.papers.trn.maps import GradientMap, frozen
+from advdef.papers.trn.smoothing import matching_temperature, smoothed
 
 
 class Block(nn.Module):

@@ -20,19 +20,19 @@ from advdef.defenses import (
     Jpeg,
     Median,
     Purification,
-    Restoration,
     TotalVariation,
     Undefended,
 )
 from advdef.defenses.broken import Detached, RandomInput, ScaledLogits
 from advdef.evaluation.robustness import adaptive, evaluate, oblivious
 from advdef.evaluation.threats import stand_ins
-from advdef.gradient_map import frozen
-from advdef.models import ImageRestorer
 from advdef.models.spiking import Purifier, Surrogate
 from advdef.papers.nip.baselines import NoiseVote
 from advdef.papers.nip.defence import NIPSelf
 from advdef.papers.qusecnets.defence import Quantized, Quantizer
+from advdef.papers.trn.defence import Restoration
+from advdef.papers.trn.maps import frozen
+from advdef.papers.trn.models import ImageRestorer
 
 EPS, N = 0.15, 20
 

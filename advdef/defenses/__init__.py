@@ -2,7 +2,6 @@
 
 from advdef.defenses.base import Defense, ImageDraws, Undefended
 from advdef.defenses.purification import GatedPurification, Purification
-from advdef.defenses.restoration import OracleRestoration, Restoration
 from advdef.defenses.spiking import SpikingClassifier
 from advdef.defenses.transforms import AntiAdversary, BitDepth, GaussianBlur, Jpeg, Median, Preprocessed, TotalVariation
 
@@ -15,10 +14,8 @@ __all__ = [
     "ImageDraws",
     "Jpeg",
     "Median",
-    "OracleRestoration",
     "Preprocessed",
     "Purification",
-    "Restoration",
     "SpikingClassifier",
     "TotalVariation",
     "Undefended",

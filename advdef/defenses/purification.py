@@ -16,8 +16,8 @@ from advdef.attacks.suites import Suite
 from advdef.attacks.wrappers import replace_gradient
 from advdef.contract import ask
 from advdef.defenses.transforms import Preprocessed
-from advdef.gradient_map import check_frozen
 from advdef.models.spiking import REDUCED, Purifier, Surrogate, stand_ins
+from advdef.papers.trn.maps import check_frozen
 
 __all__ = ["GatedPurification", "Purification"]
 

@@ -3,7 +3,6 @@
 from advdef.models.classic import AlexNet, CleverhansCNN, LeNet5
 from advdef.models.inception import SmallInception
 from advdef.models.resnet import ResNet, ResNet18, SmallResNet
-from advdef.models.restoration import SIZES, ImageRestorer, TwoStreamRestorer
 from advdef.models.spiking import (
     Firing,
     Purifier,
@@ -15,14 +14,12 @@ from advdef.models.spiking import (
 from advdef.models.vgg import VGG, VGG16, VGG19, SmallVGG
 
 __all__ = [
-    "SIZES",
     "VGG",
     "VGG16",
     "VGG19",
     "AlexNet",
     "CleverhansCNN",
     "Firing",
-    "ImageRestorer",
     "LeNet5",
     "Purifier",
     "ResNet",
@@ -34,5 +31,4 @@ __all__ = [
     "SpikingResNet",
     "SpikingVGG",
     "SpikingVGG11",
-    "TwoStreamRestorer",
 ]

@@ -33,9 +33,10 @@ from torch.utils.flop_counter import flop_registry
 
 from advdef.data import Split
 from advdef.evaluation.robustness import counted
-from advdef.gradient_map import GradientMap, frozen
-from advdef.models import SIZES, ResNet, ResNet18, SmallResNet, SmallVGG, TwoStreamRestorer
-from advdef.restoration import train_restorer
+from advdef.models import ResNet, ResNet18, SmallResNet, SmallVGG
+from advdef.papers.trn.maps import GradientMap, frozen
+from advdef.papers.trn.models import SIZES, TwoStreamRestorer
+from advdef.papers.trn.training import train_restorer
 from advdef.training.loop import train_standard
 from advdef.training.pairs import Recipe
 

@@ -6,14 +6,13 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks.decoy import decoy
 from advdef.attacks.suites import Suite
 from advdef.attacks.wrappers import replace_gradient
 from advdef.contract import ask
 from advdef.defenses.transforms import Preprocessed
-from advdef.gradient_map import check_frozen
-from advdef.map_controls import OracleMap
-from advdef.models.restoration import Restorer
+from advdef.papers.trn.attacks import decoy
+from advdef.papers.trn.maps import OracleMap, check_frozen
+from advdef.papers.trn.models import Restorer
 
 __all__ = ["OracleRestoration", "Restoration"]
 
@@ -22,7 +21,7 @@ class Restoration(Preprocessed):
     """The classifier on clip(x - restorer(x, map(x)), 0, 1): restoration from the image and a map of its gradient.
 
     Source: the abstract of https://arxiv.org/abs/2202.01117; a reconstruction. ``maps`` makes the maps (N, M, H, W)
-    from images (N, C, H, W) alone (:class:`advdef.gradient_map.GradientMap`, or a control); None for a restorer that
+    from images (N, C, H, W) alone (:class:`advdef.papers.trn.maps.GradientMap`, or a control); None for a restorer that
     sees only the image. All of it is differentiable, so plain autograd on it is the end-to-end attack, second
     derivatives of the classifier included. Defences of this kind, a preprocessor in front of a classifier that stays as
     it was, have been broken time and again (https://arxiv.org/abs/1802.00420, https://arxiv.org/abs/2202.13711).
@@ -60,7 +59,7 @@ class Restoration(Preprocessed):
     def through(self, maps: nn.Module) -> nn.Module:
         """The defence's own values, with the gradient that it would have if its maps were differentiated as ``maps``.
 
-        For a smooth twin of the classifier, whose second derivatives say more (:mod:`advdef.smoothing`).
+        For a smooth twin of the classifier, whose second derivatives say more (:mod:`advdef.papers.trn.smoothing`).
         """
         return _Mapped(self, maps)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from advdef.contract import borrowed, check_logits, validate
-from advdef.gradient_map import frozen
+from advdef.papers.trn.maps import frozen
 
 __all__ = ["matching_temperature", "smoothed"]
 

@@ -14,9 +14,9 @@ from advdef.attacks.libraries.pyautoattack import square
 from advdef.attacks.noise import uniform_noise
 from advdef.attacks.suites import stopping
 from advdef.defenses.base import Defense
-from advdef.defenses.restoration import Restoration
 from advdef.evaluation.robustness import Attempt
-from advdef.gradient_map import GradientMap
+from advdef.papers.trn.defence import Restoration
+from advdef.papers.trn.maps import GradientMap
 
 __all__ = ["RUNGS", "ladder"]
 

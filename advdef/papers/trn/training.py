@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from advdef.contract import borrowed
 from advdef.data import Split
-from advdef.gradient_map import check_frozen
-from advdef.map_controls import OracleMap
-from advdef.models.restoration import Restorer
+from advdef.papers.trn.maps import OracleMap, check_frozen
+from advdef.papers.trn.models import Restorer
 from advdef.taps import default_taps, tapped
 from advdef.training.loop import TrainingDiverged, fit
 from advdef.training.pairs import Recipe, attacked, cached_pairs
@@ -52,7 +51,7 @@ def train_restorer(
 
     T is the restored image (clipped in the last two terms, as deployed, and not in the first), phi the last tapped
     layer of the frozen ``classifier`` f. Labels enter the last term, and nothing else unless ``maps`` is an
-    :class:`advdef.map_controls.OracleMap`. A recipe of ours, in the manner of HGD (https://arxiv.org/abs/1712.02976)
+    :class:`advdef.papers.trn.maps.OracleMap`. A recipe of ours, in the manner of HGD (https://arxiv.org/abs/1712.02976)
     and NRP (https://arxiv.org/abs/2006.04924).
 
     Pairs come from the cache (``pairs_seed`` draws them), or with ``fresh`` each batch is attacked when needed. The
