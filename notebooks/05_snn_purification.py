@@ -59,15 +59,7 @@ from advdef.attacks import apgd, fgsm, pgd, rfgsm, square, stopping, uniform_noi
 from advdef.claims import Condition, claims, decide
 from advdef.contract import slope
 from advdef.data import Split, load
-from advdef.defenses import (
-    BitDepth,
-    GatedPurification,
-    GaussianBlur,
-    Jpeg,
-    Median,
-    Purification,
-    SpikingClassifier,
-)
+from advdef.defenses import BitDepth, GaussianBlur, Jpeg, Median
 from advdef.evaluation.crafting import craft
 from advdef.evaluation.quality import psnr
 from advdef.evaluation.robustness import (
@@ -79,24 +71,15 @@ from advdef.evaluation.robustness import (
     evaluate_curve,
     oblivious,
 )
-from advdef.footprint import footprint
-from advdef.models import (
-    Firing,
-    Purifier,
-    SmallSpikingResNet,
-    SpikingResNet,
-)
-from advdef.models.spiking import (
-    REDUCED,
-    DeadNetworkWarning,
-    firing_rates,
-    unrolled,
-)
-from advdef.models.spiking.purifier import UNIT
 from advdef.notebook import show_eps
+from advdef.papers.snn.classifiers import SmallSpikingResNet, SpikingResNet
+from advdef.papers.snn.defence import GatedPurification, Purification, SpikingClassifier
+from advdef.papers.snn.footprint import footprint
+from advdef.papers.snn.neurons import DeadNetworkWarning, Firing, firing_rates, unrolled
+from advdef.papers.snn.purifier import UNIT, Purifier
+from advdef.papers.snn.surrogates import REDUCED
+from advdef.papers.snn.training import Losses, train_purifier, train_rat
 from advdef.papers.trn.maps import frozen
-from advdef.purification import Losses, train_purifier
-from advdef.rat import train_rat
 from advdef.records import Run, record
 from advdef.statistics import mean_interval, over_seeds, paired_difference, wilson
 from advdef.taps import tapped

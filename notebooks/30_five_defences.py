@@ -55,7 +55,7 @@ import torch
 from advdef import checks, notebook, plotting
 from advdef.attacks import fgsm, pgd, square, suites, uniform_noise
 from advdef.data import load
-from advdef.defenses import Purification, Undefended
+from advdef.defenses import Undefended
 from advdef.evaluation.cost import cost, multiply_adds
 from advdef.evaluation.robustness import (
     Attempt,
@@ -67,8 +67,7 @@ from advdef.evaluation.robustness import (
     oblivious,
 )
 from advdef.ledger import own_pages, read_records
-from advdef.models import Purifier, ResNet18, SmallResNet
-from advdef.models.spiking import REDUCED
+from advdef.models import ResNet18, SmallResNet
 from advdef.notebook import show_eps
 from advdef.papers.nip.bank import fit_bank
 from advdef.papers.nip.defence import NIPDictionary
@@ -76,11 +75,14 @@ from advdef.papers.qusecnets.defence import Quantized, Quantizer, train_quantize
 from advdef.papers.sensitivity.defence import Stabilized
 from advdef.papers.sensitivity.measure import make_pairs, sensitivity
 from advdef.papers.sensitivity.training import train_sns
+from advdef.papers.snn.defence import Purification
+from advdef.papers.snn.purifier import Purifier
+from advdef.papers.snn.surrogates import REDUCED
+from advdef.papers.snn.training import train_purifier
 from advdef.papers.trn.defence import Restoration
 from advdef.papers.trn.maps import GradientMap, frozen
 from advdef.papers.trn.models import SIZES, TwoStreamRestorer
 from advdef.papers.trn.training import train_restorer
-from advdef.purification import train_purifier
 from advdef.records import Run, record
 from advdef.statistics import paired_difference, wilson
 from advdef.training.adversarial import train_at

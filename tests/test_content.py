@@ -26,7 +26,8 @@ import torch
 from torch import Tensor, nn
 
 import advdef
-from advdef.models.spiking import _cpu, _fused
+from advdef.papers.snn import cpu as _cpu
+from advdef.papers.snn import fused as _fused
 from advdef.store import identity, key
 from advdef.store.bytecode import is_library
 
@@ -550,7 +551,7 @@ def test_code_that_is_imported_within_a_function_of_the_package_counts(monkeypat
     [
         ("torch.nn", True), ("numpy", True), ("json", True), ("os.path", True), ("builtins", True), ("sys", True),
         ("_pytest.main", True), ("advdef.cli", True), ("advdef.store", True), ("advdef.records", True),
-        ("advdef.training.loop", False), ("advdef.models.spiking._cpu", False), ("advdef.notebooks_of_mine", False),
+        ("advdef.training.loop", False), ("advdef.papers.snn.cpu", False), ("advdef.notebooks_of_mine", False),
         ("__main__", False), (__name__, False), ("nowhere", False),
     ],
 )  # fmt: skip

@@ -9,9 +9,10 @@ import torch
 from contract import tiny
 from torch import Tensor, nn
 
-from advdef.footprint import Footprint, footprint
-from advdef.models.spiking import LEVELS, Firing, SmallSpikingResNet, using
-from advdef.models.spiking.surrogates import Surrogate
+from advdef.papers.snn.classifiers import SmallSpikingResNet
+from advdef.papers.snn.footprint import Footprint, footprint
+from advdef.papers.snn.neurons import LEVELS, Firing, using
+from advdef.papers.snn.surrogates import Surrogate
 
 
 class Spiking(nn.Module):

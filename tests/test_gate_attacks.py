@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from contract import AttackContract, assert_leaves_no_trace, net, norm_of, random_batch, seeded, spoiled, tiny, watched
 from torch import Tensor, nn
 
-from advdef.attacks import both_branches, margin, pgd, rfgsm, unnoticed
+from advdef.attacks import margin, pgd, rfgsm
 from advdef.contract import TrainingModeWarning
 from advdef.evaluation.robustness import correct
 from advdef.norms import size
+from advdef.papers.snn.attacks import both_branches, unnoticed
 
 OFFSET = 0.1 * torch.randn(2, 3, 3, generator=seeded(6))
 

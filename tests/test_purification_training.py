@@ -15,13 +15,14 @@ import torch.nn.functional as F
 from contract import seeded, watched
 from torch import Tensor, nn
 
-from advdef import purification
 from advdef.attacks import fgsm
 from advdef.data import Dataset, Split
 from advdef.evaluation.robustness import correct
-from advdef.models.spiking import Firing, Noise, Purifier, neurons_of
+from advdef.papers.snn import training as purification
+from advdef.papers.snn.neurons import Firing, neurons_of
+from advdef.papers.snn.purifier import Noise, Purifier
+from advdef.papers.snn.training import Losses, asymmetric, charbonnier, roughness, train_purifier
 from advdef.papers.trn.maps import frozen
-from advdef.purification import Losses, asymmetric, charbonnier, roughness, train_purifier
 from advdef.training.loop import TrainingDiverged, train_standard
 from advdef.training.pairs import Recipe, cached_pairs, make_pairs
 from advdef.training.weights import Training, trained

@@ -12,8 +12,8 @@ from contract import seeded
 from torch import Tensor, nn
 
 from advdef.data import Split
-from advdef.models.spiking import SmallSpikingResNet
-from advdef.rat import orthogonalise, train_rat
+from advdef.papers.snn.classifiers import SmallSpikingResNet
+from advdef.papers.snn.training import orthogonalise, train_rat
 from advdef.training.adversarial import train_at
 
 BRIEF: dict[str, Any] = {"eps": 0.05, "steps": 2, "epochs": 2, "batch_size": 16, "learning_rate": 3e-3}

@@ -326,7 +326,7 @@ import numpy as np
 from numba.core import caching
 
 caching.CacheImpl._locator_classes = []  # as where neither the package nor the home can be written
-from advdef.models.spiking import _cpu
+from advdef.papers.snn import cpu as _cpu
 
 out = np.empty((2, 3), np.float32)
 _cpu.spikes(np.ones((2, 3), np.float32), out, np.float32([0.5]), np.float32(1))

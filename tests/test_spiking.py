@@ -13,24 +13,20 @@ import torch
 from contract import seeded
 from torch import Tensor, nn
 
-from advdef.models.spiking import (
-    ENSEMBLE,
+from advdef.papers.snn import cpu as _cpu
+from advdef.papers.snn import fused as _fused
+from advdef.papers.snn.neurons import (
     LEVELS,
-    RECTANGLE,
-    REDUCED,
     DeadNetworkWarning,
     Firing,
-    Surrogate,
-    Through,
-    _cpu,
-    _fused,
     firing_rates,
     leaky_neurons,
     neurons_of,
-    stand_ins,
     unrolled,
     using,
 )
+from advdef.papers.snn.surrogates import ENSEMBLE, RECTANGLE, REDUCED, Surrogate
+from advdef.papers.snn.through import Through, stand_ins
 
 POINTWISE = {name: surrogate for name, surrogate in ENSEMBLE.items() if surrogate.pointwise}
 LAYOUTS = ("maps", "channels_last", "strided", "vectors")

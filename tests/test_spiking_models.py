@@ -13,20 +13,10 @@ from contract import seeded
 from torch import Tensor, nn
 
 from advdef.models import SmallResNet
-from advdef.models.spiking import (
-    Firing,
-    Noise,
-    Purifier,
-    SmallSpikingResNet,
-    SpikingResNet,
-    SpikingVGG,
-    SpikingVGG11,
-    firing_rates,
-    leaky_neurons,
-    neurons_of,
-)
-from advdef.models.spiking.classifiers import _Block, _Unit
-from advdef.models.spiking.layers import SqueezeExcitation, ThresholdNorm, over_time
+from advdef.papers.snn.classifiers import SmallSpikingResNet, SpikingResNet, SpikingVGG, SpikingVGG11, _Block, _Unit
+from advdef.papers.snn.layers import SqueezeExcitation, ThresholdNorm, over_time
+from advdef.papers.snn.neurons import Firing, firing_rates, leaky_neurons, neurons_of
+from advdef.papers.snn.purifier import Noise, Purifier
 
 NOISES: tuple[Noise, ...] = get_args(Noise)
 COLOUR = (3, 32, 32)

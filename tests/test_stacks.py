@@ -12,24 +12,16 @@ from contract import seeded
 from torch import Tensor, nn
 
 from advdef.attacks import pgd
-from advdef.defenses import (
-    AntiAdversary,
-    BitDepth,
-    Defense,
-    GaussianBlur,
-    Jpeg,
-    Median,
-    Purification,
-    TotalVariation,
-    Undefended,
-)
+from advdef.defenses import AntiAdversary, BitDepth, Defense, GaussianBlur, Jpeg, Median, TotalVariation, Undefended
 from advdef.defenses.broken import Detached, RandomInput, ScaledLogits
 from advdef.evaluation.robustness import adaptive, evaluate, oblivious
 from advdef.evaluation.threats import stand_ins
-from advdef.models.spiking import Purifier, Surrogate
 from advdef.papers.nip.baselines import NoiseVote
 from advdef.papers.nip.defence import NIPSelf
 from advdef.papers.qusecnets.defence import Quantized, Quantizer
+from advdef.papers.snn.defence import Purification
+from advdef.papers.snn.purifier import Purifier
+from advdef.papers.snn.surrogates import Surrogate
 from advdef.papers.trn.defence import Restoration
 from advdef.papers.trn.maps import frozen
 from advdef.papers.trn.models import ImageRestorer

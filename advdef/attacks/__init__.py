@@ -7,7 +7,6 @@ adapters to foolbox and pyautoattack (extra ``eval``), all with one signature.
 from advdef.attacks.attack import Attack, Suite, describe
 from advdef.attacks.auto_pgd import apgd
 from advdef.attacks.composed import each_class, minimal, warm_started
-from advdef.attacks.gate import both_branches, unnoticed
 from advdef.attacks.gradient import bim, ffgsm, fgsm, mim, pgd, rfgsm
 from advdef.attacks.libraries.foolbox import boundary, carlini_wagner, ddn, deepfool, ead, hop_skip_jump, pointwise
 from advdef.attacks.libraries.pyautoattack import autoattack, fab, square
@@ -25,7 +24,6 @@ __all__ = [
     "apgd",
     "autoattack",
     "bim",
-    "both_branches",
     "boundary",
     "carlini_wagner",
     "ddn",
@@ -53,6 +51,5 @@ __all__ = [
     "suite",
     "uniform_noise",
     "universal",
-    "unnoticed",
     "warm_started",
 ]

@@ -50,18 +50,10 @@ import torch.nn.functional as F
 from stopwatch import DEVICE, seconds
 from torch import Tensor, nn
 
-from advdef.footprint import footprint
-from advdef.models.spiking import (
-    LEVELS,
-    RECTANGLE,
-    Firing,
-    SmallSpikingResNet,
-    SpikingResNet,
-    Surrogate,
-    leaky_neurons,
-    neurons_of,
-    unrolled,
-)
+from advdef.papers.snn.classifiers import SmallSpikingResNet, SpikingResNet
+from advdef.papers.snn.footprint import footprint
+from advdef.papers.snn.neurons import LEVELS, Firing, leaky_neurons, neurons_of, unrolled
+from advdef.papers.snn.surrogates import RECTANGLE, Surrogate
 
 ON_CUDA = DEVICE.type == "cuda"
 CLOCK = time.perf_counter if ON_CUDA else time.process_time

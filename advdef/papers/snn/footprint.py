@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from advdef.contract import borrowed
 from advdef.evaluation.cost import multiply_adds
-from advdef.models.spiking.neurons import Firing
+from advdef.papers.snn.neurons import Firing
 
 __all__ = ["Footprint", "footprint"]
 

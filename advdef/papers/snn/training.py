@@ -1,6 +1,7 @@
 """Trains a purifier in front of a frozen classifier, on pairs of attacked and clean images."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,12 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advdef.data import Split
-from advdef.models.spiking.purifier import UNIT, Purifier
+from advdef.papers.snn.purifier import UNIT, Purifier
 from advdef.papers.trn.maps import check_frozen
+from advdef.training.adversarial import train_at
 from advdef.training.loop import fit
 from advdef.training.pairs import Recipe, attacked, cached_pairs
 
-__all__ = ["Losses", "asymmetric", "charbonnier", "roughness", "train_purifier"]
+__all__ = ["Losses", "asymmetric", "charbonnier", "orthogonalise", "roughness", "train_purifier", "train_rat"]
 
 
 def charbonnier(difference: Tensor, eps: float = 1e-3) -> Tensor:
@@ -127,3 +129,57 @@ def train_purifier(
         **options,
     )  # fmt: skip
     return {"loss": torch.tensor(found)}
+
+
+_MANY_ROWS = 200
+
+
+def orthogonalise(model: nn.Module, beta: float, *, generator: torch.Generator | None = None) -> None:
+    """One step for the weights of all convolutions and linear layers, in place.
+
+    Of linear layers with 200 rows and more, 30 % of the rows take part, drawn anew each time. Raises ValueError for a
+    beta that is negative or not finite.
+    """
+    _check_beta(beta)
+    with torch.no_grad():
+        for module in model.modules():
+            if not isinstance(module, nn.Conv2d | nn.Linear):
+                continue
+            rows = module.weight.flatten(1)
+            if isinstance(module, nn.Linear) and len(rows) >= _MANY_ROWS:
+                drawn = torch.randperm(len(rows), generator=generator)[: round(0.3 * len(rows))].to(rows.device)
+                rows[drawn] = _drawn(rows[drawn], beta)
+            else:
+                module.weight.copy_(_drawn(rows, beta).view_as(module.weight))
+
+
+def _check_beta(beta: float) -> None:
+    """Raise ValueError for a beta that is negative or not finite."""
+    if not 0 <= beta < float("inf"):
+        raise ValueError(f"beta must be finite and not negative, not {beta}")
+
+
+def _drawn(rows: Tensor, beta: float) -> Tensor:
+    return (1 + beta) * rows - beta * rows @ rows.T @ rows
+
+
+def train_rat(
+    model: nn.Module,
+    split: Split,
+    *,
+    eps: float,
+    steps: int,
+    epochs: int,
+    generator: torch.Generator,
+    beta: float = 5e-4,
+    **options: Any,
+) -> dict[str, Tensor]:
+    """Adversarial training with orthogonal weights; ``options`` as in :func:`advdef.training.adversarial.train_at`.
+
+    The original has no weight decay. Raises what ``train_at`` and :func:`orthogonalise` raise.
+    """
+    _check_beta(beta)
+    follow = partial(orthogonalise, model, beta, generator=generator)
+    return train_at(
+        model, split, eps=eps, steps=steps, epochs=epochs, generator=generator, after_step=follow, **options
+    )

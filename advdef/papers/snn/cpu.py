@@ -1,4 +1,4 @@
-"""Multi-level firing on a CPU, compiled by numba: the passes of :mod:`advdef.models.spiking._fused`, neuron by neuron.
+"""Multi-level firing on a CPU, compiled by numba: the passes of :mod:`advdef.papers.snn.fused`, neuron by neuron.
 
 In PyTorch each addition is a pass over memory of its own; here a block of neurons stays in the first cache for all
 levels and steps. Values are those of PyTorch's operations, to the last bit in the forward pass.

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from advdef.models.spiking.layers import SqueezeExcitation, ThresholdNorm, over_time
-from advdef.models.spiking.neurons import LEVELS, Firing
+from advdef.papers.snn.layers import SqueezeExcitation, ThresholdNorm, over_time
+from advdef.papers.snn.neurons import LEVELS, Firing
 
 __all__ = ["SmallSpikingResNet", "SpikingResNet", "SpikingVGG", "SpikingVGG11"]
 

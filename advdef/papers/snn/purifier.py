@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from advdef.models.spiking.layers import over_time
-from advdef.models.spiking.neurons import Firing
+from advdef.papers.snn.layers import over_time
+from advdef.papers.snn.neurons import Firing
 
 __all__ = ["UNIT", "Noise", "NoiseExtractor", "Purifier", "UNet"]
 

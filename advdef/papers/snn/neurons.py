@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from advdef.contract import borrowed
-from advdef.models.spiking._fused import Unit, fire
-from advdef.models.spiking.surrogates import RECTANGLE, Surrogate
+from advdef.papers.snn.fused import Unit, fire
+from advdef.papers.snn.surrogates import RECTANGLE, Surrogate
 
 __all__ = ["LEVELS", "DeadNetworkWarning", "Firing", "firing_rates", "leaky_neurons", "unrolled", "using"]
 
@@ -186,7 +186,7 @@ def firing_rates(model: nn.Module, images: Tensor) -> dict[str, float]:
     if dead:
         warnings.warn(
             f"no neuron fires in {', '.join(dead)}: no gradient passes there; lower the thresholds or scale the "
-            "weights up (see advdef.models.spiking.Firing)",
+            "weights up (see advdef.papers.snn.neurons.Firing)",
             DeadNetworkWarning,
             stacklevel=2,
         )

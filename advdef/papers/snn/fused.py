@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils._triton import has_triton
 
-from advdef.models.spiking.surrogates import RECTANGLE, Surrogate
+from advdef.papers.snn.surrogates import RECTANGLE, Surrogate
 
 __all__ = ["Unit", "fire"]
 
@@ -88,7 +88,7 @@ def _run(function: Pass, unit: Unit, shape: tuple[int, ...], *inputs: Tensor) ->
 
 def _on_cpu(unit: Unit, shape: tuple[int, ...], *inputs: Tensor) -> Tensor:
     """The same by numba: spikes from currents, or their gradient from currents and that at the spikes."""
-    from advdef.models.spiking import _cpu  # numba takes a second to import
+    from advdef.papers.snn import cpu as _cpu  # numba takes a second to import
 
     arrays = [x.detach().flatten(1).contiguous().numpy() for x in inputs]
     out = inputs[0].new_empty(shape)

@@ -11,15 +11,19 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks.gate import both_branches, unnoticed
 from advdef.attacks.suites import Suite
 from advdef.attacks.wrappers import replace_gradient
 from advdef.contract import ask
+from advdef.defenses.base import Undefended
 from advdef.defenses.transforms import Preprocessed
-from advdef.models.spiking import REDUCED, Purifier, Surrogate, stand_ins
+from advdef.papers.snn.attacks import both_branches, unnoticed
+from advdef.papers.snn.neurons import neurons_of
+from advdef.papers.snn.purifier import Purifier
+from advdef.papers.snn.surrogates import REDUCED, Surrogate
+from advdef.papers.snn.through import stand_ins
 from advdef.papers.trn.maps import check_frozen
 
-__all__ = ["GatedPurification", "Purification"]
+__all__ = ["GatedPurification", "Purification", "SpikingClassifier"]
 
 _STRAIGHT, _RATE = Surrogate("straight-through"), Surrogate("rate")
 
@@ -154,3 +158,22 @@ class GatedPurification(Purification):
 def _apart(logits: Tensor, others: Tensor) -> Tensor:
     """The largest difference of probabilities (N,)."""
     return (logits.softmax(1) - others.softmax(1)).abs().amax(1)
+
+
+class SpikingClassifier(Undefended):
+    """A spiking network alone. Its surrogates are itself with other derivatives of a spike.
+
+    How well a white-box attack does depends on that derivative (https://arxiv.org/abs/2209.03358), and the one of
+    training need not be the attacker's. Raises ValueError for a network without spiking layers.
+    """
+
+    def __init__(
+        self, classifier: nn.Module, *, twin: nn.Module | None = None, derivatives: Mapping[str, Surrogate] = REDUCED
+    ) -> None:
+        super().__init__(classifier, twin=twin)
+        neurons_of(classifier)
+        self.derivatives = dict(derivatives)
+
+    def surrogates(self) -> dict[str, nn.Module]:
+        """The same network, through each derivative."""
+        return stand_ins(self, self.derivatives)

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from advdef.models.spiking.neurons import neurons_of, using
-from advdef.models.spiking.surrogates import Surrogate
+from advdef.papers.snn.neurons import neurons_of, using
+from advdef.papers.snn.surrogates import Surrogate
 
 __all__ = ["Through", "stand_ins"]
 
@@ -13,7 +13,7 @@ __all__ = ["Through", "stand_ins"]
 class Through(nn.Module):
     """A model with its own values, and the gradient that other surrogates give its spiking layers.
 
-    ``surrogates`` as in :func:`advdef.models.spiking.using`. Weights are shared with the model. Raises ValueError for
+    ``surrogates`` as in :func:`advdef.papers.snn.neurons.using`. Weights are shared with the model. Raises ValueError for
     a key that names no spiking layer, and for a model that has none.
     """
 
