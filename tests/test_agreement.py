@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from advdef import peers
-from advdef.agreement import Comparison, Pair, agreement, pairs
 from advdef.attacks.gradient import bim, fgsm, mim, pgd
 from advdef.data import Dataset
 from advdef.draws import image_keys
 from advdef.evaluation.robustness import correct
 from advdef.norms import BallNorm, Norm, ball, size
+from advdef.peers.agreement import Comparison, Pair, agreement, pairs
 
 pytest.importorskip("eagerpy", reason="foolbox is not installed")
 pytest.importorskip("pyautoattack")
