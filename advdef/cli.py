@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from advdef._terminal import guarded, need, render, report, say, stop, tolerant
-from advdef.repository import PROFILES, InputError, check_profile, find
+from advdef.book.repository import PROFILES, InputError, check_profile, find
+from advdef.book.terminal import guarded, need, render, report, say, stop, tolerant
 from advdef.store.cache import cache_app
 
 if TYPE_CHECKING:
-    from advdef.reproduction import Execution
+    from advdef.book.run import Execution
 
 __all__ = ["app", "main"]
 
@@ -69,7 +69,8 @@ def reproduce(
     repository, chosen = find(), check_profile(profile)
     selected = repository.select(papers or ())
     need("papermill", "jupytext", "ipykernel", "jupyter_book")
-    from advdef import notebookfile, reproduction
+    from advdef.book import notebookfile
+    from advdef.book import run as reproduction
 
     parameters = reproduction.run_parameters(dataset=dataset, seed=seed, device=device)
     if not selected:
@@ -92,7 +93,7 @@ def reproduce(
         report(execution, f"[{len(executions)}/{len(selected)}]")
     done = [execution for execution in executions if not execution.failure]
     rendered = not site or render(repository, repository.build(chosen), done)
-    from advdef.summary import read_verdicts, verdict_table
+    from advdef.book.summary import read_verdicts, verdict_table
 
     found = [verdict for execution in done if execution.results for verdict in read_verdicts(execution.results)]
     typer.echo(f"\n{verdict_table(found)}" if found else "no verdicts: what ran has no claims, or failed")
@@ -124,7 +125,7 @@ def record(
     repository, chosen = find(), check_profile(profile)
     selected = repository.select(papers or ())
     need("jupytext", "nbformat")
-    from advdef import recording
+    from advdef.book import publish as recording
 
     # Without names: whatever has been run.
     wanted = [paper for paper in selected if papers or repository.finished(chosen, paper)]
@@ -141,7 +142,7 @@ def new(name: Annotated[str, typer.Argument(help="Name of the module and the not
     """Make the files of a further defence: module, claims, notebook, entry in the contents."""
     repository = find()
     need("jupytext", "nbformat")
-    from advdef.scaffold import new_defence
+    from advdef.book.scaffold import new_defence
 
     for path in new_defence(repository, name):
         typer.echo(path.relative_to(repository.root))
@@ -158,7 +159,7 @@ def verdicts(
     ] = False,
 ) -> None:
     """Print the verdicts on the papers' claims, from the records of runs."""
-    from advdef.summary import read_verdicts, verdict_table
+    from advdef.book.summary import read_verdicts, verdict_table
 
     repository = find()
     profiles = PROFILES if profile is None else (check_profile(profile),)

@@ -57,8 +57,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from advdef import checks, notebook, plotting
+from advdef import checks, plotting
 from advdef.attacks import square, suites
+from advdef.book import page as notebook
+from advdef.book.page import show_eps
+from advdef.book.records import Run, record
 from advdef.claims import Condition, claims, decide
 from advdef.data import load
 from advdef.defenses import Undefended
@@ -72,7 +75,6 @@ from advdef.evaluation.robustness import (
     oblivious,
 )
 from advdef.models import CleverhansCNN
-from advdef.notebook import show_eps
 from advdef.papers.qusecnets.certificate import certified
 from advdef.papers.qusecnets.defence import (
     Quantized,
@@ -81,7 +83,6 @@ from advdef.papers.qusecnets.defence import (
     through_identity,
     train_quantized,
 )
-from advdef.records import Run, record
 from advdef.statistics import paired_difference, wilson
 from advdef.training.loop import train_adversarial, train_standard
 from advdef.training.weights import trained

@@ -60,8 +60,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from advdef import checks, notebook, plotting
+from advdef import checks, plotting
 from advdef.attacks import apgd, fgsm, mim, pgd, suites
+from advdef.book import page as notebook
+from advdef.book.page import show_eps
+from advdef.book.records import Run, record
 from advdef.claims import Condition, claims, decide
 from advdef.data import load
 from advdef.evaluation.robustness import (
@@ -73,7 +76,6 @@ from advdef.evaluation.robustness import (
     oblivious,
 )
 from advdef.models import VGG16, ResNet18, SmallResNet
-from advdef.notebook import show_eps
 from advdef.papers.sensitivity.defence import Stabilized
 from advdef.papers.sensitivity.interventions import (
     Ablated,
@@ -94,7 +96,6 @@ from advdef.papers.sensitivity.measure import (
     sensitivity,
 )
 from advdef.papers.sensitivity.training import train_sns
-from advdef.records import Run, record
 from advdef.statistics import (
     over_seeds,
     paired_difference,

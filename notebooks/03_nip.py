@@ -58,8 +58,11 @@ from itertools import product
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
-from advdef import checks, notebook, plotting
+from advdef import checks, plotting
 from advdef.attacks import apgd, carlini_wagner, fgsm, mim, minimal, pgd, square, suites
+from advdef.book import page as notebook
+from advdef.book.page import show_eps
+from advdef.book.records import Run, record
 from advdef.claims import Condition, claims, decide
 from advdef.data import load
 from advdef.defenses import AntiAdversary, BitDepth, Jpeg, Median, Undefended
@@ -75,7 +78,6 @@ from advdef.evaluation.robustness import (
     oblivious,
 )
 from advdef.models import VGG19, AlexNet, LeNet5, ResNet, SmallVGG
-from advdef.notebook import show_eps
 from advdef.papers.nip.bank import fit_bank, phase_scrambled, random_bank
 from advdef.papers.nip.baselines import NoiseVote
 from advdef.papers.nip.defence import NIPDictionary, NIPSearch, NIPSelf
@@ -90,7 +92,6 @@ from advdef.papers.nip.influence import (
 from advdef.papers.nip.oracle import NIPOracle
 from advdef.papers.nip.repair import repair, repairs
 from advdef.papers.nip.shift import equal_norm_noise, features, matched, shift
-from advdef.records import Run, record
 from advdef.statistics import (
     mcnemar,
     mean_interval,

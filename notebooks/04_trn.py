@@ -55,7 +55,7 @@ from itertools import product
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
-from advdef import checks, notebook, plotting
+from advdef import checks, plotting
 from advdef.attacks import (
     apgd,
     bim,
@@ -68,6 +68,9 @@ from advdef.attacks import (
     pgd,
     square,
 )
+from advdef.book import page as notebook
+from advdef.book.page import show_eps
+from advdef.book.records import Run, record
 from advdef.claims import Condition, claims, decide
 from advdef.data import load
 from advdef.defenses import (
@@ -83,7 +86,6 @@ from advdef.evaluation.crafting import craft
 from advdef.evaluation.quality import psnr
 from advdef.evaluation.robustness import Attempt, correct, direct, evaluate
 from advdef.models import CleverhansCNN, LeNet5, ResNet18, SmallResNet, SmallVGG
-from advdef.notebook import show_eps
 from advdef.papers.trn.defence import OracleRestoration, Restoration
 from advdef.papers.trn.ladder import RUNGS, ladder
 from advdef.papers.trn.maps import (
@@ -98,7 +100,6 @@ from advdef.papers.trn.maps import (
 from advdef.papers.trn.models import SIZES, ImageRestorer, TwoStreamRestorer
 from advdef.papers.trn.smoothing import matching_temperature, smoothed
 from advdef.papers.trn.training import train_restorer
-from advdef.records import Run, record
 from advdef.statistics import mean_interval, over_seeds, paired_difference, wilson
 from advdef.training.adversarial import train_at
 from advdef.training.loop import train_standard

@@ -54,8 +54,11 @@ from functools import partial
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
-from advdef import checks, notebook, plotting
+from advdef import checks, plotting
 from advdef.attacks import apgd, fgsm, pgd, rfgsm, square, stopping, uniform_noise
+from advdef.book import page as notebook
+from advdef.book.page import show_eps
+from advdef.book.records import Run, record
 from advdef.claims import Condition, claims, decide
 from advdef.contract import slope
 from advdef.data import Split, load
@@ -71,7 +74,6 @@ from advdef.evaluation.robustness import (
     evaluate_curve,
     oblivious,
 )
-from advdef.notebook import show_eps
 from advdef.papers.snn.classifiers import SmallSpikingResNet, SpikingResNet
 from advdef.papers.snn.defence import GatedPurification, Purification, SpikingClassifier
 from advdef.papers.snn.footprint import footprint
@@ -80,7 +82,6 @@ from advdef.papers.snn.purifier import UNIT, Purifier
 from advdef.papers.snn.surrogates import REDUCED
 from advdef.papers.snn.training import Losses, train_purifier, train_rat
 from advdef.papers.trn.maps import frozen
-from advdef.records import Run, record
 from advdef.statistics import mean_interval, over_seeds, paired_difference, wilson
 from advdef.taps import tapped
 from advdef.training.adversarial import train_at

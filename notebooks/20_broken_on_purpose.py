@@ -54,16 +54,17 @@ from functools import partial
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
-from advdef import checks, notebook, plotting
+from advdef import checks, plotting
 from advdef.attacks import suites
+from advdef.book import page as notebook
+from advdef.book.page import show_eps
+from advdef.book.records import Run, record
 from advdef.data import load
 from advdef.defenses import Undefended
 from advdef.defenses.broken import Detached, RandomInput, ScaledLogits
 from advdef.evaluation.robustness import adaptive, direct, evaluate, oblivious
 from advdef.models import CleverhansCNN
-from advdef.notebook import show_eps
 from advdef.papers.qusecnets.defence import Quantized, Quantizer
-from advdef.records import Run, record
 from advdef.training.loop import train_standard
 from advdef.training.weights import trained
 from tqdm import tqdm

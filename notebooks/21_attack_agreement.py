@@ -56,14 +56,15 @@ from functools import partial
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
-from advdef import notebook, peers, plotting
+from advdef import peers, plotting
 from advdef.attacks import apgd, bim, carlini_wagner, deepfool, fgsm, mim, pgd
+from advdef.book import page as notebook
+from advdef.book.page import show_eps
+from advdef.book.records import Run, record
 from advdef.data import load
 from advdef.evaluation.robustness import correct
 from advdef.models import CleverhansCNN
-from advdef.notebook import show_eps
 from advdef.peers.agreement import agreement, pairs
-from advdef.records import Run, record
 from advdef.statistics import wilson
 from advdef.training.loop import train_standard
 from advdef.training.weights import trained

@@ -52,8 +52,12 @@ from functools import partial
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
-from advdef import checks, notebook, plotting
+from advdef import checks, plotting
 from advdef.attacks import fgsm, pgd, square, suites, uniform_noise
+from advdef.book import page as notebook
+from advdef.book.cards import own_pages, read_records
+from advdef.book.page import show_eps
+from advdef.book.records import Run, record
 from advdef.data import load
 from advdef.defenses import Undefended
 from advdef.evaluation.cost import cost, multiply_adds
@@ -66,9 +70,7 @@ from advdef.evaluation.robustness import (
     evaluate_curve,
     oblivious,
 )
-from advdef.ledger import own_pages, read_records
 from advdef.models import ResNet18, SmallResNet
-from advdef.notebook import show_eps
 from advdef.papers.nip.bank import fit_bank
 from advdef.papers.nip.defence import NIPDictionary
 from advdef.papers.qusecnets.defence import Quantized, Quantizer, train_quantized
@@ -83,7 +85,6 @@ from advdef.papers.trn.defence import Restoration
 from advdef.papers.trn.maps import GradientMap, frozen
 from advdef.papers.trn.models import SIZES, TwoStreamRestorer
 from advdef.papers.trn.training import train_restorer
-from advdef.records import Run, record
 from advdef.statistics import paired_difference, wilson
 from advdef.training.adversarial import train_at
 from advdef.training.loop import train_standard

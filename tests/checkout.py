@@ -9,7 +9,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 
-from advdef.repository import Repository
+from advdef.book.repository import Repository
 
 PARAMETERS = '# %% tags=["parameters"]\nprofile = "smoke"\ndataset = None\nseed = 0\ndevice = None\n'
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from variants import THREADS
 
+from advdef.book.repository import Repository
 from advdef.data import Dataset, load
-from advdef.repository import Repository
 from advdef.training.loop import train_standard
 
 # Each core has a worker of its own, and rounding, which training amplifies, depends on the number of threads: notebooks

@@ -21,9 +21,9 @@ import pytest
 import yaml
 
 import advdef
-from advdef.links import check_links
-from advdef.repository import Repository
-from advdef.site import render, toc_files
+from advdef.book.links import check_links
+from advdef.book.repository import Repository
+from advdef.book.site import render, toc_files
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Route

@@ -17,10 +17,10 @@ import nbformat
 import pytest
 from typer.testing import CliRunner, Result
 
+from advdef.book.notebookfile import difference_note
+from advdef.book.repository import Repository
+from advdef.book.summary import VerdictRow, read_verdicts, verdict_table
 from advdef.cli import app
-from advdef.notebookfile import difference_note
-from advdef.repository import Repository
-from advdef.summary import VerdictRow, read_verdicts, verdict_table
 
 
 def advdef(*args: str) -> Result:

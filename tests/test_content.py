@@ -502,7 +502,8 @@ def test_code_of_ones_own_modules_counts_and_that_of_the_book_does_not(
         "deep/three.py": "def f(): return 1",
         "main.py": """
             import mine.top
-            from advdef import cli, records
+            from advdef import cli
+            from advdef.book import records
             from mine import top as renamed
 
             def ask():
@@ -550,7 +551,7 @@ def test_code_that_is_imported_within_a_function_of_the_package_counts(monkeypat
     ("name", "library"),
     [
         ("torch.nn", True), ("numpy", True), ("json", True), ("os.path", True), ("builtins", True), ("sys", True),
-        ("_pytest.main", True), ("advdef.cli", True), ("advdef.store", True), ("advdef.records", True),
+        ("_pytest.main", True), ("advdef.cli", True), ("advdef.store", True), ("advdef.book.records", True),
         ("advdef.training.loop", False), ("advdef.papers.snn.cpu", False), ("advdef.notebooks_of_mine", False),
         ("__main__", False), (__name__, False), ("nowhere", False),
     ],

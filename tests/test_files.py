@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from advdef.book.files import explained, held, naming, replace_folder, replacing
+from advdef.book.repository import InputError
 from advdef.data.sources import write_bundle
-from advdef.files import explained, held, naming, replace_folder, replacing
-from advdef.repository import InputError
 
 
 def test_temporary_names_are_those_of_no_other_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

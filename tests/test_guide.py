@@ -14,11 +14,11 @@ import nbformat
 import pytest
 import yaml
 
-from advdef.notebookfile import parameter_defaults, read_pair
-from advdef.regression import allowing, read_baseline, recorded_values, write_baseline
-from advdef.repository import InputError, Repository
-from advdef.reproduction import out_of_step
-from advdef.scaffold import new_defence
+from advdef.book.notebookfile import parameter_defaults, read_pair
+from advdef.book.regression import allowing, read_baseline, recorded_values, write_baseline
+from advdef.book.repository import InputError, Repository
+from advdef.book.run import out_of_step
+from advdef.book.scaffold import new_defence
 
 pytestmark = [pytest.mark.slow, pytest.mark.site]
 

@@ -11,12 +11,12 @@ from typing import Any
 import jsonschema
 import pytest
 
-from advdef.ledger import cards, own_pages, read_records
-from advdef.pages import Page, generated
+from advdef.book.cards import cards, own_pages, read_records
+from advdef.book.pages import Page, generated
+from advdef.book.recordfile import read_record
+from advdef.book.repository import InputError, Repository
 from advdef.papers import PAPERS
 from advdef.plotting import COLOURS
-from advdef.recordfile import read_record
-from advdef.repository import InputError, Repository
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = json.loads(resources.files("advdef").joinpath("card.schema.json").read_text("utf-8"))

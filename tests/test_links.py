@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from advdef.links import check_links
+from advdef.book.links import check_links
 
 
 def put(site: Path, name: str, body: str) -> None:

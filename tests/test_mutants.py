@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from mutants import LEAST, MUTANTS, ROOT, Mutant
 
-from advdef.repository import Repository
+from advdef.book.repository import Repository
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

@@ -9,10 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from advdef.checks import Check
-from advdef.claims import Claim, Condition, decide
-from advdef.data import Dataset, Split
-from advdef.notebook import (
+from advdef.book.page import (
     check_table,
     choose,
     choose_datasets,
@@ -24,7 +21,10 @@ from advdef.notebook import (
     table,
     verdict_table,
 )
-from advdef.records import Run
+from advdef.book.records import Run
+from advdef.checks import Check
+from advdef.claims import Claim, Condition, decide
+from advdef.data import Dataset, Split
 from advdef.store import tally
 
 

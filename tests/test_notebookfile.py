@@ -10,10 +10,10 @@ import checkout
 import nbformat
 import pytest
 
-from advdef.notebookfile import UNKNOWN, difference_note, parameter_defaults, read_executed, read_pair
-from advdef.recording import record
-from advdef.repository import InputError, Repository
-from advdef.reproduction import changed_parameters, out_of_step, reproduce
+from advdef.book.notebookfile import UNKNOWN, difference_note, parameter_defaults, read_executed, read_pair
+from advdef.book.publish import record
+from advdef.book.repository import InputError, Repository
+from advdef.book.run import changed_parameters, out_of_step, reproduce
 
 CONFLICT = "<<<<<<< HEAD\n{content}\n=======\n{{}}\n>>>>>>> theirs\n"
 

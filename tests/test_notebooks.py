@@ -15,10 +15,10 @@ import nbformat
 import pytest
 from variants import kernel_settings
 
-from advdef.notebookfile import read_pair
-from advdef.regression import compare, read_baseline, recorded_values, report
-from advdef.repository import Repository
-from advdef.reproduction import execute
+from advdef.book.notebookfile import read_pair
+from advdef.book.regression import compare, read_baseline, recorded_values, report
+from advdef.book.repository import Repository
+from advdef.book.run import execute
 
 ROOT = Path(__file__).resolve().parents[1]
 PAPERS = Repository(ROOT).notebooks

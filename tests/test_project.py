@@ -13,9 +13,9 @@ import yaml
 from torch import Tensor, nn
 
 import advdef
-from advdef.notebookfile import parameter_defaults, read_pair
-from advdef.repository import Repository
-from advdef.reproduction import out_of_step
+from advdef.book.notebookfile import parameter_defaults, read_pair
+from advdef.book.repository import Repository
+from advdef.book.run import out_of_step
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.py"))

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from advdef.ledger import read_records
-from advdef.recordfile import read_record
-from advdef.repository import InputError
-from advdef.summary import read_verdicts
+from advdef.book.cards import read_records
+from advdef.book.recordfile import read_record
+from advdef.book.repository import InputError
+from advdef.book.summary import read_verdicts
 
 CONDITION = {"what": "it", "holds": True, "number": "1"}
 VERDICT = {"claim": "trn-C1", "sentence": "s", "source": "paper", "verdict": "partly", "evidence": "e"}

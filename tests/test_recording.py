@@ -9,10 +9,10 @@ import checkout
 import nbformat
 import pytest
 
-from advdef.notebookfile import cell_sources, read_executed, read_pair
-from advdef.recording import record
-from advdef.repository import InputError, Repository
-from advdef.reproduction import reproduce
+from advdef.book.notebookfile import cell_sources, read_executed, read_pair
+from advdef.book.publish import record
+from advdef.book.repository import InputError, Repository
+from advdef.book.run import reproduce
 
 
 @pytest.fixture(scope="module")

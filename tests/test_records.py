@@ -15,11 +15,11 @@ import pandas as pd
 import pytest
 import torch
 
-from advdef import records
+from advdef.book import records
+from advdef.book.records import Run, provenance, record, results_folder
 from advdef.claims import Claim, Condition, decide
 from advdef.data import Dataset
 from advdef.evaluation.robustness import Finding, Outcome
-from advdef.records import Run, provenance, record, results_folder
 from advdef.statistics import wilson
 from advdef.store import tally
 
@@ -131,7 +131,7 @@ def test_a_value_that_no_test_could_compare_is_refused(
 
 def test_recording_outside_a_notebook_does_nothing(tmp_path: Path) -> None:
     program = (
-        "from advdef.records import record\n"
+        "from advdef.book.records import record\n"
         "record('x', 0.5, kind='number')\n"
         "from IPython.core.interactiveshell import InteractiveShell\n"
         "assert not InteractiveShell.initialized()\n"

@@ -21,10 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from variants import kernel_settings
 
+from advdef.book.notebookfile import read_pair
+from advdef.book.run import execute
 from advdef.data import Split, load
 from advdef.data.sources import write_bundle
-from advdef.notebookfile import read_pair
-from advdef.reproduction import execute
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 CHOICE = "P = notebook.choose(PROFILES, profile)"

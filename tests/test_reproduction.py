@@ -14,9 +14,9 @@ import checkout
 import nbformat
 import pytest
 
-from advdef.notebookfile import parameter_defaults, read_pair
-from advdef.repository import InputError
-from advdef.reproduction import changed_parameters, out_of_step, reproduce, reproduce_all, run_parameters
+from advdef.book.notebookfile import parameter_defaults, read_pair
+from advdef.book.repository import InputError
+from advdef.book.run import changed_parameters, out_of_step, reproduce, reproduce_all, run_parameters
 
 FOLDERS = f"""{checkout.PARAMETERS}
 # %%
@@ -153,7 +153,7 @@ def test_a_kernel_that_dies_is_a_failure_with_its_last_words(tmp_path: Path) -> 
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POSIX")
 def test_a_killed_run_leaves_nothing_under_a_final_name(tmp_path: Path) -> None:
     repository = checkout.make(tmp_path, {"01_sleeps": SLEEPS})
-    code = "from advdef.repository import find; from advdef.reproduction import reproduce; reproduce(find(), 'sleeps')"
+    code = "from advdef.book.repository import find; from advdef.book.run import reproduce; reproduce(find(), 'sleeps')"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, start_new_session=True)
     place = repository.run("smoke", "sleeps")
     pid_file = place.attempt / "results/kernel-pid"

@@ -17,10 +17,10 @@ import checkout
 import nbformat
 import pytest
 
-from advdef.notebookfile import read_executed, run_id
-from advdef.recording import record
-from advdef.repository import InputError, Repository
-from advdef.reproduction import Execution, reproduce, reproduce_all
+from advdef.book.notebookfile import read_executed, run_id
+from advdef.book.publish import record
+from advdef.book.repository import InputError, Repository
+from advdef.book.run import Execution, reproduce, reproduce_all
 
 # Writes its record, as GOOD does, and then waits where it is told to.
 WAITS = checkout.GOOD.replace(
@@ -35,7 +35,7 @@ while os.environ.get("WAIT") == str(seed):
 # %%
 seed + 1""",
 )
-RUNS = "from advdef.repository import find; from advdef.reproduction import reproduce; reproduce(find(), 'good'"
+RUNS = "from advdef.book.repository import find; from advdef.book.run import reproduce; reproduce(find(), 'good'"
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def test_two_notebooks_of_one_paper_are_refused(repository: Repository) -> None:
 COPIED = f"""{checkout.PARAMETERS}
 # %%
 from advdef.data import load
-from advdef.records import Run
+from advdef.book.records import Run
 
 run = Run("good", profile, load("digits"), seed)
 

@@ -12,8 +12,8 @@ import nbformat
 import pytest
 import yaml
 
-from advdef.repository import Repository
-from advdef.site import SiteError, assemble, render, warnings_in
+from advdef.book.repository import Repository
+from advdef.book.site import SiteError, assemble, render, warnings_in
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advdef.files import replacing
-from advdef.repository import InputError
+from advdef.book.files import replacing
+from advdef.book.repository import InputError
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

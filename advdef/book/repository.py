@@ -167,7 +167,7 @@ def check_profile(name: str) -> Profile:
     'smoke'
     >>> check_profile("huge")
     Traceback (most recent call last):
-    advdef.repository.InputError: unknown profile 'huge'; profiles: smoke, laptop, paper
+    advdef.book.repository.InputError: unknown profile 'huge'; profiles: smoke, laptop, paper
     """
     for profile in PROFILES:
         if profile == name:

@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from advdef.files import replacing
-from advdef.notebookfile import (
+from advdef.book.files import replacing
+from advdef.book.notebookfile import (
     LANGUAGE,
     first_difference,
     read_executed,
@@ -17,8 +17,8 @@ from advdef.notebookfile import (
     without_injected,
     write,
 )
-from advdef.recordfile import read_record
-from advdef.repository import InputError, Profile, Repository, RunFolder
+from advdef.book.recordfile import read_record
+from advdef.book.repository import InputError, Profile, Repository, RunFolder
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from advdef.repository import PROFILES, InputError
+from advdef.book.repository import PROFILES, InputError
 
 __all__ = ["Record", "read_record"]
 
 Record = Mapping[str, Any]
-"""The content of a record file, as :meth:`advdef.records.Run.save` writes it."""
+"""The content of a record file, as :meth:`advdef.book.records.Run.save` writes it."""
 
 _Kind = type | tuple[type, ...]
 _NUMBER, _NONE = (int, float), type(None)

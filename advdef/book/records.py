@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 import torch
 
+from advdef.book.files import naming
 from advdef.data import Dataset
 from advdef.evaluation.robustness import Outcome, Threat
-from advdef.files import naming
 from advdef.statistics import Interval, wilson
 from advdef.store import tally, write_atomically
 

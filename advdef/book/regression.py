@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Change", "allowing", "compare", "read_baseline", "recorded_values", "report", "write_baseline"]
 
 Recorded = dict[str, Any]
-"""``{"kind": ..., "value": ...}``, with ``n`` and ``hits`` for hits, as :func:`advdef.records.record` writes it."""
+"""``{"kind": ..., "value": ...}``, with ``n`` and ``hits`` for hits, as :func:`advdef.book.records.record` writes it."""
 _FEW = 2  # so many images may flip where none was seen to, if they are no more than a tenth of all
 
 
@@ -39,7 +39,7 @@ class Change:
 
 
 def recorded_values(notebook: "NotebookNode") -> dict[str, Recorded]:
-    """The values that :func:`advdef.records.record` left in an executed notebook, by name.
+    """The values that :func:`advdef.book.records.record` left in an executed notebook, by name.
 
     Raises ValueError for a name that was recorded twice.
     """

@@ -14,11 +14,11 @@ from typing import Any
 
 import yaml
 
-from advdef.files import held, naming, replace_folder
-from advdef.ledger import Record, read_records
-from advdef.notebookfile import LANGUAGE, read_executed, title, without_injected, write
-from advdef.pages import Page, generated
-from advdef.repository import Repository
+from advdef.book.cards import Record, read_records
+from advdef.book.files import held, naming, replace_folder
+from advdef.book.notebookfile import LANGUAGE, read_executed, title, without_injected, write
+from advdef.book.pages import Page, generated
+from advdef.book.repository import Repository
 
 __all__ = ["SiteError", "assemble", "render", "toc_files", "warnings_in"]
 

@@ -17,10 +17,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advdef._kernel import Ended, environment_of, kernel_manager, refuse_to_end
-from advdef.files import explained, held, naming, replace_folder, replacing
-from advdef.notebookfile import UNKNOWN, first_difference, parameter_defaults, read_executed, read_pair, unexecuted
-from advdef.repository import InputError, Profile, Repository
+from advdef.book.files import explained, held, naming, replace_folder, replacing
+from advdef.book.kernel import Ended, environment_of, kernel_manager, refuse_to_end
+from advdef.book.notebookfile import UNKNOWN, first_difference, parameter_defaults, read_executed, read_pair, unexecuted
+from advdef.book.repository import InputError, Profile, Repository
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, get_args
 
+from advdef.book.cards import Record, cards
 from advdef.claims import SOURCES, VerdictWord, all_claims, badge
-from advdef.ledger import Record, cards
 
 __all__ = ["Page", "generated"]
 
@@ -212,7 +212,7 @@ def _fields(schema: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]
 
 
 def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in the form of :func:`advdef.notebook.table`; cells are HTML."""
+    """A table in the form of :func:`advdef.book.page.table`; cells are HTML."""
     cells = "".join(f"<th>{cell}</th>" for cell in head)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>\n" for row in rows)
     return _raw(

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, ParamSpec
 
 import typer
 
-from advdef.files import explained
-from advdef.repository import InputError, Repository
+from advdef.book.files import explained
+from advdef.book.repository import InputError, Repository
 
 if TYPE_CHECKING:
-    from advdef.reproduction import Execution
+    from advdef.book.run import Execution
 
 __all__ = ["guarded", "need", "render", "report", "say", "stop", "tolerant"]
 
@@ -48,9 +48,9 @@ def tolerant() -> None:
 
 def render(repository: Repository, destination: Path, executions: Sequence[Execution]) -> bool:
     """Render the site with what has been executed and its records, and with what is committed for the rest."""
-    from advdef.ledger import read_records
-    from advdef.links import check_links
-    from advdef.site import SiteError, render
+    from advdef.book.cards import read_records
+    from advdef.book.links import check_links
+    from advdef.book.site import SiteError, render
 
     say("rendering the site ...")
     here = {execution.paper for execution in executions}

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import yaml
 
-from advdef.files import replacing
-from advdef.notebookfile import read_pair, write
-from advdef.repository import InputError, Repository
+from advdef.book.files import replacing
+from advdef.book.notebookfile import read_pair, write
+from advdef.book.repository import InputError, Repository
 
 __all__ = ["new_defence"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from advdef.recordfile import read_record
+from advdef.book.recordfile import read_record
 
 __all__ = ["VerdictRow", "read_verdicts", "verdict_table"]
 

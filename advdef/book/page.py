@@ -12,10 +12,10 @@ import pandas as pd
 import torch
 from IPython.display import HTML
 
+from advdef.book.records import Run, provenance
 from advdef.checks import Check
 from advdef.claims import SOURCES, Verdict, badge
 from advdef.data import DATASETS, Split
-from advdef.records import Run, provenance
 
 __all__ = [
     "Case",

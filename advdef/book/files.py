@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from advdef.repository import InputError
+from advdef.book.repository import InputError
 
 __all__ = ["explained", "held", "naming", "replace_folder", "replacing"]
 

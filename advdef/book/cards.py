@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from advdef.book.recordfile import Record, read_record
+from advdef.book.repository import InputError, find
 from advdef.claims import claims
 from advdef.papers import PAPERS, Paper
-from advdef.recordfile import Record, read_record
-from advdef.repository import InputError, find
 
 __all__ = ["Record", "cards", "own_pages", "read_records"]
 
@@ -41,7 +41,7 @@ def read_records(folder: Path | None = None) -> list[Record]:
 def own_pages(records: Iterable[Record]) -> list[dict[str, str]]:
     """Rows of a table: worst cases of each paper's defence on its own page, with the page's references beside it.
 
-    Cells are HTML, as :func:`advdef.notebook.table` takes them: what the records say is escaped.
+    Cells are HTML, as :func:`advdef.book.page.table` takes them: what the records say is escaped.
     """
     rows = []
     for record in records:
