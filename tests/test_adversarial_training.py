@@ -18,7 +18,7 @@ from advdef.data import Dataset, Split
 from advdef.evaluation.robustness import correct
 from advdef.models import SmallResNet
 from advdef.training.adversarial import Branches, ascend, fit_pairs, train_alp, train_at, train_trades
-from advdef.training.loop import adversarial as adversarial_training
+from advdef.training import adversarial as adversarial_training
 from advdef.training.loop import fit
 
 EPS = 0.1

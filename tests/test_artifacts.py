@@ -24,7 +24,7 @@ from advdef.papers.qusecnets.defence import Quantized, Quantizer, through_identi
 from advdef.papers.sensitivity.training import train_sns
 from advdef.store import StoreWarning
 from advdef.training.loop import TrainingDiverged, fit, train_adversarial, train_standard
-from advdef.training.loop import weights as artifacts
+from advdef.training import weights as artifacts
 from advdef.training.weights import Training, trained
 
 

@@ -35,7 +35,7 @@ if any(d.metadata["Name"] == "advdef" for d in metadata.distributions()):
     advdef = metadata.distribution("advdef")
     found = {"version": advdef.version, "source": json.loads(advdef.read_text("direct_url.json"))["url"]}
     kinds = (".py", ".yml", ".json", ".txt")
-    own = [file for file in advdef.book.files if file.parts[0] == "advdef" and file.suffix in kinds]
+    own = [file for file in advdef.files if file.parts[0] == "advdef" and file.suffix in kinds]
     found["files"] = {str(file): file.read_text() for file in own}
 print("FOUND" + json.dumps(found))
 """

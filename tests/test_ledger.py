@@ -19,7 +19,7 @@ from advdef.papers import PAPERS
 from advdef.plotting import COLOURS
 
 ROOT = Path(__file__).resolve().parents[1]
-SCHEMA = json.loads(resources.files("advdef").joinpath("card.schema.json").read_text("utf-8"))
+SCHEMA = json.loads(resources.files("advdef.book").joinpath("card.schema.json").read_text("utf-8"))
 COMMITTED = read_records(Repository(ROOT).committed_results)
 PAGES = [Page(paper, path.stem, f"{paper}: a page") for paper, path in Repository(ROOT).notebooks.items()]
 RAN = {"seed": 0, "date": "d", "commit": "c", "device": "cpu", "device_name": "x", "python": "3", "versions": {}}

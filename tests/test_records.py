@@ -136,7 +136,7 @@ def test_recording_outside_a_notebook_does_nothing(tmp_path: Path) -> None:
         "from IPython.core.interactiveshell import InteractiveShell\n"
         "assert not InteractiveShell.initialized()\n"
     )
-    root = Path(records.__file__).parents[1]
+    root = Path(advdef.__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -284,7 +284,7 @@ def test_results_go_where_they_are_told(monkeypatch: pytest.MonkeyPatch) -> None
 def test_provenance_outside_a_checkout_has_no_commit(
     digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "__file__", str(tmp_path / "records.py"))
+    monkeypatch.setattr(advdef, "__file__", str(tmp_path / "__init__.py"))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert provenance(digits, seed=0)["commit"] is None
     monkeypatch.setenv("PATH", str(tmp_path))  # no git at all
@@ -300,7 +300,7 @@ def test_the_commit_of_a_project_around_the_installed_package_is_not_ours(
         subprocess.run(["git", *identity, *command], cwd=tmp_path, check=True)
     package = tmp_path / "venv/lib/advdef"
     package.mkdir(parents=True)
-    monkeypatch.setattr(records, "__file__", str(package / "records.py"))
+    monkeypatch.setattr(advdef, "__file__", str(package / "__init__.py"))
     (package / "records.py").touch()
     assert provenance(digits, seed=0)["commit"] is None
     # nor is that of a repository in whose hook this runs
@@ -322,7 +322,7 @@ def test_the_commit_says_whether_there_are_changes(
     (tmp_path / "records.py").write_text("1\n")
     git("add", "records.py")
     git("commit", "-qm", "one")
-    monkeypatch.setattr(records, "__file__", str(tmp_path / "records.py"))
+    monkeypatch.setattr(advdef, "__file__", str(tmp_path / "__init__.py"))
     head = git("rev-parse", "--short=12", "HEAD")
     assert provenance(digits, seed=0)["commit"] == head
     (tmp_path / "records.py").write_text("2\n")

@@ -17,7 +17,7 @@ from advdef.attacks.gradient import pgd
 from advdef.attacks.losses import margin
 from advdef.data import Split
 from advdef.store import StoreWarning
-from advdef.training.loop import pairs as restoration_pairs
+from advdef.training import pairs as restoration_pairs
 from advdef.training.pairs import ATTACKS, Pairs, Recipe, attacked, cached_pairs, make_pairs
 
 SHAPE = (2, 3, 3)

@@ -198,7 +198,7 @@ def _conclusion(made: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _schema() -> str:
     """The fields of a card, from its JSON schema."""
-    schema = json.loads(resources.files("advdef").joinpath("card.schema.json").read_text("utf-8"))
+    schema = json.loads(resources.files("advdef.book").joinpath("card.schema.json").read_text("utf-8"))
     rows = [[f"<code>{name}</code>", html.escape(about)] for name, about in _fields(schema)]
     return _table("The fields of a result card", ["field", "meaning"], rows)
 

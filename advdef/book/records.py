@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 
+import advdef
 from advdef.book.files import naming
 from advdef.data import Dataset
 from advdef.evaluation.robustness import Outcome, Threat
@@ -251,7 +252,7 @@ def _commit() -> str | None:
     None outside of one; one that only surrounds the package, as that of a project around a virtual environment, does
     not count.
     """
-    source = Path(__file__)
+    source = Path(advdef.__file__)
     elsewhere = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set in git's hooks
     environment = {name: value for name, value in os.environ.items() if name not in elsewhere}
 

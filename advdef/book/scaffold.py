@@ -71,7 +71,7 @@ def _class_name(name: str) -> str:
 
 
 def _filled(template: str, words: Mapping[str, str]) -> str:
-    text = resources.files("advdef").joinpath("templates", f"{template}.txt").read_text("utf-8")
+    text = resources.files("advdef.book").joinpath("templates", f"{template}.txt").read_text("utf-8")
     for word, replacement in words.items():
         text = text.replace(word, replacement)
     return text

@@ -8,7 +8,7 @@ import importlib.util
 import os
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import CodeType, ModuleType
 from typing import Any
@@ -26,22 +26,9 @@ __all__ = [
 ]
 
 _LIBRARIES = frozenset({"torch", "torchvision", "numpy", "numba", "snntorch", "foolbox", "pyautoattack", "scipy"})
-_BOOK = frozenset(
-    f"advdef.{name}"
-    for name in (
-        "claims", "cli", "ledger", "links", "notebook", "notebookfile", "pages", "papers", "plotting",
-        "recordfile", "recording", "records", "regression", "repository", "reproduction", "scaffold", "site",
-        "summary", "store.cache", "store.tally",
-    )
-)  # fmt: skip
-_IN_THE_BOOK = "advdef.book"
+_BOOK = "advdef.book", "advdef.claims", "advdef.cli", "advdef.plotting", "advdef.store.cache", "advdef.store.tally"
 # what these keep counts, not how
-_KEEPERS = frozenset(
-    (
-        "advdef.training.weights",
-        *(f"advdef.store{name}" for name in ("", ".bytecode", ".closure", ".content", ".files")),
-    )
-)
+_KEEPERS = "advdef.store", "advdef.training.weights"
 _STANDARD = tuple(os.path.join(os.path.realpath(sysconfig.get_path(name)), "") for name in ("stdlib", "platstdlib"))
 _OUTSIDE = f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}"
 _OF_A_MODULE = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")  # instructions that read a global name
@@ -133,14 +120,18 @@ def is_library(name: str) -> bool:
     True for the modules of this package as well that make the book and determine no number.
     """
     if name.split(".")[0] == "advdef":
-        return is_of_the_book(name) or name in _KEEPERS
+        return is_of_the_book(name) or _within(name, _KEEPERS)
     module = sys.modules.get(name)
     return name != "__main__" and _installed(name, getattr(module, "__file__", None), module is None)
 
 
 def is_of_the_book(name: str) -> bool:
     """Whether a module of this package makes the book, so that neither its code nor its objects determine a number."""
-    return name in _BOOK or f"{name}.".startswith(f"{_IN_THE_BOOK}.")
+    return _within(name, _BOOK)
+
+
+def _within(name: str, modules: Iterable[str]) -> bool:
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
 @functools.cache

@@ -1,3 +1,0 @@
-"""Spiking networks: neurons, their surrogate gradients, classifiers, and the purifier."""
-
-__all__ = []
