@@ -1,5 +1,6 @@
 """What attacks and judges have in common: checked input, a way to ask a model, a watch on its gradient."""
 
+import copy
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,9 +24,11 @@ __all__ = [
     "Watch",
     "ask",
     "borrowed",
+    "check_frozen",
     "check_logits",
     "check_weights",
     "cleaned",
+    "frozen",
     "is_watched",
     "logits_of",
     "own",
@@ -289,3 +292,16 @@ def check_weights(model: nn.Module) -> None:
     if wrong and bool(torch.stack(wrong).any()):
         name = next(name for (name, _), bad in zip(floating, wrong, strict=True) if bool(bad))
         raise ValueError(f"{name} of the model holds NaN or infinity: no number about it means anything")
+
+
+def frozen(classifier: nn.Module) -> nn.Module:
+    """A copy in evaluation mode whose parameters take no gradient."""
+    return copy.deepcopy(classifier).eval().requires_grad_(False)
+
+
+def check_frozen(classifier: nn.Module) -> None:
+    """Raise ValueError for a classifier in training mode or with trainable parameters."""
+    if any(module.training for module in classifier.modules()):
+        raise ValueError("the classifier is in training mode, in which a map would depend on the batch: call eval()")
+    if any(parameter.requires_grad for parameter in classifier.parameters()):
+        raise ValueError("the classifier has trainable parameters: give frozen(classifier)")

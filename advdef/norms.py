@@ -9,7 +9,7 @@ from torch import Tensor
 
 from advdef.draws import normal, uniform
 
-__all__ = ["Ball", "BallNorm", "Norm", "ball", "per_image", "size", "spread"]
+__all__ = ["Ball", "BallNorm", "Norm", "ball", "per_image", "rms_normalised", "size", "spread"]
 
 BallNorm = Literal["Linf", "L2"]
 Norm = Literal["Linf", "L2", "L1", "L0"]
@@ -103,3 +103,11 @@ def ball(images: Tensor, eps: Tensor, norm: BallNorm) -> Ball:
     if norm not in _BALLS:
         raise ValueError(f"no ball in norm {norm!r}; there are {', '.join(_BALLS)}")
     return _BALLS[norm](images, eps)
+
+
+def rms_normalised(gradients: Tensor, *, eps: float = 1e-5) -> Tensor:
+    """Gradients (..., C, H, W) divided by their root mean square over the image, plus ``eps``; zero stays zero.
+
+    The helper of the released code that does this calls it an L2 norm: L2 is root of C * H * W times as large.
+    """
+    return gradients / (gradients.square().mean((-3, -2, -1), keepdim=True).sqrt() + eps)

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from advdef.evaluation.robustness import Outcome
+from advdef.evaluation import Outcome
 
 __all__ = ["COLOURS", "image_grid", "robustness_curves", "threat_panels", "use_style"]
 

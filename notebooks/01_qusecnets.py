@@ -65,7 +65,7 @@ from advdef.book.records import Run, record
 from advdef.claims import Condition, claims, decide
 from advdef.data import load
 from advdef.defenses import Undefended
-from advdef.evaluation.robustness import (
+from advdef.evaluation import (
     Attempt,
     adaptive,
     correct,
@@ -76,16 +76,11 @@ from advdef.evaluation.robustness import (
 )
 from advdef.models import CleverhansCNN
 from advdef.papers.qusecnets.certificate import certified
-from advdef.papers.qusecnets.defence import (
-    Quantized,
-    Quantizer,
-    kmeans_thresholds,
-    through_identity,
-    train_quantized,
-)
+from advdef.papers.qusecnets.defence import Quantized, through_identity
+from advdef.papers.qusecnets.quantizer import Quantizer, kmeans_thresholds
+from advdef.papers.qusecnets.training import train_quantized
 from advdef.statistics import paired_difference, wilson
-from advdef.training.loop import train_adversarial, train_standard
-from advdef.training.weights import trained
+from advdef.training import train_adversarial, train_standard, trained
 from tqdm import tqdm
 
 plotting.use_style()

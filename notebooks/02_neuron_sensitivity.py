@@ -67,7 +67,7 @@ from advdef.book.page import show_eps
 from advdef.book.records import Run, record
 from advdef.claims import Condition, claims, decide
 from advdef.data import load
-from advdef.evaluation.robustness import (
+from advdef.evaluation import (
     adaptive,
     correct,
     direct,
@@ -105,9 +105,7 @@ from advdef.statistics import (
     wilson,
 )
 from advdef.taps import tapped
-from advdef.training.adversarial import train_alp, train_at, train_trades
-from advdef.training.loop import train_standard
-from advdef.training.weights import trained
+from advdef.training import train_alp, train_at, train_standard, train_trades, trained
 from tqdm import tqdm
 
 plotting.use_style()

@@ -65,28 +65,28 @@ from advdef.book.page import show_eps
 from advdef.book.records import Run, record
 from advdef.claims import Condition, claims, decide
 from advdef.data import load
-from advdef.defenses import AntiAdversary, BitDepth, Jpeg, Median, Undefended
-from advdef.evaluation.cost import cost
-from advdef.evaluation.crafting import craft
-from advdef.evaluation.robustness import (
+from advdef.defenses import BitDepth, Jpeg, Median, Undefended
+from advdef.evaluation import (
     Attempt,
     adaptive,
     correct,
+    cost,
+    craft,
     direct,
     evaluate,
     evaluate_curve,
     oblivious,
 )
 from advdef.models import VGG19, AlexNet, LeNet5, ResNet, SmallVGG
+from advdef.norms import rms_normalised
 from advdef.papers.nip.bank import fit_bank, phase_scrambled, random_bank
-from advdef.papers.nip.baselines import NoiseVote
+from advdef.papers.nip.baselines import AntiAdversary, NoiseVote
 from advdef.papers.nip.defence import NIPDictionary, NIPSearch, NIPSelf
 from advdef.papers.nip.influence import (
     class_directions,
     front_and_tail,
     influence,
     inverse_direction,
-    rms_normalised,
     trace,
 )
 from advdef.papers.nip.oracle import NIPOracle
@@ -100,9 +100,7 @@ from advdef.statistics import (
     wilson,
 )
 from advdef.taps import tapped
-from advdef.training.adversarial import train_at
-from advdef.training.loop import train_standard
-from advdef.training.weights import trained
+from advdef.training import train_at, train_standard, trained
 from tqdm import tqdm
 
 plotting.use_style()

@@ -72,6 +72,7 @@ from advdef.book import page as notebook
 from advdef.book.page import show_eps
 from advdef.book.records import Run, record
 from advdef.claims import Condition, claims, decide
+from advdef.contract import frozen
 from advdef.data import load
 from advdef.defenses import (
     BitDepth,
@@ -81,10 +82,7 @@ from advdef.defenses import (
     TotalVariation,
     Undefended,
 )
-from advdef.evaluation.cost import cost
-from advdef.evaluation.crafting import craft
-from advdef.evaluation.quality import psnr
-from advdef.evaluation.robustness import Attempt, correct, direct, evaluate
+from advdef.evaluation import Attempt, correct, cost, craft, direct, evaluate, psnr
 from advdef.models import CleverhansCNN, LeNet5, ResNet18, SmallResNet, SmallVGG
 from advdef.papers.trn.defence import OracleRestoration, Restoration
 from advdef.papers.trn.ladder import RUNGS, ladder
@@ -95,16 +93,12 @@ from advdef.papers.trn.maps import (
     ShuffledMap,
     SobelMap,
     alignment,
-    frozen,
 )
 from advdef.papers.trn.models import SIZES, ImageRestorer, TwoStreamRestorer
 from advdef.papers.trn.smoothing import matching_temperature, smoothed
 from advdef.papers.trn.training import train_restorer
 from advdef.statistics import mean_interval, over_seeds, paired_difference, wilson
-from advdef.training.adversarial import train_at
-from advdef.training.loop import train_standard
-from advdef.training.pairs import Recipe
-from advdef.training.weights import trained
+from advdef.training import Recipe, train_at, train_standard, trained
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 

@@ -60,19 +60,19 @@ from advdef.book import page as notebook
 from advdef.book.page import show_eps
 from advdef.book.records import Run, record
 from advdef.claims import Condition, claims, decide
-from advdef.contract import slope
+from advdef.contract import frozen, slope
 from advdef.data import Split, load
 from advdef.defenses import BitDepth, GaussianBlur, Jpeg, Median
-from advdef.evaluation.crafting import craft
-from advdef.evaluation.quality import psnr
-from advdef.evaluation.robustness import (
+from advdef.evaluation import (
     Attempt,
     adaptive,
     correct,
+    craft,
     direct,
     evaluate,
     evaluate_curve,
     oblivious,
+    psnr,
 )
 from advdef.papers.snn.classifiers import SmallSpikingResNet, SpikingResNet
 from advdef.papers.snn.defence import GatedPurification, Purification, SpikingClassifier
@@ -81,13 +81,10 @@ from advdef.papers.snn.neurons import DeadNetworkWarning, Firing, firing_rates, 
 from advdef.papers.snn.purifier import UNIT, Purifier
 from advdef.papers.snn.surrogates import REDUCED
 from advdef.papers.snn.training import Losses, train_purifier, train_rat
-from advdef.papers.trn.maps import frozen
 from advdef.statistics import mean_interval, over_seeds, paired_difference, wilson
 from advdef.taps import tapped
-from advdef.training.adversarial import train_at
-from advdef.training.loop import train_standard
-from advdef.training.pairs import Recipe, make_pairs
-from advdef.training.weights import trained
+from advdef.training import Recipe, train_at, train_standard, trained
+from advdef.training.pairs import make_attacked_pairs
 from sklearn.metrics import roc_auc_score, roc_curve
 from tqdm import tqdm
 
@@ -924,7 +921,7 @@ for k in ("FGSM", "PGD-7"):
     made = []
     for _ in range(4):
         began = time.perf_counter()
-        make_pairs(BARE, part, recipe(k), generator=draws(12)).labels.cpu()
+        make_attacked_pairs(BARE, part, recipe(k), generator=draws(12)).labels.cpu()
         made.append(time.perf_counter() - began)
     PAIR_SECONDS[k] = min(made[1:])
 run.values["pair seconds"] = PAIR_SECONDS

@@ -62,11 +62,11 @@ from advdef.book.records import Run, record
 from advdef.data import load
 from advdef.defenses import Undefended
 from advdef.defenses.broken import Detached, RandomInput, ScaledLogits
-from advdef.evaluation.robustness import adaptive, direct, evaluate, oblivious
+from advdef.evaluation import adaptive, direct, evaluate, oblivious
 from advdef.models import CleverhansCNN
-from advdef.papers.qusecnets.defence import Quantized, Quantizer
-from advdef.training.loop import train_standard
-from advdef.training.weights import trained
+from advdef.papers.qusecnets.defence import Quantized
+from advdef.papers.qusecnets.quantizer import Quantizer
+from advdef.training import train_standard, trained
 from tqdm import tqdm
 
 plotting.use_style()

@@ -62,12 +62,11 @@ from advdef.book import page as notebook
 from advdef.book.page import show_eps
 from advdef.book.records import Run, record
 from advdef.data import load
-from advdef.evaluation.robustness import correct
+from advdef.evaluation import correct
 from advdef.models import CleverhansCNN
 from advdef.peers.agreement import agreement, pairs
 from advdef.statistics import wilson
-from advdef.training.loop import train_standard
-from advdef.training.weights import trained
+from advdef.training import train_standard, trained
 from torch import nn
 
 plotting.use_style()

@@ -58,22 +58,26 @@ from advdef.book import page as notebook
 from advdef.book.cards import own_pages, read_records
 from advdef.book.page import show_eps
 from advdef.book.records import Run, record
+from advdef.contract import frozen
 from advdef.data import load
 from advdef.defenses import Undefended
-from advdef.evaluation.cost import cost, multiply_adds
-from advdef.evaluation.robustness import (
+from advdef.evaluation import (
     Attempt,
     adaptive,
     correct,
+    cost,
     direct,
     evaluate,
     evaluate_curve,
+    multiply_adds,
     oblivious,
 )
 from advdef.models import ResNet18, SmallResNet
 from advdef.papers.nip.bank import fit_bank
 from advdef.papers.nip.defence import NIPDictionary
-from advdef.papers.qusecnets.defence import Quantized, Quantizer, train_quantized
+from advdef.papers.qusecnets.defence import Quantized
+from advdef.papers.qusecnets.quantizer import Quantizer
+from advdef.papers.qusecnets.training import train_quantized
 from advdef.papers.sensitivity.defence import Stabilized
 from advdef.papers.sensitivity.measure import make_pairs, sensitivity
 from advdef.papers.sensitivity.training import train_sns
@@ -82,14 +86,11 @@ from advdef.papers.snn.purifier import Purifier
 from advdef.papers.snn.surrogates import REDUCED
 from advdef.papers.snn.training import train_purifier
 from advdef.papers.trn.defence import Restoration
-from advdef.papers.trn.maps import GradientMap, frozen
+from advdef.papers.trn.maps import GradientMap
 from advdef.papers.trn.models import SIZES, TwoStreamRestorer
 from advdef.papers.trn.training import train_restorer
 from advdef.statistics import paired_difference, wilson
-from advdef.training.adversarial import train_at
-from advdef.training.loop import train_standard
-from advdef.training.pairs import Recipe
-from advdef.training.weights import trained
+from advdef.training import Recipe, train_at, train_standard, trained
 from tqdm import tqdm
 
 plotting.use_style()

@@ -1,7 +1,7 @@
 """Writes the baselines of the notebooks: ``python tests/baselines.py [NOTEBOOK]...``, all by default.
 
 Each notebook is executed in the smoke profile under every variant of tests/variants.py that the processor can do, and
-with further seeds. What the runs differ by is what a test allows: :func:`advdef.book.regression.allowing` has the rules. A
+with further seeds. What the runs differ by is what a test allows, by the rules of ``regression.allowing``. A
 run is kept in ``build/baselines/VARIANT/NOTEBOOK.json`` and used again while the code is the same, so that an
 interrupted collection goes on. Folders of other names there are runs of another processor, copied by hand.
 """

@@ -17,7 +17,7 @@ from variants import THREADS
 
 from advdef.book.repository import Repository
 from advdef.data import Dataset, load
-from advdef.training.loop import train_standard
+from advdef.training import train_standard
 
 # Each core has a worker of its own, and rounding, which training amplifies, depends on the number of threads: notebooks
 # and other processes get as many, whoever starts the tests.

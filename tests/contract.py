@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from advdef.contract import TrainingModeWarning
-from advdef.evaluation.robustness import correct
+from advdef.evaluation import correct
 from advdef.norms import Norm, size
 
 Pair = tuple[Tensor, Tensor]

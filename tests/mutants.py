@@ -165,7 +165,8 @@ MUTANTS = (
         "clean and attacked images exchange their weights", "tests/test_adversarial_training.py",
     ),
     Mutant(
-        "exchanged sides", "advdef/papers/snn/training.py", "(estimate.abs() < truth.abs())", "(estimate.abs() > truth.abs())",
+        "exchanged sides", "advdef/papers/snn/training.py",
+        "(estimate.abs() < truth.abs())", "(estimate.abs() > truth.abs())",
         "the asymmetric loss forgives too small an estimate", "tests/test_purification_training.py",
     ),
     Mutant(

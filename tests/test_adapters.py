@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from advdef.attacks.libraries.foolbox import boundary, carlini_wagner, ddn, deepfool, ead, hop_skip_jump, pointwise
 from advdef.attacks.libraries.pyautoattack import autoattack, fab, square
 from advdef.attacks.losses import margin
-from advdef.evaluation.robustness import correct
+from advdef.evaluation import correct
 from advdef.norms import Norm, size
 
 Attack = Callable[..., Tensor]

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from advdef.attacks import pgd
 from advdef.data import Dataset, Split
-from advdef.evaluation.robustness import correct
+from advdef.evaluation import correct
 from advdef.models import SmallResNet
-from advdef.training.adversarial import Branches, ascend, fit_pairs, train_alp, train_at, train_trades
+from advdef.training import Branches, fit, fit_pairs, train_alp, train_at, train_trades
 from advdef.training import adversarial as adversarial_training
-from advdef.training.loop import fit
+from advdef.training.adversarial import ascend
 
 EPS = 0.1
 BRIEF: dict[str, Any] = {"eps": EPS, "steps": 2, "epochs": 2, "batch_size": 64}

@@ -20,7 +20,7 @@ from advdef import peers
 from advdef.attacks.gradient import bim, fgsm, mim, pgd
 from advdef.data import Dataset
 from advdef.draws import image_keys
-from advdef.evaluation.robustness import correct
+from advdef.evaluation import correct
 from advdef.norms import BallNorm, Norm, ball, size
 from advdef.peers.agreement import Comparison, Pair, agreement, pairs
 

@@ -44,8 +44,7 @@ from advdef.attacks import (
 from advdef.contract import NaNGradientWarning, NoGradientWarning
 from advdef.defenses import BitDepth, Jpeg, Undefended
 from advdef.defenses.broken import Detached
-from advdef.evaluation.crafting import craft
-from advdef.evaluation.robustness import Attempt, accuracy, adaptive, correct, direct, evaluate, oblivious
+from advdef.evaluation import Attempt, accuracy, adaptive, correct, craft, direct, evaluate, oblivious
 
 Attack = Callable[..., Tensor]
 OWN: Mapping[str, Attack] = {

@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from advdef import store
 from advdef.data import Dataset, Split
 from advdef.models import SmallResNet
-from advdef.papers.qusecnets.defence import Quantized, Quantizer, through_identity, train_quantized
+from advdef.papers.qusecnets.defence import Quantized, through_identity
+from advdef.papers.qusecnets.quantizer import Quantizer
+from advdef.papers.qusecnets.training import train_quantized
 from advdef.papers.sensitivity.training import train_sns
 from advdef.store import StoreWarning
-from advdef.training.loop import TrainingDiverged, fit, train_adversarial, train_standard
+from advdef.training import Training, TrainingDiverged, fit, train_adversarial, train_standard, trained
 from advdef.training import weights as artifacts
-from advdef.training.weights import Training, trained
 
 
 @pytest.fixture(autouse=True)

@@ -34,12 +34,13 @@ from advdef.attacks.composed import each_class
 from advdef.attacks.gradient import ffgsm
 from advdef.attacks.suites import adaptive, cleverhans, nip, quick, standard
 from advdef.contract import ProbabilitiesWarning, TrainingModeWarning
-from advdef.defenses import AntiAdversary
-from advdef.evaluation.robustness import correct
+from advdef.evaluation import correct
 from advdef.norms import Norm, size
 from advdef.papers.nip.attacks import precompensated
+from advdef.papers.nip.baselines import AntiAdversary
 from advdef.papers.qusecnets.attacks import level_space
-from advdef.papers.qusecnets.defence import Quantized, Quantizer
+from advdef.papers.qusecnets.defence import Quantized
+from advdef.papers.qusecnets.quantizer import Quantizer
 
 Pair = tuple[Tensor, Tensor]
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from advdef.attacks import each_class, margin, pgd, straight_through
 from advdef.contract import TrainingModeWarning
-from advdef.evaluation.robustness import correct
+from advdef.evaluation import correct
 from advdef.papers.nip.attacks import candidates, precompensated, two_conditions
 from advdef.papers.trn.attacks import decoy
 

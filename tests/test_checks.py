@@ -17,9 +17,10 @@ from advdef.attacks.suites import cleverhans
 from advdef.checks import QUICK, TITLES, Check
 from advdef.defenses import Defense, Undefended
 from advdef.defenses.broken import Detached, RandomInput, ScaledLogits
-from advdef.evaluation.robustness import Attempt, Outcome, UnsoundAttack, direct, evaluate, oblivious
+from advdef.evaluation import Attempt, Outcome, UnsoundAttack, direct, evaluate, oblivious
 from advdef.papers.nip.baselines import NoiseVote
-from advdef.papers.qusecnets.defence import Quantized, Quantizer
+from advdef.papers.qusecnets.defence import Quantized
+from advdef.papers.qusecnets.quantizer import Quantizer
 
 Batch = tuple[Tensor, Tensor]
 

@@ -22,7 +22,7 @@ from advdef.attacks.composed import minimal
 from advdef.attacks.noise import uniform_noise
 from advdef.attacks.sparse import _best_pair, jsma, single_pixel
 from advdef.attacks.universal_perturbation import universal
-from advdef.evaluation.robustness import correct
+from advdef.evaluation import correct
 from advdef.norms import BallNorm, Norm, size
 
 Pair = tuple[Tensor, Tensor]

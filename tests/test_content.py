@@ -265,7 +265,7 @@ import torch, numpy as np
 from functools import partial
 from torch import nn
 from advdef import store
-from advdef.training.adversarial import train_at
+from advdef.training import train_at
 from advdef.models import SmallResNet
 import theirs
 

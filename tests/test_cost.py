@@ -11,8 +11,8 @@ from contract import seeded
 from torch import Tensor, nn
 
 from advdef.defenses import Defense, Undefended
-from advdef.evaluation.cost import Cost, cost, multiply_adds
-from advdef.evaluation import cost as module
+from advdef.evaluation import Cost, cost, multiply_adds
+from advdef.evaluation import costs as module
 from advdef.papers.nip.bank import DirectionBank
 from advdef.papers.nip.defence import NIPDictionary, NIPSearch, NIPSelf
 

@@ -13,8 +13,7 @@ from contract import seeded, tiny
 from torch import Tensor, nn
 
 from advdef.attacks import Suite, ddn, fgsm, pgd, uniform_noise
-from advdef.evaluation.crafting import craft
-from advdef.evaluation.robustness import UnsoundAttack
+from advdef.evaluation import UnsoundAttack, craft
 
 called: SimpleQueue[int] = SimpleQueue()  # a list would be content, and its growth a change of what names it
 

@@ -14,6 +14,7 @@ from contract import seeded
 from torch import Tensor, nn
 
 from advdef.data import Split
+from advdef.norms import rms_normalised
 from advdef.papers.nip.bank import (
     BankError,
     DirectionBank,
@@ -23,7 +24,6 @@ from advdef.papers.nip.bank import (
     random_bank,
     save_bank,
 )
-from advdef.papers.nip.influence import rms_normalised
 
 TENSORS = ("weights", "directions", "samples", "mean", "deviation")
 

@@ -21,8 +21,7 @@ from advdef.attacks import Suite, bim, ddn, each_class, expectation, fgsm, pgd, 
 from advdef.attacks.suites import cleverhans
 from advdef.defenses import Defense, Undefended
 from advdef.defenses.broken import Detached, RandomInput, ScaledLogits
-from advdef.evaluation.crafting import craft
-from advdef.evaluation.robustness import (
+from advdef.evaluation import (
     Attempt,
     Finding,
     Outcome,
@@ -30,12 +29,14 @@ from advdef.evaluation.robustness import (
     accuracy,
     adaptive,
     correct,
+    craft,
     direct,
     evaluate,
     evaluate_curve,
     oblivious,
 )
-from advdef.papers.qusecnets.defence import Quantized, Quantizer
+from advdef.papers.qusecnets.defence import Quantized
+from advdef.papers.qusecnets.quantizer import Quantizer
 from advdef.papers.sensitivity.attacks import neuron_targeted
 from advdef.store import StoreWarning
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from advdef.attacks import describe, each_class, margin, pgd
 from advdef.defenses import Undefended
-from advdef.evaluation.robustness import correct
+from advdef.evaluation import correct
 from advdef.norms import Norm
 from advdef.papers.sensitivity.attacks import feature_adversary, feature_routing, neuron_targeted
 from advdef.taps import tapped

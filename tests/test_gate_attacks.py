@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from advdef.attacks import margin, pgd, rfgsm
 from advdef.contract import TrainingModeWarning
-from advdef.evaluation.robustness import correct
+from advdef.evaluation import correct
 from advdef.norms import size
 from advdef.papers.snn.attacks import both_branches, unnoticed
 

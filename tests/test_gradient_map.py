@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from contract import seeded, tiny, watched
 from torch import Tensor, nn
 
-from advdef.evaluation.robustness import counted
+from advdef.contract import frozen
+from advdef.evaluation import counted
 from advdef.models import LeNet5, SmallResNet
-from advdef.papers.trn.maps import GradientMap, MapLabel, MapScale, alignment, class_gradients, frozen, scaled
+from advdef.papers.trn.maps import GradientMap, MapLabel, MapScale, alignment, class_gradients, scaled
 
 LABELS: tuple[MapLabel, ...] = get_args(MapLabel)
 SCALES: tuple[MapScale, ...] = get_args(MapScale)

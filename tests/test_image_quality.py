@@ -6,7 +6,7 @@ import pytest
 import torch
 from contract import seeded
 
-from advdef.evaluation.quality import psnr
+from advdef.evaluation import psnr
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

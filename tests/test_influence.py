@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from advdef.contract import slope
 from advdef.models import CleverhansCNN, LeNet5
+from advdef.norms import rms_normalised
 from advdef.papers.nip.influence import (
     class_directions,
     feature_layer,
     front_and_tail,
     influence,
     inverse_direction,
-    rms_normalised,
     trace,
 )
 

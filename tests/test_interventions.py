@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from advdef import store
 from advdef.attacks import pgd
 from advdef.defenses import Undefended
-from advdef.evaluation.robustness import Attempt, evaluate
+from advdef.evaluation import Attempt, evaluate
 from advdef.models import SmallResNet
 from advdef.papers.sensitivity.interventions import (
     Ablated,

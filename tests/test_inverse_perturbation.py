@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from advdef.attacks import Suite, describe, pgd
 from advdef.attacks.wrappers import replace_gradient
 from advdef.defenses import Defense
-from advdef.evaluation.robustness import adaptive, direct, evaluate, oblivious
+from advdef.evaluation import adaptive, direct, evaluate, oblivious
+from advdef.norms import rms_normalised
 from advdef.papers.nip import defence as inverse_perturbation
 from advdef.papers.nip.bank import DirectionBank
 from advdef.papers.nip.defence import NIPDictionary, NIPSearch, NIPSelf, Rule
-from advdef.papers.nip.influence import front_and_tail, inverse_direction, rms_normalised
+from advdef.papers.nip.influence import front_and_tail, inverse_direction
 from advdef.papers.nip.oracle import NIPOracle
 from advdef.taps import tapped
 

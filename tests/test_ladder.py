@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from advdef.attacks import describe, square, warm_started
 from advdef.attacks.attack import norm_of
+from advdef.contract import frozen
 from advdef.defenses import Defense, Jpeg, Undefended
-from advdef.evaluation.outcomes import Outcome
-from advdef.evaluation.robustness import Attempt, correct, evaluate
+from advdef.evaluation import Attempt, Outcome, correct, evaluate
 from advdef.papers.trn.defence import Restoration
 from advdef.papers.trn.ladder import RUNGS, ladder
-from advdef.papers.trn.maps import GradientMap, SobelMap, frozen
+from advdef.papers.trn.maps import GradientMap, SobelMap
 from advdef.papers.trn.models import SIZES, ImageRestorer, Restorer, TwoStreamRestorer
 from advdef.papers.trn.smoothing import smoothed
 

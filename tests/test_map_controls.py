@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from contract import seeded, tiny
 from torch import Tensor, nn
 
-from advdef.papers.trn.maps import GradientMap, MapScale, OracleMap, RandomMap, ShuffledMap, SobelMap, frozen, scaled
+from advdef.contract import frozen
+from advdef.papers.trn.maps import GradientMap, MapScale, OracleMap, RandomMap, ShuffledMap, SobelMap, scaled
 
 SCALES: tuple[MapScale, ...] = get_args(MapScale)
 

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from advdef.evaluation.robustness import Outcome
+from advdef.evaluation import Outcome
 from advdef.plotting import COLOURS, image_grid, robustness_curves
 
 

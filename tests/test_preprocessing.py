@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from advdef.attacks import pgd
 from advdef.defenses import TotalVariation, Undefended
-from advdef.defenses.transforms import AddedOffset, AntiAdversary, BitDepth, GaussianBlur, Jpeg, Median, Preprocessed
-from advdef.evaluation.robustness import adaptive, direct, evaluate
+from advdef.defenses.transforms import BitDepth, GaussianBlur, Jpeg, Median, Preprocessed
+from advdef.evaluation import adaptive, direct, evaluate
+from advdef.papers.nip.baselines import AntiAdversary
+from advdef.papers.nip.offset import AddedOffset
 
 ALL: dict[str, Callable[[nn.Module], Preprocessed]] = {
     "bit depth": BitDepth,

@@ -20,14 +20,14 @@ from contract import seeded, tiny, watched
 from torch import Tensor, nn
 
 from advdef.attacks import describe, margin, pgd
+from advdef.contract import frozen
 from advdef.defenses.base import Defense
-from advdef.evaluation.robustness import adaptive, correct, counted, direct, evaluate, oblivious
+from advdef.evaluation import adaptive, correct, counted, direct, evaluate, oblivious
 from advdef.papers.snn.classifiers import SmallSpikingResNet
 from advdef.papers.snn.defence import GatedPurification, Purification, SpikingClassifier
 from advdef.papers.snn.neurons import neurons_of
 from advdef.papers.snn.purifier import Noise, Purifier
 from advdef.papers.snn.surrogates import RECTANGLE, REDUCED, Surrogate
-from advdef.papers.trn.maps import frozen
 from advdef.store import key
 
 SHAPE, CLASSES = (1, 8, 8), 4

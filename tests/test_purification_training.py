@@ -16,16 +16,15 @@ from contract import seeded, watched
 from torch import Tensor, nn
 
 from advdef.attacks import fgsm
+from advdef.contract import frozen
 from advdef.data import Dataset, Split
-from advdef.evaluation.robustness import correct
+from advdef.evaluation import correct
 from advdef.papers.snn import training as purification
 from advdef.papers.snn.neurons import Firing, neurons_of
 from advdef.papers.snn.purifier import Noise, Purifier
 from advdef.papers.snn.training import Losses, asymmetric, charbonnier, roughness, train_purifier
-from advdef.papers.trn.maps import frozen
-from advdef.training.loop import TrainingDiverged, train_standard
-from advdef.training.pairs import Recipe, cached_pairs, make_pairs
-from advdef.training.weights import Training, trained
+from advdef.training import Recipe, Training, TrainingDiverged, cached_pairs, train_standard, trained
+from advdef.training.pairs import make_attacked_pairs
 
 SHAPE, CLASSES = (1, 8, 8), 4
 RECIPE = Recipe(eps=(0.03, 0.1), attacks=("FGSM",), noise=0.2)
@@ -93,7 +92,7 @@ def same(one: tuple[Purifier, History], other: tuple[Purifier, History]) -> bool
 
 def pairs_of(split: Split, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Attacked images and clean ones."""
-    pairs = make_pairs(classifier(), split, RECIPE, generator=seeded(seed))
+    pairs = make_attacked_pairs(classifier(), split, RECIPE, generator=seeded(seed))
     return pairs.attacked.float() / 255, pairs.clean.float() / 255
 
 

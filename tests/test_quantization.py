@@ -14,17 +14,12 @@ from torch import Tensor, nn
 
 from advdef.attacks import pgd
 from advdef.data import Dataset, Split
-from advdef.evaluation.robustness import adaptive, correct
+from advdef.evaluation import adaptive, correct
 from advdef.papers.qusecnets.attacks import level_space
 from advdef.papers.qusecnets.certificate import certified
-from advdef.papers.qusecnets.defence import (
-    Quantized,
-    Quantizer,
-    annealed,
-    kmeans_thresholds,
-    through_identity,
-    train_quantized,
-)
+from advdef.papers.qusecnets.defence import Quantized, annealed, through_identity
+from advdef.papers.qusecnets.quantizer import Quantizer, kmeans_thresholds
+from advdef.papers.qusecnets.training import train_quantized
 
 Pair = tuple[Tensor, Tensor]
 

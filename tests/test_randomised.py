@@ -18,7 +18,7 @@ from advdef import store
 from advdef.attacks import pgd
 from advdef.defenses import Defense, Preprocessed, Undefended
 from advdef.draws import image_keys, normal
-from advdef.evaluation.robustness import Attempt, Outcome, UnsoundAttack, adaptive, correct, evaluate
+from advdef.evaluation import Attempt, Outcome, UnsoundAttack, adaptive, correct, evaluate
 from advdef.papers.nip.baselines import NoiseVote
 from advdef.statistics import Interval, mean_share, wilson
 

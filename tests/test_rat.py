@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from advdef.data import Split
 from advdef.papers.snn.classifiers import SmallSpikingResNet
 from advdef.papers.snn.training import orthogonalise, train_rat
-from advdef.training.adversarial import train_at
+from advdef.training import train_at
 
 BRIEF: dict[str, Any] = {"eps": 0.05, "steps": 2, "epochs": 2, "batch_size": 16, "learning_rate": 3e-3}
 

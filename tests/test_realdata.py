@@ -11,10 +11,12 @@ import torch
 
 from advdef.attacks import pgd
 from advdef.data import load
-from advdef.evaluation.robustness import accuracy, adaptive, direct, evaluate, oblivious
+from advdef.evaluation import accuracy, adaptive, direct, evaluate, oblivious
 from advdef.models import CleverhansCNN
-from advdef.papers.qusecnets.defence import Quantized, Quantizer, train_quantized
-from advdef.training.loop import train_standard
+from advdef.papers.qusecnets.defence import Quantized
+from advdef.papers.qusecnets.quantizer import Quantizer
+from advdef.papers.qusecnets.training import train_quantized
+from advdef.training import train_standard
 
 FOLDER = os.environ.get("ADVDEF_DATA")
 

@@ -15,11 +15,12 @@ import pandas as pd
 import pytest
 import torch
 
+import advdef
 from advdef.book import records
 from advdef.book.records import Run, provenance, record, results_folder
 from advdef.claims import Claim, Condition, decide
 from advdef.data import Dataset
-from advdef.evaluation.robustness import Finding, Outcome
+from advdef.evaluation import Finding, Outcome
 from advdef.statistics import wilson
 from advdef.store import tally
 

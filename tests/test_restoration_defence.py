@@ -13,9 +13,10 @@ from contract import seeded, tiny
 from torch import Tensor, nn
 
 from advdef.attacks import pgd
-from advdef.evaluation.robustness import adaptive, correct, counted, evaluate
+from advdef.contract import frozen
+from advdef.evaluation import adaptive, correct, counted, evaluate
 from advdef.papers.trn.defence import OracleRestoration, Restoration
-from advdef.papers.trn.maps import GradientMap, OracleMap, RandomMap, ShuffledMap, SobelMap, frozen
+from advdef.papers.trn.maps import GradientMap, OracleMap, RandomMap, ShuffledMap, SobelMap
 from advdef.papers.trn.models import ImageRestorer, Restorer, TwoStreamRestorer
 from advdef.papers.trn.smoothing import smoothed
 

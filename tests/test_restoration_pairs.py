@@ -17,8 +17,9 @@ from advdef.attacks.gradient import pgd
 from advdef.attacks.losses import margin
 from advdef.data import Split
 from advdef.store import StoreWarning
+from advdef.training import Recipe, cached_pairs
 from advdef.training import pairs as restoration_pairs
-from advdef.training.pairs import ATTACKS, Pairs, Recipe, attacked, cached_pairs, make_pairs
+from advdef.training.pairs import ATTACKS, AttackedPairs, attacked, make_attacked_pairs
 
 SHAPE = (2, 3, 3)
 HALF_A_BYTE = 0.5 / 255 + 1e-6
@@ -48,7 +49,7 @@ def taken(classifier: nn.Module, recipe: Recipe, n: int = 40) -> tuple[Tensor, .
     return images, labels, *attacked(classifier, images, labels, recipe, generator=seeded())
 
 
-def same(one: Pairs, other: Pairs) -> bool:
+def same(one: AttackedPairs, other: AttackedPairs) -> bool:
     return all(torch.equal(value, getattr(other, name)) for name, value in vars(one).items() if name != "classifier")
 
 
@@ -140,18 +141,18 @@ def test_only_the_named_attacks_run_each_on_its_own_images_labels_and_eps(
 def test_the_generator_alone_decides(classifier: nn.Sequential) -> None:
     split, before = split_of(), torch.get_rng_state()
     recipe = dataclasses.replace(RECIPE, shift=1, flip=True, copies=2)
-    first = make_pairs(classifier, split, recipe, generator=seeded())
+    first = make_attacked_pairs(classifier, split, recipe, generator=seeded())
     assert torch.equal(torch.get_rng_state(), before)
     with torch.random.fork_rng():
         torch.manual_seed(99)
-        assert same(make_pairs(classifier, split, recipe, generator=seeded()), first)
-    assert not same(make_pairs(classifier, split, recipe, generator=seeded(1)), first)
+        assert same(make_attacked_pairs(classifier, split, recipe, generator=seeded()), first)
+    assert not same(make_attacked_pairs(classifier, split, recipe, generator=seeded(1)), first)
 
 
 def test_no_gradients_around_it_change_nothing(classifier: nn.Sequential) -> None:
     with torch.no_grad():
-        off = make_pairs(classifier, split_of(), RECIPE, generator=seeded())
-    assert same(off, make_pairs(classifier, split_of(), RECIPE, generator=seeded()))
+        off = make_attacked_pairs(classifier, split_of(), RECIPE, generator=seeded())
+    assert same(off, make_attacked_pairs(classifier, split_of(), RECIPE, generator=seeded()))
 
 
 # Pairs
@@ -159,7 +160,9 @@ def test_no_gradients_around_it_change_nothing(classifier: nn.Sequential) -> Non
 
 def test_copies_are_drawn_anew_in_the_order_of_the_images(classifier: nn.Sequential) -> None:
     split = split_of()
-    pairs = make_pairs(classifier, split, dataclasses.replace(RECIPE, copies=3), generator=seeded(), batch_size=17)
+    pairs = make_attacked_pairs(
+        classifier, split, dataclasses.replace(RECIPE, copies=3), generator=seeded(), batch_size=17
+    )
     assert pairs.attacked.dtype == pairs.clean.dtype == torch.uint8
     assert torch.equal(pairs.clean, split.images.repeat(3, 1, 1, 1))
     assert torch.equal(pairs.labels, split.labels.repeat(3))
@@ -172,7 +175,7 @@ def test_copies_are_drawn_anew_in_the_order_of_the_images(classifier: nn.Sequent
 def test_both_images_of_a_pair_are_moved_and_mirrored_alike(classifier: nn.Sequential) -> None:
     split = split_of()
     plain = Recipe(eps=(0.05,), clean=0.5)
-    pairs = make_pairs(classifier, split, dataclasses.replace(plain, shift=1, flip=True), generator=seeded())
+    pairs = make_attacked_pairs(classifier, split, dataclasses.replace(plain, shift=1, flip=True), generator=seeded())
     padded = F.pad(split.images, (1, 1, 1, 1))
     places = [padded[:, :, i : i + 3, j : j + 3] for i in range(3) for j in range(3)]
     fits = torch.stack([(pairs.clean == place).flatten(1).all(1) for place in places])
@@ -186,7 +189,7 @@ def test_both_images_of_a_pair_are_moved_and_mirrored_alike(classifier: nn.Seque
 
 
 def test_a_split_of_pairs_holds_the_attacked_image_and_then_the_clean_one(classifier: nn.Sequential) -> None:
-    pairs = make_pairs(classifier, split_of(), RECIPE, generator=seeded())
+    pairs = make_attacked_pairs(classifier, split_of(), RECIPE, generator=seeded())
     ((both, labels),) = pairs.split().batches(40)
     assert both.shape == (40, 4, 3, 3)
     assert torch.equal(both[:, :2], pairs.attacked.float() / 255)
@@ -197,7 +200,7 @@ def test_a_split_of_pairs_holds_the_attacked_image_and_then_the_clean_one(classi
 def test_the_classifier_is_left_alone() -> None:
     classifier = tiny(28)
     before = {name: value.clone() for name, value in classifier.state_dict().items()}
-    make_pairs(classifier, split_of(), RECIPE, generator=seeded())
+    make_attacked_pairs(classifier, split_of(), RECIPE, generator=seeded())
     assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in classifier.parameters())
     assert not any(module.training for module in classifier.modules())
@@ -224,7 +227,7 @@ def test_pairs_are_made_once(classifier: nn.Sequential, cache: Path) -> None:
     assert first
     assert not again
     assert not equal
-    assert same(make_pairs(classifier, split_of(), RECIPE, generator=seeded(3)), made)
+    assert same(make_attacked_pairs(classifier, split_of(), RECIPE, generator=seeded(3)), made)
     assert torch.equal(torch.get_rng_state(), state)
     assert len(list(cache.iterdir())) == 1
 

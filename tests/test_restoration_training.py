@@ -13,14 +13,14 @@ import torch
 from contract import seeded, watched
 from torch import Tensor, nn
 
+from advdef.contract import frozen
 from advdef.data import Dataset, Split
 from advdef.papers.trn import training as restoration
-from advdef.papers.trn.maps import GradientMap, OracleMap, RandomMap, ShuffledMap, SobelMap, frozen
+from advdef.papers.trn.maps import GradientMap, OracleMap, RandomMap, ShuffledMap, SobelMap
 from advdef.papers.trn.models import ImageRestorer, Restorer, TwoStreamRestorer
 from advdef.papers.trn.training import map_of, train_restorer
-from advdef.training.loop import TrainingDiverged, fit
-from advdef.training.pairs import Recipe, cached_pairs, make_pairs
-from advdef.training.weights import trained
+from advdef.training import Recipe, TrainingDiverged, cached_pairs, fit, trained
+from advdef.training.pairs import make_attacked_pairs
 
 SHAPE, CLASSES = (1, 6, 6), 4
 RECIPE = Recipe(eps=(0.1, 0.2), attacks=("FGSM", "PGD-5"), noise=0.2)
@@ -100,7 +100,7 @@ def halves(split: Split, held: int) -> tuple[Split, Split]:
 
 def pairs_of(split: Split, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Attacked images, clean ones, labels."""
-    pairs = make_pairs(classifier(), split, recipe, generator=seeded(seed))
+    pairs = make_attacked_pairs(classifier(), split, recipe, generator=seeded(seed))
     return pairs.attacked.float() / 255, pairs.clean.float() / 255, pairs.labels
 
 

@@ -13,7 +13,7 @@ from contract import seeded
 from torch import Tensor, nn
 
 from advdef.attacks import fgsm, uniform_noise
-from advdef.evaluation.robustness import UnsoundAttack, correct
+from advdef.evaluation import UnsoundAttack, correct
 from advdef.models import SmallResNet
 from advdef.papers.sensitivity.interventions import rescaled
 from advdef.papers.sensitivity.measure import (

@@ -11,9 +11,9 @@ import torch
 from contract import seeded, spoiled
 from torch import Tensor, nn
 
-from advdef.contract import ProbabilitiesWarning, slope
+from advdef.contract import ProbabilitiesWarning, frozen, slope
 from advdef.models import CleverhansCNN
-from advdef.papers.trn.maps import GradientMap, frozen
+from advdef.papers.trn.maps import GradientMap
 from advdef.papers.trn.smoothing import matching_temperature, smoothed
 
 

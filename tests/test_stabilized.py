@@ -12,11 +12,11 @@ from torch import Tensor
 
 from advdef.attacks import describe, pgd
 from advdef.data import Dataset, Split
-from advdef.evaluation.robustness import adaptive, direct, evaluate, oblivious
+from advdef.evaluation import adaptive, direct, evaluate, oblivious
 from advdef.models import SmallResNet
 from advdef.papers.sensitivity.defence import Stabilized
 from advdef.papers.sensitivity.measure import make_pairs, sensitivity
-from advdef.training.loop import train_standard
+from advdef.training import train_standard
 
 EPS = 0.1
 

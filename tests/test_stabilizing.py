@@ -15,13 +15,12 @@ from torch import Tensor, nn
 
 from advdef.attacks import pgd
 from advdef.data import Dataset, Split
-from advdef.evaluation.robustness import correct
+from advdef.evaluation import correct
 from advdef.models import SmallResNet
 from advdef.papers.sensitivity import training as stabilizing
 from advdef.papers.sensitivity.measure import Pairs, make_pairs, select, sensitivity
 from advdef.papers.sensitivity.training import Distance, stabilizing_loss, train_sns
-from advdef.training.adversarial import train_at
-from advdef.training.loop import TrainingDiverged, fit
+from advdef.training import TrainingDiverged, fit, train_at
 
 EPS = 0.1
 BRIEF: dict[str, Any] = {"eps": EPS, "steps": 1, "batch_size": 100, "probe": 50, "probe_steps": 2}

@@ -12,18 +12,18 @@ from contract import seeded
 from torch import Tensor, nn
 
 from advdef.attacks import pgd
-from advdef.defenses import AntiAdversary, BitDepth, Defense, GaussianBlur, Jpeg, Median, TotalVariation, Undefended
+from advdef.contract import frozen
+from advdef.defenses import BitDepth, Defense, GaussianBlur, Jpeg, Median, TotalVariation, Undefended
 from advdef.defenses.broken import Detached, RandomInput, ScaledLogits
-from advdef.evaluation.robustness import adaptive, evaluate, oblivious
-from advdef.evaluation.threats import stand_ins
-from advdef.papers.nip.baselines import NoiseVote
+from advdef.evaluation import adaptive, evaluate, oblivious, stand_ins
+from advdef.papers.nip.baselines import AntiAdversary, NoiseVote
 from advdef.papers.nip.defence import NIPSelf
-from advdef.papers.qusecnets.defence import Quantized, Quantizer
+from advdef.papers.qusecnets.defence import Quantized
+from advdef.papers.qusecnets.quantizer import Quantizer
 from advdef.papers.snn.defence import Purification
 from advdef.papers.snn.purifier import Purifier
 from advdef.papers.snn.surrogates import Surrogate
 from advdef.papers.trn.defence import Restoration
-from advdef.papers.trn.maps import frozen
 from advdef.papers.trn.models import ImageRestorer
 
 EPS, N = 0.15, 20

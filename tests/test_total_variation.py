@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from advdef.data import Dataset
 from advdef.defenses import TotalVariation
-from advdef.evaluation.quality import psnr
+from advdef.evaluation import psnr
 
 
 def smooth(images: Tensor, weight: float = 0.1, iterations: int = 50) -> Tensor:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from advdef.attacks import pgd
 from advdef.data import Dataset, Split
-from advdef.evaluation.robustness import correct
-from advdef.training.loop import TrainingDiverged, fit, train_adversarial, train_standard
+from advdef.evaluation import correct
+from advdef.training import TrainingDiverged, fit, train_adversarial, train_standard
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -15,7 +15,7 @@ from advdef import store
 from advdef.attacks import apgd, describe, fgsm, margin, pgd, warm_started
 from advdef.attacks.attack import norm_of
 from advdef.defenses import Undefended
-from advdef.evaluation.robustness import Attempt, UnsoundAttack, correct, evaluate
+from advdef.evaluation import Attempt, UnsoundAttack, correct, evaluate
 
 SHORT = partial(pgd, steps=3, random_start=False)
 

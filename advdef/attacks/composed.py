@@ -1,4 +1,4 @@
-"""The smallest budget at which an attack succeeds, by searching over budgets."""
+"""Attacks made of another one: towards each class in turn, over budgets, from where one on another model ended."""
 
 import inspect
 from functools import partial

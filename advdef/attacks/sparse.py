@@ -1,4 +1,4 @@
-"""Jacobian-based saliency map attack: few pixels, changed a lot, two values at a time."""
+"""Attacks that change few pixels: one by trial, and several by the Jacobian-based saliency map (JSMA)."""
 
 import torch
 from torch import Tensor, nn

@@ -1,1 +1,1 @@
-"""TODO."""
+"""What makes the book: records, runs, pages, the site. Nothing outside this folder imports it but the command line."""

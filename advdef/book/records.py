@@ -18,7 +18,7 @@ import torch
 import advdef
 from advdef.book.files import naming
 from advdef.data import Dataset
-from advdef.evaluation.robustness import Outcome, Threat
+from advdef.evaluation import Outcome, Threat
 from advdef.statistics import Interval, wilson
 from advdef.store import tally, write_atomically
 

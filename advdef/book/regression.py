@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Change", "allowing", "compare", "read_baseline", "recorded_values", "report", "write_baseline"]
 
 Recorded = dict[str, Any]
-"""``{"kind": ..., "value": ...}``, with ``n`` and ``hits`` for hits, as :func:`advdef.book.records.record` writes it."""
+"""``{"kind": ..., "value": ...}``, with ``n`` and ``hits`` for hits, as :func:`~advdef.book.records.record` does."""
 _FEW = 2  # so many images may flip where none was seen to, if they are no more than a tenth of all
 
 

@@ -11,8 +11,7 @@ from advdef.checks.result import Check, attacked, few, judged, not_run
 from advdef.contract import ask
 from advdef.defenses.base import Defense, Undefended, reseed
 from advdef.draws import fresh_seed, seeded
-from advdef.evaluation.robustness import evaluate
-from advdef.evaluation.threats import Attempt, stand_ins
+from advdef.evaluation import Attempt, evaluate, stand_ins
 
 __all__ = ["components_fall", "expectation_converged", "falls_with_fixed_randomness", "surrogates_add_nothing"]
 

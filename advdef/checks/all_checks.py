@@ -18,7 +18,7 @@ from advdef.checks.result import TITLES, Check, not_run
 from advdef.contract import watched
 from advdef.defenses.base import Defense, reseed
 from advdef.draws import fresh_seed, image_keys, seeded
-from advdef.evaluation.outcomes import Outcome
+from advdef.evaluation import Outcome
 from advdef.store import identity
 
 __all__ = ["FAST", "FULL", "QUICK", "Effort", "row"]

@@ -11,7 +11,7 @@ from advdef.attacks import Attack
 from advdef.checks.result import Check, judged, not_run
 from advdef.contract import ask, borrowed
 from advdef.defenses.base import Defense
-from advdef.evaluation.robustness import correct
+from advdef.evaluation import correct
 
 __all__ = ["finds_planted_example"]
 

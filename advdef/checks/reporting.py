@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from advdef.checks.result import Check, judged
-from advdef.evaluation.robustness import Outcome
+from advdef.evaluation import Outcome
 
 __all__ = ["cost_counted", "settings_recorded", "threat_model_stated", "uncertainty_stated"]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from advdef.attacks import Attack
 from advdef.defenses.base import Defense
-from advdef.evaluation.robustness import Attempt, Outcome, evaluate
+from advdef.evaluation import Attempt, Outcome, evaluate
 
 __all__ = ["TITLES", "Check", "attacked", "few", "judged", "not_run", "passes_of"]
 

@@ -13,7 +13,7 @@ from advdef.checks.assumptions import deterministic
 from advdef.checks.result import Check, attacked, few, judged, not_run, passes_of
 from advdef.contract import ask, borrowed
 from advdef.defenses.base import Defense
-from advdef.evaluation.robustness import Outcome
+from advdef.evaluation import Outcome
 
 __all__ = [
     "beats_decision_based",

@@ -11,7 +11,7 @@ from advdef.attacks.losses import margin
 from advdef.checks.result import Check, attacked, judged, not_run, passes_of
 from advdef.contract import ask, borrowed
 from advdef.defenses.base import Defense, Undefended
-from advdef.evaluation.robustness import Outcome, check_sound, correct
+from advdef.evaluation import Outcome, check_sound, correct
 
 __all__ = [
     "attacks_the_defence",

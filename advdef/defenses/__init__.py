@@ -1,10 +1,9 @@
-"""Defences: each a :class:`~advdef.defenses.base.Defense`, and how it is trained."""
+"""Defences: what each is to its evaluation, image transformations, and broken ones that checks must notice."""
 
 from advdef.defenses.base import Defense, ImageDraws, Undefended
-from advdef.defenses.transforms import AntiAdversary, BitDepth, GaussianBlur, Jpeg, Median, Preprocessed, TotalVariation
+from advdef.defenses.transforms import BitDepth, GaussianBlur, Jpeg, Median, Preprocessed, TotalVariation
 
 __all__ = [
-    "AntiAdversary",
     "BitDepth",
     "Defense",
     "GaussianBlur",

@@ -25,7 +25,7 @@ class Defense(nn.Module, ABC):
 
     random: bool = False
     """Whether two passes may differ. A random defence is attacked through the expectation over its draws and judged on
-    draws that had no part in the attack (:func:`advdef.evaluation.robustness.evaluate`)."""
+    draws that had no part in the attack (:func:`advdef.evaluation.evaluate`)."""
 
     @property
     @abstractmethod

@@ -6,7 +6,6 @@ https://arxiv.org/abs/1802.00420), which is the surrogate here.
 
 import io
 from abc import abstractmethod
-from functools import partial
 
 import numpy as np
 import torch
@@ -14,25 +13,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from advdef.attacks.objective import Offset
-from advdef.attacks.suites import Suite
 from advdef.attacks.wrappers import replace_gradient
-from advdef.contract import ask, slope
+from advdef.contract import ask
 from advdef.defenses.base import Defense
-from advdef.papers.nip.attacks import precompensated, two_conditions
-from advdef.papers.nip.influence import rms_normalised
 
-__all__ = [
-    "AddedOffset",
-    "AntiAdversary",
-    "BitDepth",
-    "GaussianBlur",
-    "Jpeg",
-    "Median",
-    "Preprocessed",
-    "TotalVariation",
-    "by_class",
-]
+__all__ = ["BitDepth", "GaussianBlur", "Jpeg", "Median", "Preprocessed", "TotalVariation"]
 
 
 class Preprocessed(Defense):
@@ -166,63 +151,6 @@ class Jpeg(Preprocessed):
         file = io.BytesIO()
         Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(file, "JPEG", quality=self.quality)
         return np.asarray(Image.open(file)).reshape(image.shape)
-
-
-class AddedOffset(Preprocessed):
-    """A defence that adds to an image what it looks up or computes by the class that it takes the image for."""
-
-    @abstractmethod
-    def offset(self, images: Tensor, classes: Tensor | None = None) -> Tensor:
-        """What is added (N, C, H, W) to images believed to be of ``classes`` (N,), by default those predicted.
-
-        A constant to autograd.
-        """
-
-    def prepare(self, images: Tensor) -> Tensor:
-        """The images with their offsets, in [0, 1]."""
-        return (images + self.offset(images)).clamp(0, 1)
-
-    def adaptive_attacks(self, eps: float) -> Suite:
-        """Towards a class that an image has both before and after the defence; and undoing the defence in advance."""
-        return by_class(self.classifier, self.offset)
-
-
-def by_class(network: nn.Module, offset: Offset) -> Suite:
-    """The attacks on a defence that chooses what to add by the class predicted by ``network``."""
-    return {
-        "two conditions": partial(two_conditions, network=network, offset=offset, stop_early=True),
-        "pre-compensated": partial(precompensated, network=network, offset=offset),
-    }
-
-
-class AntiAdversary(AddedOffset):
-    """One step up the logit of the predicted class: x + step * g / (RMS(g) + 1e-5), clipped to [0, 1].
-
-    In the manner of https://arxiv.org/abs/2103.14347, which takes several steps down the cross-entropy of that class;
-    here it is one, of normalised length, so that it compares with NIP's. Defences of this kind were broken in
-    https://arxiv.org/abs/2202.13711. The offset is a constant to autograd, which is exact almost everywhere where the
-    classifier is piecewise linear. Raises ValueError for a step that is negative or not finite.
-    """
-
-    def __init__(self, classifier: nn.Module, step: float) -> None:
-        super().__init__(classifier)
-        if not 0 <= step < float("inf"):
-            raise ValueError(f"step must be finite and not negative, not {step}")
-        self.step = step
-
-    def offset(self, images: Tensor, classes: Tensor | None = None) -> Tensor:
-        """What is added (N, C, H, W) when each image is believed to be of its class (N,), by default as predicted.
-
-        Zero where the gradient is. Raises ValueError for classes of a wrong shape.
-        """
-        if classes is not None and classes.shape != images.shape[:1]:
-            raise ValueError(f"classes must have shape ({len(images)},), not {tuple(classes.shape)}")
-        # the caller may have switched gradients off; a tensor made in inference mode takes none, a copy does
-        with torch.inference_mode(False), torch.enable_grad():
-            point = images.detach().clone().requires_grad_()
-            logits = ask(self._classifier, point)
-            chosen = logits.argmax(1) if classes is None else classes.clone()
-            return self.step * rms_normalised(slope(logits.gather(1, chosen[:, None]).sum(), point))
 
 
 class TotalVariation(Preprocessed):

@@ -1,1 +1,37 @@
-"""TODO."""
+"""Evaluation: what three attackers try (``threats``), what is left of a defence (``robustness``), and what it costs.
+
+``judge`` runs one attempt and believes no attack; ``admission`` refuses input that would give a wrong number;
+``crafting`` keeps attacked images; ``outcomes`` is what comes out.
+"""
+
+from advdef.evaluation.costs import Cost, cost, multiply_adds
+from advdef.evaluation.crafting import craft
+from advdef.evaluation.judge import UnsoundAttack, check_sound, counted
+from advdef.evaluation.outcomes import Finding, Outcome
+from advdef.evaluation.quality import psnr
+from advdef.evaluation.robustness import accuracy, correct, evaluate, evaluate_curve
+from advdef.evaluation.threats import Attempt, Threat, adaptive, bare, direct, oblivious, stand_ins
+
+__all__ = [
+    "Attempt",
+    "Cost",
+    "Finding",
+    "Outcome",
+    "Threat",
+    "UnsoundAttack",
+    "accuracy",
+    "adaptive",
+    "bare",
+    "check_sound",
+    "correct",
+    "cost",
+    "counted",
+    "craft",
+    "direct",
+    "evaluate",
+    "evaluate_curve",
+    "multiply_adds",
+    "oblivious",
+    "psnr",
+    "stand_ins",
+]

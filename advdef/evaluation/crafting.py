@@ -35,7 +35,7 @@ def craft(
 ) -> Mapping[str, Tensor]:
     """What each attack of ``suite`` makes of images (N, C, H, W) with labels (N,) on ``model``: name -> (N, C, H, W).
 
-    Unlike :func:`advdef.evaluation.robustness.evaluate`, every attack sees every image, and nothing is judged. ``eps`` is a size
+    Unlike :func:`advdef.evaluation.evaluate`, every attack sees every image, and nothing is judged. ``eps`` is a size
     in ``norm``, or infinity for attacks that look for the smallest perturbation. In the folder ``resume`` each finished
     attack is kept. Raises UnsoundAttack when an attack leaves its budget or [0, 1]; ValueError for one in another norm
     and for an empty suite.

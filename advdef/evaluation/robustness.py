@@ -1,6 +1,6 @@
 """Judges attempts on the deployed defence, with the worst case per image.
 
-An image counts as robust under a threat model (:mod:`advdef.evaluation.threats`) when nothing tried there broke it. The result is
+An image counts as robust under a threat model (``threats``) when nothing tried there broke it. The result is
 the same for batches of any size, on shards, after an interruption, without gradients and in inference mode: what the
 package's attacks draw depends on the image, the seed and the attempt's name alone. (Not those that use the batch
 itself, :func:`advdef.attacks.universal` and attacks by decisions, nor a user's that draws for a batch in one block.)
@@ -20,29 +20,14 @@ from advdef.contract import ask, borrowed, check_logits, check_weights, is_watch
 from advdef.defenses.base import Defense, is_random, reseed
 from advdef.draws import fresh_seed, image_keys, seeded
 from advdef.evaluation.admission import admitted, check_count, check_known, check_repeats, warn_of_gradients
-from advdef.evaluation.judge import Judge, UnsoundAttack, check_sound, counted
-from advdef.evaluation.outcomes import Finding, Outcome
-from advdef.evaluation.threats import Attempt, Threat, adaptive, direct, oblivious
+from advdef.evaluation.judge import Judge, check_sound
+from advdef.evaluation.outcomes import Outcome
+from advdef.evaluation.threats import Attempt
 from advdef.norms import Norm
 from advdef.statistics import Interval, wilson
 from advdef.store import identity
 
-__all__ = [
-    "Attempt",
-    "Finding",
-    "Outcome",
-    "Threat",
-    "UnsoundAttack",
-    "accuracy",
-    "adaptive",
-    "check_sound",
-    "correct",
-    "counted",
-    "direct",
-    "evaluate",
-    "evaluate_curve",
-    "oblivious",
-]
+__all__ = ["accuracy", "correct", "evaluate", "evaluate_curve"]
 
 
 def correct(model: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = 500, seed: int = 0) -> Tensor:

@@ -1,4 +1,4 @@
-"""What each of the three attackers tries: attempts, which :func:`advdef.evaluation.robustness.evaluate` runs and judges.
+"""What each of the three attackers tries: attempts, which :func:`advdef.evaluation.evaluate` runs and judges.
 
 ``oblivious``: crafted on the bare classifier, replayed on the defence. ``direct``: through the deployed defence with
 plain autograd. ``adaptive``: through its surrogates, with its own attacks, by transfer and without gradients.

@@ -1,4 +1,4 @@
-"""LeNet-5 and AlexNet, with ReLU and max-pooling, for small images."""
+"""LeNet-5 and AlexNet with ReLU and max-pooling, for small images, and the CNN of the Cleverhans tutorials."""
 
 from torch import Tensor, nn
 

@@ -26,7 +26,7 @@ from advdef.attacks.sparse import jsma, single_pixel
 from advdef.attacks.universal_perturbation import universal
 from advdef.contract import ask, borrowed
 from advdef.draws import fresh_seed, image_keys
-from advdef.evaluation.robustness import check_sound, correct
+from advdef.evaluation import check_sound, correct
 from advdef.norms import BallNorm, Norm, ball
 
 __all__ = ["Comparison", "Pair", "agreement", "pairs"]

@@ -132,7 +132,7 @@ def fit_pairs(
 
     ``step_size`` is relative to ``eps``. ``layers`` are tapped for the penalty. With ``ramp`` epoch e has the weight
     ``weight * min(1, e / ramp)``. ``attack_penalty`` lets the inner attack ascend the divergence instead of CE.
-    ``before_epoch(e, weight)`` runs before each epoch with its weight; ``options`` go to :func:`advdef.training.loop.fit`.
+    ``before_epoch(e, weight)`` runs before each epoch with its weight; ``options`` go to :func:`advdef.training.fit`.
 
     Raises ValueError for settings that make no sense, and what ``fit`` raises.
     """

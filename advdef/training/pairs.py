@@ -15,7 +15,7 @@ from advdef.attacks.gradient import fgsm, pgd
 from advdef.data import Split
 from advdef.store import cache_folder, kept, key
 
-__all__ = ["Pairs", "Recipe", "attacked", "cached_pairs", "make_pairs"]
+__all__ = ["AttackedPairs", "Recipe", "attacked", "cached_pairs", "make_attacked_pairs"]
 
 ATTACKS: Mapping[str, Attack] = {
     "FGSM": partial(fgsm),
@@ -87,7 +87,7 @@ def attacked(
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
+class AttackedPairs:
     """Attacked and clean images, uint8 (M, C, H, W); labels, kinds and eps (M,)."""
 
     attacked: Tensor
@@ -101,7 +101,7 @@ class Pairs:
         return Split(torch.cat([self.attacked, self.clean], 1), self.labels)
 
 
-def make_pairs(
+def make_attacked_pairs(
     classifier: nn.Module,
     split: Split,
     recipe: Recipe,
@@ -109,7 +109,7 @@ def make_pairs(
     generator: torch.Generator,
     batch_size: int = 500,
     progress: bool = False,
-) -> Pairs:
+) -> AttackedPairs:
     """``recipe.copies`` pairs of each image, against a classifier."""
     parts: list[tuple[Tensor, ...]] = []
     bar = tqdm(total=recipe.copies * math.ceil(len(split) / batch_size), disable=not progress, leave=False)
@@ -120,20 +120,22 @@ def make_pairs(
             bar.update()
     bar.close()
     tensors = {name: torch.cat(column) for name, column in zip(_TENSORS, zip(*parts, strict=True), strict=True)}
-    return Pairs(**tensors)
+    return AttackedPairs(**tensors)
 
 
 def _bytes(images: Tensor) -> Tensor:
     return (255 * images).round().to(torch.uint8)
 
 
-def cached_pairs(classifier: nn.Module, split: Split, recipe: Recipe, *, seed: int, progress: bool = False) -> Pairs:
-    """:func:`make_pairs`, kept in the cache folder under all that determines them (see :func:`advdef.store.key`)."""
+def cached_pairs(
+    classifier: nn.Module, split: Split, recipe: Recipe, *, seed: int, progress: bool = False
+) -> AttackedPairs:
+    """:func:`make_attacked_pairs`, kept under all that determines them (see :func:`advdef.store.key`)."""
 
     def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
         generator = torch.Generator().manual_seed(seed)
-        return vars(make_pairs(classifier, split, recipe, generator=generator, progress=progress)), {}
+        return vars(make_attacked_pairs(classifier, split, recipe, generator=generator, progress=progress)), {}
 
-    asked = key("pairs", make=make_pairs, classifier=classifier, split=split, recipe=recipe, seed=seed)
+    asked = key("pairs", make=make_attacked_pairs, classifier=classifier, split=split, recipe=recipe, seed=seed)
     tensors = kept(cache_folder("pairs"), asked, make).tensors
-    return Pairs(**{name: value.to(split.images.device) for name, value in tensors.items()})
+    return AttackedPairs(**{name: value.to(split.images.device) for name, value in tensors.items()})

@@ -15,7 +15,7 @@ from advdef.data import Dataset
 from advdef.store import Entry, StoreWarning, cache_folder, identity, kept, key, place, write_atomically
 from advdef.training.loop import LAYOUT, TrainingDiverged, precision
 
-__all__ = ["Training", "digest", "trained", "write_atomically"]
+__all__ = ["Training", "digest", "trained"]
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,9 @@ from advdef.attacks import Attack, Suite, apgd, autoattack, bim, fgsm, mim, pgd
 from advdef.attacks.suites import standard
 from advdef.data import load
 from advdef.defenses import Undefended
-from advdef.evaluation.robustness import Attempt, Outcome, correct, direct, evaluate, oblivious
+from advdef.evaluation import Attempt, Outcome, correct, direct, evaluate, oblivious
 from advdef.models import CleverhansCNN
-from advdef.training.loop import train_standard
+from advdef.training import train_standard
 
 IMAGES, STEP = 256, 0.0625
 EPS, LARGER_EPS = 0.08, 0.12  # about one half and one sixth of the images survive

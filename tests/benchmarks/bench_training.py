@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from advdef.data import Split
 from advdef.models import ResNet18, SmallResNet
 from advdef.papers.sensitivity.training import train_sns
-from advdef.training.adversarial import ascend, train_alp, train_at, train_trades
+from advdef.training import train_alp, train_at, train_trades
+from advdef.training.adversarial import ascend
 
 CLOCK = time.perf_counter if DEVICE.type == "cuda" else time.process_time
 EPS, STEPS, STEP_SIZE = 8 / 255, 10, 0.25

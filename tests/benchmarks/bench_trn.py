@@ -31,14 +31,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from advdef.contract import frozen
 from advdef.data import Split
-from advdef.evaluation.robustness import counted
+from advdef.evaluation import counted
 from advdef.models import ResNet, ResNet18, SmallResNet, SmallVGG
-from advdef.papers.trn.maps import GradientMap, frozen
+from advdef.papers.trn.maps import GradientMap
 from advdef.papers.trn.models import SIZES, TwoStreamRestorer
 from advdef.papers.trn.training import train_restorer
-from advdef.training.loop import train_standard
-from advdef.training.pairs import Recipe
+from advdef.training import Recipe, train_standard
 
 Shape = tuple[int, int, int]
 Build = Callable[[Shape, int], nn.Module]

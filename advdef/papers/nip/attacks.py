@@ -1,4 +1,4 @@
-"""The attack made for a defence that looks at an image with one constant offset after the other added to it."""
+"""Attacks made for defences that add an offset by the predicted class, or try one offset after the other."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial

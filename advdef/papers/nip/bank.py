@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from advdef.contract import borrowed
 from advdef.data import Split
-from advdef.papers.nip.influence import Score, feature_layer, front_and_tail, rms_normalised, trace
+from advdef.norms import rms_normalised
+from advdef.papers.nip.influence import Score, feature_layer, front_and_tail, trace
 from advdef.store import write_atomically
 
 __all__ = ["BankError", "DirectionBank", "fit_bank", "load_bank", "phase_scrambled", "random_bank", "save_bank"]

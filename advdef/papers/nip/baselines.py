@@ -1,4 +1,4 @@
-"""Random noise in place of a computed direction: the control that a defence of the same size must beat."""
+"""What a computed direction must beat: random noise of the same size, and the gradient of the predicted class."""
 
 from typing import Literal, get_args
 
@@ -6,12 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from advdef.attacks.wrappers import expectation
-from advdef.contract import ask
+from advdef.contract import ask, slope
 from advdef.defenses.base import Defense, ImageDraws
 from advdef.draws import normal, uniform
-from advdef.papers.nip.influence import rms_normalised
+from advdef.norms import rms_normalised
+from advdef.papers.nip.offset import AddedOffset
 
-__all__ = ["Noise", "NoiseVote"]
+__all__ = ["AntiAdversary", "Noise", "NoiseVote"]
 
 Noise = Literal["gaussian", "uniform"]
 
@@ -71,3 +72,33 @@ class NoiseVote(Defense):
         else:
             drawn = 2 * uniform(keys, shape, dtype=images.dtype) - 1
         return rms_normalised(drawn.transpose(0, 1))
+
+
+class AntiAdversary(AddedOffset):
+    """One step up the logit of the predicted class: x + step * g / (RMS(g) + 1e-5), clipped to [0, 1].
+
+    In the manner of https://arxiv.org/abs/2103.14347, which takes several steps down the cross-entropy of that class;
+    here it is one, of normalised length, so that it compares with NIP's. Defences of this kind were broken in
+    https://arxiv.org/abs/2202.13711. The offset is a constant to autograd, which is exact almost everywhere where the
+    classifier is piecewise linear. Raises ValueError for a step that is negative or not finite.
+    """
+
+    def __init__(self, classifier: nn.Module, step: float) -> None:
+        super().__init__(classifier)
+        if not 0 <= step < float("inf"):
+            raise ValueError(f"step must be finite and not negative, not {step}")
+        self.step = step
+
+    def offset(self, images: Tensor, classes: Tensor | None = None) -> Tensor:
+        """What is added (N, C, H, W) when each image is believed to be of its class (N,), by default as predicted.
+
+        Zero where the gradient is. Raises ValueError for classes of a wrong shape.
+        """
+        if classes is not None and classes.shape != images.shape[:1]:
+            raise ValueError(f"classes must have shape ({len(images)},), not {tuple(classes.shape)}")
+        # the caller may have switched gradients off; a tensor made in inference mode takes none, a copy does
+        with torch.inference_mode(False), torch.enable_grad():
+            point = images.detach().clone().requires_grad_()
+            logits = ask(self._classifier, point)
+            chosen = logits.argmax(1) if classes is None else classes.clone()
+            return self.step * rms_normalised(slope(logits.gather(1, chosen[:, None]).sum(), point))

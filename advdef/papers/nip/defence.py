@@ -22,10 +22,11 @@ from advdef.attacks.suites import Suite
 from advdef.attacks.wrappers import replace_gradient, straight_through
 from advdef.contract import ask
 from advdef.defenses.base import Defense
-from advdef.defenses.transforms import AddedOffset, Preprocessed, by_class
+from advdef.defenses.transforms import Preprocessed
 from advdef.papers.nip.attacks import candidates
 from advdef.papers.nip.bank import DirectionBank
 from advdef.papers.nip.influence import Score, Tail, feature_layer, front_and_tail, inverse_direction, trace
+from advdef.papers.nip.offset import AddedOffset, by_class
 from advdef.taps import renamed, tapped
 
 __all__ = ["NIPDictionary", "NIPSearch", "NIPSelf", "Rule", "SearchScore"]
@@ -41,7 +42,7 @@ class NIPSelf(AddedOffset):
 
     It strengthens what speaks for the prediction: on an adversarial image, for the wrong class. A negative step weakens
     it. ``front``, ``tail``, ``tail_slice``, ``layer`` and ``score`` are those of
-    :func:`advdef.papers.nip.influence.inverse_direction`. Raises ValueError for a layer that the classifier does not have.
+    :func:`advdef.papers.nip.influence.inverse_direction`. Raises ValueError for a layer that the classifier has not.
     """
 
     def __init__(

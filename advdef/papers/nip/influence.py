@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from advdef.contract import borrowed
+from advdef.norms import rms_normalised
 from advdef.taps import check_layers, default_taps, tapped
 
 __all__ = [
@@ -36,7 +37,6 @@ __all__ = [
     "front_and_tail",
     "influence",
     "inverse_direction",
-    "rms_normalised",
     "trace",
 ]
 
@@ -175,14 +175,6 @@ def _size(name: str, size: int | float, count: int) -> int:
     if size < 0:
         raise ValueError(f"{name} must not be negative: {size}")
     return size
-
-
-def rms_normalised(gradients: Tensor, *, eps: float = 1e-5) -> Tensor:
-    """Gradients (..., C, H, W) divided by their root mean square over the image, plus ``eps``; zero stays zero.
-
-    The helper of the released code that does this calls it an L2 norm: L2 is root of C * H * W times as large.
-    """
-    return gradients / (gradients.square().mean((-3, -2, -1), keepdim=True).sqrt() + eps)
 
 
 def inverse_direction(

@@ -1,4 +1,4 @@
-"""The attack made for a defence that stabilises some neurons: it works through the others."""
+"""Attacks on features: towards an image of another class, through a few named neurons, or around them."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial

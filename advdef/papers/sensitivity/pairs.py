@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from advdef.attacks.attack import Attack, describe, norm_of
 from advdef.contract import borrowed, validate
-from advdef.evaluation.robustness import check_sound, correct
+from advdef.evaluation import check_sound, correct
 
 __all__ = ["Keep", "Pairs", "make_pairs"]
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from advdef.data import Split
 from advdef.papers.sensitivity.measure import Pairs, Which, select, sensitivity
 from advdef.taps import check_layers, default_taps
-from advdef.training.adversarial import Branches, ascend, fit_pairs
+from advdef.training import Branches, fit_pairs
+from advdef.training.adversarial import ascend
 
 __all__ = ["Distance", "stabilizing_loss", "train_sns"]
 

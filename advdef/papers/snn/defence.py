@@ -1,6 +1,6 @@
-"""Image purification as a defence: a network takes the perturbation off, and the classifier sees the rest.
+"""Image purification as a defence, and spiking classifiers: what an attacker knows of their gradients.
 
-Defences of this kind, a preprocessor in front of a classifier that stays as it was, have been broken time and again
+A preprocessor in front of a classifier that stays as it was has been broken time and again
 (https://arxiv.org/abs/1802.00420, https://arxiv.org/abs/2202.13711).
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from advdef.attacks.suites import Suite
 from advdef.attacks.wrappers import replace_gradient
-from advdef.contract import ask
+from advdef.contract import ask, check_frozen
 from advdef.defenses.base import Undefended
 from advdef.defenses.transforms import Preprocessed
 from advdef.papers.snn.attacks import both_branches, unnoticed
@@ -21,7 +21,6 @@ from advdef.papers.snn.neurons import neurons_of
 from advdef.papers.snn.purifier import Purifier
 from advdef.papers.snn.surrogates import REDUCED, Surrogate
 from advdef.papers.snn.through import stand_ins
-from advdef.papers.trn.maps import check_frozen
 
 __all__ = ["GatedPurification", "Purification", "SpikingClassifier"]
 

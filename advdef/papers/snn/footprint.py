@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from advdef.contract import borrowed
-from advdef.evaluation.cost import multiply_adds
+from advdef.evaluation import multiply_adds
 from advdef.papers.snn.neurons import Firing
 
 __all__ = ["Footprint", "footprint"]

@@ -13,8 +13,8 @@ __all__ = ["Through", "stand_ins"]
 class Through(nn.Module):
     """A model with its own values, and the gradient that other surrogates give its spiking layers.
 
-    ``surrogates`` as in :func:`advdef.papers.snn.neurons.using`. Weights are shared with the model. Raises ValueError for
-    a key that names no spiking layer, and for a model that has none.
+    ``surrogates`` as in :func:`advdef.papers.snn.neurons.using`. Weights are shared with the model. Raises ValueError
+    for a key that names no spiking layer, and for a model that has none.
     """
 
     def __init__(self, model: nn.Module, surrogates: Surrogate | Mapping[str, Surrogate]) -> None:

@@ -1,4 +1,9 @@
-"""Trains a purifier in front of a frozen classifier, on pairs of attacked and clean images."""
+"""Trains a purifier in front of a frozen classifier, and spiking classifiers by regularised adversarial training.
+
+Regularised adversarial training is a common baseline (SNN-RAT, https://openreview.net/forum?id=xwBdjfKt7_W): after each
+step every weight matrix W is drawn towards rows that are orthonormal, W <- (1 + b) W - b W W^T W. Written from a
+description of the method; its projection of skip weights has no counterpart in our networks.
+"""
 
 from dataclasses import dataclass
 from functools import partial
@@ -8,12 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from advdef.contract import check_frozen
 from advdef.data import Split
 from advdef.papers.snn.purifier import UNIT, Purifier
-from advdef.papers.trn.maps import check_frozen
-from advdef.training.adversarial import train_at
-from advdef.training.loop import fit
-from advdef.training.pairs import Recipe, attacked, cached_pairs
+from advdef.training import Recipe, cached_pairs, fit, train_at
+from advdef.training.pairs import attacked
 
 __all__ = ["Losses", "asymmetric", "charbonnier", "orthogonalise", "roughness", "train_purifier", "train_rat"]
 

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from advdef.attacks.suites import Suite
 from advdef.attacks.wrappers import replace_gradient
-from advdef.contract import ask
+from advdef.contract import ask, check_frozen
 from advdef.defenses.transforms import Preprocessed
 from advdef.papers.trn.attacks import decoy
-from advdef.papers.trn.maps import OracleMap, check_frozen
+from advdef.papers.trn.maps import OracleMap
 from advdef.papers.trn.models import Restorer
 
 __all__ = ["OracleRestoration", "Restoration"]

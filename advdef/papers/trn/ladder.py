@@ -14,7 +14,7 @@ from advdef.attacks.libraries.pyautoattack import square
 from advdef.attacks.noise import uniform_noise
 from advdef.attacks.suites import stopping
 from advdef.defenses.base import Defense
-from advdef.evaluation.robustness import Attempt
+from advdef.evaluation import Attempt
 from advdef.papers.trn.defence import Restoration
 from advdef.papers.trn.maps import GradientMap
 

@@ -6,13 +6,14 @@ J the Jacobian of the logits, p the softmax and e_k the unit vectors, the gradie
 J'(p - e_k); its mean over the classes, J'(p - 1/K), takes a single backward pass.
 """
 
-import copy
 import zlib
 from typing import Literal, Self, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from advdef.contract import check_frozen
 
 __all__ = [
     "GradientMap",
@@ -23,9 +24,7 @@ __all__ = [
     "ShuffledMap",
     "SobelMap",
     "alignment",
-    "check_frozen",
     "class_gradients",
-    "frozen",
     "scaled",
 ]
 
@@ -33,11 +32,6 @@ MapLabel = Literal["average", "stack", "predicted", "second", "least"]
 MapScale = Literal["mean", "sign", "range", "none"]
 
 _CLIP = 4.0
-
-
-def frozen(classifier: nn.Module) -> nn.Module:
-    """A copy in evaluation mode whose parameters take no gradient."""
-    return copy.deepcopy(classifier).eval().requires_grad_(False)
 
 
 class GradientMap(nn.Module):
@@ -93,14 +87,6 @@ class GradientMap(nn.Module):
                 loss = _loss(logits, self.label).sum()  # a sum, so that no image's map depends on the others
                 (found,) = torch.autograd.grad(loss, point, create_graph=through)
             return scaled(found, self.scale)
-
-
-def check_frozen(classifier: nn.Module) -> None:
-    """Raise ValueError for a classifier in training mode or with trainable parameters."""
-    if any(module.training for module in classifier.modules()):
-        raise ValueError("the classifier is in training mode, in which a map would depend on the batch: call eval()")
-    if any(parameter.requires_grad for parameter in classifier.parameters()):
-        raise ValueError("the classifier has trainable parameters: give frozen(classifier)")
 
 
 def _loss(logits: Tensor, label: MapLabel) -> Tensor:

@@ -10,8 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from advdef.contract import borrowed, check_logits, validate
-from advdef.papers.trn.maps import frozen
+from advdef.contract import borrowed, check_logits, frozen, validate
 
 __all__ = ["matching_temperature", "smoothed"]
 

@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from advdef.contract import borrowed
+from advdef.contract import borrowed, check_frozen
 from advdef.data import Split
-from advdef.papers.trn.maps import OracleMap, check_frozen
+from advdef.papers.trn.maps import OracleMap
 from advdef.papers.trn.models import Restorer
 from advdef.taps import default_taps, tapped
-from advdef.training.loop import TrainingDiverged, fit
-from advdef.training.pairs import Recipe, attacked, cached_pairs
+from advdef.training import Recipe, TrainingDiverged, cached_pairs, fit
+from advdef.training.pairs import attacked
 
 __all__ = ["map_of", "train_restorer"]
 

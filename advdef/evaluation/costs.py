@@ -12,7 +12,7 @@ from torch.utils.flop_counter import flop_registry
 
 from advdef.contract import borrowed
 from advdef.defenses.base import Defense
-from advdef.evaluation.robustness import counted
+from advdef.evaluation.judge import counted
 
 __all__ = ["Cost", "cost", "multiply_adds"]
 
