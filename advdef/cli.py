@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from advdef.book.repository import PROFILES, InputError, check_profile, find
-from advdef.book.terminal import guarded, need, render, report, say, stop, tolerant
+from advdef.book.terminal import guarded, need, render_site, report_run, say, stop, tolerant
 from advdef.store.cache import cache_app
 
 if TYPE_CHECKING:
@@ -90,13 +90,13 @@ def reproduce(
         progress=sys.stderr.isatty(),
     ):
         executions.append(execution)
-        report(execution, f"[{len(executions)}/{len(selected)}]")
+        report_run(execution, f"[{len(executions)}/{len(selected)}]")
     done = [execution for execution in executions if not execution.failure]
-    rendered = not site or render(repository, repository.build(chosen), done)
-    from advdef.book.summary import read_verdicts, verdict_table
+    rendered = not site or render_site(repository, repository.build(chosen), done)
+    from advdef.book.summary import read_verdicts, verdict_lines
 
     found = [verdict for execution in done if execution.results for verdict in read_verdicts(execution.results)]
-    typer.echo(f"\n{verdict_table(found)}" if found else "no verdicts: what ran has no claims, or failed")
+    typer.echo(f"\n{verdict_lines(found)}" if found else "no verdicts: what ran has no claims, or failed")
     if len(done) < len(executions) or not rendered:
         raise typer.Exit(1)
 
@@ -107,7 +107,7 @@ def book() -> None:
     """Render the site from the committed notebooks, without executing anything."""
     repository = find()
     need("jupyter_book", "nbformat")
-    if not render(repository, repository.root / "build" / "committed", []):
+    if not render_site(repository, repository.root / "build" / "committed", []):
         raise typer.Exit(1)
 
 
@@ -132,7 +132,7 @@ def record(
     if not wanted:
         raise InputError(f"nothing to record: no finished run in {repository.build(chosen)}")
     for paper in wanted:
-        for file in recording.record(repository, paper, profile=chosen, dataset=dataset, seed=seed):
+        for file in recording.publish(repository, paper, profile=chosen, dataset=dataset, seed=seed):
             typer.echo(f"recorded {file.relative_to(repository.root)}")
 
 
@@ -159,7 +159,7 @@ def verdicts(
     ] = False,
 ) -> None:
     """Print the verdicts on the papers' claims, from the records of runs."""
-    from advdef.book.summary import read_verdicts, verdict_table
+    from advdef.book.summary import read_verdicts, verdict_lines
 
     repository = find()
     profiles = PROFILES if profile is None else (check_profile(profile),)
@@ -170,7 +170,7 @@ def verdicts(
         places = [(run.results, n) for n in profiles for paper in selected for run in repository.finished(n, paper)]
     found = [v for results, name in places for v in read_verdicts(results, papers=selected, profile=name)]
     typer.echo(
-        verdict_table(found) if found else "no verdicts: run `advdef reproduce` first, or ask for --committed ones"
+        verdict_lines(found) if found else "no verdicts: run `advdef reproduce` first, or ask for --committed ones"
     )
 
 

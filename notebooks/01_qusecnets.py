@@ -534,7 +534,7 @@ curves = {}  # data set -> seed -> name -> threat -> eps -> outcome
 for name, data in studies.items():
     batch = notebook.sample(data.test, P["adaptive_images"])
     images, labels, grid = batch.float_images(), batch.labels, CURVE[data.shape[0]]
-    powerful = suites.adaptive(steps=P["steps"], restarts=P["restarts"])
+    powerful = suites.strong(steps=P["steps"], restarts=P["restarts"])
     blind = {"Square": partial(square, queries=P["queries"])}
     for s, ready in defences[name].items():
         wanted = (*SHOWN, "bit depth") if s == seed else ("CQ", "TQ")

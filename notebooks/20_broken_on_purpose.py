@@ -159,7 +159,7 @@ for defence in defences.values():
 # %%
 suite = suites.cleverhans()
 naive = {"PGD": suite["PGD"]}
-powerful = suites.adaptive(steps=P["steps"], restarts=P["restarts"])
+powerful = suites.strong(steps=P["steps"], restarts=P["restarts"])
 outcomes = {}  # defence -> what was run -> outcome
 for k, defence in tqdm(defences.items(), desc=name, leave=False):
     attack = partial(

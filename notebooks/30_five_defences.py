@@ -287,7 +287,7 @@ notebook.table(
 
 # %% tags=["hide-input"]
 WEAK = suites.cleverhans()
-STRONG = suites.adaptive(steps=P["steps"], restarts=P["restarts"])
+STRONG = suites.strong(steps=P["steps"], restarts=P["restarts"])
 EXTRA = {f"Square-{P['queries']}": partial(square, queries=P["queries"])}
 SOURCES = {"undefended": PLAIN, "AT": at}
 

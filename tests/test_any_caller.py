@@ -372,7 +372,7 @@ def test_suites_fit_two_classes_and_three(classes: int) -> None:
     images = torch.rand(12, 1, 5, 5, generator=seeded())
     labels = model(images).argmax(1)
     defence = Undefended(model)
-    for attacks in (suites.quick(), suites.standard(steps=5, queries=5), suites.adaptive(steps=5, restarts=1)):
+    for attacks in (suites.quick(), suites.standard(steps=5, queries=5), suites.strong(steps=5, restarts=1)):
         outcome = evaluate(defence, adaptive(defence, attacks, eps=0.3), images, labels, eps=0.3, generator=seeded())
         assert int(outcome.robust.sum()) < 12
 

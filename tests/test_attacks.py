@@ -32,7 +32,7 @@ from advdef.attacks import (
 from advdef.attacks.auto_pgd import apgd
 from advdef.attacks.composed import each_class
 from advdef.attacks.gradient import ffgsm
-from advdef.attacks.suites import adaptive, cleverhans, nip, quick, standard
+from advdef.attacks.suites import cleverhans, nip, quick, standard, strong
 from advdef.contract import ProbabilitiesWarning, TrainingModeWarning
 from advdef.evaluation import correct
 from advdef.norms import Norm, size
@@ -584,7 +584,7 @@ def test_suites_of_a_norm_stay_in_its_ball(network: nn.Module, batch: Pair, norm
     pytest.importorskip("pyautoattack")
     images, labels = batch[0][:10], batch[1][:10]
     eps = {"Linf": 0.1, "L2": 1.5}[norm]
-    for made in (quick(norm=norm), standard(norm=norm, steps=4, queries=10), adaptive(norm=norm, steps=4, restarts=1)):
+    for made in (quick(norm=norm), standard(norm=norm, steps=4, queries=10), strong(norm=norm, steps=4, restarts=1)):
         for name, attack in (made | stopping(made)).items():
             found = attack(network, images, labels, eps=eps, generator=seeded())
             assert bool((size(found - images, norm) <= eps + 1e-6).all()), name
@@ -604,7 +604,7 @@ def test_suites_have_names() -> None:
     }
     assert "Square-500" in suite("standard")
     assert "Square-500" not in standard(queries=0)
-    with pytest.raises(ValueError, match="quick, standard, adaptive, cleverhans, nip"):
+    with pytest.raises(ValueError, match="quick, standard, strong, cleverhans, nip"):
         suite("everything")  # type: ignore[arg-type]
 
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 
 from advdef.book.notebookfile import difference_note
 from advdef.book.repository import Repository
-from advdef.book.summary import VerdictRow, read_verdicts, verdict_table
+from advdef.book.summary import VerdictRow, read_verdicts, verdict_lines
 from advdef.cli import app
 
 
@@ -169,7 +169,7 @@ def test_a_broken_record_is_named(repository: Repository) -> None:
 def test_the_table_wraps_within_its_width(tmp_path: Path) -> None:
     write_record(tmp_path / "good", "mnist", "laptop", "not testable here", evidence="many words " * 40)
     rows = [*read_verdicts(tmp_path), VerdictRow("other-claim-1", "digits-smoke", "supported", "")]
-    lines = verdict_table(rows).splitlines()
+    lines = verdict_lines(rows).splitlines()
     assert max(map(len, lines)) <= 100
     assert sum("many" in line for line in lines) > 5
     assert sum("good-G1" in line for line in lines) == 1

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 from advdef.book.notebookfile import UNKNOWN, difference_note, parameter_defaults, read_executed, read_pair
-from advdef.book.publish import record
+from advdef.book.publish import publish
 from advdef.book.repository import InputError, Repository
 from advdef.book.run import changed_parameters, out_of_step, reproduce
 
@@ -42,7 +42,7 @@ def test_a_damaged_notebook_beside_a_whole_text_is_no_obstacle_and_is_named(
     assert note.startswith(f"01_good.py runs; {stored} {said}")
     assert "\n" not in note
     assert reproduce(repository, "good").failure is None
-    record(repository, "good", profile="smoke")
+    publish(repository, "good", profile="smoke")
     assert difference_note(stored) is None  # it is whole again
     # without the text there is nothing to run
     stored.with_suffix(".py").unlink()

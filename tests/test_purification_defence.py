@@ -26,7 +26,7 @@ from advdef.evaluation import adaptive, correct, counted, direct, evaluate, obli
 from advdef.papers.snn.classifiers import SmallSpikingResNet
 from advdef.papers.snn.defence import GatedPurification, Purification, SpikingClassifier
 from advdef.papers.snn.neurons import neurons_of
-from advdef.papers.snn.purifier import Noise, Purifier
+from advdef.papers.snn.purifier import NoiseMap, Purifier
 from advdef.papers.snn.surrogates import RECTANGLE, REDUCED, Surrogate
 from advdef.store import key
 
@@ -57,7 +57,7 @@ def classifier(kind: str = "ANN") -> nn.Module:
 
 
 @functools.cache
-def _purifier(kind: str, noise: Noise, opened: float) -> Purifier:
+def _purifier(kind: str, noise: NoiseMap, opened: float) -> Purifier:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         made = Purifier(1, width=4, extractor_width=3, steps=2, spiking=kind == "spiking", noise=noise)
@@ -65,7 +65,7 @@ def _purifier(kind: str, noise: Noise, opened: float) -> Purifier:
     return made
 
 
-def purifier(kind: str = "spiking", *, noise: Noise = "magnitude", opened: float = 0.2) -> Purifier:
+def purifier(kind: str = "spiking", *, noise: NoiseMap = "magnitude", opened: float = 0.2) -> Purifier:
     """One whose last convolution is not zero changes something."""
     return copy.deepcopy(_purifier(kind, noise, opened))
 

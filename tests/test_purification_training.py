@@ -21,7 +21,7 @@ from advdef.data import Dataset, Split
 from advdef.evaluation import correct
 from advdef.papers.snn import training as purification
 from advdef.papers.snn.neurons import Firing, neurons_of
-from advdef.papers.snn.purifier import Noise, Purifier
+from advdef.papers.snn.purifier import NoiseMap, Purifier
 from advdef.papers.snn.training import Losses, asymmetric, charbonnier, roughness, train_purifier
 from advdef.training import Recipe, Training, TrainingDiverged, cached_pairs, train_standard, trained
 from advdef.training.pairs import make_attacked_pairs
@@ -49,7 +49,7 @@ def classifier(seed: int = 0, pixels: int = 64, classes: int = CLASSES) -> nn.Mo
 
 
 @functools.cache
-def drawn(spiking: bool, noise: Noise, opened: float) -> Purifier:
+def drawn(spiking: bool, noise: NoiseMap, opened: float) -> Purifier:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         made = Purifier(1, width=2, extractor_width=3, steps=2, spiking=spiking, noise=noise)
@@ -57,7 +57,7 @@ def drawn(spiking: bool, noise: Noise, opened: float) -> Purifier:
     return made
 
 
-def purifier(*, spiking: bool = True, noise: Noise = "magnitude", opened: float = 0.0) -> Purifier:
+def purifier(*, spiking: bool = True, noise: NoiseMap = "magnitude", opened: float = 0.0) -> Purifier:
     """One whose last convolution is not zero changes something."""
     return copy.deepcopy(drawn(spiking, noise, opened))
 
@@ -238,7 +238,7 @@ def by_hand(model: Purifier, pairs: tuple[Tensor, Tensor], losses: Losses) -> Te
 
 @pytest.mark.parametrize("noise", ["magnitude", "signed", "none"])
 @pytest.mark.parametrize("spiking", [True, False], ids=["spiking", "ANN"])
-def test_the_loss_and_its_gradient_are_those_of_the_formula(spiking: bool, noise: Noise) -> None:
+def test_the_loss_and_its_gradient_are_those_of_the_formula(spiking: bool, noise: NoiseMap) -> None:
     """One step of plain descent on a single batch."""
     split, rate, losses = split_of(), 1e-3, Losses(1.0, 0.2, 0.3, 0.7)
     start, model = (purifier(spiking=spiking, noise=noise, opened=0.3) for _ in range(2))
@@ -492,7 +492,13 @@ def test_surrogates_stay_those_of_the_purifier() -> None:
 
 
 def asked(
-    data: Dataset, *, noise: Noise = "magnitude", steps: int = 1, seed: int = 0, divergence: float = 0.1, **options: Any
+    data: Dataset,
+    *,
+    noise: NoiseMap = "magnitude",
+    steps: int = 1,
+    seed: int = 0,
+    divergence: float = 0.1,
+    **options: Any,
 ) -> Training:
     def build() -> Purifier:
         return Purifier(1, width=1, extractor_width=1, steps=steps, noise=noise)
@@ -523,5 +529,5 @@ def test_the_cache_tells_trainings_apart(digits: Dataset) -> None:
 def test_the_cache_tells_noise_maps_apart(digits: Dataset) -> None:
     """Magnitudes and signed ones come from the same weights."""
     data = digits.subset(train=6, test=6)
-    noises: tuple[Noise, ...] = ("magnitude", "signed", "none")
+    noises: tuple[NoiseMap, ...] = ("magnitude", "signed", "none")
     assert [asked(data, noise=noise).from_cache for noise in noises] == [False] * 3

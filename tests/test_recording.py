@@ -10,7 +10,7 @@ import nbformat
 import pytest
 
 from advdef.book.notebookfile import cell_sources, read_executed, read_pair
-from advdef.book.publish import record
+from advdef.book.publish import publish
 from advdef.book.repository import InputError, Repository
 from advdef.book.run import reproduce
 
@@ -34,7 +34,7 @@ def repository(finished: Path, tmp_path: Path) -> Repository:
 
 
 def test_outputs_and_records_are_moved_without_traces_of_the_run(repository: Repository) -> None:
-    written = record(repository, "good", profile="laptop")
+    written = publish(repository, "good", profile="laptop")
     notebook = repository.notebooks["good"]
     copied = repository.committed_results / "good/digits-laptop.json"
     assert written == [notebook, copied]
@@ -55,15 +55,15 @@ def test_outputs_and_records_are_moved_without_traces_of_the_run(repository: Rep
 
 
 def test_recording_twice_changes_nothing(repository: Repository) -> None:
-    record(repository, "good", profile="laptop")
+    publish(repository, "good", profile="laptop")
     before = repository.notebooks["good"].read_bytes()
-    record(repository, "good", profile="laptop")
+    publish(repository, "good", profile="laptop")
     assert repository.notebooks["good"].read_bytes() == before
 
 
 def test_nothing_to_record(repository: Repository) -> None:
     with pytest.raises(InputError, match=r"nothing to record for good.*advdef reproduce good --profile paper"):
-        record(repository, "good", profile="paper")
+        publish(repository, "good", profile="paper")
 
 
 def test_a_notebook_edited_since_is_refused(repository: Repository) -> None:
@@ -71,7 +71,7 @@ def test_a_notebook_edited_since_is_refused(repository: Repository) -> None:
     before = notebook.read_bytes()
     notebook.with_suffix(".py").write_text(checkout.GOOD.replace("seed + 1", "seed + 2"))
     with pytest.raises(InputError, match=r"01_good.py has changed since the laptop run \(cell 4\)"):
-        record(repository, "good", profile="laptop")
+        publish(repository, "good", profile="laptop")
     assert notebook.read_bytes() == before
     assert not repository.committed_results.exists()
 
@@ -79,7 +79,7 @@ def test_a_notebook_edited_since_is_refused(repository: Repository) -> None:
 def test_prose_may_have_been_edited_since(repository: Repository) -> None:
     notebook = repository.notebooks["good"]
     notebook.with_suffix(".py").write_text(checkout.GOOD.replace("It has some words.", "It has better words."))
-    record(repository, "good", profile="laptop")
+    publish(repository, "good", profile="laptop")
     assert "It has better words." in notebook.read_text()
     assert '"6"' in checkout.outputs(notebook)
 
@@ -89,7 +89,7 @@ def test_a_failed_last_run_is_refused(repository: Repository) -> None:
     place.attempt.mkdir()
     (place.attempt / "01_good.failed.ipynb").write_text("{}")
     with pytest.raises(InputError, match="the last laptop run of good failed"):
-        record(repository, "good", profile="laptop")
+        publish(repository, "good", profile="laptop")
 
 
 @pytest.mark.parametrize("content", ["{", '{"schema": 1, "paper": "other", "profile": "laptop"}', "[]"])
@@ -97,5 +97,5 @@ def test_a_file_that_is_no_record_of_the_paper_is_refused(repository: Repository
     before = repository.notebooks["good"].read_bytes()
     (repository.run("laptop", "good", seed=5).results / "good/digits-laptop.json").write_text(content)
     with pytest.raises(InputError, match=r"digits-laptop\.json is not"):
-        record(repository, "good", profile="laptop")
+        publish(repository, "good", profile="laptop")
     assert repository.notebooks["good"].read_bytes() == before

@@ -19,7 +19,7 @@ from advdef.data import Split
 from advdef.store import StoreWarning
 from advdef.training import Recipe, cached_pairs
 from advdef.training import pairs as restoration_pairs
-from advdef.training.pairs import ATTACKS, AttackedPairs, attacked, make_attacked_pairs
+from advdef.training.pairs import ATTACKS, AttackedPairs, attack_batch, make_attacked_pairs
 
 SHAPE = (2, 3, 3)
 HALF_A_BYTE = 0.5 / 255 + 1e-6
@@ -46,7 +46,7 @@ def taken(classifier: nn.Module, recipe: Recipe, n: int = 40) -> tuple[Tensor, .
     """Images and labels, the same attacked, kinds and eps."""
     split = split_of(n)
     images, labels = split.float_images(), split.labels
-    return images, labels, *attacked(classifier, images, labels, recipe, generator=seeded())
+    return images, labels, *attack_batch(classifier, images, labels, recipe, generator=seeded())
 
 
 def same(one: AttackedPairs, other: AttackedPairs) -> bool:
@@ -127,7 +127,7 @@ def test_only_the_named_attacks_run_each_on_its_own_images_labels_and_eps(
     recipe = Recipe(eps=(0.1, 0.2), attacks=("PGD-10", "FGSM"))
     split, draws = split_of(60), seeded()
     images, labels = split.float_images(), split.labels
-    found, kinds, eps = attacked(classifier, images, labels, recipe, generator=draws)
+    found, kinds, eps = attack_batch(classifier, images, labels, recipe, generator=draws)
     assert set(calls) == {"PGD-10", "FGSM"}
     for kind in (2, 3):
         rows, call = kinds == kind, calls[recipe.kinds[kind]]

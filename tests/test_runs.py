@@ -18,7 +18,7 @@ import nbformat
 import pytest
 
 from advdef.book.notebookfile import read_executed, run_id
-from advdef.book.publish import record
+from advdef.book.publish import publish
 from advdef.book.repository import InputError, Repository
 from advdef.book.run import Execution, reproduce, reproduce_all
 
@@ -92,7 +92,7 @@ def ran(repository: Repository, seed: int) -> Execution:
 def test_a_run_that_was_killed_leaves_page_and_record_of_the_earlier_one(repository: Repository) -> None:
     ran(repository, 2)
     Waiting(repository, 3).kill()
-    page, copied = record(repository, "good", profile="smoke")
+    page, copied = publish(repository, "good", profile="smoke")
     told = json.loads(copied.read_text())
     assert (seed_of(page), told["provenance"]["seed"]) == ("2", 2)
     assert run_id(read_executed(page)) == told["run"] != None  # noqa: E711 - the chain says that both are there
@@ -131,18 +131,18 @@ def test_a_second_run_of_the_same_cell_is_refused_and_another_seed_is_not(
 def test_seeds_and_data_sets_keep_apart_and_record_takes_the_one_that_is_named(repository: Repository) -> None:
     ran(repository, 0)
     assert [run.name for run in repository.finished("smoke", "good")] == ["default-seed0"]
-    assert seed_of(record(repository, "good", profile="smoke")[0]) == "0"
+    assert seed_of(publish(repository, "good", profile="smoke")[0]) == "0"
     ran(repository, 1)
     assert reproduce(repository, "good", parameters={"dataset": "digits"}).failure is None
     with pytest.raises(InputError, match="several smoke runs: default-seed0, default-seed1, digits-seed0; choose one"):
-        record(repository, "good", profile="smoke")
+        publish(repository, "good", profile="smoke")
     with pytest.raises(InputError, match="several smoke runs"):
-        record(repository, "good", profile="smoke", seed=0)
+        publish(repository, "good", profile="smoke", seed=0)
     with pytest.raises(InputError, match="no such smoke run; there are: default-seed0, default-seed1, digits-seed0"):
-        record(repository, "good", profile="smoke", seed=5)
-    assert seed_of(record(repository, "good", profile="smoke", seed=1)[0]) == "1"
-    assert seed_of(record(repository, "good", profile="smoke", dataset="default", seed=0)[0]) == "0"
-    record(repository, "good", profile="smoke", dataset="digits")
+        publish(repository, "good", profile="smoke", seed=5)
+    assert seed_of(publish(repository, "good", profile="smoke", seed=1)[0]) == "1"
+    assert seed_of(publish(repository, "good", profile="smoke", dataset="default", seed=0)[0]) == "0"
+    publish(repository, "good", profile="smoke", dataset="digits")
 
 
 def test_page_and_record_of_different_runs_are_not_taken(repository: Repository) -> None:
@@ -152,11 +152,11 @@ def test_page_and_record_of_different_runs_are_not_taken(repository: Repository)
     before = repository.notebooks["good"].read_bytes()
     shutil.copy(one, other)
     with pytest.raises(InputError, match=r"digits-smoke\.json is of run 2.* and the page beside it of run 2"):
-        record(repository, "good", profile="smoke", seed=2)
+        publish(repository, "good", profile="smoke", seed=2)
     content = json.loads(one.read_text())
     other.write_text(json.dumps(content | {"run": None}))
     with pytest.raises(InputError, match="is of run None"):
-        record(repository, "good", profile="smoke", seed=2)
+        publish(repository, "good", profile="smoke", seed=2)
     assert repository.notebooks["good"].read_bytes() == before
     assert not repository.committed_results.exists()
 
@@ -167,7 +167,7 @@ def test_a_page_that_was_not_executed_to_its_end_is_not_taken(repository: Reposi
     notebook.cells[-1].execution_count = None
     nbformat.write(notebook, page)
     with pytest.raises(InputError, match="was not executed to its end: cell 5 was left out"):
-        record(repository, "good", profile="smoke")
+        publish(repository, "good", profile="smoke")
 
 
 # Notebooks of the same paper, and notebooks elsewhere

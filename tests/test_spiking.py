@@ -26,7 +26,7 @@ from advdef.papers.snn.neurons import (
     using,
 )
 from advdef.papers.snn.surrogates import ENSEMBLE, RECTANGLE, REDUCED, Surrogate
-from advdef.papers.snn.through import Through, stand_ins
+from advdef.papers.snn.through import Through, spiking_stand_ins
 
 POINTWISE = {name: surrogate for name, surrogate in ENSEMBLE.items() if surrogate.pointwise}
 LAYOUTS = ("maps", "channels_last", "strided", "vectors")
@@ -918,7 +918,7 @@ def test_models_without_spiking_layers_are_refused() -> None:
         Through(plain, OTHER)
     with pytest.raises(ValueError, match="Sequential has no spiking layer"):
         firing_rates(plain, torch.zeros(1, 2))
-    assert stand_ins(plain, {"one": OTHER}) == {}
+    assert spiking_stand_ins(plain, {"one": OTHER}) == {}
 
 
 def test_a_stand_in_has_other_gradients_and_the_same_values(images: Tensor) -> None:
@@ -977,14 +977,14 @@ def test_stand_ins_of_models_in_models(images: Tensor) -> None:
 
 def test_stand_ins_by_name(images: Tensor) -> None:
     net = Net()
-    found = stand_ins(net, {"one": OTHER, "two": {"last": Surrogate("rate")}})
+    found = spiking_stand_ins(net, {"one": OTHER, "two": {"last": Surrogate("rate")}})
     assert list(found) == ["one", "two"]
     gradients = [input_gradient(model, images) for model in (*found.values(), net)]
     assert torch.equal(gradients[0], input_gradient(Through(net, OTHER), images))
     assert torch.equal(gradients[1], input_gradient(Through(net, {"last": Surrogate("rate")}), images))
     assert not any(torch.allclose(gradients[i], gradients[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
     with pytest.raises(ValueError, match="no spiking layer lies in 'first'"):
-        stand_ins(net, {"one": {"first": OTHER}})
+        spiking_stand_ins(net, {"one": {"first": OTHER}})
 
 
 # Firing rates

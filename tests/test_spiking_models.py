@@ -16,9 +16,9 @@ from advdef.models import SmallResNet
 from advdef.papers.snn.classifiers import SmallSpikingResNet, SpikingResNet, SpikingVGG, SpikingVGG11, _Block, _Unit
 from advdef.papers.snn.layers import SqueezeExcitation, ThresholdNorm, over_time
 from advdef.papers.snn.neurons import Firing, firing_rates, leaky_neurons, neurons_of
-from advdef.papers.snn.purifier import Noise, Purifier
+from advdef.papers.snn.purifier import NoiseMap, Purifier
 
-NOISES: tuple[Noise, ...] = get_args(Noise)
+NOISES: tuple[NoiseMap, ...] = get_args(NoiseMap)
 COLOUR = (3, 32, 32)
 Network = SpikingResNet | SpikingVGG | Purifier
 
@@ -200,7 +200,7 @@ def opened(purifier: Purifier) -> Purifier:
 
 
 @pytest.mark.parametrize(("noise", "steps"), [("magnitude", 4), ("signed", 3), ("none", 2), ("magnitude", 1)])
-def test_a_purifier_is_a_loop_over_time(noise: Noise, steps: int) -> None:
+def test_a_purifier_is_a_loop_over_time(noise: NoiseMap, steps: int) -> None:
     purifier = opened(built(Purifier, 2, width=4, extractor_width=6, steps=steps, noise=noise))
     assert_a_loop_over_time(purifier, (2, 8, 12))
 
@@ -496,7 +496,7 @@ def test_parts_of_the_purifier() -> None:
 
 @pytest.mark.parametrize("noise", NOISES)
 @pytest.mark.parametrize("spiking", [True, False])
-def test_an_untrained_purifier_changes_nothing(noise: Noise, spiking: bool) -> None:
+def test_an_untrained_purifier_changes_nothing(noise: NoiseMap, spiking: bool) -> None:
     purifier = built(Purifier, 3, width=4, extractor_width=4, noise=noise, spiking=spiking)
     images = images_of((3, 8, 8))
     assert torch.equal(purifier(images), images)
@@ -528,7 +528,7 @@ def test_the_extractor_learns_through_the_restorer() -> None:
 
 
 @pytest.mark.parametrize("noise", NOISES)
-def test_the_control_has_as_many_weights_and_no_neurons(noise: Noise) -> None:
+def test_the_control_has_as_many_weights_and_no_neurons(noise: NoiseMap) -> None:
     spiking = built(Purifier, 3, width=8, extractor_width=4, noise=noise)
     plain = built(Purifier, 3, width=8, extractor_width=4, noise=noise, spiking=False)
     assert parameters(plain) == parameters(spiking)
@@ -591,7 +591,7 @@ def test_purified_images_are_clipped_and_restored_ones_are_not() -> None:
 
 
 @pytest.mark.parametrize("noise", NOISES)
-def test_one_time_step_is_enough(noise: Noise) -> None:
+def test_one_time_step_is_enough(noise: NoiseMap) -> None:
     purifier, images = (
         opened(built(Purifier, 1, width=8, extractor_width=8, steps=1, noise=noise)),
         images_of((1, 28, 28)),

@@ -24,7 +24,7 @@ from advdef.contract import ask, slope, validate
 from advdef.draws import fresh_seed, image_keys, uniform
 from advdef.norms import Ball, BallNorm, spread
 
-__all__ = ["bim", "ffgsm", "fgsm", "mim", "pgd", "rfgsm"]
+__all__ = ["bim", "ffgsm", "fgsm", "mim", "pgd", "rfgsm", "steepest_ascent"]
 
 
 def fgsm(
@@ -140,13 +140,13 @@ def pgd(
         raise ValueError(f"step_size must be positive and finite, not {step_size}")
     relative = min(1.0, 2.5 / max(1, steps)) if step_size is None else step_size
     return best_of_restarts(
-        partial(_ascend, relative=relative, momentum=momentum), model, images, labels, eps=eps, norm=norm, steps=steps,
-        restarts=restarts, loss=loss, targets=targets, any_wrong=any_wrong, random_start=random_start, start=start,
+        partial(steepest_ascent, relative=relative, momentum=momentum), model, images, labels, eps=eps, norm=norm,
+        steps=steps, restarts=restarts, loss=loss, targets=targets, any_wrong=any_wrong, random_start=random_start, start=start,
         stop_early=stop_early, generator=generator,
     )  # fmt: skip
 
 
-def _ascend(
+def steepest_ascent(
     model: nn.Module,
     around: Ball,
     goal: Goal,

@@ -8,21 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks.gradient import _ascend
+from advdef.attacks.gradient import steepest_ascent
 from advdef.attacks.losses import Goal, LossName, margin, wrong_classes
 from advdef.attacks.restarts import best_of_restarts
 from advdef.contract import ask, borrowed, check_logits, slope, validate
 from advdef.norms import Ball, BallNorm, spread
 
-__all__ = ["Attempt", "Objective", "Offset", "ascend_objective", "asked", "for_each_class"]
+__all__ = ["Candidates", "PointObjective", "Offset", "ascend_objective", "asked", "for_each_class"]
 
-Objective = Callable[[Tensor, Goal], Tensor]
+PointObjective = Callable[[Tensor, Goal], Tensor]
 """Points (N, C, H, W) and the goal of each -> what is ascended, one value per image (N,), of this image alone."""
 
 Offset = Callable[[Tensor, Tensor], Tensor]
 """Points (N, C, H, W) and a class for each (N,) -> what a defence adds to them for that class, (N, C, H, W)."""
 
-Attempt = Callable[[Tensor, Tensor, Tensor, Tensor], Iterable[Tensor]]
+Candidates = Callable[[Tensor, Tensor, Tensor, Tensor], Iterable[Tensor]]
 """Images, labels, eps (N,) and a wrong class for each (N,) -> batches of images, each of which might fool."""
 
 
@@ -42,7 +42,7 @@ def ascend_objective(
     labels: Tensor,
     *,
     eps: float | Tensor,
-    objective: Objective,
+    objective: PointObjective,
     network: nn.Module,
     norm: BallNorm,
     steps: int,
@@ -81,7 +81,7 @@ def for_each_class(
     network: nn.Module,
     likely: Callable[[Tensor], Tensor],
     classes: int,
-    attempt: Attempt,
+    attempt: Candidates,
     norm: BallNorm,
     stop_early: bool,
 ) -> Tensor:
@@ -134,7 +134,7 @@ class _Judge(nn.Module):
 class _Aim(Goal):
     """A goal whose loss has the gradient of an objective at the points that were judged last."""
 
-    objective: Objective
+    objective: PointObjective
     judge: _Judge
     at_once: int | None
 
@@ -150,14 +150,20 @@ class _Aim(Goal):
 
 
 def _run(
-    model: nn.Module, around: Ball, goal: Goal, *run: Tensor, objective: Objective, at_once: int | None, **options: Any
+    model: nn.Module,
+    around: Ball,
+    goal: Goal,
+    *run: Tensor,
+    objective: PointObjective,
+    at_once: int | None,
+    **options: Any,
 ) -> None:
     """An :class:`advdef.attacks.restarts.Ascent`: that of the gradient family, with an objective for its loss."""
     judge = _Judge(model)
     aim = _Aim(goal.labels, goal.targets, goal.any_wrong, objective=objective, judge=judge, at_once=at_once)
-    _ascend(judge, around, aim, *run, momentum=None, **options)
+    steepest_ascent(judge, around, aim, *run, momentum=None, **options)
 
 
-def _slope(objective: Objective, point: Tensor, goal: Goal) -> Tensor:
+def _slope(objective: PointObjective, point: Tensor, goal: Goal) -> Tensor:
     point = point.detach().requires_grad_()
     return slope(objective(point, goal).sum(), point)

@@ -18,9 +18,9 @@ from advdef.attacks.sparse import jsma, single_pixel
 from advdef.attacks.universal_perturbation import universal
 from advdef.norms import BallNorm
 
-__all__ = ["Attack", "Suite", "SuiteName", "adaptive", "cleverhans", "nip", "quick", "standard", "stopping", "suite"]
+__all__ = ["Attack", "Suite", "SuiteName", "cleverhans", "nip", "quick", "standard", "stopping", "strong", "suite"]
 
-SuiteName = Literal["quick", "standard", "adaptive", "cleverhans", "nip"]
+SuiteName = Literal["quick", "standard", "strong", "cleverhans", "nip"]
 
 _STOPPABLE = (apgd, bim, each_class, mim, pgd, uniform_noise)
 
@@ -52,7 +52,7 @@ def standard(*, norm: BallNorm = "Linf", steps: int = 100, restarts: int = 1, qu
     take what is easy, so that the dear ones see few images. The targeted DLR loss needs at least four classes. Square
     needs the extra ``eval``; ``queries=0`` leaves it out.
     """
-    strong = {
+    found = {
         "FGSM": partial(fgsm, norm=norm),
         "PGD-20 margin": partial(pgd, norm=norm, loss="margin"),
         f"APGD-{steps} CE": partial(apgd, norm=norm, steps=steps, restarts=restarts),
@@ -63,10 +63,10 @@ def standard(*, norm: BallNorm = "Linf", steps: int = 100, restarts: int = 1, qu
             each_class, attack=partial(apgd, norm=norm, steps=steps, restarts=restarts, loss="margin"), classes=3
         ),
     }
-    return strong | ({f"Square-{queries}": partial(square, norm=norm, queries=queries)} if queries else {})
+    return found | ({f"Square-{queries}": partial(square, norm=norm, queries=queries)} if queries else {})
 
 
-def adaptive(*, norm: BallNorm = "Linf", steps: int = 100, restarts: int = 5) -> Suite:
+def strong(*, norm: BallNorm = "Linf", steps: int = 100, restarts: int = 5) -> Suite:
     """For surrogates of a defence, whose gradient may be rough: PGD and APGD, each with CE and the margin."""
     return {
         f"PGD-{steps} CE": partial(pgd, norm=norm, steps=steps, restarts=restarts),
@@ -142,7 +142,7 @@ def stopping(suite: Suite) -> Suite:
 _SUITES: Mapping[SuiteName, Callable[[], Suite]] = {
     "quick": quick,
     "standard": standard,
-    "adaptive": adaptive,
+    "strong": strong,
     "cleverhans": cleverhans,
     "nip": nip,
 }

@@ -23,10 +23,10 @@ from advdef.book.repository import InputError, Profile, Repository, RunFolder
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-__all__ = ["record", "with_outputs"]
+__all__ = ["publish", "with_outputs"]
 
 
-def record(
+def publish(
     repository: Repository, paper: str, *, profile: Profile, dataset: str | None = None, seed: int | None = None
 ) -> list[Path]:
     """Copy the executed notebook of a paper and its records into the repository; returns the files written.

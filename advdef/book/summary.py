@@ -9,7 +9,7 @@ from pathlib import Path
 
 from advdef.book.recordfile import read_record
 
-__all__ = ["VerdictRow", "read_verdicts", "verdict_table"]
+__all__ = ["VerdictRow", "read_verdicts", "verdict_lines"]
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ def read_verdicts(
     return found
 
 
-def verdict_table(verdicts: Iterable[VerdictRow], *, width: int = 100) -> str:
+def verdict_lines(verdicts: Iterable[VerdictRow], *, width: int = 100) -> str:
     """A table of at most `width` columns; long evidence continues on the next line.
 
-    >>> print(verdict_table([VerdictRow("nip-1", "mnist-laptop", "supported", "0.91 against 0.40")]))
+    >>> print(verdict_lines([VerdictRow("nip-1", "mnist-laptop", "supported", "0.91 against 0.40")]))
     claim  run           verdict    evidence
     -----  ------------  ---------  -----------------
     nip-1  mnist-laptop  supported  0.91 against 0.40

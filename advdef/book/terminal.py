@@ -17,7 +17,7 @@ from advdef.book.repository import InputError, Repository
 if TYPE_CHECKING:
     from advdef.book.run import Execution
 
-__all__ = ["guarded", "need", "render", "report", "say", "stop", "tolerant"]
+__all__ = ["guarded", "need", "render_site", "report_run", "say", "stop", "tolerant"]
 
 P = ParamSpec("P")
 
@@ -46,7 +46,7 @@ def tolerant() -> None:
             reconfigure(errors="replace")
 
 
-def render(repository: Repository, destination: Path, executions: Sequence[Execution]) -> bool:
+def render_site(repository: Repository, destination: Path, executions: Sequence[Execution]) -> bool:
     """Render the site with what has been executed and its records, and with what is committed for the rest."""
     from advdef.book.cards import read_records
     from advdef.book.links import check_links
@@ -73,7 +73,7 @@ def render(repository: Repository, destination: Path, executions: Sequence[Execu
     return not links.broken
 
 
-def report(execution: Execution, number: str) -> None:
+def report_run(execution: Execution, number: str) -> None:
     """Say how one notebook ended."""
     if execution.failure is None:
         say(f"{number} done in {execution.seconds:.0f} s: {execution.notebook}")

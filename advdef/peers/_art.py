@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from advdef.attacks.losses import Goal
 from advdef.norms import BallNorm
-from advdef.peers._library import kept, module
+from advdef.peers._library import believed, module
 
 __all__ = ["art_jsma", "art_universal"]
 
@@ -38,7 +38,7 @@ def art_jsma(
         assert goal.targets is not None
         return torch.from_numpy(attack.generate(images.cpu().numpy(), y=goal.targets.cpu().numpy()))
 
-    return kept(model, images, labels, run, eps=eps, norm="L0", targets=targets, generator=generator)
+    return believed(model, images, labels, run, eps=eps, norm="L0", targets=targets, generator=generator)
 
 
 def art_universal(
@@ -67,7 +67,7 @@ def art_universal(
         )  # fmt: skip
         return torch.from_numpy(attack.generate(images.cpu().numpy(), y=goal.labels.cpu().numpy()))
 
-    return kept(model, images, labels, run, eps=eps, norm=norm, generator=generator)
+    return believed(model, images, labels, run, eps=eps, norm=norm, generator=generator)
 
 
 def _classifier(peer: nn.Module, images: Tensor) -> Any:

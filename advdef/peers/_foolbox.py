@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from advdef.attacks.losses import Goal
 from advdef.norms import BallNorm
-from advdef.peers._library import kept, module
+from advdef.peers._library import believed, module
 
 __all__ = ["foolbox_bim", "foolbox_fgsm", "foolbox_mim", "foolbox_pgd"]
 
@@ -107,4 +107,4 @@ def _foolbox(
         found: Tensor = attack(bounded, images, foolbox.Misclassification(goal.labels), epsilons=eps)[1]
         return found
 
-    return kept(model, images, labels, run, eps=eps, norm=norm, generator=generator)
+    return believed(model, images, labels, run, eps=eps, norm=norm, generator=generator)

@@ -18,7 +18,7 @@ from advdef.attacks.losses import Goal
 from advdef.contract import validate
 from advdef.norms import Norm, ball, size
 
-__all__ = ["PEERS", "kept", "module", "version"]
+__all__ = ["PEERS", "believed", "module", "version"]
 
 PEERS = {
     "foolbox": "foolbox",
@@ -67,7 +67,7 @@ def _reachable(library: str) -> Iterator[None]:
         sys.path = before
 
 
-def kept(
+def believed(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,

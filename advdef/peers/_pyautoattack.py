@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from advdef.attacks.losses import Goal
 from advdef.norms import BallNorm
-from advdef.peers._library import kept, module
+from advdef.peers._library import believed, module
 
 __all__ = ["pyautoattack_apgd", "pyautoattack_apgd_t"]
 
@@ -35,7 +35,7 @@ def pyautoattack_apgd(
         found: Tensor = attack.perturb(images, goal.labels)
         return found
 
-    return kept(model, images, labels, run, eps=eps, norm=norm, generator=generator)
+    return believed(model, images, labels, run, eps=eps, norm=norm, generator=generator)
 
 
 def pyautoattack_apgd_t(
@@ -60,4 +60,4 @@ def pyautoattack_apgd_t(
         found: Tensor = attack.perturb(images, goal.labels)
         return found
 
-    return kept(model, images, labels, run, eps=eps, norm=norm, generator=generator)
+    return believed(model, images, labels, run, eps=eps, norm=norm, generator=generator)

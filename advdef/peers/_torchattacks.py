@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from advdef.attacks.losses import Goal
 from advdef.norms import Norm
-from advdef.peers._library import kept, module
+from advdef.peers._library import believed, module
 
 __all__ = [
     "torchattacks_carlini_wagner",
@@ -120,4 +120,4 @@ def _torchattacks(
         found: Tensor = attack(images, goal.labels)
         return found
 
-    return kept(model, images, labels, run, eps=eps, norm=norm, targets=targets, generator=generator)
+    return believed(model, images, labels, run, eps=eps, norm=norm, targets=targets, generator=generator)

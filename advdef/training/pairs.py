@@ -15,7 +15,7 @@ from advdef.attacks.gradient import fgsm, pgd
 from advdef.data import Split
 from advdef.store import cache_folder, kept, key
 
-__all__ = ["AttackedPairs", "Recipe", "attacked", "cached_pairs", "make_attacked_pairs"]
+__all__ = ["AttackedPairs", "Recipe", "attack_batch", "cached_pairs", "make_attacked_pairs"]
 
 ATTACKS: Mapping[str, Attack] = {
     "FGSM": partial(fgsm),
@@ -25,7 +25,7 @@ ATTACKS: Mapping[str, Attack] = {
 }
 
 
-_TENSORS = ("attacked", "clean", "labels", "kinds", "eps")
+_TENSORS = ("attack_batch", "clean", "labels", "kinds", "eps")
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Recipe:
         return ("clean", "noise", *self.attacks)
 
 
-def attacked(
+def attack_batch(
     classifier: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, *, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Images (N, C, H, W) after the recipe, rounded to bytes; which of its ``kinds`` each got (N,), and at what eps."""
@@ -115,7 +115,7 @@ def make_attacked_pairs(
     bar = tqdm(total=recipe.copies * math.ceil(len(split) / batch_size), disable=not progress, leave=False)
     for _ in range(recipe.copies):
         for images, labels in split.batches(batch_size, generator=generator, shift=recipe.shift, flip=recipe.flip):
-            found, kinds, eps = attacked(classifier, images, labels, recipe, generator=generator)
+            found, kinds, eps = attack_batch(classifier, images, labels, recipe, generator=generator)
             parts.append((_bytes(found), _bytes(images), labels, kinds, eps))
             bar.update()
     bar.close()

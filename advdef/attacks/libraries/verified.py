@@ -17,9 +17,9 @@ from advdef.contract import ask, borrowed, check_logits, cleaned, own
 from advdef.draws import fresh_seed, seeded
 from advdef.norms import per_image, spread
 
-__all__ = ["Search", "StandIn", "needs", "reached", "verified"]
+__all__ = ["PeerSearch", "StandIn", "needs", "reached", "verified"]
 
-Search = Callable[[nn.Module, Tensor, Goal, Tensor, int], tuple[Tensor, Tensor]]
+PeerSearch = Callable[[nn.Module, Tensor, Goal, Tensor, int], tuple[Tensor, Tensor]]
 """Called as ``search(model, images, goal, eps, seed)``; returns images and (N,) which of them may be kept."""
 
 
@@ -43,7 +43,7 @@ def verified(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
-    search: Search,
+    search: PeerSearch,
     *,
     eps: Tensor,
     targets: Tensor | None,

@@ -9,27 +9,27 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks.gradient import _ascend
+from advdef.attacks.gradient import steepest_ascent
 from advdef.attacks.losses import Goal, LossName
 from advdef.attacks.restarts import best_of_restarts
 from advdef.contract import ask
 from advdef.norms import Ball, BallNorm
 from advdef.taps import tapped
 
-__all__ = ["Begin", "Features", "Objective", "ascend_features", "check_neurons", "typical"]
+__all__ = ["Begin", "Features", "FeatureObjective", "ascend_features", "check_neurons", "typical"]
 
 Features = Mapping[str, Tensor]
 """Layer -> its output, (N, C) or (N, C, H, W)."""
 
 
-class Objective(Protocol):
+class FeatureObjective(Protocol):
     """What a run ascends: one value per image (N,), of this image alone."""
 
     def __call__(self, step: int, seen: Features, kept: Features, logits: Tensor, goal: Goal) -> Tensor:
         """``seen`` and ``logits`` of the point at ``step`` (0, 1, ..); ``kept``, features of the reference images."""
 
 
-Begin = Callable[[Features, Tensor], Objective]
+Begin = Callable[[Features, Tensor], FeatureObjective]
 """Makes the objective of one run, once its options are seen to fit the features and logits of the reference images."""
 
 
@@ -88,7 +88,7 @@ def check_neurons(name: str, neurons: Tensor, number: int) -> None:
 class _Aim(Goal):
     """A goal whose loss is an objective of what the latest forward pass gave."""
 
-    objective: Objective
+    objective: FeatureObjective
     seen: Features
     kept: Features
     step: Iterator[int]
@@ -130,7 +130,7 @@ def _run(
     aim = _Aim(
         goal.labels, goal.targets, goal.any_wrong, objective=begin(kept, logits), seen=seen, kept=kept, step=count()
     )
-    _ascend(
+    steepest_ascent(
         model, around, aim, rows, point, best, best_score, steps=steps, loss=loss, stop_early=stop_early,
         relative=relative, momentum=None,
     )  # fmt: skip

@@ -12,7 +12,7 @@ from advdef.attacks.losses import Goal, margin
 from advdef.contract import validate
 from advdef.draws import fresh_seed, image_keys, uniform
 from advdef.norms import BallNorm
-from advdef.papers.sensitivity.ascent import Features, Objective, ascend_features, check_neurons, typical
+from advdef.papers.sensitivity.ascent import FeatureObjective, Features, ascend_features, check_neurons, typical
 
 __all__ = ["feature_adversary", "feature_routing", "neuron_targeted"]
 
@@ -109,7 +109,7 @@ def neuron_targeted(
     if not len(units):
         raise ValueError("no units")
 
-    def begin(kept: Features, logits: Tensor) -> Objective:
+    def begin(kept: Features, logits: Tensor) -> FeatureObjective:
         features = kept[layer]
         if features.dim() != 2:
             raise ValueError(f"layer {layer!r} must give units (N, C), not maps {tuple(features.shape)}")
@@ -176,7 +176,7 @@ def feature_routing(
         if not 0 <= weight < float("inf"):
             raise ValueError(f"{name} must be finite and not negative, not {weight}")
 
-    def begin(kept: Features, logits: Tensor) -> Objective:
+    def begin(kept: Features, logits: Tensor) -> FeatureObjective:
         weights = {layer: _weights(layer, features, chosen[layer], gamma, eta) for layer, features in kept.items()}
 
         def objective(step: int, seen: Features, kept: Features, logits: Tensor, goal: Goal) -> Tensor:

@@ -20,7 +20,7 @@ from advdef.papers.snn.attacks import both_branches, unnoticed
 from advdef.papers.snn.neurons import neurons_of
 from advdef.papers.snn.purifier import Purifier
 from advdef.papers.snn.surrogates import REDUCED, Surrogate
-from advdef.papers.snn.through import stand_ins
+from advdef.papers.snn.through import spiking_stand_ins
 
 __all__ = ["GatedPurification", "Purification", "SpikingClassifier"]
 
@@ -65,8 +65,8 @@ class Purification(Preprocessed):
     def surrogates(self) -> dict[str, nn.Module]:
         """The identity as the purifier's gradient ("BPDA"); each derivative throughout; two in the purifier alone."""
         mixed = {f"purifier {rule}": {"purifier": rule} for rule in (_STRAIGHT, _RATE)}
-        found = {"BPDA": _Bypassed(self)} | stand_ins(self, self.derivatives)
-        return found | stand_ins(self, mixed if stand_ins(self.purifier, {"": _RATE}) else {})
+        found = {"BPDA": _Bypassed(self)} | spiking_stand_ins(self, self.derivatives)
+        return found | spiking_stand_ins(self, mixed if spiking_stand_ins(self.purifier, {"": _RATE}) else {})
 
 
 class _Bypassed(nn.Module):
@@ -175,4 +175,4 @@ class SpikingClassifier(Undefended):
 
     def surrogates(self) -> dict[str, nn.Module]:
         """The same network, through each derivative."""
-        return stand_ins(self, self.derivatives)
+        return spiking_stand_ins(self, self.derivatives)

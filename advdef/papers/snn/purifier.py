@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from advdef.papers.snn.layers import over_time
 from advdef.papers.snn.neurons import Firing
 
-__all__ = ["UNIT", "Noise", "NoiseExtractor", "Purifier", "UNet"]
+__all__ = ["UNIT", "NoiseMap", "NoiseExtractor", "Purifier", "UNet"]
 
-Noise = Literal["magnitude", "signed", "none"]
+NoiseMap = Literal["magnitude", "signed", "none"]
 
 UNIT = 8 / 255
 """The noise map is in units of this many pixels: its square would vanish beside the other losses."""
@@ -47,7 +47,7 @@ class NoiseExtractor(nn.Module):
     "magnitude" is `|perturbation|`, kept positive by softplus; "signed" the perturbation itself.
     """
 
-    def __init__(self, channels: int, width: int, steps: int, activation: Activation, noise: Noise) -> None:
+    def __init__(self, channels: int, width: int, steps: int, activation: Activation, noise: NoiseMap) -> None:
         super().__init__()
         self.steps, self.noise = steps, noise
         self.body = _convolutions(channels, width, 4, activation)
@@ -117,13 +117,13 @@ class Purifier(nn.Module):
         extractor_width: int,
         steps: int = 4,
         spiking: bool = True,
-        noise: Noise = "magnitude",
+        noise: NoiseMap = "magnitude",
         threshold: float = 0.3,
         decay: float = 0.5,
     ) -> None:
         super().__init__()
-        if noise not in get_args(Noise):
-            raise ValueError(f"no noise map {noise!r}; there are {', '.join(get_args(Noise))}")
+        if noise not in get_args(NoiseMap):
+            raise ValueError(f"no noise map {noise!r}; there are {', '.join(get_args(NoiseMap))}")
         self.channels, self.noise = channels, noise
         steps = steps if spiking else 1
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from advdef.papers.snn.neurons import neurons_of, using
 from advdef.papers.snn.surrogates import Surrogate
 
-__all__ = ["Through", "stand_ins"]
+__all__ = ["Through", "spiking_stand_ins"]
 
 
 class Through(nn.Module):
@@ -32,7 +32,9 @@ class Through(nn.Module):
         return found
 
 
-def stand_ins(model: nn.Module, surrogates: Mapping[str, Surrogate | Mapping[str, Surrogate]]) -> dict[str, nn.Module]:
+def spiking_stand_ins(
+    model: nn.Module, surrogates: Mapping[str, Surrogate | Mapping[str, Surrogate]]
+) -> dict[str, nn.Module]:
     """One stand-in for each entry; none for a model without spiking layers, whose own gradient is exact."""
     try:
         neurons_of(model)

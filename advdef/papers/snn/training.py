@@ -17,7 +17,7 @@ from advdef.contract import check_frozen
 from advdef.data import Split
 from advdef.papers.snn.purifier import UNIT, Purifier
 from advdef.training import Recipe, cached_pairs, fit, train_at
-from advdef.training.pairs import attacked
+from advdef.training.pairs import attack_batch
 
 __all__ = ["Losses", "asymmetric", "charbonnier", "orthogonalise", "roughness", "train_purifier", "train_rat"]
 
@@ -121,7 +121,7 @@ def train_purifier(
     def fresh(network: Any, clean: Tensor, labels: Tensor) -> Tensor:
         whole = nn.Sequential(network, classifier)
         with torch.autocast(clean.device.type, enabled=False):
-            images = attacked(whole, clean, labels, recipe, generator=generator)[0]
+            images = attack_batch(whole, clean, labels, recipe, generator=generator)[0]
         return loss(network, images, clean)
 
     if end_to_end:

@@ -14,7 +14,7 @@ from advdef.papers.trn.maps import OracleMap
 from advdef.papers.trn.models import Restorer
 from advdef.taps import default_taps, tapped
 from advdef.training import Recipe, TrainingDiverged, cached_pairs, fit
-from advdef.training.pairs import attacked
+from advdef.training.pairs import attack_batch
 
 __all__ = ["map_of", "train_restorer"]
 
@@ -100,7 +100,7 @@ def train_restorer(
 
     def on_the_fly(network: nn.Module, clean: Tensor, labels: Tensor) -> Tensor:
         with torch.autocast(clean.device.type, enabled=False):
-            images = attacked(classifier, clean, labels, recipe, generator=generator)[0]
+            images = attack_batch(classifier, clean, labels, recipe, generator=generator)[0]
         return loss(network, images, clean, labels)
 
     known = cached_pairs(classifier, tail, recipe, seed=2 * pairs_seed + 1).split()
