@@ -141,8 +141,8 @@ def pgd(
     relative = min(1.0, 2.5 / max(1, steps)) if step_size is None else step_size
     return best_of_restarts(
         partial(steepest_ascent, relative=relative, momentum=momentum), model, images, labels, eps=eps, norm=norm,
-        steps=steps, restarts=restarts, loss=loss, targets=targets, any_wrong=any_wrong, random_start=random_start, start=start,
-        stop_early=stop_early, generator=generator,
+        steps=steps, restarts=restarts, loss=loss, targets=targets, any_wrong=any_wrong, random_start=random_start,
+        start=start, stop_early=stop_early, generator=generator,
     )  # fmt: skip
 
 
