@@ -512,8 +512,8 @@ notebook.table(
 # %% [markdown]
 # ## Three attackers
 #
-# The first two attackers run the attacks of Cleverhans, on the undefended network and through the deployed defence.
-# An attacker who knows of the quantiser has at least three ways around its missing gradient. **BPDA** {cite}`athalye2018obfuscated`
+# The first attacker replays the attacks of Cleverhans on the undefended network; the second runs them, and stronger ones,
+# through the deployed defence. One who knows of the quantiser has at least three ways around its missing gradient. **BPDA** {cite}`athalye2018obfuscated`
 # uses the hard layer forward and the slope of something smooth backward: the identity, or the soft layer at a hardness that
 # may grow during the attack. The **level-space attack** needs no slope of the quantiser: within eps, pixel $p$ can reach every level
 # between $Q(x_p - \varepsilon)$ and $Q(x_p + \varepsilon)$ and nothing else, so it searches that box of levels with the

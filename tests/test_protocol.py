@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks import carlini_wagner, suites
+from advdef.attacks import carlini_wagner, pgd, suites
 from advdef.data import Dataset
 from advdef.defenses import BitDepth, Undefended
 from advdef.evaluation import Outcome, direct, evaluate, three_attackers, three_curves
@@ -31,17 +31,20 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_the_first_two_run_one_suite_and_the_third_has_every_way_around(
-    network: nn.Module, asked: tuple[Tensor, Tensor]
-) -> None:
-    found = three_attackers(
-        BitDepth(network, 3), *asked, eps=0.05, generator=seeded(), transfer={"twin": network},
-        more={"again": partial(suites.cleverhans()["PGD"].func, steps=2)}, **CHEAP,
-    )  # fmt: skip
-    assert names(found["oblivious"]) == names(found["direct"]) == list(suites.cleverhans())
-    through = [f"{name} through straight-through" for name in suites.strong(steps=4)]
-    replayed = [f"{name} from twin" for name in suites.strong(steps=4)]
-    assert names(found["adaptive"]) == [*through, "noise", "again", "Square-20", *replayed]
+def test_each_attacker_has_more_ways_and_no_more_effort(network: nn.Module, asked: tuple[Tensor, Tensor]) -> None:
+    ordinary, powerful = list(suites.cleverhans()), list(suites.strong(steps=4))
+    replayed = [f"{name} from twin" for name in powerful]
+    more = {"again": partial(pgd, steps=2)}
+    for defence, through in {
+        BitDepth(network, 3): [f"{name} through straight-through" for name in powerful],
+        Undefended(network): [],  # the direct attacker has had them
+    }.items():
+        found = three_attackers(
+            defence, *asked, eps=0.05, generator=seeded(), transfer={"twin": network}, more=more, **CHEAP
+        )
+        assert names(found["oblivious"]) == ordinary
+        assert names(found["direct"]) == ordinary + powerful
+        assert names(found["adaptive"]) == [*through, "noise", "again", "Square-20", *replayed]
 
 
 @pytest.mark.parametrize("random", [False, True])
@@ -69,7 +72,13 @@ def test_the_first_two_are_what_evaluate_gives(network: nn.Module, asked: tuple[
     found = three_attackers(defence, *asked, eps=0.1, generator=seeded(3), **CHEAP)
     draws = seeded(3)
     torch.randint(2**62, (), generator=draws)  # the seed of the oblivious attacker
-    alone = evaluate(defence, direct(defence, "cleverhans"), *asked, eps=0.1, generator=draws)
+    alone = evaluate(
+        defence,
+        direct(defence, {**suites.cleverhans(), **suites.strong(steps=4, restarts=1)}),
+        *asked,
+        eps=0.1,
+        generator=draws,
+    )
     assert torch.equal(found["direct"].adversarial, alone.adversarial)
 
 
