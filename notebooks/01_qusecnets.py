@@ -93,7 +93,7 @@ plotting.use_style()
 # %%
 PROFILES = {
     "smoke": dict(
-        datasets=("digits",), train=1_297, epochs={1: 5, 3: 5}, seeds=2,
+        datasets=("digits",), train=700, epochs={1: 5, 3: 5}, seeds=2,
         robust_epochs=4, robust_steps=3, levels=(2, 4), level_seeds=1,
         images=100, adaptive_images=50, steps=8, restarts=1, queries=40,
         checks="fast",
