@@ -101,10 +101,11 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and types, and the files that GitHub and pre-commit read."""
+    """Check style, types and layers, and the files that GitHub and pre-commit read."""
     _run(session, "ruff", "check", ".")
     _run(session, "ruff", "format", "--check", ".")
     _run(session, "mypy")
+    _run(session, "lint-imports", "--no-cache")
     for schema, files in SCHEMAS.items():
         _run(session, "check-jsonschema", "--quiet", "--builtin-schema", schema, *map(str, files))
     _run(session, "zizmor", "--offline", "--quiet", "--persona", "pedantic", ".")
