@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from advdef.book.cache import cache_app
 from advdef.book.repository import PROFILES, InputError, check_profile, find
 from advdef.book.terminal import guarded, need, render_site, report_run, say, stop, tolerant
-from advdef.store.cache import cache_app
 
 if TYPE_CHECKING:
     from advdef.book.run import Execution
