@@ -12,7 +12,8 @@ import yaml
 from advdef.statistics import Interval
 
 __all__ = [
-    "SOURCES", "Claim", "Condition", "Rule", "Verdict", "VerdictWord", "all_claims", "badge", "claims", "decide", "rule",
+    "SOURCES", "Claim", "Condition", "Rule", "Verdict", "VerdictWord", "all_claims", "badge", "claims", "decide",
+    "rule",
 ]  # fmt: skip
 
 VerdictWord = Literal["supported", "partly", "not supported", "not testable here"]

@@ -1,4 +1,4 @@
-"""The five papers: what they are called, where they live, and which row of their page's record is the defence itself."""
+"""The five papers: their names, rooms and rules, and which row of their page's record is the defence itself."""
 
 import importlib
 from dataclasses import dataclass
@@ -29,8 +29,8 @@ class Paper:
 
 PAPERS: tuple[Paper, ...] = (
     Paper("qusecnets", "qusecnets", "QuSecNets", "1811.01437", "01_qusecnets", "TQ", "TQ", "undefended", "AT"),
-    Paper("neuron_sensitivity", "sensitivity", "Neuron sensitivity", "1909.06978", "02_neuron_sensitivity", "SNS", "SNS",
-          "standard", "AT"),
+    Paper("neuron_sensitivity", "sensitivity", "Neuron sensitivity", "1909.06978", "02_neuron_sensitivity", "SNS",
+          "SNS", "standard", "AT"),
     Paper("nip", "nip", "NIP", "2112.13060", "03_nip", "NIP", "V2 mean-logit", "none", "AT"),
     Paper("trn", "trn", "TRN", "2202.01117", "04_trn", "TRN", "TRN", "none", "Fast-AT"),
     Paper("snn_purification", "snn", "SNN purification", "2404.17092", "05_snn_purification", "purifier", "purifier",
