@@ -10,6 +10,7 @@ from advdef.papers.nip.repair import Repair
 from advdef.statistics import Interval, mean_interval, paired_difference
 
 __all__ = [
+    "LABEL_FREE",
     "Shifts",
     "adapts_to_the_size",
     "gains_under_adaptive_attack",
@@ -22,6 +23,12 @@ __all__ = [
 
 Shifts = Mapping[str, Mapping[str, Mapping[str, Tensor]]]
 """By network and attack, what :func:`advdef.papers.nip.measure.front_and_tail_shifts` finds, (N,) each."""
+LABEL_FREE = (
+    "V1 self", "V1 minus", "V2 pred", "V2 majority", "V2 mean-logit", "V2 max-confidence", "V2 self-confidence",
+    "V3 confidence", "V3 recovery",
+)  # fmt: skip
+"""The variants that know no label, by their names on the page; each has one step."""
+
 Rates = Mapping[str, Mapping[str, Tensor]]
 """By network and defence, the success rate of each image (N,), NaN where no attack fooled the classifier on it."""
 
@@ -64,21 +71,19 @@ def lowers_front_and_raises_tail(shifts: Shifts) -> list[Condition]:
 
 
 @rule("nip-C3")
-def restores_nearly_all(
-    variants: Mapping[str, Mapping[str, Repair]], baselines: Mapping[str, Mapping[str, Repair]]
-) -> list[Condition]:
+def restores_nearly_all(repaired: Mapping[str, Mapping[str, Repair]]) -> list[Condition]:
     """For each network, for PGD-min and for PGD with the main eps, steps chosen on training images (at most one point
     of benign accuracy): the best label-free variant of that cost restores at least 90 % of the fooled images, is right
     on more images than the best baseline of that cost (paired 95 % interval above zero), and keeps benign test accuracy
     (interval above -3 points).
 
-    Both map a case, "network, attack", to what each defence of that cost makes of the same images.
+    ``repaired`` has, by case ("network, attack"), what each defence of that cost makes of the same images.
     """
     conditions = []
-    for case in variants:
-        best, rival = (_best(group[case], lambda found: int(found.defended.sum())) for group in (variants, baselines))
-        ours = variants[case][best]
-        lead = paired_difference(ours.defended, baselines[case][rival].defended)
+    for case, found in repaired.items():
+        best, rival = _best(found, lambda result: int(result.defended.sum()))
+        ours = found[best]
+        lead = paired_difference(ours.defended, found[rival].defended)
         kept = paired_difference(ours.benign, ours.clean)
         holds = ours.dsr is not None and ours.dsr.value >= 0.9 and lead.low > 0 and kept.low > -0.03
         number = f"restores {ours.dsr} %, {lead:+} points against {rival}, benign {kept:+}"
@@ -87,58 +92,60 @@ def restores_nearly_all(
 
 
 @rule("nip-C4")
-def adapts_to_the_size(right: Mapping[str, Mapping[str, Mapping[str, Tensor]]]) -> list[Condition]:
+def adapts_to_the_size(
+    right: Mapping[str, Mapping[str, Mapping[str, Tensor]]], fixed: Mapping[str, str]
+) -> list[Condition]:
     """For each network, under PGD with the main eps and with twice that: V2 by mean logit with the stability rule is
     right on more images than the undefended classifier, and than with the one fixed step chosen on training images
     (paired 95 % intervals above zero).
 
-    ``right`` has hits (N,) by network, eps ("0": benign) and defence: "none", "stable step" and the name of that step.
+    ``right`` has hits (N,) by network, eps ("0": benign) and defence: "none", "stable step" and what ``fixed`` calls
+    the one step of that network.
     """
     conditions = []
     for network, by_eps in right.items():
-        (step,) = by_eps["0"].keys() - {"none", "stable step"}
+        step = fixed[network]
         benign = " and ".join(f"{100 * by_eps['0'][k].float().mean():.1f}" for k in ("stable step", step))
         for eps, hits in by_eps.items():
             if eps != "0":
-                plain, fixed = (paired_difference(hits["stable step"], hits[k]) for k in ("none", step))
-                number = f"{plain:+} against undefended, {fixed:+} against {step} (benign {benign} %)"
-                conditions.append(Condition(f"{network}, eps {eps}", plain.low > 0 and fixed.low > 0, number))
+                gain, lead = (paired_difference(hits["stable step"], hits[k]) for k in ("none", step))
+                number = f"{gain:+} against undefended, {lead:+} against {step} (benign {benign} %)"
+                conditions.append(Condition(f"{network}, eps {eps}", gain.low > 0 and lead.low > 0, number))
     return conditions
 
 
 @rule("nip-C5")
-def leads_over_eleven_attacks(variants: Rates, baselines: Rates) -> list[Condition]:
+def leads_over_eleven_attacks(rates: Rates) -> list[Condition]:
     """For each network, over the eleven attacks: the success rate of the best label-free variant exceeds that of the
     best baseline, both among those that cost at most one point on benign training images (paired 95 % interval over
     images above zero).
     """
-    return _lead(variants, baselines)
+    return _lead(rates)
 
 
 @rule("nip-C6")
-def leads_over_thirteen_attacks(variants: Rates, baselines: Rates) -> list[Condition]:
+def leads_over_thirteen_attacks(rates: Rates) -> list[Condition]:
     """As C5, with Square and PGD on the margin at the main eps in place of the two attacks that are not known to us."""
-    return _lead(variants, baselines)
+    return _lead(rates)
 
 
 @rule("nip-C9")
 def gains_under_adaptive_attack(
-    variants: Mapping[str, Mapping[str, Tensor]],
-    others: Mapping[str, Mapping[str, Tensor]],
-    over_seeds: Mapping[str, Interval],
+    robust: Mapping[str, Mapping[str, Tensor]], over_seeds: Mapping[str, Interval]
 ) -> list[Condition]:
     """For each network, at half the main eps: each label-free variant that meets the adaptive attacker is right on more
     images than the undefended classifier under attack, and than a bank of white noise decided by mean logit (paired
     95 % intervals over images above zero); on the first data set also V2 by mean logit against the undefended
     classifier, over all seeds.
 
-    ``variants`` and ``others``, which they are compared with, have hits (N,) by network and defence; ``over_seeds`` has
-    the gain of V2 by network.
+    ``robust`` has hits (N,) by network and defence, where the white noise may be missing; ``over_seeds`` has the gain
+    of V2 by network.
     """
     conditions = []
-    for network, found in variants.items():
-        for name, robust in found.items():
-            gains = {other: paired_difference(robust, hits) for other, hits in others[network].items()}
+    for network, found in robust.items():
+        others = {name: found[name] for name in ("none", "random bank, mean-logit") if name in found}
+        for name in [name for name in LABEL_FREE if name in found]:
+            gains = {other: paired_difference(found[name], hits) for other, hits in others.items()}
             number = ", ".join(f"{gain:+} against {other}" for other, gain in gains.items())
             conditions.append(Condition(f"{network}, {name}", all(gain.low > 0 for gain in gains.values()), number))
     return conditions + [
@@ -158,14 +165,16 @@ def _in_most(what: str, margins: list[list[Tensor]]) -> Condition:
     return Condition(what, bool(margins) and good >= 0.9 * len(margins), f"{good} of {len(margins)} attacks")
 
 
-def _best(group: Mapping[str, Result], score: Callable[[Result], float]) -> str:
-    return max(group, key=lambda name: score(group[name]))
+def _best(found: Mapping[str, Result], score: Callable[[Result], float]) -> tuple[str, str]:
+    """The best of the variants and the best of the other defences, by their names; of equals the first."""
+    ranked = sorted(found, key=lambda name: -score(found[name]))
+    return next(n for n in ranked if n in LABEL_FREE), next(n for n in ranked if n not in LABEL_FREE)
 
 
-def _lead(variants: Rates, baselines: Rates) -> list[Condition]:
+def _lead(rates: Rates) -> list[Condition]:
     conditions = []
-    for network in variants:
-        best, rival = (_best(group[network], lambda rate: rate.nanmean().item()) for group in (variants, baselines))
-        lead = mean_interval(variants[network][best] - baselines[network][rival])
+    for network, found in rates.items():
+        best, rival = _best(found, lambda rate: rate.nanmean().item())
+        lead = mean_interval(found[best] - found[rival])
         conditions.append(Condition.above(f"{network}, best variant ({best}) − best baseline ({rival})", lead, 0.0))
     return conditions
