@@ -1,4 +1,4 @@
-"""The three attackers of the page on NIP, who have one suite, and six tests of whether their attacks work."""
+"""The attacks of the page on NIP, its three attackers, who have one suite, and six tests of whether they work."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -7,13 +7,31 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks import apgd, pgd, square
-from advdef.attacks.suites import Suite
+from advdef.attacks import apgd, fgsm, mim, minimal, pgd, square
+from advdef.attacks.attack import Attack, Suite
 from advdef.defenses.base import Defense
 from advdef.defenses.transforms import Preprocessed
 from advdef.evaluation import Attempt, Outcome, Threat, adaptive, direct, evaluate, evaluate_curve, oblivious
 
-__all__ = ["six_tests", "suite_of", "threat_curves", "three_threats"]
+__all__ = ["fixed_suite", "pgd_min", "six_tests", "suite_of", "threat_curves", "three_threats"]
+
+
+def pgd_min(*, trials: int, steps: int) -> Attack:
+    """PGD with the smallest eps that fools the classifier, found in so many halvings; it stops on the boundary."""
+    return partial(minimal, attack=partial(pgd, steps=steps, stop_early=True), trials=trials)
+
+
+def fixed_suite(*, steps: int, queries: int) -> Suite:
+    """Attacks that use all of their budget and go past the boundary."""
+    return {
+        "FGSM": partial(fgsm),
+        "PGD": partial(pgd, steps=steps),
+        "MI-FGSM, fixed": partial(mim, steps=steps),
+        "PGD, margin": partial(pgd, steps=steps, loss="margin"),
+        "APGD": partial(apgd, steps=steps),
+        "APGD, DLR": partial(apgd, steps=steps, loss="dlr"),
+        "Square": partial(square, queries=queries),
+    }
 
 
 def suite_of(steps: int) -> Suite:

@@ -1,6 +1,6 @@
 """What attacks move, what the released protocol restores and its controls do, and what a defence may cost."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import nan
@@ -30,6 +30,7 @@ __all__ = [
     "front_and_tail_maps",
     "front_and_tail_shifts",
     "influence_facts",
+    "open_settings",
     "oracle_and_controls",
     "reach",
     "under_settings",
@@ -170,6 +171,25 @@ def bank_cosines(model: nn.Module, images: Tensor, bank: DirectionBank, *others:
     return [torch.cosine_similarity(own, b.directions.flatten(1)[:, None], dim=2) for b in (bank, *others)]
 
 
+def open_settings(taps: Sequence[str], *, front: int) -> dict[str, dict[str, Any]]:
+    """What the definitions leave open, as settings of :func:`advdef.papers.nip.influence.inverse_direction`, by name.
+
+    ``taps`` are the layers that the network declares, ``front`` a number of features of which a front may consist.
+    """
+    return {
+        "default": {},
+        "probability instead of the logit": {"score": "probability"},
+        "tail: the other script's slice": {"tail_slice": "skipping"},
+        "front and tail 1": {"front": 1, "tail": 1},
+        "front 1, tail 5 (released)": {"front": 1, "tail": 5},
+        "front and tail 10": {"front": 10, "tail": 10},
+        f"front and tail {front}": {"front": front, "tail": front},
+        "front and tail 5 %": {"front": 0.05, "tail": 0.05},
+        f"layer {taps[-2]} (the last maps)": {"layer": taps[-2]},
+        f"layer {taps[0]} (the first maps)": {"layer": taps[0]},
+    }
+
+
 def under_settings(
     model: nn.Module,
     sample: Tensor,
@@ -183,7 +203,7 @@ def under_settings(
     """What other settings of :func:`advdef.papers.nip.influence.inverse_direction` change.
 
     First the mean cosine of the directions of a ``sample`` (M, C, H, W) to those of the default settings. Then, of
-    images (N, C, H, W) that the classifier has right, the shares that are right at ``step``: of the ``attacked``
+    images (N, C, H, W) that the classifier has right, the percentages that are right at ``step``: of the ``attacked``
     versions by V0 and by V1, and of the images themselves by V1.
     """
     default, changed = (inverse_direction(model, sample, **chosen).flatten(1) for chosen in ({}, settings))
@@ -193,9 +213,9 @@ def under_settings(
     for attack, partners in attacked.items():
         restored = told(partners, clean_prediction=labels, directions=[twin]).argmax(1) == labels
         repaired = repair(own, images, partners, labels)
-        found[f"{attack}: right with V0"] = float(restored.float().mean())
-        found[f"{attack}: right with V1"] = repaired.robust.value
-        found["benign with V1"] = repaired.benign_accuracy.value
+        found[f"{attack}: right with V0"] = float(100 * restored.float().mean())
+        found[f"{attack}: right with V1"] = 100 * repaired.robust.value
+        found["benign with V1"] = 100 * repaired.benign_accuracy.value
     return float(torch.cosine_similarity(default, changed).mean()), found
 
 

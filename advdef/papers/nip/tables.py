@@ -10,7 +10,17 @@ from advdef.papers.nip.repair import Repair
 from advdef.statistics import Interval, mcnemar, mean_interval, paired_difference, wilson
 from advdef.training import Training
 
-__all__ = ["cost_row", "oracle_row", "percent", "reach_row", "repair_row", "shift_row", "threat_row", "training_row"]
+__all__ = [
+    "cost_row",
+    "oracle_row",
+    "percent",
+    "reach_row",
+    "repair_row",
+    "shift_row",
+    "threat_row",
+    "training_row",
+    "without_row",
+]
 
 Row = dict[str, str]
 
@@ -24,7 +34,7 @@ def percent(found: Tensor | Interval | None) -> str:
     """
     if found is None:
         return "–"
-    return f"{100 * (found.value if isinstance(found, Interval) else float(found.float().mean())):.1f}"
+    return f"{100 * (found.value if isinstance(found, Interval) else found.float().mean()):.1f}"
 
 
 def training_row(done: Training, right: Tensor) -> Row:
@@ -63,17 +73,35 @@ def oracle_row(found: Mapping[str, Tensor]) -> Row:
     return row | {"McNemar p": f"{test.p:.2g}"}
 
 
+def without_row(
+    smallest: Mapping[str, Tensor], alone: Interval | None, fixed: Mapping[str, Tensor], *, eps: str
+) -> Row:
+    """What V0 restores of PGD-min, and what is left of that without its direction, its answer, both, and at fixed eps.
+
+    ``smallest`` and ``fixed`` (empty: PGD with that ``eps`` fools nobody) are what
+    :func:`advdef.papers.nip.measure.oracle_and_controls` finds, ``alone`` is the success of V1 with V0's settings.
+    """
+    shares = {
+        "V0, as released": smallest["V0 oracle"],
+        "noise instead of the direction": smallest["white noise, oracle sign"],
+        "V0 without the answer's sign": smallest["V0, plus only"],
+        "own image's direction, no answer (V1)": alone,
+        f"V0, attack with fixed eps {eps}": fixed.get("V0 oracle"),
+    }
+    return {f"{head} %": percent(share) for head, share in shares.items()}
+
+
 def repair_row(found: Mapping[str | float, Repair], budgets: tuple[float, float, float]) -> Row:
     """What a defence makes of benign images, of "PGD-min", and of PGD at half the main eps, that eps and twice that."""
     smallest, half = found["PGD-min"], found[budgets[0]]
     row = {
         "benign accuracy %": f"{smallest.benign_accuracy}",
-        "benign labels changed %": f"{100 * smallest.changed.value:.1f}",
+        "benign labels changed %": percent(smallest.changed),
         "PGD-min: DSR %": f"{smallest.dsr or '–'}",
         "(released count) %": f"{smallest.dsr_released}",
     }
     for size, eps in zip(("half", "main", "twice"), budgets, strict=True):
-        row[f"PGD, {size} eps: right %"] = percent(found[eps].defended)
+        row[f"PGD, {size} eps: right %"] = percent(found[eps].robust)
     return row | {"damage %": percent(half.damage)}
 
 
