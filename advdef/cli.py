@@ -17,7 +17,6 @@ import typer
 
 from advdef.book.repository import PROFILES, InputError, check_profile, find
 from advdef.book.terminal import guarded, need, render_site, report_run, say, stop, tolerant
-from advdef.store.cache import cache_app
 
 if TYPE_CHECKING:
     from advdef.book.run import Execution
@@ -32,7 +31,6 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: what is here, download, bundles for other machines.")
 app.add_typer(data_app, name="data")
-app.add_typer(cache_app, name="cache")
 
 Papers = Annotated[
     list[str] | None,
@@ -172,6 +170,16 @@ def verdicts(
     typer.echo(
         verdict_lines(found) if found else "no verdicts: run `advdef reproduce` first, or ask for --committed ones"
     )
+
+
+@app.command(
+    "cache", add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True}
+)
+def cache(context: typer.Context) -> None:
+    """What is kept of trainings and attacks: list, verify, clear."""
+    from advdef.store.cache import cache_app
+
+    cache_app(context.args, prog_name=context.command_path)
 
 
 @data_app.command("list")

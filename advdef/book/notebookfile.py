@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advdef.book.files import replacing
 from advdef.book.repository import InputError
+from advdef.store.files import replacing
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

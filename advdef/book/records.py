@@ -16,11 +16,11 @@ from typing import Any, Literal
 import torch
 
 import advdef
-from advdef.book.files import naming
 from advdef.data import Dataset
 from advdef.evaluation import Outcome, Threat
 from advdef.statistics import Interval, wilson
 from advdef.store import tally, write_atomically
+from advdef.store.files import naming
 
 __all__ = ["Kind", "Run", "provenance", "record", "results_folder"]
 

@@ -17,10 +17,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advdef.book.files import explained, held, naming, replace_folder, replacing
 from advdef.book.kernel import Ended, environment_of, kernel_manager, refuse_to_end
 from advdef.book.notebookfile import UNKNOWN, first_difference, parameter_defaults, read_executed, read_pair, unexecuted
 from advdef.book.repository import InputError, Profile, Repository
+from advdef.store.files import explained, held, naming, replace_folder, replacing
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -74,8 +74,8 @@ def reproduce(
     Page and records of an earlier such run are replaced, together, when the notebook has succeeded; both bear the id of
     the run. One that was interrupted or failed keeps its evaluations, and the next one goes on from them. `parameters`
     are further notebook parameters (dataset, seed, device); `threads` how many the notebook may use (default: torch's
-    choice). Raises `InputError` for an unknown paper or parameter, and where another process is at the same run; a
-    failing cell is no exception, but the `failure` of the result.
+    choice). Raises `InputError` for an unknown paper or parameter, and HeldError where another process is at the same
+    run; a failing cell is no exception, but the `failure` of the result.
     """
     ((paper, path),) = repository.select([paper]).items()
     notebook = read_pair(path)

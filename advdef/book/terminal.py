@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, ParamSpec
 
 import typer
 
-from advdef.book.files import explained
 from advdef.book.repository import InputError, Repository
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ P = ParamSpec("P")
 
 
 def guarded(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn errors that the user can mend into one line and an exit code: 2 for the input, 1 for the disk."""
+    """Turn errors that the user can mend into one line and an exit code: 2 for the input, 1 for disk and locks."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -34,6 +33,8 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         except BrokenPipeError:  # whoever read the output has gone
             raise
         except OSError as error:
+            from advdef.store.files import explained
+
             raise stop(explained(error), 1) from error
 
     return run
