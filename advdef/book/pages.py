@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, get_args
 
-from advdef.book.cards import Record, cards
+from advdef.book.cards import cards
+from advdef.book.recordfile import Record
 from advdef.claims import SOURCES, VerdictWord, all_claims, badge
 
 __all__ = ["Page", "generated"]

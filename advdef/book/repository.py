@@ -14,6 +14,7 @@ __all__ = ["PROFILES", "InputError", "Profile", "Repository", "check_profile", "
 Profile = Literal["smoke", "laptop", "paper"]
 
 PROFILES: tuple[Profile, ...] = get_args(Profile)
+"""From the smallest to the largest."""
 
 _NOTEBOOK = re.compile(r"\d\d_(?P<paper>\w+)")
 
