@@ -35,6 +35,17 @@ OLDEST, NEWEST = (3, 11), (3, 13)
 # each core has a worker; tests/conftest.py says what is one worker's
 PYTEST = ("pytest", "-n", "auto", "--dist", "loadscope", "--no-loadscope-reorder")
 
+# The schemas that files have to fit; check-jsonschema brings them along.
+WORKFLOWS = [*ROOT.glob(".github/workflows/*.yml")]
+SCHEMAS = {
+    "vendor.github-workflows": WORKFLOWS,
+    "custom.github-workflows-require-timeout": WORKFLOWS,
+    "vendor.github-issue-forms": [f for f in ROOT.glob(".github/ISSUE_TEMPLATE/*.yml") if f.name != "config.yml"],
+    "vendor.github-issue-config": [ROOT / ".github" / "ISSUE_TEMPLATE" / "config.yml"],
+    "vendor.dependabot": [ROOT / ".github" / "dependabot.yml"],
+    "vendor.citation-file-format": [ROOT / "CITATION.cff"],
+}
+
 # nox itself would make one environment per session; "none" leaves that to `environment`.
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["reproduce"]
@@ -90,10 +101,15 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and types."""
+    """Check style, types and layers, and the files that GitHub and pre-commit read."""
     _run(session, "ruff", "check", ".")
     _run(session, "ruff", "format", "--check", ".")
     _run(session, "mypy")
+    _run(session, "lint-imports", "--no-cache")
+    for schema, files in SCHEMAS.items():
+        _run(session, "check-jsonschema", "--quiet", "--builtin-schema", schema, *map(str, files))
+    _run(session, "zizmor", "--offline", "--quiet", "--persona", "pedantic", ".")
+    _run(session, "pre-commit", "validate-config")
 
 
 @nox.session

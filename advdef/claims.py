@@ -1,7 +1,8 @@
-"""Claims of the papers and how a run decides them."""
+"""Claims of the papers, the rules that decide them, and the verdicts that a run gives."""
 
+import inspect
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any, Literal
@@ -10,7 +11,10 @@ import yaml
 
 from advdef.statistics import Interval
 
-__all__ = ["SOURCES", "Claim", "Condition", "Verdict", "VerdictWord", "all_claims", "badge", "claims", "decide"]
+__all__ = [
+    "SOURCES", "Claim", "Condition", "Rule", "Verdict", "VerdictWord", "all_claims", "badge", "claims", "decide",
+    "rule",
+]  # fmt: skip
 
 VerdictWord = Literal["supported", "partly", "not supported", "not testable here"]
 
@@ -23,13 +27,14 @@ class Claim:
     """A sentence of a paper that a run can decide.
 
     ``source`` says where it stands: "paper", "inferred" (implied by the paper) or "secondary" (told by somebody else).
+    ``decided_by`` says how it is decided, or why not, where no :class:`Rule` does.
     """
 
     id: str
     paper: str
     sentence: str
     source: Literal["paper", "inferred", "secondary"]
-    decided_by: str
+    decided_by: str = ""
     datasets: tuple[str, ...] = ()  # empty: any
 
     def about(self, dataset: str) -> bool:
@@ -54,6 +59,39 @@ class Condition:
     def above(cls, what: str, interval: Interval, bound: float) -> "Condition":
         """The whole 95 % interval lies above ``bound``."""
         return cls(what, interval.low > bound, f"{interval:+}")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a claim is decided: a pure function of results, which gives the conditions that must hold.
+
+    It stands in ``advdef/papers/<room>/verdicts.py``; the first paragraph of its docstring is what the site prints.
+    """
+
+    claim: str
+    function: Callable[..., Iterable[Condition]]
+
+    def __call__(self, *results: Any, **more: Any) -> tuple[Condition, ...]:
+        """The conditions of the claim on these results."""
+        return tuple(self.function(*results, **more))
+
+    @property
+    def text(self) -> str:
+        """The rule in words."""
+        return " ".join((inspect.getdoc(self.function) or "").partition("\n\n")[0].split())
+
+
+def rule(claim: str) -> Callable[[Callable[..., Iterable[Condition]]], Rule]:
+    """Make a function the rule of the claim of this id.
+
+    >>> @rule("x-1")
+    ... def falls(before: float, after: float) -> list[Condition]:
+    ...     '''Accuracy under attack falls.'''
+    ...     return [Condition("fall", after < before, f"{after - before:+.2f}")]
+    >>> falls.text, falls(0.9, 0.5)
+    ('Accuracy under attack falls.', (Condition(what='fall', holds=True, number='-0.40'),))
+    """
+    return lambda function: Rule(claim, function)
 
 
 @dataclass(frozen=True)

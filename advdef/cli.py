@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from advdef.book.cache import cache_app
 from advdef.book.repository import PROFILES, InputError, check_profile, find
 from advdef.book.terminal import guarded, need, render_site, report_run, say, stop, tolerant, verdict_lines
 
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: what is here, download, bundles for other machines.")
 app.add_typer(data_app, name="data")
+app.add_typer(cache_app, name="cache")
 
 Papers = Annotated[
     list[str] | None,
@@ -168,16 +170,6 @@ def verdicts(
     records = [record for results, name in places for record in read_records(results, profile=name)]
     found = verdict_lines(record for record in records if record["paper"] in selected)
     typer.echo(found or "no verdicts: run `advdef reproduce` first, or ask for --committed ones")
-
-
-@app.command(
-    "cache", add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True}
-)
-def cache(context: typer.Context) -> None:
-    """What is kept of trainings and attacks: list, verify, clear."""
-    from advdef.store.cache import cache_app
-
-    cache_app(context.args, prog_name=context.command_path)
 
 
 @data_app.command("list")

@@ -58,7 +58,7 @@ import numpy as np
 import pandas as pd
 import torch
 from advdef import checks, plotting
-from advdef.attacks import square, suites
+from advdef.attacks import suites
 from advdef.book import page as notebook
 from advdef.book.page import show_eps
 from advdef.book.records import Run, record
@@ -67,12 +67,11 @@ from advdef.data import load
 from advdef.defenses import Undefended
 from advdef.evaluation import (
     Attempt,
-    adaptive,
     correct,
     direct,
     evaluate,
-    evaluate_curve,
     oblivious,
+    three_curves,
 )
 from advdef.models import CleverhansCNN
 from advdef.papers.qusecnets.certificate import certified
@@ -80,7 +79,7 @@ from advdef.papers.qusecnets.defence import Quantized, through_identity
 from advdef.papers.qusecnets.quantizer import Quantizer, kmeans_thresholds
 from advdef.papers.qusecnets.training import train_quantized
 from advdef.statistics import paired_difference, wilson
-from advdef.training import train_adversarial, train_standard, trained
+from advdef.training import train_at, train_standard, trained
 from tqdm import tqdm
 
 plotting.use_style()
@@ -94,7 +93,7 @@ plotting.use_style()
 # %%
 PROFILES = {
     "smoke": dict(
-        datasets=("digits",), train=1_297, epochs={1: 5, 3: 5}, seeds=2,
+        datasets=("digits",), train=700, epochs={1: 5, 3: 5}, seeds=2,
         robust_epochs=4, robust_steps=3, levels=(2, 4), level_seeds=1,
         images=100, adaptive_images=50, steps=8, restarts=1, queries=40,
         checks="fast",
@@ -216,7 +215,10 @@ VARIANTS = {
         partial(train_quantized, scheme="joint", hardness=None),
     ),
 }
-ROBUST = dict(epochs=P["robust_epochs"], steps=P["robust_steps"])
+ROBUST = dict(
+    epochs=P["robust_epochs"], steps=P["robust_steps"], step_size=2.5 / P["robust_steps"],
+    eps_ramp=P["robust_epochs"] // 2,
+)  # fmt: skip
 
 
 def network(data):
@@ -250,14 +252,14 @@ for name, data in studies.items():
         done |= {variant: train_variant(data, variant, levels, s) for variant in chosen}
         if s == seed:
             done["AT"] = trained(
-                partial(network, data), train_adversarial, data, seed=s, **robust
+                partial(network, data), train_at, data, seed=s, **robust
             )
             done["AT + CQ"] = trained(
                 lambda: Quantized(network(data), Quantizer(levels)),
-                train_adversarial,
+                train_at,
                 data,
                 seed=s,
-                target=through_identity,
+                through=through_identity,
                 **robust,
             )
         plain = done["undefended"].model
@@ -510,7 +512,8 @@ notebook.table(
 # %% [markdown]
 # ## Three attackers
 #
-# An attacker who knows of the quantiser has at least three ways around its missing gradient. **BPDA** {cite}`athalye2018obfuscated`
+# The first attacker replays the attacks of Cleverhans on the undefended network; the second runs them, and stronger ones,
+# through the deployed defence. One who knows of the quantiser has at least three ways around its missing gradient. **BPDA** {cite}`athalye2018obfuscated`
 # uses the hard layer forward and the slope of something smooth backward: the identity, or the soft layer at a hardness that
 # may grow during the attack. The **level-space attack** needs no slope of the quantiser: within eps, pixel $p$ can reach every level
 # between $Q(x_p - \varepsilon)$ and $Q(x_p + \varepsilon)$ and nothing else, so it searches that box of levels with the
@@ -534,30 +537,15 @@ curves = {}  # data set -> seed -> name -> threat -> eps -> outcome
 for name, data in studies.items():
     batch = notebook.sample(data.test, P["adaptive_images"])
     images, labels, grid = batch.float_images(), batch.labels, CURVE[data.shape[0]]
-    powerful = suites.strong(steps=P["steps"], restarts=P["restarts"])
-    blind = {"Square": partial(square, queries=P["queries"])}
     for s, ready in defences[name].items():
         wanted = (*SHOWN, "bit depth") if s == seed else ("CQ", "TQ")
         for k in tqdm(wanted, desc=f"{name}, seed {s}", leave=False):
-            defence, draws = ready[k], torch.Generator().manual_seed(s)
-            run_curve = partial(
-                evaluate_curve,
-                defence,
-                images=images,
-                labels=labels,
-                generator=draws,
-                resume=RESUME,
-            )
-            obl = run_curve({eps: oblivious(defence, suite) for eps in grid})
-            dire = run_curve({eps: direct(defence, powerful) for eps in grid})
             twin = {} if k == "undefended" else {"undefended twin": ready["undefended"]}
-            known = dict(steps=P["steps"], extra=blind, transfer=twin)
-            tried = {eps: adaptive(defence, powerful, eps=eps, **known) for eps in grid}
-            found = {
-                "oblivious": obl,
-                "direct": dire,
-                "adaptive": run_curve(tried, known=(obl, dire)),
-            }
+            found = three_curves(
+                ready[k], images, labels, budgets=grid, generator=torch.Generator().manual_seed(s),
+                steps=P["steps"], restarts=P["restarts"], queries=P["queries"], transfer=twin,
+                resume=RESUME,
+            )  # fmt: skip
             curves.setdefault(name, {}).setdefault(s, {})[k] = found
             for threat, outcomes in found.items():
                 for outcome in outcomes.values():

@@ -63,14 +63,12 @@ from advdef.data import load
 from advdef.defenses import Undefended
 from advdef.evaluation import (
     Attempt,
-    adaptive,
     correct,
     cost,
     direct,
     evaluate,
-    evaluate_curve,
     multiply_adds,
-    oblivious,
+    three_curves,
 )
 from advdef.models import ResNet18, SmallResNet
 from advdef.papers.nip.bank import fit_bank
@@ -283,41 +281,22 @@ notebook.table(
 #
 # The rules are those of [the protocol](../book/protocol.md): the **oblivious** attacker crafts on the undefended classifier, with four ordinary attacks; the **direct** one has those and stronger ones, all with the gradient that the deployed
 # defence gives; the **adaptive** one runs the stronger ones on every surrogate, has attacks made for this defence, images replayed from the undefended and from the adversarially trained
-# network, Square, and all that the other two found. So from *direct* to *adaptive* only the knowledge of the defence, and what needs no gradient, is added. An image is robust when nothing broke it.
+# network, noise and Square, and all that the other two found. So from *direct* to *adaptive* only the knowledge of the defence, and what needs no gradient, is added. An image is robust when nothing broke it.
 
 # %% tags=["hide-input"]
-WEAK = suites.cleverhans()
-STRONG = suites.strong(steps=P["steps"], restarts=P["restarts"])
-EXTRA = {f"Square-{P['queries']}": partial(square, queries=P["queries"])}
 SOURCES = {"undefended": PLAIN, "AT": at}
-
-
-def knowing(defence, eps, transfer):
-    """What the adaptive attacker adds; without surrogates the strong suite would only run a second time."""
-    every = adaptive(
-        defence, STRONG, eps=eps, steps=P["steps"], transfer=transfer, extra=EXTRA
-    )
-    return [a for a in every if not a.name.endswith("through defence")]
-
-
 clean_test = notebook.sample(data.test, 2_000)
 CURVES, CLEAN = {}, {}
 for k, defence in tqdm(DEFENCES.items(), desc="three attackers", leave=False):
     CLEAN[k] = correct(defence, clean_test.float_images(), clean_test.labels)
     run.add_clean(CLEAN[k], defence=k, model=P["network"])
-    transfer = {n: m for n, m in SOURCES.items() if n != k}
-    tried = {
-        "oblivious": {e: oblivious(defence, WEAK) for e in BUDGETS},
-        "direct": {e: direct(defence, WEAK | STRONG) for e in BUDGETS},
-        "adaptive": {e: knowing(defence, e, transfer) for e in BUDGETS},
-    }
-    CURVES[k] = {}
-    for threat, attempts in tried.items():
-        CURVES[k][threat] = evaluate_curve(
-            defence, attempts, X, Y, generator=draws(2), resume=RESUME,
-            known=list(CURVES[k].values()) if threat == "adaptive" else (),
-        )  # fmt: skip
-        for outcome in CURVES[k][threat].values():
+    CURVES[k] = three_curves(
+        defence, X, Y, budgets=BUDGETS, generator=draws(2), steps=P["steps"],
+        restarts=P["restarts"], queries=P["queries"], resume=RESUME,
+        transfer={n: m for n, m in SOURCES.items() if n != k},
+    )  # fmt: skip
+    for threat, curve in CURVES[k].items():
+        for outcome in curve.values():
             run.add(outcome, defence=k, threat=threat, model=P["network"], part="curve")
 MAIN = {k: {t: CURVES[k][t][EPS] for t in THREATS} for k in DEFENCES}
 
@@ -407,7 +386,7 @@ for k, defence in tqdm(DEFENCES.items(), desc="kinds", leave=False):
     attempts = [
         Attempt("replayed", FAST["PGD"], SOURCES["undefended"]),
         Attempt("direct", FAST["PGD"], defence), *through, *own,
-        Attempt("Square", EXTRA[f"Square-{P['queries']}"], defence),
+        Attempt("Square", partial(square, queries=P["queries"]), defence),
         Attempt("noise", partial(uniform_noise, draws=20), defence),
     ]  # fmt: skip
     outcome = evaluate(
@@ -489,7 +468,7 @@ CARD = dict(
 shown = {}
 for k, defence in tqdm(DEFENCES.items(), desc="checks", leave=False):
     single = evaluate(
-        defence, direct(defence, {"FGSM": partial(fgsm), "PGD": WEAK["PGD"]}), X, Y,
+        defence, direct(defence, {"FGSM": partial(fgsm), "PGD": suites.cleverhans()["PGD"]}), X, Y,
         eps=EPS, generator=draws(4), exhaustive=True, resume=RESUME,
     )  # fmt: skip
     shown[k] = checks.row(

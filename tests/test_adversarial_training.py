@@ -261,6 +261,23 @@ def test_a_ramp_raises_the_weight_epoch_by_epoch(part: Split) -> None:
     assert seen == [(0, 0.5), (1, 0.5)]  # and without a ramp it is there from the start
 
 
+def test_the_attack_goes_through_a_stand_in_with_a_growing_budget(part: Split, monkeypatch: Any) -> None:
+    seen: list[tuple[nn.Module, float]] = []
+
+    def spy(model: nn.Module, images: Tensor, value: Any, *, eps: float, **options: Any) -> Tensor:
+        seen.append((model, eps))
+        return images
+
+    monkeypatch.setattr(adversarial_training, "ascend", spy)
+    model, stand_in = linear(), linear()
+    train_at(
+        model, part, eps=0.2, steps=2, epochs=4, generator=seeded(), batch_size=200, eps_ramp=2,
+        through=lambda trained: stand_in if trained is model else trained,
+    )  # fmt: skip
+    assert [target is stand_in for target, _ in seen] == [True] * 4
+    assert [eps for _, eps in seen] == pytest.approx([0.1, 0.2, 0.2, 0.2])
+
+
 def test_a_penalty_sees_the_maps_of_both_branches(part: Split) -> None:
     model, seen = small(), []
 
@@ -364,7 +381,9 @@ def test_a_step_under_autocast_attacks_well_and_reaches_every_parameter(
 
 
 @pytest.mark.parametrize(
-    "train", [train_at, partial(train_at, alpha=0.5), train_alp, train_trades], ids=["AT", "mixed", "ALP", "TRADES"]
+    "train",
+    [train_at, partial(train_at, eps_ramp=10), partial(train_at, alpha=0.5), train_alp, train_trades],
+    ids=["AT", "AT with a growing budget", "mixed", "ALP", "TRADES"],
 )
 def test_training_raises_robust_accuracy(train: Trainer) -> None:
     split, eps = stripes(), 0.15
@@ -387,8 +406,9 @@ def test_training_raises_robust_accuracy(train: Trainer) -> None:
     [
         ({"alpha": 1.5}, r"alpha must lie in \[0, 1\].*alpha 1\.5"),
         ({"alpha": -0.1}, r"alpha -0\.1"),
-        ({"weight": -1.0}, r"weight, ramp and eps from 0.*weight -1\.0"),
+        ({"weight": -1.0}, r"weight, ramps and eps from 0.*weight -1\.0"),
         ({"ramp": -1}, r"ramp -1"),
+        ({"eps_ramp": -1}, r"eps_ramp -1"),
         ({"eps": -0.1}, r"eps -0\.1"),
         ({"steps": 0}, r"steps from 1.*steps 0"),
         ({"step_size": 0.0}, r"step_size > 0.*step_size 0\.0"),

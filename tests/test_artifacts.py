@@ -25,7 +25,7 @@ from advdef.papers.qusecnets.quantizer import Quantizer
 from advdef.papers.qusecnets.training import train_quantized
 from advdef.papers.sensitivity.training import train_sns
 from advdef.store import StoreWarning
-from advdef.training import Training, TrainingDiverged, fit, train_adversarial, train_standard, trained
+from advdef.training import Training, TrainingDiverged, fit, train_at, train_standard, trained
 from advdef.training import weights as artifacts
 
 
@@ -83,7 +83,7 @@ def logits(training: Training, data: Dataset) -> Tensor:
     [
         (build, train_standard, {"epochs": 2}),
         (build_quantized, train_quantized, {"epochs": 3}),
-        (build_quantized, train_adversarial, {"epochs": 1, "eps": 0.1, "steps": 1, "target": through_identity}),
+        (build_quantized, train_at, {"epochs": 1, "eps": 0.1, "steps": 1, "through": through_identity}),
         (build_residual, train_sns, {"epochs": 2, "eps": 0.1, "steps": 1, "probe": 8, "ramp": 1, "optimizer": "sgd"}),
     ],
 )

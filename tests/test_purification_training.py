@@ -380,7 +380,7 @@ def test_without_a_noise_map_there_are_no_losses_of_it() -> None:
 
 
 def test_end_to_end_each_batch_is_attacked_through_the_purifier_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    real, f, model, seen = purification.attacked, classifier(), purifier(), []
+    real, f, model, seen = purification.attack_batch, classifier(), purifier(), []
 
     def spy(target: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, **options: Any) -> Any:
         assert recipe is given
@@ -399,7 +399,7 @@ def test_end_to_end_each_batch_is_attacked_through_the_purifier_as_it_is(monkeyp
     given = Recipe(eps=(0.1,), attacks=("FGSM",), clean=0.1, noise=0.0)
     split = split_of()
     with monkeypatch.context() as patch:
-        patch.setattr(purification, "attacked", spy)
+        patch.setattr(purification, "attack_batch", spy)
         patch.setattr(purification, "cached_pairs", None)  # not asked
         train(model, split, classifier=f, recipe=given, end_to_end=True, epochs=2)
     assert len(seen) == 2 * 2

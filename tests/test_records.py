@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -232,7 +233,7 @@ def test_a_record_file_holds_everything(run: Run, digits: Dataset, tmp_path: Pat
     assert facts["seed"] == 7
     assert facts["data_checksum"] == digits.checksum
     assert (facts["train_images"], facts["test_images"]) == (1297, 500)
-    assert facts["versions"]["torch"] == torch.__version__
+    assert facts["versions"]["torch"] == importlib.metadata.version("torch")
     assert facts["wall_seconds"] >= 0
     run.rows.clear()
     assert run.save() == path
@@ -302,7 +303,7 @@ def test_the_commit_of_a_project_around_the_installed_package_is_not_ours(
     package = tmp_path / "venv/lib/advdef"
     package.mkdir(parents=True)
     monkeypatch.setattr(advdef, "__file__", str(package / "__init__.py"))
-    (package / "records.py").touch()
+    (package / "__init__.py").touch()
     assert provenance(digits, seed=0)["commit"] is None
     # nor is that of a repository in whose hook this runs
     monkeypatch.undo()
@@ -320,11 +321,11 @@ def test_the_commit_says_whether_there_are_changes(
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
 
     git("init", "-q")
-    (tmp_path / "records.py").write_text("1\n")
-    git("add", "records.py")
+    (tmp_path / "__init__.py").write_text("1\n")
+    git("add", "__init__.py")
     git("commit", "-qm", "one")
     monkeypatch.setattr(advdef, "__file__", str(tmp_path / "__init__.py"))
     head = git("rev-parse", "--short=12", "HEAD")
     assert provenance(digits, seed=0)["commit"] == head
-    (tmp_path / "records.py").write_text("2\n")
+    (tmp_path / "__init__.py").write_text("2\n")
     assert provenance(digits, seed=0)["commit"] == head + "+"

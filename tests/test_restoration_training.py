@@ -375,7 +375,7 @@ def test_held_out_images_are_not_trained_on(monkeypatch: pytest.MonkeyPatch, fre
 
 
 def test_fresh_attacks_are_made_for_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    real, found = restoration.attacked, []
+    real, found = restoration.attack_batch, []
 
     def count(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, **options: Any) -> Any:
         assert recipe is given
@@ -383,7 +383,7 @@ def test_fresh_attacks_are_made_for_every_batch(monkeypatch: pytest.MonkeyPatch)
         found.append((images.clone(), result[0]))
         return result
 
-    monkeypatch.setattr(restoration, "attacked", count)
+    monkeypatch.setattr(restoration, "attack_batch", count)
     given = Recipe(eps=(0.2,), clean=0.2, shift=2, flip=True)
     train(recipe=given)
     assert not found

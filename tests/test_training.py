@@ -11,10 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks import pgd
 from advdef.data import Dataset, Split
 from advdef.evaluation import correct
-from advdef.training import TrainingDiverged, fit, train_adversarial, train_standard
+from advdef.training import TrainingDiverged, fit, train_standard
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -256,38 +255,3 @@ def stripes(n: int = 400) -> Split:
     strong = 0.5 + 0.35 * sign[:, 0] * torch.where(torch.rand(n, generator=generator) < 0.97, 1, -1)
     images[:, 0] = strong
     return Split((images.clamp(0, 1) * 255).round().byte().reshape(n, 1, 8, 8), labels)
-
-
-def test_adversarial_training_raises_robust_accuracy() -> None:
-    split, eps = stripes(), 0.15
-    images, labels = split.float_images(), split.labels
-    left = {}
-    for name in ("standard", "adversarial"):
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
-        if name == "standard":
-            train_standard(model, split, epochs=20, learning_rate=1e-2, generator=seeded())
-        else:
-            train_adversarial(model, split, eps=eps, steps=3, epochs=20, learning_rate=1e-2, generator=seeded())
-        found = pgd(model, images, labels, eps=eps, steps=10, generator=seeded())
-        left[name] = float(correct(model, found, labels).float().mean())
-    assert left["standard"] < 0.3
-    assert left["adversarial"] > 0.9
-
-
-def test_adversarial_training_attacks_the_target_with_a_growing_eps(part: Split, monkeypatch: Any) -> None:
-    import advdef.training.loop as training
-
-    seen: list[tuple[nn.Module, float]] = []
-
-    def spy(model: nn.Module, images: Tensor, labels: Tensor, *, eps: float, **options: Any) -> Tensor:
-        seen.append((model, eps))
-        return images
-
-    monkeypatch.setattr(training, "pgd", spy)
-    model, stand_in = softmax_regression(), softmax_regression(1)
-    train_adversarial(
-        model, part, eps=0.2, steps=2, epochs=4, generator=seeded(), target=lambda model: stand_in, batch_size=300
-    )
-    assert [m is stand_in for m, _ in seen] == [True] * 4
-    assert [eps for _, eps in seen] == pytest.approx([0.1, 0.2, 0.2, 0.2])

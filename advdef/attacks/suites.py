@@ -76,13 +76,13 @@ def strong(*, norm: BallNorm = "Linf", steps: int = 100, restarts: int = 5) -> S
     }
 
 
-def cleverhans() -> Suite:
+def cleverhans(*, norm: BallNorm = "Linf") -> Suite:
     """FGSM, BIM, PGD and MIM with the defaults of Cleverhans v3.0.1, cheapest first; steps are relative to eps."""
     return {
-        "FGSM": partial(fgsm),
-        "BIM": partial(bim),
-        "MIM": partial(mim),
-        "PGD": partial(pgd, steps=10, step_size=1 / 6),
+        "FGSM": partial(fgsm, norm=norm),
+        "BIM": partial(bim, norm=norm),
+        "MIM": partial(mim, norm=norm),
+        "PGD": partial(pgd, norm=norm, steps=10, step_size=1 / 6),
     }
 
 

@@ -1,13 +1,15 @@
-"""Evaluation: what three attackers try (``threats``), what is left of a defence (``robustness``), and what it costs.
+"""Evaluation: three attackers on a defence, with one ``protocol``, and what is left of it.
 
-``judge`` runs one attempt and believes no attack; ``admission`` refuses input that would give a wrong number;
-``crafting`` keeps attacked images; ``outcomes`` is what comes out.
+``threats`` says what each attacker tries, and ``robustness`` runs any attempts; ``judge`` runs one of them and believes
+no attack; ``admission`` refuses input that would give a wrong number. ``outcomes`` is what comes out, ``crafting``
+keeps attacked images, ``costs`` and ``quality`` measure what a defence takes and leaves.
 """
 
 from advdef.evaluation.costs import Cost, cost, multiply_adds
 from advdef.evaluation.crafting import craft
 from advdef.evaluation.judge import UnsoundAttack, check_sound, counted
 from advdef.evaluation.outcomes import Finding, Outcome
+from advdef.evaluation.protocol import three_attackers, three_curves
 from advdef.evaluation.quality import psnr
 from advdef.evaluation.robustness import accuracy, correct, evaluate, evaluate_curve
 from advdef.evaluation.threats import Attempt, Threat, adaptive, bare, direct, oblivious, stand_ins
@@ -34,4 +36,6 @@ __all__ = [
     "oblivious",
     "psnr",
     "stand_ins",
+    "three_attackers",
+    "three_curves",
 ]

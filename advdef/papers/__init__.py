@@ -1,19 +1,23 @@
-"""The five papers: what they are called, and which row of their page's record is the defence itself."""
+"""The five papers: their names, rooms and rules, and which row of their page's record is the defence itself."""
 
+import importlib
 from dataclasses import dataclass
 
-__all__ = ["PAPERS", "Paper"]
+from advdef.claims import Rule, claims
+
+__all__ = ["PAPERS", "Paper", "how_decided", "rules"]
 
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper of this book.
+    """A paper of this book; ``room`` is its folder here.
 
     ``defence`` names its defence on the page that compares all, ``own`` in the record of its own page; ``undefended``
     and ``adversarial`` are the rows there that it is measured against.
     """
 
     id: str
+    room: str
     title: str
     arxiv: str
     notebook: str
@@ -24,12 +28,27 @@ class Paper:
 
 
 PAPERS: tuple[Paper, ...] = (
-    Paper("qusecnets", "QuSecNets", "1811.01437", "01_qusecnets", "TQ", "TQ", "undefended", "AT"),
-    Paper("neuron_sensitivity", "Neuron sensitivity", "1909.06978", "02_neuron_sensitivity", "SNS", "SNS", "standard",
-          "AT"),
-    Paper("nip", "NIP", "2112.13060", "03_nip", "NIP", "V2 mean-logit", "none", "AT"),
-    Paper("trn", "TRN", "2202.01117", "04_trn", "TRN", "TRN", "none", "Fast-AT"),
-    Paper("snn_purification", "SNN purification", "2404.17092", "05_snn_purification", "purifier", "purifier", "none",
-          "FGSM-AT"),
+    Paper("qusecnets", "qusecnets", "QuSecNets", "1811.01437", "01_qusecnets", "TQ", "TQ", "undefended", "AT"),
+    Paper("neuron_sensitivity", "sensitivity", "Neuron sensitivity", "1909.06978", "02_neuron_sensitivity", "SNS",
+          "SNS", "standard", "AT"),
+    Paper("nip", "nip", "NIP", "2112.13060", "03_nip", "NIP", "V2 mean-logit", "none", "AT"),
+    Paper("trn", "trn", "TRN", "2202.01117", "04_trn", "TRN", "TRN", "none", "Fast-AT"),
+    Paper("snn_purification", "snn", "SNN purification", "2404.17092", "05_snn_purification", "purifier", "purifier",
+          "none", "FGSM-AT"),
 )  # fmt: skip
 """In the order of the pages."""
+
+
+def rules(paper: str) -> dict[str, Rule]:
+    """The rules of a paper's claims, by claim; none for a paper without a room here."""
+    room = next((known.room for known in PAPERS if known.id == paper), None)
+    if room is None:
+        return {}
+    module = importlib.import_module(f"advdef.papers.{room}.verdicts")
+    return {found.claim: found for found in vars(module).values() if isinstance(found, Rule)}
+
+
+def how_decided(paper: str) -> dict[str, str]:
+    """How each claim of a paper is decided, in words: its rule, else what the claim itself says."""
+    known = rules(paper)
+    return {id: known[id].text if id in known else claim.decided_by for id, claim in claims(paper).items()}

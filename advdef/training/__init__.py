@@ -1,7 +1,7 @@
 """Training: one ``loop``, ``adversarial`` training, attacked ``pairs`` to learn from, and ``weights`` that are kept."""
 
 from advdef.training.adversarial import Branches, Penalty, fit_pairs, train_alp, train_at, train_trades
-from advdef.training.loop import Objective, TrainingDiverged, fit, train_adversarial, train_standard
+from advdef.training.loop import Objective, TrainingDiverged, fit, train_standard
 from advdef.training.pairs import AttackedPairs, Recipe, cached_pairs
 from advdef.training.weights import Training, trained
 
@@ -16,7 +16,6 @@ __all__ = [
     "cached_pairs",
     "fit",
     "fit_pairs",
-    "train_adversarial",
     "train_alp",
     "train_at",
     "train_standard",

@@ -125,39 +125,46 @@ def fit_pairs(
     layers: Sequence[str] = (),
     attack_penalty: bool = False,
     ramp: int = 0,
+    eps_ramp: int = 0,
+    through: Callable[[nn.Module], nn.Module] | None = None,
     before_epoch: Callable[[int, float], None] | None = None,
     **options: Any,
 ) -> dict[str, Tensor]:
     """The shared loop; returns ``{"loss": (epochs,)}``.
 
     ``step_size`` is relative to ``eps``. ``layers`` are tapped for the penalty. With ``ramp`` epoch e has the weight
-    ``weight * min(1, e / ramp)``. ``attack_penalty`` lets the inner attack ascend the divergence instead of CE.
+    ``weight * min(1, e / ramp)``; with ``eps_ramp`` it has the budget ``eps * min(1, (e + 1) / eps_ramp)``, without
+    which small networks on binary-like images stay at chance. ``attack_penalty`` lets the inner attack ascend the
+    divergence instead of CE. ``through(model)`` is what the inner attack differentiates in place of a model whose own
+    gradient is of no use.
     ``before_epoch(e, weight)`` runs before each epoch with its weight; ``options`` go to :func:`advdef.training.fit`.
 
     Raises ValueError for settings that make no sense, and what ``fit`` raises.
     """
-    if not (
-        0 <= alpha <= 1 and 0 <= weight < float("inf") and ramp >= 0 and eps >= 0 and steps >= 1 and step_size > 0
-    ):  # nor NaN
-        seen = f"alpha {alpha}, weight {weight}, ramp {ramp}, eps {eps}, steps {steps}, step_size {step_size}"
-        raise ValueError(f"alpha must lie in [0, 1], weight, ramp and eps from 0, steps from 1, step_size > 0: {seen}")
+    ramps = min(ramp, eps_ramp)
+    if not (0 <= alpha <= 1 and 0 <= weight < float("inf") and eps >= 0 and step_size > 0) or steps < 1 or ramps < 0:
+        seen = f"alpha {alpha}, weight {weight}, ramp {ramp}, eps_ramp {eps_ramp}, eps {eps}, steps {steps}"
+        needed = "alpha must lie in [0, 1], weight, ramps and eps from 0, steps from 1, step_size > 0"
+        raise ValueError(f"{needed}: {seen}, step_size {step_size}")  # nor may any be NaN
     if weight > 0 and penalty is None:
         raise ValueError("a weight needs a penalty")
-    now = weight
+    now, budget = weight, eps
 
     def begin(epoch: int) -> None:
-        nonlocal now
+        nonlocal now, budget
         now = weight * min(1.0, epoch / ramp) if ramp else weight
+        budget = eps * min(1.0, (epoch + 1) / eps_ramp) if eps_ramp else eps
         if before_epoch is not None:
             before_epoch(epoch, now)
 
     def objective(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         if alpha == 1 and now == 0:
             return F.cross_entropy(model(images).float(), labels)
-        attacked = _kl_from(model, images) if attack_penalty else _ce_to(labels)
+        target = model if through is None else through(model)
+        attacked = _kl_from(target, images) if attack_penalty else _ce_to(labels)
         start = 0.001 * torch.randn(images.shape, generator=generator) if attack_penalty else None
         adversarial = ascend(
-            model, images, attacked, eps=eps, steps=steps, step_size=step_size, start=start, generator=generator
+            target, images, attacked, eps=budget, steps=steps, step_size=step_size, start=start, generator=generator
         )
         if alpha == 0 and now == 0:
             return F.cross_entropy(model(adversarial).float(), labels)

@@ -11,11 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from advdef.attacks.gradient import pgd
-from advdef.contract import borrowed
 from advdef.data import Split
 
-__all__ = ["LAYOUT", "Objective", "TrainingDiverged", "fit", "precision", "train_adversarial", "train_standard"]
+__all__ = ["LAYOUT", "Objective", "TrainingDiverged", "fit", "precision", "train_standard"]
 
 Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """``objective(model, images, labels)`` -> scalar loss; images (N, C, H, W) in [0, 1]."""
@@ -169,36 +167,3 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
 def train_standard(model: nn.Module, split: Split, *, epochs: int, generator: torch.Generator, **options: Any) -> None:
     """Cross-entropy on clean images; ``options`` go to :func:`fit`."""
     fit(model, split, epochs=epochs, generator=generator, **options)
-
-
-def train_adversarial(
-    model: nn.Module,
-    split: Split,
-    *,
-    eps: float,
-    steps: int,
-    epochs: int,
-    generator: torch.Generator,
-    target: Callable[[nn.Module], nn.Module] = lambda model: model,
-    **options: Any,
-) -> None:
-    """PGD adversarial training (https://arxiv.org/abs/1706.06083): cross-entropy on PGD examples of the current model.
-
-    ``target(model)`` is what the inner attack differentiates through (the model itself, or a surrogate of it when the
-    model has no useful gradient). ``eps`` grows linearly to its value over the first half of training, without which
-    small networks on binary-like images stay at chance; ``options`` go to :func:`fit`.
-    """
-    attacked = target(model)
-    ramp = 0.0
-
-    def before_epoch(epoch: int) -> None:
-        nonlocal ramp
-        ramp = min(1.0, (epoch + 1) / max(1, epochs // 2))
-
-    def objective(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        # the attack runs in evaluation mode and, like every attack, in float32
-        with borrowed(attacked, quiet=True), torch.autocast(images.device.type, enabled=False):
-            adversarial = pgd(attacked, images, labels, eps=eps * ramp, steps=steps, generator=generator)
-        return F.cross_entropy(model(adversarial).float(), labels)
-
-    fit(model, split, epochs=epochs, generator=generator, objective=objective, before_epoch=before_epoch, **options)

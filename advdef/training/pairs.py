@@ -25,7 +25,7 @@ ATTACKS: Mapping[str, Attack] = {
 }
 
 
-_TENSORS = ("attack_batch", "clean", "labels", "kinds", "eps")
+_TENSORS = ("attacked", "clean", "labels", "kinds", "eps")
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,6 @@ __all__ = ["cache_app"]
 
 cache_app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
     help="What is kept of trainings and attacks: list, verify, clear. Results are right without ever using it.",
 )
 Folder = Annotated[
