@@ -52,8 +52,8 @@ def write_record(
     [
         (["reproduce", "nothing"], "unknown notebook 'nothing'; notebooks: bad, good"),
         (["reproduce", "--profile", "huge"], "unknown profile 'huge'; profiles: smoke, laptop, paper"),
-        (["reproduce", "--dataset", "imagenet"], "unknown data set 'imagenet'; data sets: digits, mnist,"),
-        (["reproduce", "--device", "tpu"], "unknown device 'tpu'; devices of this machine: cpu"),
+        (["reproduce", "--dataset", "imagenet"], "no data set 'imagenet'; there are digits, mnist,"),
+        (["reproduce", "--device", "tpu"], "no device 'tpu'; there are cpu"),
         (["reproduce", "--seed", "-1"], "seed '-1' is not possible; seeds: whole numbers from 0 to 4294967295"),
         (["reproduce", "--seed", "one"], "seed 'one' is not possible"),
         (["record", "nothing"], "unknown notebook 'nothing'; notebooks: bad, good"),

@@ -54,11 +54,8 @@ def kernel_manager(environment: dict[str, str], output: int) -> type[AsyncKernel
         def kernel_spec(self) -> KernelSpec:
             return KernelSpec(argv=argv, display_name="Python 3", language="python")
 
-        async def _async_pre_start_kernel(self, **options: Any) -> tuple[list[str], dict[str, Any]]:
-            options.update(env=environment, stdout=output, stderr=output)
-            return await super()._async_pre_start_kernel(**options)
-
-        pre_start_kernel = _async_pre_start_kernel
+        async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]  # the base class has it so, too
+            await super().start_kernel(**options, env=environment, stdout=output, stderr=output)
 
     return KernelHere
 
