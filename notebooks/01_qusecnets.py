@@ -62,7 +62,7 @@ from advdef.attacks import suites
 from advdef.book import page as notebook
 from advdef.book.page import show_eps
 from advdef.book.records import Run, record
-from advdef.claims import Condition, claims, decide
+from advdef.claims import claims, decide
 from advdef.data import load
 from advdef.defenses import Undefended
 from advdef.evaluation import (
@@ -74,6 +74,9 @@ from advdef.evaluation import (
     three_curves,
 )
 from advdef.models import CleverhansCNN
+from advdef.papers import how_decided
+from advdef.papers.qusecnets import figures
+from advdef.papers.qusecnets import verdicts as rules
 from advdef.papers.qusecnets.certificate import certified
 from advdef.papers.qusecnets.defence import Quantized, through_identity
 from advdef.papers.qusecnets.quantizer import Quantizer, kmeans_thresholds
@@ -96,19 +99,19 @@ PROFILES = {
         datasets=("digits",), train=700, epochs={1: 5, 3: 5}, seeds=2,
         robust_epochs=4, robust_steps=3, levels=(2, 4), level_seeds=1,
         images=100, adaptive_images=50, steps=8, restarts=1, queries=40,
-        checks="fast",
+        curve={1: (0.1, 0.3), 3: (2 / 255, 8 / 255)}, checks="fast",
     ),
     "laptop": dict(
         datasets=("mnist", "cifar10"), train=15_000, epochs={1: 3, 3: 6}, seeds=3,
         robust_epochs=4, robust_steps=4, levels=(2, 4, 16), level_seeds=1,
         images=500, adaptive_images=200, steps=20, restarts=1, queries=200,
-        checks="all",
+        curve={1: (0.1, 0.2, 0.3, 0.4), 3: (1 / 255, 2 / 255, 4 / 255, 8 / 255)}, checks="all",
     ),
     "paper": dict(
         datasets=("mnist", "cifar10"), train=None, epochs={1: 10, 3: 30}, seeds=3,
         robust_epochs=20, robust_steps=10, levels=(2, 3, 4, 6, 8, 16, 32), level_seeds=3,
         images=1_000, adaptive_images=1_000, steps=200, restarts=10, queries=5_000,
-        checks="all",
+        curve={1: (0.1, 0.2, 0.3, 0.4), 3: (1 / 255, 2 / 255, 4 / 255, 8 / 255)}, checks="all",
     ),
 }  # fmt: skip
 P = notebook.choose(PROFILES, profile)
@@ -120,7 +123,6 @@ SEEDS = [seed + i for i in range(P["seeds"])]
 LEVELS = {1: 2, 3: 4}  # the released configuration has N = 2 on MNIST
 EPS = {1: 0.3, 3: 8 / 255}  # Cleverhans' default; the usual budget on CIFAR-10
 THREATS = ("oblivious", "direct", "adaptive")
-CURVE = {1: (0.1, 0.2, 0.3, 0.4), 3: (1 / 255, 2 / 255, 4 / 255, 8 / 255)}
 AUGMENT = {1: {}, 3: dict(shift=2, flip=True)}
 
 studies = {}
@@ -151,35 +153,7 @@ notebook.table(
 # $$Q(x) = \tfrac{1}{K} \sum_{i=1}^{K} \mathbb{1}[x > t_i].$$
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "The released layer (left), its slope (middle; dots mark where it is exactly zero in float32: above a clip or, at h = 500, far from every threshold) and the clean layer (right, soft at hardness 50 and hard).", "name": "fig-layer"}, "image": {"alt": "Three panels. Left: output against pixel value of the released soft quantiser for four settings of levels and hardness; small hardness gives smooth curves, not steps. Middle: the slopes, which are exactly zero at the bright end. Right: the clean quantiser as a smooth and as an exact staircase."}}
-x = torch.linspace(0, 1, 2001).view(1, 1, 1, -1)
-figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9.5, 3))
-for levels, hardness in [(2, 5), (16, 1), (4, 50), (4, 500)]:
-    released = Quantizer(levels, mode="soft", hardness=hardness, released=True)
-    pixels = x.clone().requires_grad_()
-    (slope,) = torch.autograd.grad(released(pixels).sum(), pixels)
-    left.plot(
-        x.flatten(), released(x).detach().flatten(), label=f"N={levels}, h={hardness}"
-    )
-    (line,) = middle.plot(x.flatten(), slope.flatten().clamp(min=1e-4))
-    dead = slope.flatten() == 0
-    middle.plot(
-        x.flatten()[dead][::40],
-        np.full(int(dead.sum()), 1e-4)[::40],
-        ".",
-        color=line.get_color(),
-    )
-for mode, style in [("soft", "--"), ("hard", "-")]:
-    right.plot(
-        x.flatten(),
-        Quantizer(4, mode=mode, hardness=50)(x).detach().flatten(),
-        style,
-        label=f"N=4, {mode}",
-    )
-left.set(title="released layer", xlabel="pixel", ylabel="output")
-middle.set(title="its slope", xlabel="pixel", yscale="log")
-right.set(title="clean layer", xlabel="pixel")
-for panel in (left, right):
-    panel.legend(fontsize=8)
+figures.layer_and_slope()
 plt.show()
 
 # %% [markdown]
@@ -329,14 +303,15 @@ notebook.table(
 # is deployed hard; the dotted lines show the same weights behind its soft form.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Clean accuracy against the number of levels N, deployed hard (solid, with 95 % Wilson intervals) and soft (dotted; TQ at the hardness its training ended with, the others at 10), over the seeds of the sweep.", "name": "fig-levels"}, "image": {"alt": "One panel per data set: clean accuracy against number of levels for constant, trainable and k-means thresholds, with a dashed line for the undefended network."}}
-figure, axes = plt.subplots(
-    1, len(studies), figsize=(4.6 * len(studies), 3), squeeze=False
-)
-for panel, (name, data) in zip(axes[0], studies.items(), strict=True):
+HARD, SOFT, FLAT = {}, {}, {}  # data set -> layer -> one value per number of levels
+for name, data in studies.items():
     test = notebook.sample(data.test, 2_000)
     images, labels = test.float_images(), test.labels
+    FLAT[name] = clean[name][seed]["undefended"].float().mean().item()
     for variant in ("CQ", "TQ", "k-means"):
-        hard, soft = [], []
+        hard, soft = (
+            d.setdefault(name, {}).setdefault(variant, []) for d in (HARD, SOFT)
+        )
         for levels in P["levels"]:
             hits = {"hard": [], "soft": []}
             for s in SEEDS[: P["level_seeds"]]:
@@ -346,38 +321,13 @@ for panel, (name, data) in zip(axes[0], studies.items(), strict=True):
                     hits[mode].append(correct(model, images, labels))
                 model.quantizer.mode = "hard"
                 runs[name].add_clean(
-                    hits["hard"][-1],
-                    defence=variant,
-                    model="cleverhans-cnn",
-                    seed=s,
-                    part="levels",
-                    levels=levels,
-                )
-            hard.append(
-                wilson(
-                    int(torch.cat(hits["hard"]).sum()), len(labels) * P["level_seeds"]
-                )
-            )
+                    hits["hard"][-1], defence=variant, model="cleverhans-cnn", seed=s,
+                    part="levels", levels=levels,
+                )  # fmt: skip
+            right = torch.cat(hits["hard"])
+            hard.append(wilson(int(right.sum()), len(right)))
             soft.append(torch.cat(hits["soft"]).float().mean().item())
-        colour = plotting.COLOURS[variant]
-        panel.plot(
-            P["levels"], [i.value for i in hard], "o-", color=colour, label=variant
-        )
-        panel.fill_between(
-            P["levels"],
-            [i.low for i in hard],
-            [i.high for i in hard],
-            color=colour,
-            alpha=0.12,
-            lw=0,
-        )
-        panel.plot(P["levels"], soft, ".:", color=colour)
-    baseline = clean[name][seed]["undefended"].float().mean().item()
-    panel.axhline(baseline, color="black", ls="--", lw=1, label="undefended")
-    panel.set(title=name, xlabel="levels N", ylabel="clean accuracy", xscale="log")
-    panel.set_xticks(P["levels"], map(str, P["levels"]))
-    panel.minorticks_off()
-axes[0][0].legend(fontsize=8)
+figures.accuracy_by_levels(HARD, SOFT, FLAT, P["levels"])
 plt.show()
 
 # %% [markdown]
@@ -394,30 +344,17 @@ SCHEMES = {
     "alternating, h 10→200": dict(scheme="alternating"),
     "alternating, h = 20": dict(scheme="alternating", hardness=(20.0, 20.0)),
 }
-figure, axes = plt.subplots(
-    len(studies),
-    len(SCHEMES),
-    figsize=(9.5, 2.6 * len(studies)),
-    sharey=True,
-    squeeze=False,
-)
-for row, (name, data) in zip(axes, studies.items(), strict=True):
-    counts, edges = np.histogram(
-        data.train.images.cpu().numpy() / 255, bins=64, range=(0, 1)
-    )
-    for panel, (label, options) in zip(row, SCHEMES.items(), strict=True):
+PATHS = {}  # data set -> scheme -> thresholds (epochs, 3)
+for name, data in studies.items():
+    for label, options in SCHEMES.items():
         path = train_variant(data, "TQ", 4, seed, **options).history["thresholds"]
         moved = float((path[-1] - path[0]).abs().max())
         assert moved > 1e-3, f"{label}: thresholds did not move"
         runs[name].values[f"thresholds/{label}"] = path[-1].tolist()
-        share = np.log1p(counts) / np.log1p(counts).max() * (len(path) - 1)
-        panel.barh(edges[:-1], share, height=np.diff(edges), align="edge", color="0.88")
-        panel.plot(path.cpu(), ".-", color=plotting.COLOURS["TQ"])
-        panel.set(title=label, ylim=(0, 1))
-        panel.grid(False)
-    row[0].set_ylabel(f"{name}\nthreshold")
-for panel in axes[-1]:
-    panel.set_xlabel("epoch")
+        PATHS.setdefault(name, {})[label] = path
+figures.threshold_paths(
+    PATHS, {name: data.train.images / 255 for name, data in studies.items()}
+)
 plt.show()
 
 # %% [markdown]
@@ -536,7 +473,7 @@ SHOWN = (
 curves = {}  # data set -> seed -> name -> threat -> eps -> outcome
 for name, data in studies.items():
     batch = notebook.sample(data.test, P["adaptive_images"])
-    images, labels, grid = batch.float_images(), batch.labels, CURVE[data.shape[0]]
+    images, labels, grid = batch.float_images(), batch.labels, P["curve"][data.shape[0]]
     for s, ready in defences[name].items():
         wanted = (*SHOWN, "bit depth") if s == seed else ("CQ", "TQ")
         for k in tqdm(wanted, desc=f"{name}, seed {s}", leave=False):
@@ -576,7 +513,7 @@ for name, data in studies.items():
             }
             | {f"{threat} %": f"{threats[threat][eps].interval}" for threat in THREATS}
         )
-        small = threats["adaptive"][CURVE[data.shape[0]][0]]  # not all are 0 there
+        small = threats["adaptive"][P["curve"][data.shape[0]][0]]  # not all are 0 there
         key = f"{name}/adaptive at {show_eps(small.eps)}/{k}"
         record(key, small.robust, kind="hits")
         for threat in THREATS:
@@ -660,27 +597,18 @@ notebook.table(
 # all its mass at 0 and 1, far from the thresholds as long as there are few; natural images have mass everywhere.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: share of pixels that can change level, φ, against eps for the constant quantiser; dotted: the value 2 eps (N − 1) of uniformly spread pixels. Right: by how much one flip moves the network's input, relative to eps.", "name": "fig-flippable"}, "image": {"alt": "Left panel: share of flippable pixels against eps for several numbers of levels on each data set, with dotted lines for uniform pixels. Right panel: jump size of one flip divided by eps, falling with eps."}}
-figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.2))
-budgets = np.linspace(0.005, 0.4, 60)
-for style, (name, data) in zip(("-", "--", "-."), studies.items(), strict=False):
+sizes = np.linspace(0.005, 0.4, 60)
+SHARES = {}  # data set -> levels -> share of pixels that can flip, for each eps
+for name, data in studies.items():
     images = notebook.sample(data.test, 200).float_images()
-    for colour, levels in zip(("C0", "C1", "C2"), (2, 4, 16), strict=True):
+    for levels in (2, 4, 16):
         moved = [
             (low < high).float().mean().item()
-            for low, high in (Quantizer(levels).interval(images, e) for e in budgets)
+            for low, high in (Quantizer(levels).interval(images, e) for e in sizes)
         ]
-        left.plot(budgets, moved, style, color=colour, label=f"{name}, N={levels}")
-        key = f"{name}/flippable/{levels}"
-        record(key, float(np.mean(moved)), kind="number")
-for colour, levels in zip(("C0", "C1", "C2"), (2, 4, 16), strict=True):
-    left.plot(
-        budgets, np.minimum(1, 2 * budgets * (levels - 1)), ":", color=colour, lw=1
-    )
-    right.plot(budgets, 1 / (levels - 1) / budgets, color=colour, label=f"N={levels}")
-left.set(xlabel="eps", ylabel="share of pixels that can flip")
-right.set(xlabel="eps", ylabel="jump of a flip / eps", yscale="log")
-left.legend(fontsize=7, ncol=2, loc="lower center", bbox_to_anchor=(0.5, 1))
-right.legend(fontsize=8)
+        SHARES.setdefault(name, {})[levels] = moved
+        record(f"{name}/flippable/{levels}", float(np.mean(moved)), kind="number")
+figures.flippable_pixels(SHARES, sizes)
 plt.show()
 
 # %% [markdown]
@@ -784,70 +712,39 @@ notebook.check_table(shown, "Sanity checks of the direct evaluation, by defence"
 # ## Verdicts
 
 # %% tags=["hide-input"]
-verdicts = []
+verdicts, table = [], claims("qusecnets")
 for name, data in studies.items():
-    table, area = claims("qusecnets"), AREA[name]
-    least, _ = RANGES.get(name, (0.0, 1.0))
     gains = {
         (k, t, a): gain(name, k, t, a)
         for k in CLAIMED
         for t in ("oblivious", "direct")
         for a in suite
     }
-    met = [
-        Condition.overlaps(f"{k}, {t} {a}", interval, least, 1.0)
-        for (k, t, a), interval in gains.items()
-    ]
-    spread = []
-    for layer, members in {"clean": CLAIMED[:2], "released": CLAIMED[2:]}.items():
-        for t in ("oblivious", "direct"):
-            v = [
-                100 * i.value
-                for key, i in gains.items()
-                if key[0] in members and key[1] == t
-            ]
-            spread.append(f"{layer} layers, {t}: {min(v):+.0f} to {max(v):+.0f}")
-    for claim in ("qusecnets-Q1", "qusecnets-Q2"):
-        verdicts.append(
-            decide(
-                table[claim], name, met, summary=f"gains in points, {'; '.join(spread)}"
-            )
-        )
-
-    better = [
-        Condition(threat, interval.low > 0 and min(by_seed) > 0, f"{interval:+}")
-        for threat, (interval, by_seed) in area.items()
-    ]
-    verdicts.append(decide(table["qusecnets-Q3"], name, better))
-
     right = {
-        k: torch.stack([clean[name][s][k] for s in SEEDS])
-        for k in ("undefended", "CQ", "TQ")
+        k: torch.stack([hits[k] for hits in clean[name].values()]) for k in CLAIMED[:2]
     }
-    cheap = [
-        Condition.above(k, paired_difference(right[k], right["undefended"]), -0.05)
-        for k in ("CQ", "TQ")
-    ]
-    verdicts.append(decide(table["qusecnets-Q4"], name, cheap))
-
-    kept = []
-    for k in ("CQ", "TQ"):
-        for eps in CURVE[data.shape[0]]:
-            mine, plain = (
-                {
-                    t: curves[name][seed][d][t][eps].robust.double()
-                    for t in ("direct", "adaptive")
-                }
-                for d in (k, "undefended")
+    plain = torch.stack([hits["undefended"] for hits in clean[name].values()])
+    pairs = {  # defence -> eps -> hits under the direct and the adaptive attacker
+        k: {
+            f"eps {show_eps(eps)}": tuple(
+                curves[name][seed][k][t][eps].robust for t in THREATS[1:]
             )
-            naive, true = (mine[t] - plain[t] for t in ("direct", "adaptive"))
-            if naive.mean() >= 0.1:
-                remains = paired_difference(true, 0.5 * naive)
-                number = f"{100 * true.mean():+.0f} of {100 * naive.mean():+.0f}"
-                kept.append(
-                    Condition(f"{k} at eps {show_eps(eps)}", remains.low > 0, number)
-                )
-    verdicts.append(decide(table["qusecnets-Q5"], name, kept))
+            for eps in P["curve"][data.shape[0]]
+        }
+        for k in ("undefended", *CLAIMED[:2])
+    }
+    cases = {f"{k} at {eps}": pairs[k][eps] for k in CLAIMED[:2] for eps in pairs[k]}
+    told = rules.spread(gains)
+    for rule, results, summary in [
+        (rules.gain_on_mnist, (gains,), told),
+        (rules.gain_on_cifar10, (gains,), told),
+        (rules.trainable_wins, (AREA[name],), ""),
+        (rules.little_clean_loss, (right, plain), ""),
+        (rules.no_hidden_gradient, (cases, pairs["undefended"]), ""),
+    ]:
+        verdicts.append(
+            decide(table[rule.claim], name, rule(*results), summary=summary)
+        )
 
 for name, run in runs.items():
     run.verdicts = [v.as_record() for v in verdicts if v.dataset == name]
@@ -869,11 +766,11 @@ shown
 # in none.
 
 # %% tags=["hide-input"]
-rules = [
-    {"claim": c.id.split("-")[-1], "holds when": c.decided_by}
-    for c in claims("qusecnets").values()
-]
-notebook.table(pd.DataFrame(rules), "How each claim is decided")
+decided = {k.split("-")[-1]: text for k, text in how_decided("qusecnets").items()}
+notebook.table(
+    pd.DataFrame({"claim": decided.keys(), "holds when": decided.values()}),
+    "How each claim is decided",
+)
 
 # %% [markdown]
 # What would change a verdict: another number of levels or eps (constants at the top of this page), a stronger attack, or the
