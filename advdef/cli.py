@@ -1,6 +1,7 @@
 """The command ``advdef``: reproduce, book, record, new, data, cache, verdicts.
 
-Exit codes: 0 all went well, 1 a notebook, the site or a download failed, 2 the input makes no sense.
+Exit codes: 0 all went well; 1 a notebook, the site, a download or the disk failed, or another process is at the same
+run; 2 the input makes no sense.
 Modules are imported where they are used, so that ``advdef --help`` does not wait for torch.
 """
 
@@ -93,7 +94,7 @@ def reproduce(
         executions.append(execution)
         report_run(execution, f"[{len(executions)}/{len(selected)}]")
     done = [execution for execution in executions if not execution.failure]
-    rendered = not site or render_site(repository, repository.build(chosen), done)
+    rendered = render_site(repository, repository.build(chosen), done) if site else True
     records = [record for execution in done if execution.results for record in read_records(execution.results)]
     typer.echo(f"\n{verdict_lines(records) or 'no verdicts: what ran has no claims, or failed'}")
     if len(done) < len(executions) or not rendered:

@@ -22,6 +22,7 @@ from advdef.book.recordfile import read_records
 from advdef.book.repository import Repository
 from advdef.book.terminal import verdict_lines
 from advdef.cli import app
+from advdef.store.files import held
 
 
 def advdef(*args: str) -> Result:
@@ -224,6 +225,14 @@ def test_help_is_quick_and_does_not_import_torch() -> None:
 
 
 # The disk and the terminal
+
+
+def test_a_run_that_another_process_is_at_is_one_line_and_exit_code_1(repository: Repository) -> None:
+    with held(repository.run("smoke", "good").lock, "this"):
+        result = advdef("reproduce", "good", "--no-site")
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"advdef: good (default-seed0, profile smoke) is being written by process {os.getpid()} on ")
 
 
 @pytest.mark.parametrize(
