@@ -1,4 +1,8 @@
-"""The kernel that executes a notebook: this interpreter, in an environment that a user's settings do not reach."""
+"""The kernel that executes a notebook: this interpreter, in an environment that a user's settings do not reach.
+
+papermill is called as a function. Its command, in a process of its own, would leave the kernel of a killed run at work,
+take ``exit()`` in the last cell for success, and tell of a full disk by a traceback.
+"""
 
 from __future__ import annotations
 
