@@ -1,7 +1,8 @@
 """Evaluation: what three attackers try (``threats``), what is left of a defence (``robustness``), and what it costs.
 
-``judge`` runs one attempt and believes no attack; ``admission`` refuses input that would give a wrong number;
-``crafting`` keeps attacked images; ``outcomes`` is what comes out.
+``judge`` runs one attempt and asks the defence itself whether it succeeded; ``admission`` refuses input that would give
+a wrong number; ``outcomes`` is what comes out. ``crafting`` makes attacked images to be replayed on many defences,
+``quality`` and ``costs`` measure the rest.
 """
 
 from advdef.evaluation.costs import Cost, cost, multiply_adds
