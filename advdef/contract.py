@@ -206,7 +206,7 @@ _WATCH: ContextVar[Watch | None] = ContextVar("watch", default=None)
 
 @contextmanager
 def watched() -> Iterator[Watch]:
-    """Collect in a :class:`Watch` what happens to gradients inside the block; attacks there do not warn by themselves."""
+    """Collect in a :class:`Watch` what happens to gradients inside the block; attacks there do not warn themselves."""
     watch = Watch()
     token = _WATCH.set(watch)
     try:

@@ -34,7 +34,9 @@ Candidates = Callable[[Tensor, Tensor, Tensor, Tensor], Iterable[Tensor]]
 
 
 def asked(offset: Offset, points: Tensor, targets: Tensor) -> Tensor:
-    """What ``offset`` adds to the points, as a constant without gradient; raises ValueError if its shape is not theirs."""
+    """What ``offset`` adds to the points, as a constant without gradient; raises ValueError for another shape than
+    theirs.
+    """
     with torch.no_grad():
         added = offset(points.detach(), targets)
     if added.shape != points.shape:

@@ -131,7 +131,7 @@ def at_most(
     largest: float,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Run ``attack`` at eps, but at no more than ``largest``: for one that needs a finite budget in an unbounded run."""
+    """Run ``attack`` at eps, but at most at ``largest``: for one that needs a finite budget in an unbounded run."""
     return attack(model, images, labels, eps=min(eps, largest), generator=generator)
 
 

@@ -59,7 +59,7 @@ def _points(image: Tensor, eps: float, inner: int, generator: torch.Generator) -
 
 
 def _readout(defence: Defense, layer: nn.Linear, points: Tensor) -> nn.Linear | None:
-    """A layer (features -> 2) that gives class 1 to the last point and class 0 to all others; None where there is none."""
+    """A layer (features -> 2) that gives class 1 to the last point and 0 to all others; None where there is none."""
     kept: list[tuple[Tensor, Tensor]] = []
     with borrowed(defence, quiet=True), torch.no_grad(), _hooked(layer, lambda *seen: kept.append(seen)):
         ask(defence, points)
@@ -82,7 +82,7 @@ def _readout(defence: Defense, layer: nn.Linear, points: Tensor) -> nn.Linear | 
 
 @contextmanager
 def _hooked(layer: nn.Module, change: Callable[[Tensor, Tensor], Tensor | None]) -> Iterator[None]:
-    """Call ``change(input, output)`` after every pass through the layer; what it returns, if not None, is the output."""
+    """Call ``change(input, output)`` after every pass through the layer; what it returns, if any, is the output."""
     handle = layer.register_forward_hook(lambda module, inputs, output: change(inputs[0], output))
     try:
         yield

@@ -193,7 +193,7 @@ class TotalVariation(Preprocessed):
 
 
 def _differences(images: Tensor) -> Tensor:
-    """(2, N, C, H, W): each pixel's difference to the one below and to the one on its right; zero where there is none."""
+    """(2, N, C, H, W): each pixel's difference to the one below and to the one on its right; zero at the border."""
     return torch.stack([images.diff(dim=-2, append=images[..., -1:, :]), images.diff(dim=-1, append=images[..., -1:])])
 
 

@@ -94,7 +94,7 @@ def check_known(known: Outcome, here: Outcome) -> None:
 
 
 def check_repeats(defence: Defense, images: Tensor, *, random: bool) -> None:
-    """Raise ValueError for a defence whose logits change when it is asked again; a random one is asked under one seed."""
+    """Raise ValueError for a defence whose logits change when asked again; a random one is asked under one seed."""
     rows = torch.arange(len(images), device=images.device)
 
     def asked() -> Tensor:

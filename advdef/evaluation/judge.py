@@ -166,7 +166,7 @@ def derived(seed: int, name: str) -> int:
 
 
 def in_parts(function: Callable[[Tensor], Tensor], rows: Tensor, batch_size: int) -> Tensor:
-    """``function`` applied to at most ``batch_size`` rows at a time and joined; to half as many where memory is short."""
+    """``function`` of at most ``batch_size`` rows at a time, joined; of half as many where memory is short."""
     done = []
     for part in rows.split(batch_size):
         try:

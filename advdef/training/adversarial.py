@@ -28,7 +28,7 @@ __all__ = ["Branches", "Penalty", "ascend", "fit_pairs", "train_alp", "train_at"
 
 @dataclass(frozen=True)
 class Branches:
-    """What a network makes of a batch and of its adversarial partners: logits (N, K), and the outputs of tapped layers."""
+    """What a network makes of a batch and of its adversarial partners: logits (N, K), and outputs of tapped layers."""
 
     clean: Tensor
     adversarial: Tensor

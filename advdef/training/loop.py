@@ -82,7 +82,7 @@ def fit(
             linearly over the first fifth of the steps and then falls linearly to 0.
         batch_size: Images in a step.
         shift: Augmentation: images are moved by up to so many pixels (see :meth:`advdef.data.Split.batches`).
-        flip: Augmentation: every other image, at random, is mirrored.
+        flip: Augmentation: each image is mirrored with probability 1/2.
         before_epoch: Called with the number of the epoch, from 0, before it begins, where a scheme changes hardness or
             freezes a part. It may raise FloatingPointError to say that training has diverged.
         after_step: Called after each update of the weights, where a constraint is restored.

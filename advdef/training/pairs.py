@@ -41,7 +41,7 @@ class Recipe:
         noise: Share of images that get uniform noise of size eps; all others are attacked.
         copies: How often each image is taken when pairs are made in advance.
         shift: By how many pixels, at most, images are moved before.
-        flip: Whether images are mirrored before, every other one at random.
+        flip: Whether images are mirrored before, each with probability 1/2.
     """
 
     eps: tuple[float, ...]
