@@ -34,7 +34,7 @@ __all__ = ["Comparison", "Pair", "agreement", "pairs"]
 
 @dataclass(frozen=True)
 class Pair:
-    """One attack, ours and that of a peer (one of :data:`advdef.peers.PEERS`), with equal settings.
+    """One attack, ours and that of a peer (one of ``advdef.peers.PEERS``), with equal settings.
 
     Both are handed what they ``share``: a random ``start``, or as ``targets`` each image's likeliest wrong class, which
     then is what must be reached.
