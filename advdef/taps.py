@@ -151,7 +151,7 @@ def _described(output: object) -> str:
 
 
 def _version(value: Tensor) -> int:
-    """How often a tensor was written to, where that is counted."""
+    """How often a tensor was written to; 0 where that is not counted, as in inference mode."""
     return 0 if value.is_inference() else value._version
 
 

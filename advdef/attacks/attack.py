@@ -65,7 +65,7 @@ def _printed(value: object) -> str:
 
 
 def _inside(value: object) -> str:
-    """A value of a mapping; a tensor is taken for the neurons of a layer."""
+    """A value of a mapping as text; a tensor is taken to be the neurons of a layer."""
     if not isinstance(value, Tensor):
         return _printed(value)
     return repr(value.tolist()) if value.numel() <= 5 else f"{value.numel()} neurons"

@@ -92,7 +92,7 @@ def _ascend(
     """An :class:`advdef.attacks.restarts.Ascent` with momentum that halves its steps where they lead nowhere."""
 
     def look(point: Tensor, *, climb: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Score, loss and gradient at a point; keeps the point where it is the best."""
+        """Score, loss and gradient at a point, which is kept where it is the best so far."""
         with torch.set_grad_enabled(climb):
             point = point.detach().requires_grad_(climb)
             logits = ask(model, point)

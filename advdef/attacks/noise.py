@@ -1,4 +1,4 @@
-"""Additive uniform noise: random search, the control that every attack with a gradient must beat."""
+"""Random points of the ball: random search, the control that every attack with a gradient must beat."""
 
 import torch
 from torch import Tensor, nn

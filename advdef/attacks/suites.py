@@ -1,4 +1,4 @@
-"""Named sets of configured attacks, cheap ones first: a name and a partial, whose keywords are the settings."""
+"""Suites: named sets of configured attacks, cheap ones first. An attack is a partial; its keywords are its settings."""
 
 from collections.abc import Callable, Mapping
 from functools import partial

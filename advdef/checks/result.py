@@ -57,8 +57,10 @@ TITLES: Mapping[str, str] = {
     "E5": "compared with the paper",
     "E6": "cost counted",
 }
-"""The title of every check by its id. A: is the attack sound; B: is the defence of the usual kind; C: has the search
-converged; D: does an adaptive attack hold together; E: is what a reader needs reported.
+"""The title of every check by its id.
+
+A: is the attack sound; B: is the defence of the usual kind; C: has the search converged; D: does an adaptive attack
+hold together; E: is what a reader needs reported.
 """
 
 

@@ -74,7 +74,7 @@ class Outcome:
 
     @property
     def interval(self) -> Interval:
-        """Robust accuracy with its interval: Wilson's or, for a random defence, that of the mean share."""
+        """Robust accuracy with its interval, Wilson's or, for a random defence, that of the mean share."""
         if self.shares is not None:
             return mean_share(self.shares, self.passes)
         return wilson(int(self.robust.sum()), len(self.robust))

@@ -71,7 +71,7 @@ class Comparison:
 
     @property
     def points(self) -> float:
-        """Our robust accuracy minus theirs in points: negative where we are stronger, NaN without the peer."""
+        """Our robust accuracy minus theirs, in points; negative where we are stronger, NaN without the peer."""
         return nan if self.theirs is None else 100 * float((self.ours.double() - self.theirs.double()).mean())
 
     @property

@@ -21,8 +21,9 @@ Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """Called as ``objective(model, images, labels)`` with images (N, C, H, W) in [0, 1]; returns a scalar loss."""
 
 LAYOUT = torch.contiguous_format if os.environ.get("ADVDEF_CHANNELS_LAST") == "0" else torch.channels_last
-"""How models and images lie in memory: channels last, which is faster and changes nothing but rounding. With
-``ADVDEF_CHANNELS_LAST=0`` they are contiguous; comparing both shows what rounding does.
+"""How models and images lie in memory, channels last, which is faster and changes nothing but rounding.
+
+With ``ADVDEF_CHANNELS_LAST=0`` they are contiguous; comparing both shows what rounding does.
 """
 
 Schedule = Literal["constant", "cosine", "one_cycle"]
@@ -164,7 +165,9 @@ def fit(
 
 
 def precision(device: torch.device) -> torch.dtype:
-    """The type that :func:`fit` computes in: bfloat16 on CUDA, else float32. Evaluation is always in float32."""
+    """The type that :func:`advdef.training.fit` computes in: bfloat16 on CUDA, else float32. Evaluation is always in
+    float32.
+    """
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 

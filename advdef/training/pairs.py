@@ -64,7 +64,7 @@ class Recipe:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """All that may be done to an image: "clean", "noise" and the names of the attacks."""
+        """All that may be done to an image, "clean", "noise" and the names of the attacks."""
         return ("clean", "noise", *self.attacks)
 
 

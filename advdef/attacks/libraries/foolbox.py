@@ -236,7 +236,7 @@ def hop_skip_jump(
     )
 
     def gradients(is_adversarial: Callable[[Any], Any], points: Any, evaluations: int, radius: Any) -> Any:
-        """As in foolbox, which however divides by norms over the whole batch: more images would make it worse."""
+        """As foolbox does it, but with norms of each image: those over the whole batch get worse with its size."""
         point = points.raw
         moves = votes = sides = torch.zeros_like(point)
         for _ in range(evaluations):

@@ -20,8 +20,7 @@ from advdef.norms import per_image, spread
 __all__ = ["PeerSearch", "StandIn", "needs", "reached", "verified"]
 
 PeerSearch = Callable[[nn.Module, Tensor, Goal, Tensor, int], tuple[Tensor, Tensor]]
-"""Called as ``search(model, images, goal, eps, seed)``; returns images, and (N,) booleans: which of them may be kept.
-"""
+"""Called as ``search(model, images, goal, eps, seed)``; returns images, and (N,) booleans which of them may be kept."""
 
 
 @contextmanager

@@ -66,7 +66,7 @@ class Traced:
 
     @property
     def features(self) -> Tensor:
-        """The layer's output, flattened: (N, D)."""
+        """The layer's output, flattened to (N, D)."""
         return self.output.flatten(1)
 
     @_gradients()

@@ -33,7 +33,7 @@ class Repair:
     clean: Tensor
     """f(x) = y."""
     attacked: Tensor
-    """f(x') = y: the attack failed."""
+    """f(x') = y, the attack failed."""
     benign: Tensor
     """D(x) = y."""
     defended: Tensor
@@ -45,32 +45,34 @@ class Repair:
 
     @property
     def dsr(self) -> Interval | None:
-        """Defence success rate: D(x') = y, of the images with f(x) = y and f(x') != y; None if there are none."""
+        """Share of D(x') = y among the images with f(x) = y and f(x') != y, the defence success rate; None if there are
+        none.
+        """
         return _share(self.defended, self.clean & ~self.attacked)
 
     @property
     def dsr_released(self) -> Interval:
-        """Defence success rate as in the released code: D(x') = f(x), with no test that f(x') differs."""
+        """Share of D(x') = f(x), the defence success rate of the released code, with no test that f(x') differs."""
         return wilson(int(self.restored.sum()), len(self.restored))
 
     @property
     def robust(self) -> Interval:
-        """D(x') = y."""
+        """Share of D(x') = y, the robust accuracy."""
         return wilson(int(self.defended.sum()), len(self.defended))
 
     @property
     def benign_accuracy(self) -> Interval:
-        """D(x) = y."""
+        """Share of D(x) = y, the accuracy of the defence on benign images."""
         return wilson(int(self.benign.sum()), len(self.benign))
 
     @property
     def damage(self) -> Interval | None:
-        """D(x') != y, of the images with f(x') = y; None if there are none."""
+        """Share of D(x') != y among the images with f(x') = y, where the attack had failed; None if there are none."""
         return _share(~self.defended, self.attacked)
 
     @property
     def changed(self) -> Interval:
-        """D(x) != f(x)."""
+        """Share of D(x) != f(x), the benign images whose class the defence changes."""
         return wilson(int((~self.unchanged).sum()), len(self.unchanged))
 
 

@@ -19,7 +19,7 @@ from advdef.taps import tapped
 __all__ = ["Begin", "Features", "FeatureObjective", "ascend_features", "check_neurons", "typical"]
 
 Features = Mapping[str, Tensor]
-"""The output of each layer by name: (N, C) or (N, C, H, W)."""
+"""The output of each layer by name, (N, C) or (N, C, H, W)."""
 
 
 class FeatureObjective(Protocol):

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 Chosen = Mapping[str, Tensor]
-"""Neurons by layer, as int64 indices (k,): channels of (N, C, H, W) or units of (N, C)."""
+"""Neurons by layer, as int64 indices (k,) of channels of (N, C, H, W) or of units of (N, C)."""
 
 
 def substitute(model: nn.Module, images: Tensor, source: Tensor, chosen: Chosen, *, batch_size: int = 250) -> Tensor:

@@ -88,7 +88,7 @@ class SpikingResNet(nn.Module):
 
     Args:
         shape: Channels, height and width of the images; only the channels matter.
-        num_classes: K.
+        num_classes: Number of classes.
         steps: Time steps T.
         levels: Firing levels, 1 to 3; 1 gives plain LIF neurons.
         gated: Add squeeze-and-excitation. Where it goes is our choice: on the current of a block's second neurons, so

@@ -16,7 +16,7 @@ from advdef.papers.snn.surrogates import RECTANGLE, Surrogate
 __all__ = ["LEVELS", "DeadNetworkWarning", "Firing", "firing_rates", "leaky_neurons", "unrolled", "using"]
 
 LEVELS = (0.6, 1.6, 2.6)
-"""The thresholds of multi-level firing: rectangles of width 1 around them cover (0.1, 3.1) without a gap."""
+"""The thresholds of multi-level firing; rectangles of width 1 around them cover (0.1, 3.1) without a gap."""
 
 
 class DeadNetworkWarning(UserWarning):
@@ -59,7 +59,7 @@ class Firing(nn.Module):
         return f"{self.steps}, thresholds={self.thresholds}, decay={self.decay:g}, surrogate={self.surrogate}"
 
     def forward(self, currents: Tensor, *, constant: bool = False) -> Tensor:
-        """Spikes (T * N, ...)."""
+        """Spikes (T * N, ...) of currents (T * N, ...) or, where they are constant, (N, ...)."""
         if not constant and len(currents) % self.steps:
             raise ValueError(f"{len(currents)} currents are no whole number of images at {self.steps} steps")
         unit = Unit(self.steps, self.thresholds, self.decay, self.surrogate)

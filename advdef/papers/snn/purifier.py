@@ -19,7 +19,7 @@ __all__ = ["UNIT", "NoiseMap", "NoiseExtractor", "Purifier", "UNet"]
 NoiseMap = Literal["magnitude", "signed", "none"]
 
 UNIT = 8 / 255
-"""The unit of the noise map, in pixel values: in whole pixel values its square would vanish beside the other losses."""
+"""The unit of the noise map, in pixel values; in whole pixel values its square would vanish beside the other losses."""
 
 Activation = Callable[[], nn.Module]
 
@@ -98,7 +98,7 @@ class Purifier(nn.Module):
     Untrained it changes nothing, as its last convolution starts at zero; the other weights are drawn by Kaiming's rule.
 
     Args:
-        channels: C.
+        channels: Channels of the images.
         width: Channels of the U-Net's first stage; CBDNet has 64.
         extractor_width: Channels of the noise extraction.
         steps: Time steps T.

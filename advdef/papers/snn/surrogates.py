@@ -113,4 +113,6 @@ ENSEMBLE: Mapping[str, Surrogate] = _named(
     Surrogate("rate"),
     Surrogate("membrane"),
 )
-"""Twenty surrogates: shapes and widths after the ensemble of RobustSNNConversion (https://arxiv.org/abs/2311.09266)."""
+"""Twenty surrogates, with shapes and widths after the ensemble of RobustSNNConversion
+(https://arxiv.org/abs/2311.09266).
+"""

@@ -23,7 +23,7 @@ __all__ = ["Losses", "asymmetric", "charbonnier", "orthogonalise", "roughness", 
 
 
 def charbonnier(difference: Tensor, eps: float = 1e-3) -> Tensor:
-    """Mean of sqrt(d^2 + eps^2): the absolute value, rounded at zero."""
+    """Mean of sqrt(d^2 + eps^2) over the differences d: their absolute value, rounded off at zero."""
     return (difference.square() + eps**2).sqrt().mean()
 
 

@@ -72,11 +72,11 @@ class GradientMap(nn.Module):
         return self
 
     def extra_repr(self) -> str:
-        """What the cache of trained weights tells maps apart by."""
+        """The settings, by which the cache of trained weights tells maps apart."""
         return f"label={self.label!r}, scale={self.scale!r}"
 
     def forward(self, images: Tensor) -> Tensor:
-        """The maps."""
+        """The maps, (N, C, H, W) or, as a stack, (N, K C, H, W)."""
         check_frozen(self.classifier)
         through = torch.is_grad_enabled() and images.requires_grad
         # the caller may have switched gradients off; a tensor made in inference mode takes none, a copy does
@@ -187,11 +187,11 @@ class SobelMap(nn.Module):
         self.filters: Tensor
 
     def extra_repr(self) -> str:
-        """What the cache of trained weights tells maps apart by."""
+        """The settings, by which the cache of trained weights tells maps apart."""
         return f"scale={self.scale!r}"
 
     def forward(self, images: Tensor) -> Tensor:
-        """The maps."""
+        """The maps (N, C, H, W)."""
         padded = F.pad(images, (1, 1, 1, 1), mode="replicate").flatten(0, 1)[:, None]
         slopes = F.conv2d(padded, self.filters.to(images))
         # the root of nothing has no derivative
@@ -234,7 +234,7 @@ class OracleMap(nn.Module):
         return self
 
     def extra_repr(self) -> str:
-        """What the cache of trained weights tells maps apart by."""
+        """The settings, by which the cache of trained weights tells maps apart."""
         return f"scale={self.scale!r}"
 
     def forward(self, images: Tensor, *, labels: Tensor) -> Tensor:
