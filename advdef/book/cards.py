@@ -44,8 +44,8 @@ def own_pages(records: Iterable[Record]) -> list[dict[str, str]]:
 def cards(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
     """The result card of each paper's defence, by paper; empty without a record of the page that compares them.
 
-    Of several such records the one of the largest profile counts. The schema is ``advdef/card.schema.json``, and the
-    page "Result cards" of the book explains it. Raises `InputError` for a record that lacks what a card needs.
+    Of several such records the one of the largest profile counts. The schema is ``advdef/book/card.schema.json``,
+    and the page "Result cards" of the book explains it. Raises `InputError` for a record that lacks what a card needs.
     """
     comparisons = [record for record in records if record["paper"] == COMPARISON]
     if not comparisons:

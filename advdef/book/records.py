@@ -25,7 +25,7 @@ from advdef.store.files import naming
 __all__ = ["Kind", "Run", "provenance", "record", "results_folder"]
 
 Kind = Literal["hits", "count", "number", "text", "info"]
-"""How a regression test compares a value: by how many images flip, exactly, by a tolerance, exactly, not at all."""
+"""How a regression test compares a value, by how many images flip, exactly, by a tolerance, exactly, not at all."""
 
 _PACKAGES = ("advdef", "torch", "torchvision", "snntorch", "numba", "numpy", "scikit-learn", "pyautoattack")
 _PLAIN: dict[str, tuple[type, ...]] = {

@@ -82,7 +82,7 @@ class Repository:
 
     @property
     def notebooks(self) -> dict[str, Path]:
-        """The notebooks by paper, in the order of their numbers: ``{"qusecnets": .../01_qusecnets.ipynb}``.
+        """The notebooks by paper, in the order of their numbers, as in ``{"qusecnets": .../01_qusecnets.ipynb}``.
 
         Raises `InputError` where two have the same paper.
         """

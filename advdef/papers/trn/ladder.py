@@ -1,4 +1,4 @@
-"""Ten rungs of attacks on a defence that restores images, from one that ignores it to those made against it."""
+"""A ladder of ten rungs: attacks on a defence that restores images, from one that ignores it to those made for it."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -45,13 +45,21 @@ def ladder(
     twin: nn.Module | None = None,
     transfer: Mapping[str, nn.Module] | None = None,
 ) -> dict[str, list[Attempt]]:
-    """What is tried, in Linf, on each rung (see ``RUNGS``); those that make no sense for a defence are left out.
+    """The attempts of each rung, by its name; ``RUNGS`` says what each rung is. All attacks are in Linf.
 
-    ``twin`` makes maps like the defence's of a smooth twin of its classifier (A4, for gradient maps alone);
-    ``transfer`` models are attacked in the defence's stead (A8). On a defence without maps A2 is plain autograd on it,
-    and without restoration there is no A1. A5 and A7 climb the same model as A2: where autograd finds no gradient in
-    it, as in JPEG, A1 is the rung to look at. Attacks on models that give the defence's own values stop at their first
-    success. DLR needs at least three classes, and Square the extra ``eval``.
+    Rungs that make no sense for a defence are left out: without restoration there is no A1, without maps A2 is plain
+    autograd. A5 and A7 climb the same model as A2; where autograd finds no gradient in that, as in JPEG, look at A1.
+    Attacks on models with the defence's own values stop at their first success.
+
+    Args:
+        defence: What is attacked.
+        eps: The budget, which the defence's own attacks may depend on.
+        steps: Steps of every attack with a gradient.
+        restarts: Restarts of APGD (A7).
+        classes: Wrong classes that A5 aims at in turn.
+        queries: Queries of Square (A9), which needs the extra ``eval``.
+        twin: Makes maps like the defence's, of a smooth twin of its classifier (A4; for gradient maps alone).
+        transfer: Relatives of the defence, by name, which A8 attacks in its stead.
     """
     surrogates = defence.surrogates()
     mapped = surrogates.get("detached map")
