@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from inspect import getmembers, isfunction
 from typing import Any
@@ -136,17 +136,12 @@ def test_bad_input_is_refused_before_the_model_is_asked(row: Row, model: nn.Sequ
         attack(images, 0 * labels + 4, eps=row.eps)
 
 
-@pytest.mark.parametrize("name", [name for name, row in ATTACKS.items() if row.unbounded])
-def test_an_infinite_budget_is_all_there_is(row: Row, model: nn.Sequential, batch: Pair) -> None:
-    everything = {"Linf": 1.0, "L2": 18**0.5, "L1": 18.0, "L0": 9.0}[row.norm]
-    found = [row(model, *batch, eps=eps, generator=seeded()) for eps in (everything, INF)]
-    assert not torch.equal(found[0], batch[0])
-    assert torch.equal(found[1], found[0])
-
-
-def test_each_image_may_have_its_own_eps(row: Row, model: nn.Sequential, batch: Pair) -> None:
+def test_each_image_may_have_an_eps_of_its_own(row: Row, model: nn.Sequential, batch: Pair) -> None:
     most = MUCH[row.norm]
     attack = partial(row, model, *batch)
+    if row.unbounded:  # an infinite budget is all there is
+        everything = {"Linf": 1.0, "L2": 18**0.5, "L1": 18.0, "L0": 9.0}[row.norm]
+        assert torch.equal(attack(eps=INF, generator=seeded()), attack(eps=everything, generator=seeded()))
     eps = torch.tensor([0.0, 0.01, 0.1, 0.2, 0.5, 1.0]) * most
     if not row.each_eps:
         with pytest.raises(TypeError, match="one eps for all images, a number"):
@@ -212,13 +207,9 @@ def test_an_attack_does_the_same_in_every_mode_and_layout(row: Row, model: nn.Se
     for same in (images.to(memory_format=torch.channels_last), permuted, strided):
         assert torch.equal(same, images)
         assert torch.equal(row(model, same, labels, eps=row.eps, generator=seeded()), expected)
-
-
-@pytest.mark.parametrize("name", OWN)
-def test_an_attack_says_where_each_tensor_belongs(row: Row, model: nn.Sequential, batch: Pair) -> None:
-    expected, generator = row(model, *batch, eps=row.eps, generator=seeded()), seeded()
-    with default_device():
-        assert torch.equal(row(model, *batch, eps=row.eps, generator=generator), expected)
+    generator = seeded()
+    with default_device() if not row.library else nullcontext():  # which libraries rely on
+        assert torch.equal(row(model, images, labels, eps=row.eps, generator=generator), expected)
 
 
 class Inplace(nn.Sequential):
@@ -265,8 +256,15 @@ def test_an_image_meets_the_same_attack_alone_as_in_any_batch(row: Row, model: n
 # Gradients and logits that are not as they should be
 
 
+class Cut(nn.Sequential):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.detach())
+
+
 @pytest.mark.parametrize("name", FOLLOW)
-def test_a_gradient_that_is_nan_counts_as_zero_and_is_told(row: Row, model: nn.Sequential, batch: Pair) -> None:
+def test_a_gradient_that_is_nan_or_missing_counts_as_zero_and_is_told(
+    row: Row, model: nn.Sequential, batch: Pair
+) -> None:
     images, broken, eps = 0.1 + 0.8 * batch[0], NaNSlope(*model).eval(), INF if row.unbounded else row.eps
     images[2, :, 0, :2] = 0.0
     labels = broken(images).argmax(1)
@@ -277,19 +275,9 @@ def test_a_gradient_that_is_nan_counts_as_zero_and_is_told(row: Row, model: nn.S
     moved = (found != images).flatten(1).any(1)
     plain = row(model, images, labels, eps=eps, generator=seeded())
     assert torch.equal(moved, (plain != images).flatten(1).any(1))  # nobody is left alone for it
-
-
-class Cut(nn.Sequential):
-    def forward(self, images: Tensor) -> Tensor:
-        return super().forward(images.detach())
-
-
-@pytest.mark.parametrize("name", FOLLOW)
-def test_a_model_without_a_gradient_is_named(row: Row, model: nn.Sequential, batch: Pair) -> None:
     with pytest.warns(NoGradientWarning, match="that this attack fails says nothing"):
         found = row(Cut(*model).eval(), *batch, eps=row.eps, generator=seeded())
-    if row.draws is False and not row.library:
-        assert torch.equal(found, batch[0])
+    assert torch.equal(found, batch[0]) or row.draws is not False or row.library == "foolbox"  # which draws then
 
 
 class Brittle(nn.Sequential):
