@@ -190,7 +190,6 @@ ATTACKS: Mapping[str, Row] = {
     "bim": Row(attack=partial(bim, stop_early=True), draws=False),
     "mim": Row(attack=mim, draws=False),
     "pgd": Row(attack=partial(pgd, steps=4, restarts=2, loss="margin")),
-    "pgd, early": Row(attack=partial(pgd, steps=5, stop_early=True, loss="dlr")),
     "pgd in L2": Row(attack=partial(pgd, norm="L2", steps=5), norm="L2"),
     "apgd": Row(attack=partial(apgd, steps=5, restarts=2, stop_early=True, loss="dlr")),
     "apgd in L2": Row(attack=partial(apgd, norm="L2", steps=10, loss="margin"), norm="L2"),
@@ -210,10 +209,6 @@ ATTACKS: Mapping[str, Row] = {
     "universal": Row(
         attack=partial(universal, steps=5), draws=False, by_itself=False, each_eps=False, never_worse=False
     ),
-    "universal in L2": Row(
-        attack=partial(universal, steps=5, norm="L2"), norm="L2", draws=False, by_itself=False, each_eps=False,
-        never_worse=False,
-    ),
     # libraries
     "carlini wagner": _foolbox(attack=partial(carlini_wagner, **SEARCH), norm="L2", draws=False),
     "ead": _foolbox(attack=partial(ead, **SEARCH), norm="L1", draws=False),
@@ -227,9 +222,6 @@ ATTACKS: Mapping[str, Row] = {
         attack=partial(square, norm="L2", queries=20), norm="L2", follows=False, shape=(2, 5, 5)
     ),
     "fab": _pyautoattack(attack=partial(fab, steps=5), draws=None, unbounded=True),
-    "fab in L2, targeted": _pyautoattack(
-        attack=partial(fab, norm="L2", steps=5, targeted=True), norm="L2", draws=None, unbounded=True
-    ),
     "autoattack": _pyautoattack(attack=autoattack, by_itself=False, slow=True),
     # made for a defence
     "level space": Row(attack=level_spaced, draws=None, never_worse=False),

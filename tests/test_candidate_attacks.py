@@ -58,8 +58,8 @@ class Unanimous(Deployed):
     ("attack", "options", "message"),
     [
         *[(attack, {"steps": 0}, "steps and restarts") for attack in (added, both, taken_off, led)],
-        *[(attack, {"step_size": 0.0}, "step_size") for attack in (added, both, taken_off, led)],
         *[(attack, {"norm": "L1"}, "Linf, L2") for attack in (added, both, taken_off, led)],
+        (added, {"step_size": 0.0}, "step_size"),
         (added, {"loss": "ce"}, "no loss 'ce'; there are sum, worst, agree"),
         (added, {"offsets": OFFSETS[0]}, r"must be \(J, 2, 3, 3\), not \(2, 3, 3\)"),
         (added, {"offsets": OFFSETS[:, :1]}, r"not \(3, 1, 3, 3\)"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -279,20 +280,17 @@ def test_gradients_by_shapes_that_are_written_here(name: str) -> None:
     assert_close(found, one_more.flatten(0, 1))
 
 
-@pytest.mark.parametrize("constant", [False, True])
 @pytest.mark.parametrize("kind", EACH_KIND)
-def test_double_precision_agrees_with_single(kind: str, constant: bool) -> None:
-    neuron, currents = neuron_of(4, surrogate=EACH_KIND[kind]), currents_of("maps", IMAGES if constant else 4 * IMAGES)
-    incoming = torch.randn(4 * IMAGES, 5, 3, 4, generator=seeded(1))
-
-    def run(x: Tensor) -> Tensor:
-        return neuron(x, constant=constant)
-
-    double = pulled_back(run, currents.double(), incoming.double())
-    assert double.dtype == torch.float64
-    assert torch.equal(run(currents.double()), run(currents).double())
-    assert_close(double.float(), pulled_back(run, currents, incoming), atol=5e-5)  # slopes go up to 4 / 0.25
-    assert bool(double.any())
+def test_double_precision_agrees_with_single(kind: str) -> None:
+    neuron = neuron_of(4, surrogate=EACH_KIND[kind])
+    for constant in (False, True):
+        run, currents = partial(neuron, constant=constant), currents_of("maps", IMAGES if constant else 4 * IMAGES)
+        incoming = torch.randn(4 * IMAGES, 5, 3, 4, generator=seeded(1))
+        double = pulled_back(run, currents.double(), incoming.double())
+        assert double.dtype == torch.float64
+        assert torch.equal(run(currents.double()), run(currents).double())
+        assert_close(double.float(), pulled_back(run, currents, incoming), atol=5e-5)  # slopes go up to 4 / 0.25
+        assert bool(double.any())
 
 
 @pytest.mark.parametrize("name", REDUCED)
