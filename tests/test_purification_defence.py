@@ -444,12 +444,10 @@ def test_where_nothing_is_changed_there_is_no_alarm() -> None:
     assert torch.equal(gate(pixels(seed=1)), gate.classifier(pixels(seed=1)))
 
 
-@pytest.mark.parametrize(
-    ("share", "n"), [(0.0, 4), (1.0, 4), (-0.1, 4), (1.1, 4), (float("nan"), 4), (0.05, 0)], ids=str
-)
-def test_what_cannot_be_calibrated_is_refused(share: float, n: int) -> None:
-    with pytest.raises(ValueError, match=r"needs images and a share in \(0, 1\)"):
-        GatedPurification.calibrated(classifier(), purifier(), pixels(n), false_alarms=share)
+def test_what_cannot_be_calibrated_is_refused() -> None:
+    for share, n in [(0.0, 4), (1.0, 4), (-0.1, 4), (1.1, 4), (float("nan"), 4), (0.05, 0)]:
+        with pytest.raises(ValueError, match=r"needs images and a share in \(0, 1\)"):
+            GatedPurification.calibrated(classifier(), purifier(), pixels(n), false_alarms=share)
 
 
 # Attacks on the gate: two pixels, which move from grey by (u, v)

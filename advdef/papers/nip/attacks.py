@@ -160,7 +160,7 @@ def precompensated(
         return (around.project(crafted - share * added) for share in shares)
 
     return for_each_class(
-        model, images, labels, eps=eps, network=network, likely=network, classes=classes, attempt=attempt,
+        model, images, labels, eps=eps, network=network, likely=partial(ask, network), classes=classes, attempt=attempt,
         norm=norm, stop_early=stop_early,
     )  # fmt: skip
 
@@ -223,6 +223,6 @@ def two_conditions(
         return [found]
 
     return for_each_class(
-        model, images, labels, eps=eps, network=network, likely=network, classes=classes, attempt=attempt,
+        model, images, labels, eps=eps, network=network, likely=partial(ask, network), classes=classes, attempt=attempt,
         norm=norm, stop_early=stop_early,
     )  # fmt: skip
