@@ -30,9 +30,9 @@ from advdef.papers.nip.influence import Score, Tail, feature_layer, front_and_ta
 from advdef.papers.nip.offset import AddedOffset, by_class
 from advdef.taps import renamed, tapped
 
-__all__ = ["NIPDictionary", "NIPSearch", "NIPSelf", "Rule", "SearchScore"]
+__all__ = ["NIPDictionary", "NIPSearch", "NIPSelf", "DecisionRule", "SearchScore"]
 
-Rule = Literal["pred", "majority", "mean-logit", "max-confidence", "self-confidence"]
+DecisionRule = Literal["pred", "majority", "mean-logit", "max-confidence", "self-confidence"]
 SearchScore = Literal["confidence", "recovery"]
 
 _IMAGES_IN_A_PASS = 250  # more do not fit into the caches of a CPU; a GPU gets 16 times as many
@@ -121,11 +121,11 @@ class NIPDictionary(Defense):
     """
 
     def __init__(
-        self, classifier: nn.Module, bank: DirectionBank, *, steps: Sequence[float], rule: Rule = "mean-logit"
+        self, classifier: nn.Module, bank: DirectionBank, *, steps: Sequence[float], rule: DecisionRule = "mean-logit"
     ) -> None:
         super().__init__()
-        if rule not in get_args(Rule):
-            raise ValueError(f"no rule {rule!r}; there are {', '.join(get_args(Rule))}")
+        if rule not in get_args(DecisionRule):
+            raise ValueError(f"no rule {rule!r}; there are {', '.join(get_args(DecisionRule))}")
         if not steps or min(steps) < 0 or sorted(steps) != list(steps):
             raise ValueError(f"steps must be one or more numbers, not negative and ascending, not {steps}")
         self._classifier, self.rule, self.steps = classifier, rule, tuple(steps)
