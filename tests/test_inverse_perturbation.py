@@ -20,12 +20,12 @@ from advdef.evaluation import adaptive, direct, evaluate, oblivious
 from advdef.norms import rms_normalised
 from advdef.papers.nip import defence as inverse_perturbation
 from advdef.papers.nip.bank import DirectionBank
-from advdef.papers.nip.defence import NIPDictionary, NIPSearch, NIPSelf, Rule
+from advdef.papers.nip.defence import DecisionRule, NIPDictionary, NIPSearch, NIPSelf
 from advdef.papers.nip.influence import front_and_tail, inverse_direction
 from advdef.papers.nip.oracle import NIPOracle
 from advdef.taps import tapped
 
-RULES = get_args(Rule)
+RULES = get_args(DecisionRule)
 SHAPE, CLASSES, FEATURES, KEPT = (2, 4, 4), 4, 16, 3
 
 
