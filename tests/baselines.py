@@ -22,7 +22,7 @@ from regression import allowing, recorded_values, write_baseline
 from test_notebooks import PAPERS, ROOT, executed
 from variants import VARIANTS, impossible
 
-from advdef.training.weights import write_atomically
+from advdef.store import write_atomically
 
 KEPT = ROOT / "build" / "baselines"
 REFERENCE = "one thread"
