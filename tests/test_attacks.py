@@ -361,7 +361,7 @@ def test_suites_of_a_norm_stay_in_its_ball(network: nn.Module, batch: Pair, norm
 def test_stopping_early_is_switched_on_where_it_exists() -> None:
     early = stopping(cleverhans())
     assert [a.keywords.get("stop_early", False) for a in early.values()] == [False, True, True, True]
-    assert cleverhans()["PGD"].keywords == {"steps": 10, "step_size": 1 / 6}
+    assert cleverhans()["PGD"].keywords == {"norm": "Linf", "steps": 10, "step_size": 1 / 6}
     assert {n for n, a in stopping(standard()).items() if "stop_early" not in a.keywords} == {"FGSM", "Square-500"}
 
 

@@ -201,24 +201,18 @@ class TestTaps:
                 assert value.dim() == 2 or bool((value == 0).any()), name
             assert not [name for name, part in model.named_modules() if getattr(part, "inplace", False)]
 
-    def test_the_head_sees_the_last_tap(
+    def test_the_network_sees_images_from_minus_one_to_one_and_its_head_the_last_tap(
         self, build: Build, shape: tuple[int, int, int], expected: list[tuple[int, ...]]
     ) -> None:
-        model = build(shape, 7).eval()
+        model, images, given = build(shape, 7).eval(), torch.rand(2, *shape), []
+        first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+        first.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
         head = model.get_submodule("layers.7" if isinstance(model, CleverhansCNN) else "head")
         with tapped(model, default_taps(model)) as seen, torch.no_grad():
-            logits = model(torch.rand(2, *shape))
+            logits = model(images)
             assert torch.equal(head(seen[default_taps(model)[-1]].flatten(1)), logits)
-
-    def test_images_are_scaled_to_minus_one_to_one(
-        self, build: Build, shape: tuple[int, int, int], expected: list[tuple[int, ...]]
-    ) -> None:
-        model, images, seen = build(shape, 7).eval(), torch.rand(2, *shape), []
-        first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
-        first.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-        model(images)
-        border = (seen[0].shape[3] - images.shape[3]) // 2  # of LeNet-5
-        inside = nn.functional.pad(seen[0], (-border,) * 4)
+        border = (given[0].shape[3] - images.shape[3]) // 2  # of LeNet-5
+        inside = nn.functional.pad(given[0], (-border,) * 4)
         assert torch.equal(inside, images if build is CleverhansCNN else 2 * images - 1)
 
 

@@ -839,22 +839,19 @@ def test_using_changes_gradients_and_no_value(images: Tensor) -> None:
     assert torch.equal(net(images), values)
 
 
-@pytest.mark.parametrize(
-    ("chosen", "expected"),
-    [
+def test_using_takes_the_layers_below_a_name() -> None:
+    for chosen, expected in [
         ({"body": OTHER}, [1, 1, 0, 0]),
         ({"body2": OTHER}, [0, 0, 1, 0]),
         ({"body.2": OTHER}, [0, 1, 0, 0]),
         ({"body.2.1": OTHER, "last": OTHER}, [0, 1, 0, 1]),
         ({"": OTHER}, [1, 1, 1, 1]),
         ({}, [0, 0, 0, 0]),
-    ],
-)
-def test_using_takes_the_layers_below_a_name(chosen: dict[str, Surrogate], expected: list[int]) -> None:
-    net = Net()
-    with using(net, chosen):
-        assert [layer.surrogate is OTHER for layer in neurons_of(net).values()] == [bool(value) for value in expected]
-    assert kinds(net) == ["rectangle"] * 3 + ["arctan"]
+    ]:
+        net = Net()
+        with using(net, chosen):
+            assert [int(layer.surrogate is OTHER) for layer in neurons_of(net).values()] == expected
+        assert kinds(net) == ["rectangle"] * 3 + ["arctan"]
 
 
 @pytest.mark.parametrize("turn", [1, -1])
