@@ -74,6 +74,12 @@ def test_more_than_half_is_not_enough_without_a_gain() -> None:
     assert not condition.holds
 
 
+def test_an_attack_may_have_seen_the_first_images_alone() -> None:
+    bare, restored = {"clean": right(3, of=5), "PGD": right(1, of=4)}, {"PGD": right(2, of=4)}
+    found = Replayed.of(bare, restored, "PGD")
+    assert [hits.tolist() for hits in found] == [[True] * 3 + [False], [True] + [False] * 3, [True] * 2 + [False] * 2]
+
+
 @pytest.mark.parametrize(("good", "expected"), [(FIVE, "supported"), (("PGD",), "partly"), ((), "not supported")])
 def test_the_five_attacks_all_count(good: tuple[str, ...], expected: str) -> None:
     attacks = {attack: GOOD if attack in good else BAD for attack in FIVE} | {"Square": GOOD}
@@ -93,12 +99,14 @@ def test_the_five_attacks_all_count(good: tuple[str, ...], expected: str) -> Non
         ({"image only": [UP], "random map": [DOWN]}, "not supported"),
         ({"image only": [Interval(0.05, 0.0, 0.1)]}, "not supported"),
         ({"image only": [Interval(0.05, 1e-9, 0.1)]}, "supported"),
+        ({"image only": [UP], "predicted": [DOWN], "oracle map": [DOWN]}, "supported"),  # these are no controls
+        ({"predicted": [UP]}, "not testable here"),
         ({}, "not testable here"),
     ],
 )
 def test_the_map_has_to_exceed_all_controls(leads: Mapping[str, list[Interval]], expected: str) -> None:
     conditions = verdicts.exceeds_blind_maps(leads)
-    assert len(conditions) == bool(leads)
+    assert len(conditions) == ("image only" in leads)
     assert word("C2", conditions) == expected
 
 
@@ -122,25 +130,36 @@ def test_the_numbers_of_all_controls_are_told() -> None:
     ],
 )
 def test_the_estimate_is_near_the_true_gradient(cosine: float, oracle: Interval | None, expected: str) -> None:
-    conditions = verdicts.label_is_not_needed({"PGD": Interval(0.6, cosine, 0.7)}, oracle)
+    leads = {"image only": [DOWN]} | ({} if oracle is None else {"oracle map": [oracle, DOWN]})
+    conditions = verdicts.label_is_not_needed({"PGD": Interval(0.6, cosine, 0.7)}, leads)
     assert word("C3", conditions) == expected
     assert conditions[0] == Condition("cosine, PGD", cosine > 0.5, "+0.60 [+0.50, +0.70]")
 
 
 def test_no_fooled_image_and_no_oracle_decide_nothing() -> None:
-    assert word("C3", verdicts.label_is_not_needed({})) == "not testable here"
+    assert word("C3", verdicts.label_is_not_needed({}, {"image only": [UP]})) == "not testable here"
+    assert word("C3", verdicts.label_is_not_needed({"PGD, 0.5 eps": UP}, {})) == "not testable here"
 
 
 @pytest.mark.parametrize(
-    ("number", "function"),
-    [("C4", verdicts.exceeds_simpler_fusions), ("C10", verdicts.exceeds_other_purifications)],
+    ("number", "function", "names"),
+    [
+        ("C4", verdicts.exceeds_simpler_fusions, ("early", "sum", "concat")),
+        (
+            "C10",
+            verdicts.exceeds_other_purifications,
+            ("JPEG 75", "bit depth 3", "median 2x2", "total variation", "HGD-style", "image only"),
+        ),
+    ],
 )
-def test_each_competitor_counts(number: str, function: Rule) -> None:
-    assert word(number, function({"concat": [UP], "sum": [UP, UP]})) == "supported"
-    assert word(number, function({"concat": [UP], "sum": [UP, ACROSS]})) == "partly"
-    assert word(number, function({"concat": [Interval(0.05, 0.0, 0.1)], "sum": [DOWN]})) == "not supported"
-    assert word(number, function({})) == "not testable here"
-    assert [condition.what for condition in function({"concat": [UP]})] == ["TRN − concat"]
+def test_each_competitor_counts_and_nothing_else(number: str, function: Rule, names: tuple[str, ...]) -> None:
+    above = {key: [UP, UP] for key in (*names, "heavy", "none", "Fast-AT")}
+    assert [condition.what for condition in function(above)] == [f"TRN − {name}" for name in names]
+    assert word(number, function(above)) == "supported"
+    assert word(number, function(above | {"heavy": [DOWN], "Fast-AT": [DOWN]})) == "supported"
+    assert word(number, function(above | {names[1]: [UP, ACROSS]})) == "partly"
+    assert word(number, function({key: [Interval(0.05, 0.0, 0.1)] for key in names})) == "not supported"
+    assert word(number, function({"heavy": [UP]})) == "not testable here"
 
 
 def test_unseen_attacks_are_those_that_training_lacks_and_that_fool() -> None:

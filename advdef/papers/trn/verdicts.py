@@ -1,10 +1,11 @@
 """The rules that decide the claims of TRN; each gives conditions from measured results.
 
-In each mapping the keys are what the evidence names: attacks, variants, budgets. A lead is TRN minus something else, as
-:func:`advdef.papers.trn.measure.lead_over` gives it: an interval over images and, with several seeds, one over seeds.
+A mapping of results may hold more than a rule asks for. ``leads`` say by how much TRN exceeds other variants and
+defences on the mean of the five attacks, as :func:`advdef.papers.trn.measure.lead_over` gives it: an interval over
+images and, with several seeds, one over seeds. Few variants are trained on other data sets than the first.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -28,6 +29,9 @@ __all__ = [
 
 _FIVE = ("FGSM", "FFGSM", "BIM", "MIM", "PGD")
 _SEEN = ("FGSM", "PGD")  # in training
+_CONTROLS = ("image only", "random map", "shuffled map", "Sobel map")
+_FUSIONS = ("early", "sum", "concat")
+_PURIFICATIONS = ("JPEG 75", "bit depth 3", "median 2x2", "total variation", "HGD-style", "image only")
 
 
 class Replayed(NamedTuple):
@@ -40,6 +44,11 @@ class Replayed(NamedTuple):
     bare: Tensor
     restored: Tensor
 
+    @classmethod
+    def of(cls, bare: Mapping[str, Tensor], restored: Mapping[str, Tensor], attack: str) -> "Replayed":
+        """From hits by attack, those on clean images under "clean"; an attack may have seen only the first few."""
+        return cls(bare["clean"][: len(bare[attack])], bare[attack], restored[attack])
+
 
 def _recovered(what: str, hits: Replayed) -> Condition:
     """At least half of the accuracy that the attack took is given back."""
@@ -50,10 +59,17 @@ def _recovered(what: str, hits: Replayed) -> Condition:
     return Condition(what, gain.low > 0 and half.low > 0, f"{gain:+} points of {100 * taken:.1f} taken")
 
 
-def _leads(other: str, lead: Sequence[Interval]) -> Condition:
-    """Every interval of a lead lies above zero."""
-    number = ", over seeds ".join(f"{interval:+}" for interval in lead)
-    return Condition(f"TRN − {other}", all(interval.low > 0 for interval in lead), number)
+def _exceeds(leads: Mapping[str, Sequence[Interval]], others: Iterable[str]) -> list[Condition]:
+    """For each of the others there: every interval of TRN's lead over it lies above zero."""
+    return [
+        Condition(
+            f"TRN − {other}",
+            all(interval.low > 0 for interval in leads[other]),
+            ", over seeds ".join(f"{interval:+}" for interval in leads[other]),
+        )
+        for other in others
+        if other in leads
+    ]
 
 
 @rule("trn-C1")
@@ -61,7 +77,7 @@ def restores_the_five_attacks(attacks: Mapping[str, Replayed]) -> list[Condition
     """For each of FGSM, FFGSM, BIM, MIM and PGD, made on the bare classifier at the main eps: TRN gives back at least
     half of the accuracy that the attack took (paired 95 % interval of the gain above half of it).
 
-    ``attacks`` holds these five; others do not count.
+    Raises KeyError where one of these was not tried.
     """
     return [_recovered(attack, attacks[attack]) for attack in _FIVE]
 
@@ -72,37 +88,37 @@ def exceeds_blind_maps(leads: Mapping[str, Sequence[Interval]]) -> list[Conditio
     of Sobel's filter, and a network of as many blocks without a map (paired 95 % interval over images above zero and,
     with several seeds, Student's interval over seeds as well). On the first data set.
 
-    ``leads`` over each of these networks that was trained. A single condition: where TRN exceeds some of them, the map
-    need not be the reason.
+    A single condition: where TRN exceeds some of them and not others, the map need not be the reason.
     """
-    margins = [_leads(other, lead) for other, lead in leads.items()]
+    margins = _exceeds(leads, _CONTROLS)
     told = "; ".join(f"{margin.what}: {margin.number}" for margin in margins)
     return [Condition("more than every control", all(margin.holds for margin in margins), told)] if margins else []
 
 
 @rule("trn-C3")
-def label_is_not_needed(cosines: Mapping[str, Interval], oracle: Interval | None = None) -> list[Condition]:
+def label_is_not_needed(cosines: Mapping[str, Interval], leads: Mapping[str, Sequence[Interval]]) -> list[Condition]:
     """Under each of the five attacks the estimate has a mean cosine above 0.5 to the gradient at the true label (95 %
     interval over fooled images; in theory, 0.5 is what the gradient at any wrong class has that is not the predicted
     one); and, on the first data set, TRN is at most 2 points below the same network with the oracle's map (interval).
 
-    ``cosines`` by attack, of those that fooled the classifier; ``oracle`` is TRN's lead over the oracle, over images.
+    ``cosines`` by attack; one that fooled the classifier on too few images has none.
     """
     conditions = [
         Condition(f"cosine, {attack}", mean.low > 0.5, f"{mean.value:+.2f} [{mean.low:+.2f}, {mean.high:+.2f}]")
         for attack, mean in cosines.items()
+        if attack in _FIVE
     ]
-    return conditions + ([] if oracle is None else [Condition.above("TRN − oracle map", oracle, -0.02)])
+    if "oracle map" in leads:
+        conditions.append(Condition.above("TRN − oracle map", leads["oracle map"][0], -0.02))
+    return conditions
 
 
 @rule("trn-C4")
 def exceeds_simpler_fusions(leads: Mapping[str, Sequence[Interval]]) -> list[Condition]:
     """On the mean of the five attacks, TRN exceeds the networks that stack both inputs, add the streams, or mix them
     without the gate (intervals as in C2). On the first data set.
-
-    ``leads`` over each of these networks that was trained.
     """
-    return [_leads(other, lead) for other, lead in leads.items()]
+    return _exceeds(leads, _FUSIONS)
 
 
 @rule("trn-C5")
@@ -110,7 +126,7 @@ def restores_unseen_attacks(attacks: Mapping[str, Replayed]) -> list[Condition]:
     """As C1, for attacks that training did not see: FFGSM, BIM, MIM, targeted PGD, APGD with two losses, Square, C&W
     and DeepFool.
 
-    ``attacks`` may hold those of training, too, which are left out, as is one that fooled the classifier on no image.
+    An attack that fooled the classifier on no image decides nothing.
     """
     unseen = {attack: hits for attack, hits in attacks.items() if attack not in _SEEN}
     return [_recovered(attack, hits) for attack, hits in unseen.items() if bool((hits.clean & ~hits.bare).any())]
@@ -163,7 +179,5 @@ def exceeds_other_purifications(leads: Mapping[str, Sequence[Interval]]) -> list
     variation, restoration without a map, and the same trained on features as HGD is (intervals as in C2). Adversarial
     training has other weights, for which these attacks are no fair test: see C9. The paper's baselines are not known to
     us.
-
-    ``leads`` over each of these.
     """
-    return [_leads(other, lead) for other, lead in leads.items()]
+    return _exceeds(leads, _PURIFICATIONS)
