@@ -153,7 +153,9 @@ PLANS = {
             "images": 12, "few": 8, "steps": 2, "strong": 2, "queries": 3, "curve": (0.5, 1.0), "counts": (1, 2),
             "checks": "fast", "timed": 4,
         },
-        changes={'"DS-ResNet-20": SpikingResNet': '"DS-ResNet-20": partial(SpikingResNet, blocks=(1, 1), stem_stride=2)'},
+        changes={
+            '"DS-ResNet-20": SpikingResNet': '"DS-ResNet-20": partial(SpikingResNet, blocks=(1, 1), stem_stride=2)',
+        },
         imports="",
         images=dark_or_bright,
     ),

@@ -1,10 +1,11 @@
 """A ladder of ten rungs: attacks on a defence that restores images, from one that ignores it to those made for it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from advdef.attacks.attack import Suite
 from advdef.attacks.auto_pgd import apgd
@@ -14,11 +15,11 @@ from advdef.attacks.libraries.pyautoattack import square
 from advdef.attacks.noise import uniform_noise
 from advdef.attacks.suites import stopping
 from advdef.defenses.base import Defense
-from advdef.evaluation import Attempt
+from advdef.evaluation import Attempt, Outcome, Threat
 from advdef.papers.trn.defence import Restoration
 from advdef.papers.trn.maps import GradientMap
 
-__all__ = ["RUNGS", "ladder"]
+__all__ = ["RUNGS", "ladder", "robust_by_rung", "rung_attacker"]
 
 RUNGS: Mapping[str, str] = {
     "A0": "oblivious: PGD on the bare classifier",
@@ -96,3 +97,19 @@ def ladder(
     gradient_free = {"noise": partial(uniform_noise), f"Square-{queries}": partial(square, queries=queries)}
     rungs["A9"] = on(defence, gradient_free)
     return rungs
+
+
+def rung_attacker(rung: str, rungs: Collection[str]) -> Threat:
+    """Who makes the attacks of a rung, one of those that a defence has.
+
+    A0 ignores the defence; the direct attacker's rung is plain autograd on it, A3, or A2 where there is no map.
+    """
+    if rung == "A0":
+        return "oblivious"
+    return "direct" if rung == ("A3" if "A3" in rungs else "A2") else "adaptive"
+
+
+def robust_by_rung(outcomes: Mapping[str, Outcome]) -> dict[str, Tensor]:
+    """Which images (N,) are right: "clean", after each rung alone, and, as the "worst" case, after all of them."""
+    alone = {rung: outcome.robust for rung, outcome in outcomes.items()}
+    return {"clean": outcomes["A0"].clean, **alone, "worst": torch.stack(list(alone.values())).all(0)}
