@@ -33,7 +33,7 @@ INPUTS = ("pyproject.toml", "constraints.txt")
 EXTRAS = "book,test,eval,dev"
 OLDEST, NEWEST = (3, 11), (3, 13)
 # each core has a worker; tests/conftest.py says what is one worker's
-PYTEST = ("pytest", "-n", "auto", "--dist", "loadscope", "--no-loadscope-reorder")
+PYTEST = ("pytest", "-n", "auto", "--dist", "loadgroup", "--no-loadscope-reorder")
 
 # The schemas that files have to fit; check-jsonschema brings them along.
 WORKFLOWS = [*ROOT.glob(".github/workflows/*.yml")]

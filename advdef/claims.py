@@ -106,7 +106,7 @@ class Verdict:
 
     @property
     def evidence(self) -> str:
-        """One line: how many conditions hold, and the summary, or the conditions with their numbers."""
+        """In one line, how many conditions hold, and the summary, or the conditions with their numbers."""
         if self.word == "not testable here":
             if not self.conditions:
                 return self.summary or "nothing was measured"

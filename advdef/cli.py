@@ -1,6 +1,7 @@
 """The command ``advdef``: reproduce, book, record, new, data, cache, verdicts.
 
-Exit codes: 0 all went well, 1 a notebook, the site or a download failed, 2 the input makes no sense.
+Exit codes: 0 all went well; 1 a notebook, the site, a download or the disk failed, or another process is at the same
+run; 2 the input makes no sense.
 Modules are imported where they are used, so that ``advdef --help`` does not wait for torch.
 """
 
@@ -17,7 +18,7 @@ import typer
 
 from advdef.book.cache import cache_app
 from advdef.book.repository import PROFILES, InputError, check_profile, find
-from advdef.book.terminal import guarded, need, render_site, report_run, say, stop, tolerant
+from advdef.book.terminal import guarded, need, render_site, report_run, say, stop, tolerant, verdict_lines
 
 if TYPE_CHECKING:
     from advdef.book.run import Execution
@@ -71,6 +72,7 @@ def reproduce(
     need("papermill", "jupytext", "ipykernel", "jupyter_book")
     from advdef.book import notebookfile
     from advdef.book import run as reproduction
+    from advdef.book.recordfile import read_records
 
     parameters = reproduction.run_parameters(dataset=dataset, seed=seed, device=device)
     if not selected:
@@ -92,11 +94,9 @@ def reproduce(
         executions.append(execution)
         report_run(execution, f"[{len(executions)}/{len(selected)}]")
     done = [execution for execution in executions if not execution.failure]
-    rendered = not site or render_site(repository, repository.build(chosen), done)
-    from advdef.book.summary import read_verdicts, verdict_lines
-
-    found = [verdict for execution in done if execution.results for verdict in read_verdicts(execution.results)]
-    typer.echo(f"\n{verdict_lines(found)}" if found else "no verdicts: what ran has no claims, or failed")
+    rendered = render_site(repository, repository.build(chosen), done) if site else True
+    records = [record for execution in done if execution.results for record in read_records(execution.results)]
+    typer.echo(f"\n{verdict_lines(records) or 'no verdicts: what ran has no claims, or failed'}")
     if len(done) < len(executions) or not rendered:
         raise typer.Exit(1)
 
@@ -159,7 +159,7 @@ def verdicts(
     ] = False,
 ) -> None:
     """Print the verdicts on the papers' claims, from the records of runs."""
-    from advdef.book.summary import read_verdicts, verdict_lines
+    from advdef.book.recordfile import read_records
 
     repository = find()
     profiles = PROFILES if profile is None else (check_profile(profile),)
@@ -168,10 +168,9 @@ def verdicts(
         places = [(repository.committed_results, name) for name in profiles]
     else:
         places = [(run.results, n) for n in profiles for paper in selected for run in repository.finished(n, paper)]
-    found = [v for results, name in places for v in read_verdicts(results, papers=selected, profile=name)]
-    typer.echo(
-        verdict_lines(found) if found else "no verdicts: run `advdef reproduce` first, or ask for --committed ones"
-    )
+    records = [record for results, name in places for record in read_records(results, profile=name)]
+    found = verdict_lines(record for record in records if record["paper"] in selected)
+    typer.echo(found or "no verdicts: run `advdef reproduce` first, or ask for --committed ones")
 
 
 @data_app.command("list")

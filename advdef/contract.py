@@ -1,4 +1,4 @@
-"""What attacks and judges have in common: checked input, a way to ask a model, a watch on its gradient."""
+"""What attacks and evaluations share: checked input, a safe way to ask a model, and a watch on its gradients."""
 
 import copy
 import warnings
@@ -64,11 +64,14 @@ def own(tensor: Tensor) -> Tensor:
 def validate(
     images: Tensor, labels: Tensor, eps: float | Tensor, *, norm: Norm = "Linf", unbounded: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Check images (N, C, H, W) in [0, 1], labels (N,) and eps, a size in ``norm``; return own copies of the three.
+    """Check images, labels and eps, and return copies of the three that the caller cannot change.
 
-    eps comes back as (N, 1, 1, 1) or (1, 1, 1, 1). ``unbounded`` allows an infinite one, which means something to
-    attacks that look for the smallest perturbation. Raises TypeError for what is no tensor or of a wrong dtype,
-    ValueError for a wrong shape or range, a value that is not finite, and a finite eps above 1 in Linf (8 for 8 / 255).
+    ``images`` are (N, C, H, W) in [0, 1], ``labels`` (N,), and ``eps`` is a size in ``norm``, one for all images or one
+    each (N,). It comes back as (1, 1, 1, 1) or (N, 1, 1, 1). ``unbounded`` also admits an infinite eps, for attacks
+    that look for the smallest perturbation.
+
+    Raises TypeError for what is no tensor or has a wrong dtype; ValueError for a wrong shape or range, for values that
+    are not finite, and for a finite eps above 1 in Linf (8 where 8 / 255 was meant).
     """
     _check_tensors(images, labels)
     if isinstance(eps, bool) or not isinstance(eps, Real | Tensor):
@@ -114,14 +117,15 @@ def _check_tensors(images: Tensor, labels: Tensor) -> None:
 
 
 def ask(model: nn.Module, images: Tensor) -> Tensor:
-    """Logits of a model for a copy of the images, which it may change."""
+    """Logits of a model, which gets a copy of the images in case it writes into them."""
     return logits_of(model(images.clone()))
 
 
 def logits_of(output: Any) -> Tensor:
-    """The logits in what a model returned: a tensor, an object with ``logits``, or what holds nothing else.
+    """The logits in what a model returned.
 
-    Raises TypeError, with what to do, where it is not plain which of several tensors they are.
+    That may be a tensor, an object or a mapping with ``logits``, or a container whose only tensor they are. Raises
+    TypeError, with what to do, where there are several tensors or none.
     """
     if isinstance(output, Tensor):
         return output
@@ -164,7 +168,7 @@ def check_logits(logits: Tensor, labels: Tensor) -> None:
 
 @dataclass
 class Watch:
-    """What became of the gradients that attacks asked for."""
+    """A tally of the gradients that attacks asked for, kept by :func:`watched`."""
 
     asked: list[Tensor] = field(default_factory=list)  # of each call, how many images still needed a gradient
     arrived: list[Tensor] = field(default_factory=list)  # of each call, how many of them got one that is not zero
@@ -178,12 +182,16 @@ class Watch:
 
     @property
     def not_finite(self) -> int:
-        """Of how many images a gradient was not finite, in the worst call."""
+        """The largest number of images in one call whose gradient was NaN or infinite."""
         return int(torch.stack(self.broken).max()) if self.broken else 0
 
 
 def warn_of(gradient: float | None, not_finite: int) -> None:
-    """Say in one line each what was wrong with the gradients of an attack; nothing where all was well."""
+    """Warn, in one line each, of gradients that were not finite and of an attack that got none.
+
+    ``gradient`` is the share of needed gradients that were not zero (:attr:`Watch.reached`; None where none was
+    needed), ``not_finite`` the number of images for which one was NaN or infinite.
+    """
     if not_finite:
         told = f"the gradient is NaN or infinite at {not_finite} images; such values count as zero"
         warnings.warn(told, NaNGradientWarning, stacklevel=5)
@@ -198,7 +206,7 @@ _WATCH: ContextVar[Watch | None] = ContextVar("watch", default=None)
 
 @contextmanager
 def watched() -> Iterator[Watch]:
-    """Collect what happens to gradients, in place of a warning by each attack."""
+    """Collect in a :class:`Watch` what happens to gradients inside the block; attacks there do not warn themselves."""
     watch = Watch()
     token = _WATCH.set(watch)
     try:
@@ -213,10 +221,10 @@ def is_watched() -> bool:
 
 
 def slope(value: Tensor, point: Tensor, needed: Tensor | None = None) -> Tensor:
-    """Gradient as an attacker with plain autograd gets it: zero where the model cuts the graph (a hard decision).
+    """The gradient of ``value`` at ``point`` as plain autograd gives it: zero where the model cuts the graph.
 
-    What is not finite counts as zero. ``needed`` (N,) are images that have not reached their goal yet (default: all);
-    for the others a gradient of zero means nothing.
+    Entries that are not finite count as zero. ``needed`` (N,) marks the images that have not reached their goal yet
+    (default: all); for the others the watch does not mind a gradient of zero.
     """
     gradient = None
     if value.requires_grad:
@@ -225,7 +233,7 @@ def slope(value: Tensor, point: Tensor, needed: Tensor | None = None) -> Tensor:
 
 
 def cleaned(gradient: Tensor | None, point: Tensor, needed: Tensor | None = None) -> Tensor:
-    """A gradient with zeros for what is missing or not finite; the watch learns of both."""
+    """The gradient with zeros for entries that are not finite, all zeros where it is None; the watch counts both."""
     watch = _WATCH.get()
     if needed is None:
         needed = torch.ones(len(point), dtype=torch.bool, device=point.device)
@@ -244,11 +252,11 @@ def cleaned(gradient: Tensor | None, point: Tensor, needed: Tensor | None = None
 
 @contextmanager
 def borrowed(model: nn.Module, *, quiet: bool = False) -> Iterator[None]:
-    """A model in evaluation mode for the time of an attack; afterwards it is as it was.
+    """Put a model into evaluation mode for the block, and afterwards each of its modules back into its own mode.
 
-    Unless ``quiet``, warns with TrainingModeWarning when evaluation mode changes what the model computes; and, unless
-    somebody else watches, raises what :func:`check_weights` raises and warns with NaNGradientWarning and
-    NoGradientWarning.
+    Unless ``quiet``, warns with TrainingModeWarning when evaluation mode changes what the model computes. Unless
+    ``quiet`` or inside another such block or :func:`watched`, it also raises what :func:`check_weights` raises, and
+    warns with NaNGradientWarning and NoGradientWarning at the end.
     """
     outermost = _WATCH.get() is None
     if outermost and not quiet:

@@ -30,7 +30,9 @@ def fresh_seed(generator: torch.Generator | None) -> int:
 
 
 def image_keys(images: Tensor, seed: int, *counters: int) -> Tensor:
-    """A key (N,) int64 for each image (N, ...), from its pixels, the seed and the counters (a restart's number, say).
+    """A key (N,), int64, for each image (N, ...), made of its pixels, the seed and the counters.
+
+    A counter tells apart draws under one seed: the number of a restart, say.
 
     >>> images = torch.rand(5, 1, 2, 2)
     >>> torch.equal(image_keys(images, 0, 1)[3:], image_keys(images[3:], 0, 1))
@@ -46,7 +48,7 @@ def image_keys(images: Tensor, seed: int, *counters: int) -> Tensor:
 
 
 def uniform(keys: Tensor, shape: torch.Size | tuple[int, ...], *, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Numbers in [0, 1) of shape ``(N, *shape)``, on the device of the keys (N,).
+    """Numbers in [0, 1) of shape ``(N, *shape)``, one row for each key (N,), on the device of the keys.
 
     >>> keys = image_keys(torch.rand(2, 1, 2, 2), 0)
     >>> torch.equal(uniform(keys, (3,))[1:], uniform(keys[1:], (3,)))
@@ -61,14 +63,14 @@ def uniform(keys: Tensor, shape: torch.Size | tuple[int, ...], *, dtype: torch.d
 
 
 def normal(keys: Tensor, shape: torch.Size | tuple[int, ...], *, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Standard normal numbers of shape ``(N, *shape)``, by Box and Muller's transform of two uniform ones."""
+    """Standard normal numbers of shape ``(N, *shape)``, one row for each key (N,), by Box and Muller's transform."""
     radius, angle = uniform(keys, (2, *shape), dtype=dtype).unbind(1)
     return torch.sqrt(-2 * torch.log1p(-radius)) * torch.cos(2 * torch.pi * angle)
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Python's, numpy's and torch's own generators under a seed; afterwards they are as they were."""
+    """Seed the generators of Python, numpy and torch for the block; afterwards they are where they were before."""
     python, state = random.getstate(), np.random.get_state()
     devices = [device] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):

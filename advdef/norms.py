@@ -1,4 +1,4 @@
-"""The perturbations an attacker may choose: an Linf or L2 ball around each image, cut to [0, 1]."""
+"""Sizes of perturbations, and the balls that they may lie in: Linf or L2 around each image, cut to [0, 1]."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ Norm = Literal["Linf", "L2", "L1", "L0"]
 
 
 def size(perturbation: Tensor, norm: Norm) -> Tensor:
-    """Size of each perturbation (N, C, H, W) -> (N,); L0 counts pixels, whatever number of their channels changed."""
+    """Size of each perturbation: (N, C, H, W) -> (N,). L0 counts a pixel once, however many of its channels changed."""
     if norm not in get_args(Norm):
         raise ValueError(f"no norm {norm!r}; there are {', '.join(get_args(Norm))}")
     if norm == "L0":
@@ -25,17 +25,17 @@ def size(perturbation: Tensor, norm: Norm) -> Tensor:
 
 
 def spread(values: Tensor) -> Tensor:
-    """(N,) -> (N, 1, 1, 1), which broadcasts against images."""
+    """One value per image, reshaped from (N,) to (N, 1, 1, 1), so that it broadcasts against images."""
     return values[:, None, None, None]
 
 
 def per_image(values: Tensor, keep: Tensor) -> Tensor:
-    """The rows of a per-image tensor that belong to the kept images; a shared value stays shared."""
+    """The rows ``keep`` of a tensor with a row per image; a single row, which all images share, stays as it is."""
     return values if len(values) == 1 else values[keep]
 
 
 class Ball(ABC):
-    """Balls of radius ``eps`` (N or 1, 1, 1, 1) around ``images`` (N, C, H, W)."""
+    """A ball around each of the ``images`` (N, C, H, W), of radius ``eps``: (N, 1, 1, 1), or (1, 1, 1, 1) for all."""
 
     def __init__(self, images: Tensor, eps: Tensor) -> None:
         self.images, self.eps = images, eps
@@ -46,15 +46,20 @@ class Ball(ABC):
 
     @abstractmethod
     def project(self, points: Tensor) -> Tensor:
-        """The points, moved into the ball and [0, 1]."""
+        """The points, moved into the ball and into [0, 1]."""
 
     @abstractmethod
     def ascent(self, slope: Tensor) -> Tensor:
-        """The direction of size 1 along which a function with this gradient grows fastest; zero where it is zero."""
+        """The direction, of size 1 in the norm, along which a function with this gradient grows fastest; zero where
+        that is.
+        """
 
     @abstractmethod
     def sample(self, keys: Tensor) -> Tensor:
-        """A random point of each ball (not yet in [0, 1]), by the keys (N,) of :func:`advdef.draws.image_keys`."""
+        """A uniformly random point of each ball, which may lie outside [0, 1].
+
+        Drawn by the ``keys`` (N,) of :func:`advdef.draws.image_keys`.
+        """
 
 
 class _Linf(Ball):
@@ -99,7 +104,7 @@ _BALLS: Mapping[BallNorm, type[Ball]] = {"Linf": _Linf, "L2": _L2}
 
 
 def ball(images: Tensor, eps: Tensor, norm: BallNorm) -> Ball:
-    """Balls of a norm; raises ValueError for one that has none here."""
+    """The balls of radius ``eps`` around images; raises ValueError for a norm other than Linf and L2."""
     if norm not in _BALLS:
         raise ValueError(f"no ball in norm {norm!r}; there are {', '.join(_BALLS)}")
     return _BALLS[norm](images, eps)
@@ -108,6 +113,7 @@ def ball(images: Tensor, eps: Tensor, norm: BallNorm) -> Ball:
 def rms_normalised(gradients: Tensor, *, eps: float = 1e-5) -> Tensor:
     """Gradients (..., C, H, W) divided by their root mean square over the image, plus ``eps``; zero stays zero.
 
-    The helper of the released code that does this calls it an L2 norm: L2 is root of C * H * W times as large.
+    NIP's released code does the same and calls it an L2 normalisation; the L2 norm itself is sqrt(C * H * W) times as
+    large.
     """
     return gradients / (gradients.square().mean((-3, -2, -1), keepdim=True).sqrt() + eps)

@@ -1,6 +1,6 @@
 """The figures that more than one notebook draws, in one style with one colour per defence."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
@@ -169,7 +169,7 @@ def _line(axes: Axes, outcomes: Mapping[float, Outcome], *, label: str, style: t
     axes.fill_between(budgets, [i.low for i in intervals], [i.high for i in intervals], color=colour, alpha=0.12, lw=0)
 
 
-def image_grid(rows: Mapping[str, Tensor], *, columns: Sequence[str], size: float = 1.15) -> Figure:
+def image_grid(rows: Mapping[str, Iterable[Tensor]], *, columns: Sequence[str], size: float = 1.15) -> Figure:
     """Rows of images (N, C, H, W) in [0, 1] with names at the left and a title over each column."""
     count = len(columns)
     figure, axes = plt.subplots(len(rows), count, figsize=(size * count + 1, size * len(rows) + 0.3), squeeze=False)

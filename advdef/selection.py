@@ -1,4 +1,4 @@
-"""Which neurons are chosen, how much two choices share, and where a channel is active."""
+"""Choices of neurons by a score, how much two choices share, and where in the image a channel is active."""
 
 import math
 from collections.abc import Mapping
@@ -21,11 +21,13 @@ def select(
     which: Which = "top",
     generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
-    """Chosen neurons by layer, as ascending indices (k,): of C, either ``k`` or ceil(``ratio`` * C).
+    """Choose neurons of each layer by their scores, usually sensitivities: layer -> ascending indices (k,).
 
-    ``which``: the most or least sensitive ones (of equal ones, those that come first), random ones (drawn on the CPU,
-    so that every device sees the same), or all, which needs no size. Raises ValueError for a ratio outside (0, 1], for
-    k outside a layer and for a sensitivity that is not finite.
+    Of the C neurons of a layer either ``k`` are chosen, or the share ``ratio`` of them, rounded up. ``which`` says
+    which ones: "top" (the largest scores), "bottom" (the smallest), "random", or "all", which needs no size. Of equal
+    scores the first ones are taken. Random choices are drawn on the CPU, so that every device sees the same.
+
+    Raises ValueError for a ratio outside (0, 1], a k outside 1..C and scores that are not finite.
 
     >>> select({"relu": torch.tensor([0.5, 0.1, 0.9, 0.1])}, ratio=0.5)
     {'relu': tensor([0, 2])}
@@ -54,12 +56,14 @@ def select(
 
 
 def layer_score(sigma: Mapping[str, Tensor], *, top: float = 1.0) -> dict[str, float]:
-    """Mean sensitivity of each layer's neurons, or of the share ``top`` of them that is most sensitive."""
+    """Mean score of each layer's neurons, or of the share ``top`` of them with the largest scores."""
     return {layer: float(sigma[layer][rows].mean()) for layer, rows in select(sigma, ratio=top).items()}
 
 
 def jaccard(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, float]:
-    """Common share of two choices by layer: `|A and B| / |A or B|`; raises ValueError for unequal layers.
+    """How much two choices of neurons share, by layer: `|A and B| / |A or B|`, 1 where both are empty.
+
+    Raises ValueError for unequal layers.
 
     >>> jaccard({"relu": torch.tensor([0, 1, 2])}, {"relu": torch.tensor([1, 2, 3])})
     {'relu': 0.5}
@@ -70,10 +74,11 @@ def jaccard(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, float
 
 
 def channel_mask(maps: Tensor, size: tuple[int, int], *, threshold: float = 0.25) -> Tensor:
-    """Where a channel is active: its maps (N, h, w) -> booleans (N, H, W) for images of ``size`` (H, W).
+    """Where in the image a channel is active: its maps (N, h, w) -> booleans (N, H, W), for images of ``size`` (H, W).
 
     Each map is divided by its maximum, scaled up bilinearly and cut at ``threshold``; a map without a positive value
-    gives an empty mask. Constants of the authors' laboratory (https://github.com/DIG-Beihang/AISafety).
+    gives an empty mask. The way and the threshold are those of the authors' laboratory
+    (https://github.com/DIG-Beihang/AISafety).
     """
     if maps.dim() != 3 or maps.numel() == 0:
         raise ValueError(f"maps must have shape (N, h, w), none of them 0, not {tuple(maps.shape)}")
@@ -83,7 +88,7 @@ def channel_mask(maps: Tensor, size: tuple[int, int], *, threshold: float = 0.25
 
 
 def same_layers(what: str, given: Mapping[str, object], wanted: Mapping[str, object]) -> None:
-    """Raise ValueError, naming a layer, unless both have the same layers."""
+    """Raise ValueError, naming ``what`` and the layer, unless ``given`` has exactly the layers of ``wanted``."""
     for layer in sorted(given.keys() ^ wanted.keys()):
         fault = "has no" if layer in wanted else "has an unexpected"
         raise ValueError(f"{what} {fault} layer {layer!r}; expected: {', '.join(wanted)}")

@@ -5,8 +5,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import scipy
 import torch
-from scipy.special import bdtr, stdtrit
 from torch import Tensor
 
 __all__ = [
@@ -43,19 +43,20 @@ class Interval:
         return f"{100 * self.value:{sign}.1f} [{100 * self.low:{sign}.1f}, {100 * self.high:{sign}.1f}]"
 
 
-def wilson(correct: int, total: int, *, z: float = Z95) -> Interval:
-    """Wilson score interval of a proportion (E. B. Wilson, JASA 22, 1927), at 95 % unless ``z`` says otherwise.
+def wilson(correct: int, total: int) -> Interval:
+    """Wilson score interval of a proportion (E. B. Wilson, JASA 22, 1927).
 
-    Raises ValueError unless 0 <= correct <= total and total > 0.
+    Written out, as ``scipy.stats.binomtest(...).proportion_ci("wilson")``, which gives the same, takes 300 times as
+    long: it also computes an exact test. Raises ValueError unless 0 <= correct <= total and total > 0.
 
     >>> f"{wilson(93, 100)}"
     '93.0 [86.3, 96.6]'
     """
     if total <= 0 or not 0 <= correct <= total:
         raise ValueError(f"need 0 <= correct <= total and total > 0, not {correct} of {total}")
-    share, z2 = correct / total, z**2
+    share, z2 = correct / total, Z95**2
     centre = (share + z2 / (2 * total)) / (1 + z2 / total)
-    half = z * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2)) / (1 + z2 / total)
+    half = Z95 * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2)) / (1 + z2 / total)
     # exactly 0 and 1 at the ends, where rounding would leave a trace
     low = 0.0 if correct == 0 else centre - half
     high = 1.0 if correct == total else centre + half
@@ -108,7 +109,8 @@ def mcnemar(treated: Tensor, control: Tensor) -> McNemar:
     if treated.shape != control.shape or treated.dim() != 1:
         raise ValueError(f"need two results on the same images, not {tuple(treated.shape)} and {tuple(control.shape)}")
     first, second = int((treated & ~control).sum()), int((control & ~treated).sum())
-    return McNemar(first, second, min(1.0, 2 * float(bdtr(min(first, second), first + second, 0.5))))
+    differ = first + second
+    return McNemar(first, second, float(scipy.stats.binomtest(first, differ).pvalue) if differ else 1.0)
 
 
 def mean_interval(values: Tensor) -> Interval:
@@ -138,7 +140,7 @@ def mean_share(values: Tensor, passes: Tensor | None = None) -> Interval:
     centre = (float(values.sum()) + 2) / n
     squared = Z95**2 * ((float((values**2).sum()) + 2) / n - centre**2) / n
     if passes is not None and len(passes) > 1:
-        squared += stdtrit(len(passes) - 1, 0.975) ** 2 * float(passes.double().var()) / len(passes)
+        squared += scipy.stats.t.ppf(0.975, len(passes) - 1) ** 2 * float(passes.double().var()) / len(passes)
     half = math.sqrt(squared)
     return Interval(float(values.mean()), max(0.0, centre - half), min(1.0, centre + half))
 
@@ -154,7 +156,7 @@ def over_seeds(values: Sequence[float]) -> Interval:
     if len(values) < 2:
         raise ValueError(f"an interval over seeds needs at least two, not {len(values)}")
     mean, spread = statistics.fmean(values), statistics.stdev(values)
-    half = float(stdtrit(len(values) - 1, 0.975)) * spread / math.sqrt(len(values))
+    half = float(scipy.stats.t.ppf(0.975, len(values) - 1)) * spread / math.sqrt(len(values))
     return Interval(mean, mean - half, mean + half)
 
 
@@ -167,7 +169,7 @@ def rank_correlation(x: Tensor, y: Tensor) -> float:
     >>> round(rank_correlation(torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([1.0, 8.0, 27.0, 26.0])), 6)
     0.8
     """
-    return float(_correlation(*_ranks(_columns(x, y))))
+    return float(_correlation(_columns(x, y)))
 
 
 def spearman(x: Tensor, y: Tensor, *, resamples: int = 2000, seed: int = 0) -> Interval:
@@ -210,28 +212,21 @@ def _bootstrap(table: Tensor, resamples: int, seed: int) -> Interval:
     size = table.shape[1]
     drawn = torch.randint(size, (resamples, size), generator=torch.Generator().manual_seed(seed))
     ends = torch.tensor([0.025, 0.975], dtype=table.dtype)
-    low, high = torch.nanquantile(_correlation(*_ranks(table[:, drawn])), ends).tolist()
-    return Interval(float(_correlation(*_ranks(table))), low, high)
+    low, high = torch.nanquantile(_correlation(table[:, drawn]), ends).tolist()
+    return Interval(float(_correlation(table)), low, high)
 
 
-def _ranks(values: Tensor) -> Tensor:
-    """Average ranks along the last axis, centred and of length 1; not finite where all values are the same."""
-    ordered = values.sort(-1).values
-    # how many are smaller, and how many are not larger: their sum is twice the average rank, but for a constant
-    ranks = (torch.searchsorted(ordered, values) + torch.searchsorted(ordered, values, right=True)).double()
+def _correlation(table: Tensor) -> Tensor:
+    """Rank correlation of two samples along the last axis; of a third one, what it explains is taken out of both.
+
+    NaN where a sample is constant, and where the third one leaves rounding alone.
+    """
+    ranks = torch.from_numpy(scipy.stats.rankdata(table, axis=-1))
     centred = ranks - ranks.mean(-1, keepdim=True)
-    return centred / torch.linalg.vector_norm(centred, dim=-1, keepdim=True)
-
-
-def _correlation(x: Tensor, y: Tensor, control: Tensor | None = None) -> Tensor:
-    """Correlation along the last axis of ranks as :func:`_ranks` gives them, partial where there is a control."""
-    if control is not None:
-        x, y = (_residual(ranks, control) for ranks in (x, y))
-    return (x * y).sum(-1).clamp(-1, 1)
-
-
-def _residual(ranks: Tensor, control: Tensor) -> Tensor:
-    """What a line through ``control`` leaves of the ranks, of length 1; NaN where it leaves rounding alone."""
-    left = ranks - (ranks * control).sum(-1, keepdim=True) * control
-    length = torch.linalg.vector_norm(left, dim=-1, keepdim=True)
-    return left / length.where(length > 1e-6, math.nan)
+    x, y, *control = centred / torch.linalg.vector_norm(centred, dim=-1, keepdim=True)
+    found = (x * y).sum(-1)
+    for z in control:
+        xz, yz = (x * z).sum(-1), (y * z).sum(-1)
+        left = torch.minimum(1 - xz**2, 1 - yz**2)
+        found = (found - xz * yz) / ((1 - xz**2) * (1 - yz**2)).sqrt().where(left > 1e-12, math.nan)
+    return found.clamp(-1, 1)

@@ -51,10 +51,10 @@ def check_layers(model: nn.Module, layers: Iterable[str]) -> tuple[str, ...]:
 
 @contextmanager
 def tapped(model: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, Tensor]]:
-    """The outputs of the layers in the latest forward pass: (N, C) or (N, C, H, W), by name, with their graph.
+    """Record the outputs of named layers: a dictionary, refilled by every forward pass of the model.
 
-    They are what the pass goes on with, inside :func:`replaced` too. Each call of the model empties the dictionary and
-    fills it again, so copy it to keep a pass.
+    It holds (N, C) or (N, C, H, W) by layer, with their graph: what the pass goes on with, inside :func:`replaced` too.
+    Each call of the model empties it first, so copy it to keep a pass.
 
     Raises ValueError for an unknown layer, one that runs more than once in a pass (a shared ReLU) and one whose output
     is overwritten in place later; TypeError for one whose output is no such tensor.
@@ -94,10 +94,10 @@ def tapped(model: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, Tensor
 
 @contextmanager
 def replaced(model: nn.Module, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
-    """Every forward pass goes on with ``changes[layer](output)`` in place of the layer's output, whenever it runs.
+    """Inside the block, every forward pass goes on with ``changes[layer](output)`` in place of the layer's output.
 
     Raises ValueError for an unknown layer; TypeError for one whose output is not (N, C) or (N, C, H, W), and for a
-    change that returns anything else than a tensor of the output's shape (the number of images may change).
+    change that returns anything but a tensor of the output's shape (the number of images may change).
 
     >>> import torch
     >>> model = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
@@ -122,9 +122,9 @@ def replaced(model: nn.Module, changes: Mapping[str, Callable[[Tensor], Tensor]]
 
 
 def renamed(layer: str, model: nn.Module, other: nn.Module) -> str:
-    """The name in ``other``, which holds ``model`` or a copy of it, of what is called ``layer`` in ``model``.
+    """The name that ``layer`` of ``model`` has in ``other``, which holds the model or a copy of it.
 
-    Raises ValueError where that is not plain.
+    Raises ValueError where there is no such layer, or where it could be several.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     >>> renamed("1", model, nn.Sequential(nn.Identity(), model))
@@ -151,7 +151,7 @@ def _described(output: object) -> str:
 
 
 def _version(value: Tensor) -> int:
-    """How often a tensor was written to, where that is counted."""
+    """How often a tensor was written to; 0 where that is not counted, as in inference mode."""
     return 0 if value.is_inference() else value._version
 
 

@@ -734,7 +734,7 @@ for name, data in studies.items():
         for k in ("undefended", *CLAIMED[:2])
     }
     cases = {f"{k} at {eps}": pairs[k][eps] for k in CLAIMED[:2] for eps in pairs[k]}
-    told = rules.spread(gains)
+    told = rules.gains_in_short(gains)
     for rule, results, summary in [
         (rules.gain_on_mnist, (gains,), told),
         (rules.gain_on_cifar10, (gains,), told),

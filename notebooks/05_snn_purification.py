@@ -59,8 +59,8 @@ from advdef.attacks import apgd, fgsm, pgd, rfgsm, square, stopping, uniform_noi
 from advdef.book import page as notebook
 from advdef.book.page import show_eps
 from advdef.book.records import Run, record
-from advdef.claims import Condition, claims, decide
-from advdef.contract import frozen, slope
+from advdef.claims import claims, decide
+from advdef.contract import frozen
 from advdef.data import Split, load
 from advdef.defenses import BitDepth, GaussianBlur, Jpeg, Median
 from advdef.evaluation import (
@@ -74,18 +74,18 @@ from advdef.evaluation import (
     oblivious,
     psnr,
 )
+from advdef.papers import how_decided
+from advdef.papers.snn import figures, measure, verdicts
 from advdef.papers.snn.classifiers import SmallSpikingResNet, SpikingResNet
 from advdef.papers.snn.defence import GatedPurification, Purification, SpikingClassifier
 from advdef.papers.snn.footprint import footprint
 from advdef.papers.snn.neurons import DeadNetworkWarning, Firing, firing_rates, unrolled
-from advdef.papers.snn.purifier import UNIT, Purifier
+from advdef.papers.snn.purifier import Purifier
 from advdef.papers.snn.surrogates import REDUCED
 from advdef.papers.snn.training import Losses, train_purifier, train_rat
-from advdef.statistics import mean_interval, over_seeds, paired_difference, wilson
-from advdef.taps import tapped
+from advdef.statistics import over_seeds, paired_difference, wilson
 from advdef.training import Recipe, train_at, train_standard, trained
 from advdef.training.pairs import make_attacked_pairs
-from sklearn.metrics import roc_auc_score, roc_curve
 from tqdm import tqdm
 
 plotting.use_style()
@@ -147,14 +147,15 @@ run_line = (
     f"U-Net of width {P['unet']}, seed {seed}, device {DEVICE.type}"
 )  # fmt: skip
 record("run_line", run_line)
-notebook.table(
-    pd.DataFrame(PROFILES).map(str),
-    f"The three profiles; this page: {run_line}",
-    index=True,
-)
+caption = f"The three profiles; this page: {run_line}"
+notebook.table(pd.DataFrame(PROFILES).map(str), caption, index=True)
 
 
 # %% tags=["hide-input"]
+on_few = dict(images=X[few], labels=Y[few], resume=RESUME)
+judge, judge_curve = partial(evaluate, **on_few), partial(evaluate_curve, **on_few)
+
+
 def draws(offset=0):
     return torch.Generator().manual_seed(1_000 * seed + offset)
 
@@ -166,6 +167,16 @@ def named(eps):
 
 def share(hits):
     return f"{wilson(int(hits.sum()), len(hits))}"
+
+
+def percent(hits, digits=0):
+    return f"{100 * hits.float().mean():.{digits}f}"
+
+
+def note(right, attack, **row):
+    """Keep what is right of images that were made without knowledge of the defence."""
+    threat, eps = ("clean", 0.0) if attack == "clean" else ("oblivious", EPS)
+    run.add_hits(right, model=P["network"], attack=attack, threat=threat, eps=eps, **row)  # fmt: skip
 
 
 # %% [markdown]
@@ -199,10 +210,7 @@ pd.Series(at_once.flatten().int().tolist()).value_counts().sort_index().to_dict(
 # The yardsticks are the same network under adversarial training: **FGSM-AT** with one step from a random start, **PGD-AT** with several (where the profile has it), and **RAT**, FGSM-AT with weights that are drawn towards orthonormal rows after each step {cite}`ding2022snnrat`.
 
 # %%
-NETWORKS = {
-    "small": SmallSpikingResNet,
-    "DS-ResNet-20": SpikingResNet,
-}
+NETWORKS = {"small": SmallSpikingResNet, "DS-ResNet-20": SpikingResNet}
 LEVELS = {
     "LIF": dict(levels=1),
     "MLF2": dict(levels=2),
@@ -215,21 +223,16 @@ TRAININGS = {
     "PGD-AT": partial(train_at, eps=EPS, steps=P["inner"], step_size=1 / P["inner"] + 0.1),
     "RAT": partial(train_rat, **ATTACKED),
 }  # fmt: skip
-
-
-def network(kind):
-    build = NETWORKS[P["network"]]
-    return build(
-        data.shape, data.num_classes, steps=P["T"], width=P["width"], **LEVELS[kind]
-    )
+network = partial(NETWORKS[P["network"]], data.shape, data.num_classes, width=P["width"])  # fmt: skip
+SCHEDULE = dict(
+    epochs=P["epochs"], learning_rate=P["rate"], schedule="one_cycle", batch_size=P["batch"],
+    shift=2, flip=name in ("cifar10", "cifar100"),
+)  # fmt: skip
 
 
 def classifier(kind, train=train_standard):
-    return trained(
-        partial(network, kind), train, TRAIN, seed=seed, epochs=P["epochs"],
-        learning_rate=P["rate"], schedule="one_cycle", batch_size=P["batch"], shift=2,
-        flip=name in ("cifar10", "cifar100"),
-    )  # fmt: skip
+    build = partial(network, steps=P["T"], **LEVELS[kind])
+    return trained(build, train, TRAIN, seed=seed, **SCHEDULE)
 
 
 CLASSIFIERS = {
@@ -257,10 +260,8 @@ for k, t in CLASSIFIERS.items():
             "trained in s": f"{t.seconds:.0f}",
         }
     )
-notebook.table(
-    pd.DataFrame(rows),
-    f"The classifiers, trained on {len(TRAIN.train):,} images for {P['epochs']} epochs, on {len(test_all):,} test images, with 95 % Wilson intervals; firing is the mean over layers",
-)
+caption = f"The classifiers, trained on {len(TRAIN.train):,} images for {P['epochs']} epochs, on {len(test_all):,} test images, with 95 % Wilson intervals; firing is the mean over layers"
+notebook.table(pd.DataFrame(rows), caption)
 
 # %% [markdown]
 # ## The purifier
@@ -279,41 +280,37 @@ notebook.table(
 
 # %%
 EPS_TRAINED = tuple(EPS * s for s in (0.5, 1.0, 1.5))
-VARIANTS = {  # what differs from the purifier described above
-    "purifier": {},
-    "ANN purifier": dict(spiking=False),
-    "no divergence": dict(losses=Losses(divergence=0)),
-    "no asymmetry": dict(losses=Losses(asymmetric=0)),
-    "no roughness": dict(losses=Losses(roughness=0)),
-    "no noise map": dict(noise="none"),
-    "signed map": dict(noise="signed"),
-    "PGD-7 pairs": dict(attack="PGD-7"),
-    "end to end": dict(end_to_end=True),
-}
-
-
-def untrained(spiking=True, noise="magnitude", **neurons):
-    return Purifier(
-        data.shape[0], width=P["unet"], extractor_width=P["extractor"], steps=P["T"],
-        spiking=spiking, noise=noise, **neurons,
-    )  # fmt: skip
 
 
 def recipe(attack="FGSM"):
     return Recipe(eps=EPS_TRAINED, attacks=(attack,), clean=0.5, noise=0.0)
 
 
-def purifier(variant, s=seed):
-    settings = dict(VARIANTS[variant])
-    build = partial(
-        untrained, **{k: settings.pop(k) for k in ("spiking", "noise") if k in settings}
-    )
-    pairs = recipe(settings.pop("attack", "FGSM"))
-    return trained(
-        build, train_purifier, PAIRS, seed=s, classifier=BARE, recipe=pairs,
-        epochs=P["purifier_epochs"], batch_size=P["purifier_batch"],
-        learning_rate=P["purifier_rate"], pairs_seed=s, **settings,
-    )  # fmt: skip
+LAYERS = {  # what a variant changes in the purifier described above
+    "ANN purifier": dict(spiking=False),
+    "no noise map": dict(noise="none"),
+    "signed map": dict(noise="signed"),
+}
+LEARNING = {  # and what in its training
+    "no divergence": dict(losses=Losses(divergence=0)),
+    "no asymmetry": dict(losses=Losses(asymmetric=0)),
+    "no roughness": dict(losses=Losses(roughness=0)),
+    "PGD-7 pairs": dict(recipe=recipe("PGD-7")),
+    "end to end": dict(end_to_end=True),
+}
+untrained = partial(
+    Purifier, data.shape[0], width=P["unet"], extractor_width=P["extractor"], steps=P["T"]
+)  # fmt: skip
+COMMON = dict(
+    classifier=BARE, recipe=recipe(), epochs=P["purifier_epochs"],
+    batch_size=P["purifier_batch"], learning_rate=P["purifier_rate"],
+)  # fmt: skip
+
+
+def purifier(k, s=seed):
+    build = partial(untrained, **LAYERS.get(k, {}))
+    settings = COMMON | LEARNING.get(k, {}) | dict(pairs_seed=s)
+    return trained(build, train_purifier, PAIRS, seed=s, **settings)
 
 
 # %% tags=["hide-input"]
@@ -337,10 +334,8 @@ with torch.random.fork_rng(), warnings.catch_warnings():
                 "highest": f"{max(found):.3f}",
             }
         )
-notebook.table(
-    pd.DataFrame(rows),
-    "Spikes per neuron and step in the layers of the untrained purifier, weights drawn by Kaiming's rule",
-)
+caption = "Spikes per neuron and step in the layers of the untrained purifier, weights drawn by Kaiming's rule"
+notebook.table(pd.DataFrame(rows), caption)
 
 # %%
 wanted = [(k, s) for k in ("purifier", "ANN purifier") for s in SEEDS]
@@ -348,16 +343,11 @@ wanted += [(k, seed) for k in P["ablations"] if k != "ANN purifier"]
 PURIFIERS = {key: purifier(*key) for key in tqdm(wanted, desc="purifiers", leave=False)}
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Training loss of the purifiers by epoch; losses with other terms have other scales.", "name": "fig-snn-training"}, "image": {"alt": "Curves of the training loss against the epoch for the spiking purifier and for the ANN purifier, one line per seed."}}
-figure, panel = plt.subplots(figsize=(5, 3))
-for k in ("purifier", "ANN purifier"):
-    for s in SEEDS:
-        line = PURIFIERS[k, s].history["loss"]
-        panel.plot(
-            range(1, len(line) + 1), line, marker=".", color=plotting.COLOURS[k],
-            alpha=1.0 if s == seed else 0.5, label=k if s == seed else None,
-        )  # fmt: skip
-panel.set(xlabel="epoch", ylabel="loss")
-panel.legend()
+losses = {
+    k: [PURIFIERS[k, s].history["loss"] for s in SEEDS]
+    for k in ("purifier", "ANN purifier")
+}
+figures.purifier_losses(losses)
 plt.show()
 
 # %% [markdown]
@@ -378,76 +368,44 @@ def alone(k):
 GATE = GatedPurification.calibrated(
     BARE, PURIFIERS["purifier", seed].model, HELD, derivatives=DERIVATIVES
 )
+PGD = f"PGD-{P['steps']}"
 STATIC = {
     "noise": partial(uniform_noise, draws=1),
     "FGSM": partial(fgsm),
     "RFGSM": partial(rfgsm),
     "PGD-7": partial(pgd, steps=7, step_size=0.3),
-    f"PGD-{P['steps']}": partial(pgd, steps=P["steps"]),
+    PGD: partial(pgd, steps=P["steps"]),
 }
-PGD = f"PGD-{P['steps']}"
-DEAR = {
+APGD = {
     "APGD, CE": partial(apgd, steps=P["strong"]),
     "APGD, DLR": partial(apgd, steps=P["strong"], loss="dlr"),
-    f"Square-{P['queries']}": partial(square, queries=P["queries"]),
 }
+SQUARE = {f"Square-{P['queries']}": partial(square, queries=P["queries"])}
 BASES = {"bare": BARE} | {k: FROZEN[k] for k in P["trainings"]}
 MADE = {}
 for base, model in tqdm(BASES.items(), desc="attacks", leave=False):
-    MADE[base] = dict(
-        craft(
-            model,
-            STATIC,
-            X,
-            Y,
-            eps=EPS,
-            generator=draws(1),
-            batch_size=500,
-            resume=RESUME,
-        )
-    )
-    MADE[base] |= craft(
-        model, DEAR, X[few], Y[few], eps=EPS, generator=draws(2), resume=RESUME
-    )
+    make = partial(craft, model, eps=EPS, resume=RESUME)
+    found = make(STATIC, X, Y, generator=draws(1), batch_size=500)
+    dear = make(APGD | SQUARE, X[few], Y[few], generator=draws(2))
+    MADE[base] = {"clean": X, **found, **dear}
 for base in BASES:  # what fools another network, replayed
     other = "FGSM-AT" if base == "bare" else "bare"
     MADE[base]["transfer"] = MADE[other][PGD]
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "From above: clean image; attacked by PGD on the bare classifier; the perturbation; the noise map; the purified image; what the purifier changed; what is left, purified minus clean. Changes are scaled to be seen, grey is zero; the noise map goes from black (none) to white. Above each column: the label, what the classifier makes of the attacked and of the purified image, and the PSNR of both in dB.", "name": "fig-snn-gallery"}, "image": {"alt": "A grid of small images for six examples: clean, attacked, perturbation, noise map, purified, change and remaining difference."}}
-SHOWN = 6
-
-
-def visible(change):
-    """Any change of pixels, scaled into [0, 1]; no change is grey."""
-    size = change.abs().flatten(1).quantile(0.99, dim=1)[:, None, None, None]
-    return (0.5 + 0.5 * change / size.clamp_min(1e-12)).clamp(0, 1)
-
-
 SNN = PURIFIERS["purifier", seed].model
 fooled = correct(BARE, X, Y) & ~correct(BARE, MADE["bare"][PGD], Y)
-chosen = torch.nonzero(fooled if fooled.any() else ~fooled)[:SHOWN, 0]
-x, partner = X[chosen], MADE["bare"][PGD][chosen]
+chosen = torch.nonzero(fooled if fooled.any() else ~fooled)[:6, 0]
+pictures = measure.purification_stages(SNN, MADE["bare"][PGD][chosen], X[chosen])
+x, partner, cleaned = (pictures[k] for k in ("clean", "attacked", "purified"))
 with torch.no_grad():
-    found, cleaned = SNN.extract(partner), SNN(partner)
     now, then = BARE(partner).argmax(1), BARE(cleaned).argmax(1)
-    top = found.flatten(1).amax(1)[:, None, None, None].clamp_min(1e-9)
-before, after = psnr(partner, x), psnr(cleaned, x)
+told = (Y[chosen], now, then, psnr(partner, x), psnr(cleaned, x))
 words = data.class_names
 titles = [
     f"{words[a]} → {words[b]}\n→ {words[c]}\n{d:.1f} → {e:.1f}"
-    for a, b, c, d, e in zip(
-        *(v.tolist() for v in (Y[chosen], now, then, before, after)), strict=True
-    )
+    for a, b, c, d, e in zip(*(v.tolist() for v in told), strict=True)
 ]
-pictures = {
-    "clean": x,
-    "attacked": partner,
-    "attacked\n− clean": visible(partner - x),
-    "noise map": (found / top).clamp(0, 1),
-    "purified": cleaned,
-    "purified\n− attacked": visible(cleaned - partner),
-    "purified\n− clean": visible(cleaned - x),
-}
 plotting.image_grid(pictures, columns=titles)
 plt.show()
 
@@ -462,22 +420,20 @@ SHARPER, rows = {}, []
 cleaners = {k: build(BARE) for k, build in PLAIN.items()}
 cleaners |= {k: defended(k) for k in ("ANN purifier", "purifier")}
 for k, defence in cleaners.items():
-    row = {"purified by": k}
+    row, SHARPER[k] = {"purified by": k}, {}
     for attack in ("clean", "FGSM", PGD):
-        images = X if attack == "clean" else MADE["bare"][attack]
+        images = MADE["bare"][attack]
         with torch.no_grad():
             done = torch.cat([defence.prepare(v) for v in images.split(250)])
         quality, untouched = psnr(done, X), psnr(images, X)
         row[f"{attack}: PSNR"] = f"{quality.median():.1f}"
         if attack != "clean":
-            SHARPER[k, attack] = quality - untouched
+            SHARPER[k][attack] = quality - untouched
             row[f"{attack}: PSNR before"] = f"{untouched.median():.1f}"
         run.values[f"psnr/{k}/{attack}"] = quality.median().item()
     rows.append(row)
-notebook.table(
-    pd.DataFrame(rows),
-    f"Peak signal-to-noise ratio to the clean image, median over {P['images']} test images in dB, after and before; attacks on the bare classifier at eps {named(EPS)}",
-)
+caption = f"Peak signal-to-noise ratio to the clean image, median over {P['images']} test images in dB, after and before; attacks on the bare classifier at eps {named(EPS)}"
+notebook.table(pd.DataFrame(rows), caption)
 
 # %% [markdown]
 # Does the noise extraction see noise? The map ought to be near zero on clean images and near the budget on attacked ones. For FGSM the true size is the budget wherever no pixel is clipped, so that the correlation tells little there.
@@ -485,59 +441,38 @@ notebook.table(
 # %% tags=["hide-input"]
 rows = []
 for attack in ("clean", "noise", "FGSM", PGD):
-    images = X if attack == "clean" else MADE["bare"][attack]
-    with torch.no_grad():
-        found = UNIT * SNN.extract(images)
-    true = (images - X).abs()
-    told = torch.corrcoef(torch.stack([found.flatten(), true.flatten()]))[0, 1].item()
+    found = measure.noise_map_size(SNN, MADE["bare"][attack], X)
+    run.values[f"noise map/{attack}"] = list(found)
+    size, estimate, together = found
     rows.append(
         {
             "images": attack,
-            "size of the perturbation, /255": f"{255 * true.mean():.1f}",
-            "size of the noise map, /255": f"{255 * found.mean():.1f}",
-            "correlation over pixels": "–" if attack == "clean" else f"{told:+.2f}",
+            "size of the perturbation, /255": f"{255 * size:.1f}",
+            "size of the noise map, /255": f"{255 * estimate:.1f}",
+            "correlation over pixels": "–" if together is None else f"{together:+.2f}",
         }
     )
-    run.values[f"noise map/{attack}"] = [true.mean().item(), found.mean().item(), told if told == told else None]  # fmt: skip
-notebook.table(
-    pd.DataFrame(rows),
-    f"The noise map of the purifier on {P['images']} test images: mean size of the true perturbation and of its estimate, and how they go together",
-)
+caption = f"The noise map of the purifier on {P['images']} test images: mean size of the true perturbation and of its estimate, and how they go together"
+notebook.table(pd.DataFrame(rows), caption)
 
 # %% [markdown]
 # How often neurons fire tells whether a layer works at all, and whether it notices an attack.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: spikes per neuron and step in each spiking layer, of the purifier left of the line and of the bare classifier right of it, for clean images and attacked ones; in the classifier also for attacked ones that are purified first. Right: spikes of 60 neurons of the classifier's last block over time, for one image; dark is 0, bright is up to three levels at once.", "name": "fig-snn-rates"}, "image": {"alt": "Left, lines of firing rates over the layers for clean, attacked and purified images. Right, three rasters of spikes over time for a clean, an attacked and a purified image."}}
-figure, axes = plt.subplots(
-    1, 4, figsize=(10, 3.4), gridspec_kw=dict(width_ratios=(4, 1, 1, 1))
-)
 shown = {"clean": X[:100], "attacked": MADE["bare"][PGD][:100]}
 with torch.no_grad():
     shown["purified"] = SNN(shown["attacked"])
-tones = {"clean": "#000000", "attacked": "#D55E00", "purified": "#0072B2"}
-border = len(firing_rates(SNN, X[:2]))
-for k, images in shown.items():
-    inside = firing_rates(BARE, images)
-    places = range(border, border + len(inside))
-    axes[0].plot(places, list(inside.values()), marker=".", color=tones[k], label=k)
-    run.values[f"rates/{k}"] = inside
-    if k != "purified":
-        before = list(firing_rates(SNN, images).values())
-        axes[0].plot(range(border), before, marker=".", color=tones[k])
-axes[0].axvline(border - 0.5, color="0.4", ls="--", lw=0.8)
-axes[0].set(xlabel="spiking layer", ylabel="spikes per neuron and step")
-axes[0].legend()
-last = list(firing_rates(BARE, X[:2]))[-1]
+inside = {k: firing_rates(BARE, images) for k, images in shown.items()}
+before = {k: firing_rates(SNN, shown[k]) for k in ("clean", "attacked")}
+run.values |= {f"rates/{k}": rates for k, rates in inside.items()}
+last = list(inside["clean"])[-1]
 example = int(chosen[0]) if len(chosen) and chosen[0] < 100 else 0
-for panel, (k, images) in zip(axes[1:], shown.items(), strict=True):
-    with torch.no_grad(), tapped(BARE, [last]) as layers:
-        BARE(images[example : example + 1])
-        raster = layers[last].flatten(1).T[:60]
-    panel.imshow(raster.cpu(), aspect="auto", vmin=0, vmax=3, interpolation="nearest")
-    panel.set(title=k, xlabel="step", xticks=range(P["T"]), yticks=[])
-    panel.set_xticklabels(range(1, P["T"] + 1))
-    panel.grid(False)
-axes[1].set_ylabel("neuron")
+rasters = {
+    k: measure.spike_raster(BARE, images[example : example + 1], last)
+    for k, images in shown.items()
+}
+lines = [{k: list(v.values()) for k, v in rates.items()} for rates in (before, inside)]
+figures.firing_by_layer(*lines, rasters)
 plt.show()
 
 # %% [markdown]
@@ -557,25 +492,16 @@ BASE_OF = {k: k if k in BASES else "bare" for k in DEFENCES}
 BASE_OF["purifier + FGSM-AT"] = "FGSM-AT"
 HITS, rows = {}, []
 for k, defence in tqdm(DEFENCES.items(), desc="oblivious", leave=False):
-    row = {"defence": k}
-    for attack, images in ({"clean": X} | MADE[BASE_OF[k]]).items():
-        HITS[k, attack] = right = correct(defence, images, Y[: len(images)])
-        row[f"{attack} %"] = (
-            share(right) if attack in ("clean", PGD) else f"{100 * right.float().mean():.1f}"
-        )  # fmt: skip
-        run.add_hits(
-            right, defence=k, model=P["network"], attack=attack, part="static",
-            threat="clean" if attack == "clean" else "oblivious",
-            eps=0.0 if attack == "clean" else EPS,
-        )  # fmt: skip
+    HITS[k], row = {}, {"defence": k}
+    for attack, images in MADE[BASE_OF[k]].items():
+        HITS[k][attack] = right = correct(defence, images, Y[: len(images)])
+        row[f"{attack} %"] = share(right) if attack in ("clean", PGD) else percent(right, 1)  # fmt: skip
+        note(right, attack, defence=k, part="static")
     for attack in ("clean", "FGSM", PGD):
-        record(f"static/{k}/{attack}", HITS[k, attack], kind="hits")
+        record(f"static/{k}/{attack}", HITS[k][attack], kind="hits")
     rows.append(row)
-static_table = notebook.table(
-    pd.DataFrame(rows),
-    f"Accuracy on {P['images']} test images ({P['few']} for APGD and Square) under attacks on the classifier alone, at eps {named(EPS)}; 95 % Wilson intervals where shown",
-)
-static_table
+caption = f"Accuracy on {P['images']} test images ({P['few']} for APGD and Square) under attacks on the classifier alone, at eps {named(EPS)}; 95 % Wilson intervals where shown"
+notebook.table(pd.DataFrame(rows), caption)
 
 # %% [markdown]
 # ## Which parts matter?
@@ -584,58 +510,40 @@ static_table
 # that moment, adversarial training of the purifier. The spiking and the ANN purifier have several seeds where the profile has them; the others have one, so a difference of a few points may be the seed's.
 
 # %% tags=["hide-input"]
-BY_SEED, rows = {}, []
+BY_SEED, MEANS, rows = {}, {}, []
 for k, s in PURIFIERS:
+    BY_SEED[k, s] = {}
     for attack in ("clean", "FGSM", PGD):
-        images = X if attack == "clean" else MADE["bare"][attack]
-        BY_SEED[k, s, attack] = right = correct(defended(k, s), images, Y)
-        run.add_hits(
-            right, defence=k, model=P["network"], attack=attack, seed=s, part="ablation",
-            threat="clean" if attack == "clean" else "oblivious",
-            eps=0.0 if attack == "clean" else EPS,
-        )  # fmt: skip
-
-
-def mean_of(k, attack):
-    """(seeds,): accuracy of a variant."""
-    seeds = [s for s in SEEDS if (k, s) in PURIFIERS]
-    return [BY_SEED[k, s, attack].double().mean().item() for s in seeds]
-
-
+        right = correct(defended(k, s), MADE["bare"][attack], Y)
+        BY_SEED[k, s][attack] = right
+        MEANS.setdefault((k, attack), []).append(right.double().mean().item())
+        note(right, attack, defence=k, seed=s, part="ablation")
 for k in ("purifier", *P["ablations"]):
     t = PURIFIERS[k, seed]
     row = {"variant": k, "parameters": f"{sum(p.numel() for p in t.model.parameters()):,}"}  # fmt: skip
     for attack in ("clean", "FGSM", PGD):
-        found = mean_of(k, attack)
+        found = MEANS[k, attack]
         row[f"{attack} %"] = f"{100 * sum(found) / len(found):.1f}"
-    lead = paired_difference(BY_SEED[k, seed, PGD], BY_SEED["purifier", seed, PGD])
+    lead = paired_difference(BY_SEED[k, seed][PGD], BY_SEED["purifier", seed][PGD])
     row[f"{PGD}, − purifier (images)"] = f"{lead:+}" if k != "purifier" else "–"
-    row["seeds"] = len(mean_of(k, PGD))
+    row["seeds"] = len(found)
     row["trained in s"] = f"{t.seconds:.0f}"
     rows.append(row)
-ablation_table = notebook.table(
-    pd.DataFrame(rows),
-    f"Variants of the purifier: mean accuracy over seeds on {P['images']} test images under attacks on the bare classifier, and paired 95 % intervals over images of the difference to the purifier in points (first seed); pairs of {len(PAIRS.train):,} images, {P['purifier_epochs']} epochs",
-)
-ablation_table
+caption = f"Variants of the purifier: mean accuracy over seeds on {P['images']} test images under attacks on the bare classifier, and paired 95 % intervals over images of the difference to the purifier in points (first seed); pairs of {len(PAIRS.train):,} images, {P['purifier_epochs']} epochs"
+notebook.table(pd.DataFrame(rows), caption)
 
 # %% tags=["hide-input"]
-gains = {
-    attack: [a - b for a, b in zip(mean_of("purifier", attack), mean_of("ANN purifier", attack), strict=True)]
-    for attack in ("clean", "FGSM", PGD)
-}  # fmt: skip
 row = {}
-for attack, found in gains.items():
-    images = paired_difference(
-        BY_SEED["purifier", seed, attack], BY_SEED["ANN purifier", seed, attack]
-    )
-    seeds = f", over seeds {over_seeds(found):+}" if len(found) > 1 else ""
-    row[attack] = f"{images:+}{seeds}"
+for attack in ("clean", "FGSM", PGD):
+    spiking, ann = (BY_SEED[k, seed][attack] for k in ("purifier", "ANN purifier"))
+    row[attack] = f"{paired_difference(spiking, ann):+}"
+    if len(SEEDS) > 1:
+        both = (MEANS[k, attack] for k in ("purifier", "ANN purifier"))
+        gains = [a - b for a, b in zip(*both, strict=True)]
+        row[attack] += f", over seeds {over_seeds(gains):+}"
 run.values["spiking minus ANN"] = row
-notebook.table(
-    pd.DataFrame([row]),
-    "Do the spikes help? Spiking purifier minus ANN purifier of equal size, in points, 95 % intervals over images (first seed) and over seeds",
-)
+caption = "Do the spikes help? Spiking purifier minus ANN purifier of equal size, in points, 95 % intervals over images (first seed) and over seeds"
+notebook.table(pd.DataFrame([row]), caption)
 
 # %% [markdown]
 # ## Attackers who know
@@ -644,58 +552,39 @@ notebook.table(
 # noise, which need no gradient; and images that fool relatives: the pipeline with another seed or with the ANN purifier, and the adversarially trained network. An image counts only if nothing broke it. No part is random, so that there is nothing to average over.
 
 # %% tags=["hide-input"]
-SUITE = {PGD: partial(pgd, steps=P["steps"]), "FGSM": partial(fgsm)}
-EXTRA = {
-    "APGD, CE": partial(apgd, steps=P["strong"]),
-    "APGD, DLR": partial(apgd, steps=P["strong"], loss="dlr"),
-    "noise": partial(uniform_noise, draws=20),
-    f"Square-{P['queries']}": partial(square, queries=P["queries"]),
-}
-FREE = ("noise", f"Square-{P['queries']}")
+SUITE = {k: STATIC[k] for k in (PGD, "FGSM")}
+STOPPED = stopping(SUITE)[PGD]  # leaves alone what it has fooled
+FREE = {"noise": partial(uniform_noise, draws=20)} | SQUARE
+EXTRA = APGD | FREE
 RELATIVES = {"ANN purifier": defended("ANN purifier")}
 if len(SEEDS) > 1:
     RELATIVES["another seed"] = defended("purifier", SEEDS[1])
 RELATIVES |= {"bare": BARE, "FGSM-AT": FROZEN["FGSM-AT"]}
 KNOWN = ("none", *P["trainings"], *learned, "gate", "purifier + FGSM-AT")
-
-
-def attackers(k, eps=EPS):
-    """Outcomes of the three attackers on a defence."""
-    defence, x, y = DEFENCES[k], X[few], Y[few]
-    judge = partial(
-        evaluate, defence, images=x, labels=y, eps=eps, generator=draws(5), resume=RESUME
-    )  # fmt: skip
-    transfer = {n: m for n, m in RELATIVES.items() if n != k}
-    found = {"oblivious": judge(oblivious(defence, SUITE))}
-    found["direct"] = judge(direct(defence, SUITE))
-    every = adaptive(
-        defence, {PGD: SUITE[PGD]}, eps=eps, steps=P["steps"], transfer=transfer,
-        extra=stopping(EXTRA),
-    )  # fmt: skip
-    return found | {"adaptive": judge(every, known=list(found.values()))}
-
-
 WORST, rows = {}, []
 for k in tqdm(KNOWN, desc="three attackers", leave=False):
-    WORST[k] = found = attackers(k)
+    defence = DEFENCES[k]
+    judged = partial(judge, defence, eps=EPS, generator=draws(5))
+    every = adaptive(
+        defence, {PGD: SUITE[PGD]}, eps=EPS, steps=P["steps"], extra=stopping(EXTRA),
+        transfer={n: m for n, m in RELATIVES.items() if n != k},
+    )  # fmt: skip
+    WORST[k] = found = {"oblivious": judged(oblivious(defence, SUITE))}
+    found["direct"] = judged(direct(defence, SUITE))
+    found["adaptive"] = judged(every, known=list(found.values()))
     row = {"defence": k, "clean %": share(found["direct"].clean)}
     row |= {f"{threat} %": f"{o.interval}" for threat, o in found.items()}
     gain = paired_difference(found["adaptive"].robust, WORST["none"]["adaptive"].robust)
     row["adaptive − none"] = f"{gain:+}" if k != "none" else "–"
-    unique = found["adaptive"].unique_breaks()
-    only = {n: c for n, c in unique.items() if c}
-    row["images that only one attack broke"] = (
-        ", ".join(f"{n}: {c}" for n, c in only.items()) or "none"
-    )
+    unique = found["adaptive"].unique_breaks().items()
+    only = ", ".join(f"{n}: {c}" for n, c in unique if c)
+    row["images that only one attack broke"] = only or "none"
     rows.append(row)
     for threat, outcome in found.items():
         run.add(outcome, defence=k, threat=threat, model=P["network"], part="worst")
         record(f"{threat}/{k}", outcome.robust, kind="hits")
-worst_table = notebook.table(
-    pd.DataFrame(rows),
-    f"Accuracy on {P['few']} test images at eps {named(EPS)} under three attackers, worst case per image, with 95 % Wilson intervals, and paired 95 % intervals of the difference to no defence in points",
-)
-worst_table
+caption = f"Accuracy on {P['few']} test images at eps {named(EPS)} under three attackers, worst case per image, with 95 % Wilson intervals, and paired 95 % intervals of the difference to no defence in points"
+notebook.table(pd.DataFrame(rows), caption)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy against eps under the three attackers (PGD alone for the first two; PGD with the identity and with two other derivatives for the adaptive one, who also has what the others found), with 95 % Wilson intervals.", "name": "fig-snn-curves"}, "image": {"alt": "One panel per defence: accuracy against eps for the oblivious, the direct and the adaptive attacker."}}
 shown = [k for k in ("none", "purifier", "ANN purifier", "FGSM-AT") if k in KNOWN]
@@ -703,9 +592,8 @@ one, curves = {PGD: SUITE[PGD]}, {name: {}}
 for k in tqdm(shown, desc="curves", leave=False):
     defence, budgets = DEFENCES[k], [s * EPS for s in P["curve"]]
     other = defence.surrogates()
-    longer = partial(pgd, steps=P["steps"], stop_early=True)
-    few_others = [n for n in ("BPDA", "rate", "triangle 2") if n in other]
-    more = [Attempt(f"{PGD} through {n}", longer, other[n]) for n in few_others]
+    through = [n for n in ("BPDA", "rate", "triangle 2") if n in other]
+    more = [Attempt(f"{PGD} through {n}", STOPPED, other[n]) for n in through]
     levels = {
         "oblivious": {e: oblivious(defence, one) for e in budgets},
         "direct": {e: direct(defence, one) for e in budgets},
@@ -713,10 +601,9 @@ for k in tqdm(shown, desc="curves", leave=False):
     }
     curves[name][k], before = {}, []
     for threat, attempts in levels.items():
-        curves[name][k][threat] = line = evaluate_curve(
-            defence, attempts, X[few], Y[few], generator=draws(6), resume=RESUME,
-            known=before if threat == "adaptive" else (),
-        )  # fmt: skip
+        known = before if threat == "adaptive" else ()
+        line = judge_curve(defence, attempts, generator=draws(6), known=known)
+        curves[name][k][threat] = line
         before.append(line)
         for outcome in line.values():
             run.add(outcome, defence=k, threat=threat, model=P["network"], part="curve")
@@ -727,36 +614,24 @@ plt.show()
 # Two questions about the attack itself. Do more steps help, and do they reach a plateau? And does a very large budget leave nothing? (What a smaller one broke counts as broken.)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: accuracy at half the main budget against the number of steps of PGD, each an attack of its own; solid lines are attacks on the deployed defence, the dotted one is replayed from the bare classifier. Right: accuracy under PGD on the deployed defence against eps up to eight times the main budget.", "name": "fig-snn-steps"}, "image": {"alt": "Two panels: accuracy against the number of attack steps, and accuracy against large budgets, for the bare classifier, the purifier and adversarial training."}}
-figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True)
-lines = {"none": "none", "FGSM-AT": "FGSM-AT", "purifier": "purifier", "purifier, oblivious": "purifier"}  # fmt: skip
-for label, k in lines.items():
-    target = BARE if label.endswith("oblivious") else DEFENCES[k]
-    line = []
+STEPS, LARGE = {}, {}
+for label in ("none", "FGSM-AT", "purifier", "purifier, oblivious"):
+    defence = DEFENCES[label.removesuffix(", oblivious")]
+    target = BARE if label.endswith("oblivious") else defence
+    STEPS[label] = {}
     for n in P["counts"]:
-        attack = partial(pgd, steps=n, stop_early=target is DEFENCES[k])
-        outcome = evaluate(
-            DEFENCES[k], [Attempt("PGD", attack, target)], X[few], Y[few], eps=EPS / 2,
-            generator=draws(7), resume=RESUME,
-        )  # fmt: skip
-        line.append(outcome.robust.float().mean().item())
-    run.values[f"steps/{label}"] = dict(zip(map(str, P["counts"]), line, strict=True))
-    style = ":" if label.endswith("oblivious") else "-"
-    axes[0].plot(P["counts"], line, style, marker="o", color=plotting.COLOURS[k], label=label)  # fmt: skip
-axes[0].set(xscale="log", xlabel="steps", ylabel="accuracy", ylim=(-0.03, 1.03))
-axes[0].set_xticks(P["counts"], [str(n) for n in P["counts"]])
-axes[0].minorticks_off()
-axes[0].legend(fontsize=8)
-wide = [EPS * s for s in (0.5, 1, 2, 4, 8)]
-LARGE = {}
+        attack = partial(pgd, steps=n, stop_early=target is defence)
+        tried = [Attempt("PGD", attack, target)]
+        outcome = judge(defence, tried, eps=EPS / 2, generator=draws(7))
+        STEPS[label][n] = outcome.robust.float().mean().item()
 for k in ("none", "FGSM-AT", "purifier"):
-    attempts = {e: direct(DEFENCES[k], one) for e in wide}
-    LARGE[k] = evaluate_curve(
-        DEFENCES[k], attempts, X[few], Y[few], generator=draws(8), resume=RESUME
-    )
-    line = [o.robust.float().mean().item() for o in LARGE[k].values()]
-    run.values[f"large/{k}"] = dict(zip(map(str, wide), line, strict=True))
-    axes[1].plot(wide, line, marker="o", color=plotting.COLOURS[k], label=k)
-axes[1].set(xlabel="eps")
+    attempts = {s * EPS: direct(DEFENCES[k], one) for s in (0.5, 1, 2, 4, 8)}
+    line = judge_curve(DEFENCES[k], attempts, generator=draws(8))
+    LARGE[k] = {e: o.robust.float().mean().item() for e, o in line.items()}
+for part, found in {"steps": STEPS, "large": LARGE}.items():
+    for k, line in found.items():
+        run.values[f"{part}/{k}"] = {str(at): left for at, left in line.items()}
+figures.more_steps_and_larger_budgets(STEPS, LARGE)
 plt.show()
 
 # %% [markdown]
@@ -767,17 +642,17 @@ plt.show()
 # %% tags=["hide-input"]
 CORE, rows = {}, []
 for part in (0.25, 0.5):
+    eps = named(part * EPS)
+    CORE[eps] = {}
     for k in tqdm(P["levels"], desc="derivatives", leave=False):
         defence = alone(k)
-        through = [
-            Attempt(n, partial(pgd, steps=P["steps"], stop_early=True), t)
-            for n, t in defence.surrogates().items()
-        ]
+        through = [Attempt(n, STOPPED, t) for n, t in defence.surrogates().items()]
         more = [Attempt(n, a, defence) for n, a in stopping(EXTRA).items()]
-        judge = partial(evaluate, defence, images=X[few], labels=Y[few], eps=part * EPS)
-        each = judge(through, generator=draws(9), exhaustive=True, resume=RESUME)
-        CORE[k, part] = worst = judge(more, generator=draws(10), known=each, resume=RESUME)  # fmt: skip
-        row = {"eps": named(part * EPS), "classifier": k, "clean %": share(each.clean)}
+        judged = partial(judge, defence, eps=part * EPS)
+        each = judged(through, generator=draws(9), exhaustive=True)
+        worst = judged(more, generator=draws(10), known=each)
+        CORE[eps][k] = worst.robust
+        row = {"eps": eps, "classifier": k, "clean %": share(each.clean)}
         left = {f.name: (f.tried & ~f.broken).float().mean().item() for f in each.findings}  # fmt: skip
         row |= {n: f"{100 * v:.0f}" for n, v in left.items()}
         row["worst case %"] = f"{worst.interval}"
@@ -785,44 +660,27 @@ for part in (0.25, 0.5):
         run.values[f"derivatives/{k}/{part}"] = left
         run.add(worst, defence=k, threat="adaptive", model=P["network"], part="core")
         record(f"core/{k}/{part}", worst.robust, kind="hits")
-core_table = notebook.table(
-    pd.DataFrame(rows),
-    f"Accuracy in % on {P['few']} test images under {PGD} through each derivative alone, and in the worst case over these, APGD, noise and Square, with 95 % Wilson intervals",
-)
-core_table
-
+caption = f"Accuracy in % on {P['few']} test images under {PGD} through each derivative alone, and in the worst case over these, APGD, noise and Square, with 95 % Wilson intervals"
+notebook.table(pd.DataFrame(rows), caption)
 
 # %% [markdown]
 # ## Gradient health
 #
 # An attack through a dead gradient does nothing and says nothing. The table has the share of pixels whose input gradient is exactly zero, for each derivative, and of images where all are.
 
-
 # %% tags=["hide-input"]
-def zeros(model, images, labels):
-    """Shares of pixels, and of images, without any gradient of the cross-entropy."""
-    point = images.clone().requires_grad_()
-    loss = torch.nn.functional.cross_entropy(model(point), labels, reduction="sum")
-    flat = slope(loss, point).flatten(1) == 0
-    return flat.float().mean().item(), flat.all(1).float().mean().item()
-
-
 HEALTH, rows = {}, []
 for n in DERIVATIVES:
     row = {"derivative": n}
-    for k in ("none", "purifier"):
-        pixels, images = HEALTH[n, k] = zeros(
-            DEFENCES[k].surrogates()[n], X[few], Y[few]
-        )
-        label = "bare classifier" if k == "none" else "purifier and classifier"
-        row[f"{label}: pixels %"] = f"{100 * pixels:.1f}"
-        row[f"{label}: images %"] = f"{100 * images:.1f}"
+    for k, label in {"none": "bare classifier", "purifier": "purifier and classifier"}.items():  # fmt: skip
+        model = DEFENCES[k].surrogates()[n]
+        shares = measure.zero_gradients(model, X[few], Y[few])
+        HEALTH[f"{n}/{k}"] = shares
+        row[f"{label}: pixels %"], row[f"{label}: images %"] = (f"{100 * v:.1f}" for v in shares)  # fmt: skip
     rows.append(row)
-run.values["zero gradients"] = {f"{n}/{k}": v for (n, k), v in HEALTH.items()}
-notebook.table(
-    pd.DataFrame(rows),
-    f"Share of exactly zero input gradients on {P['few']} clean test images",
-)
+run.values["zero gradients"] = HEALTH
+caption = f"Share of exactly zero input gradients on {P['few']} clean test images"
+notebook.table(pd.DataFrame(rows), caption)
 
 # %% [markdown]
 # ## C5: the detector
@@ -833,41 +691,28 @@ notebook.table(
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Receiver operating characteristic of the detector: the share of attacked images found against the share of clean images flagged, for attacks on the bare classifier and for one that knows the detector. The dotted line is chance, the dashed one the threshold of the gate on clean training images held back.", "name": "fig-snn-roc"}, "image": {"alt": "Curves of true against false positive rate for FGSM and PGD on the bare classifier and for the attack that wants to go unnoticed."}}
 quiet = GATE.adaptive_attacks(EPS)["unnoticed"]
 quiet = partial(quiet, steps=2 * P["steps"], stop_early=False)
-SEEN = {k: MADE["bare"][k][few] for k in ("FGSM", PGD)}
+SEEN = {k: MADE["bare"][k][few] for k in ("clean", "FGSM", PGD)}
 SEEN |= craft(
     GATE, {"unnoticed": quiet}, X[few], Y[few], eps=EPS, generator=draws(11), resume=RESUME
 )  # fmt: skip
 with torch.no_grad():
-    quiet_on_clean = GATE.distance(X[few])
     DISTANCE = {k: GATE.distance(v) for k, v in SEEN.items()}
-figure, panel = plt.subplots(figsize=(4.6, 3.6))
-AREA = {}
-for (k, found), tone in zip(
-    DISTANCE.items(), ("#56B4E9", "#0072B2", "#D55E00"), strict=True
-):
-    truth = [0] * len(quiet_on_clean) + [1] * len(found)
-    score = torch.cat([quiet_on_clean, found]).tolist()
-    AREA[k] = float(roc_auc_score(truth, score))
-    false, true, _ = roc_curve(truth, score)
-    panel.plot(false, true, color=tone, label=f"{k}: area {AREA[k]:.2f}")
-panel.plot([0, 1], [0, 1], ":", color="0.5")
-panel.axvline(0.05, ls="--", color="0.5", lw=0.8)
-panel.set(xlabel="clean images flagged", ylabel="attacked images found")
-panel.legend(fontsize=8)
-run.values["detector area"] = AREA
+FOUND = {
+    k: measure.detection(DISTANCE["clean"], v) for k, v in DISTANCE.items() if k != "clean"
+}  # fmt: skip
+run.values["detector area"] = {k: found.area for k, found in FOUND.items()}
+figures.detection_curves(FOUND)
 plt.show()
 
 # %% tags=["hide-input"]
 SLIPPED, rows = {}, []
-for k, images in {"clean": X[few], **SEEN}.items():
-    with torch.no_grad():
-        flagged = GATE.distance(images) > GATE.threshold
-    bare, clean = correct(BARE, images, Y[few]), k == "clean"
+for k, images in SEEN.items():
+    flagged, bare = DISTANCE[k] > GATE.threshold, correct(BARE, images, Y[few])
     SLIPPED[k] = (~bare & ~flagged).float().mean().item()
     rows.append(
         {
             "images": k,
-            "area under the curve": "–" if clean else f"{AREA[k]:.3f}",
+            "area under the curve": f"{FOUND[k].area:.3f}" if k in FOUND else "–",
             "flagged %": share(flagged),
             "bare classifier right %": share(bare),
             "gate off: always purified, right %": share(correct(DEFENCES["purifier"], images, Y[few])),
@@ -875,10 +720,8 @@ for k, images in {"clean": X[few], **SEEN}.items():
             "if flagged images are refused: wrong and not refused %": share(~bare & ~flagged),
         }
     )  # fmt: skip
-notebook.table(
-    pd.DataFrame(rows),
-    f"The detector at threshold {GATE.threshold:.3f} on {P['few']} test images, with 95 % Wilson intervals",
-)
+caption = f"The detector at threshold {GATE.threshold:.3f} on {P['few']} test images, with 95 % Wilson intervals"
+notebook.table(pd.DataFrame(rows), caption)
 
 # %% [markdown]
 # ## C4 and C6: what it costs
@@ -888,13 +731,12 @@ notebook.table(
 
 # %% tags=["hide-input"]
 COSTS, rows = {}, []
-for k in KNOWN:
-    if k == "purifier + FGSM-AT":
-        continue
+for k in (k for k in KNOWN if k != "purifier + FGSM-AT"):
     found = COSTS[k] = footprint(DEFENCES[k], X[: P["timed"]])
-    t = CLASSIFIERS.get(k) or PURIFIERS.get((k, seed))
-    epochs = P["epochs"] if k in (*P["trainings"], "none") else P["purifier_epochs"]
-    t = CLASSIFIERS["SE-MLF3"] if k == "none" else t
+    t = CLASSIFIERS.get("SE-MLF3" if k == "none" else k) or PURIFIERS.get((k, seed))
+    used, epochs = PAIRS, P["purifier_epochs"]
+    if k in (*P["trainings"], "none"):
+        used, epochs = TRAIN, P["epochs"]
     rows.append(
         {
             "defence": k,
@@ -902,17 +744,14 @@ for k in KNOWN:
             "multiply-adds, millions": f"{found.multiply_adds / 1e6:,.1f}",
             "spikes, thousands": f"{found.spikes / 1e3:,.1f}",
             "kept, MiB": f"{found.kept_bytes / 2**20:.2f}",
-            "epochs": "–" if k == "gate" else epochs,
-            "images per epoch": "–" if k == "gate" else f"{len((TRAIN if k in CLASSIFIERS or k == 'none' else PAIRS).train):,}",
+            "epochs": "–" if t is None else epochs,
+            "images per epoch": "–" if t is None else f"{len(used.train):,}",
             "trained in s": "–" if t is None else f"{t.seconds:.0f}",
         }
-    )  # fmt: skip
+    )
     run.values[f"cost/{k}"] = vars(found) | {"seconds": t.seconds if t else None}
-cost_table = notebook.table(
-    pd.DataFrame(rows),
-    "Parameters, and for one image: multiply-adds and spikes at inference, memory kept for the gradient; training (the purifiers' beside that of the bare classifier, which they need)",
-)
-cost_table
+caption = "Parameters, and for one image: multiply-adds and spikes at inference, memory kept for the gradient; training (the purifiers' beside that of the bare classifier, which they need)"
+notebook.table(pd.DataFrame(rows), caption)
 
 # %% tags=["hide-input"]
 part = PAIRS.train.head(min(256, len(PAIRS.train)))
@@ -928,16 +767,13 @@ run.values["pair seconds"] = PAIR_SECONDS
 ratio = PAIR_SECONDS["PGD-7"] / PAIR_SECONDS["FGSM"]
 MEMORY, rows = {}, []
 for steps in (1, 2, 4, 8):
-    build = NETWORKS[P["network"]]
-    grown = build(data.shape, data.num_classes, steps=steps, width=P["width"], gated=True)  # fmt: skip
-    MEMORY[steps] = footprint(grown.to(DEVICE), X[:8]).kept_bytes / 2**20
+    grown = network(steps=steps, gated=True).to(DEVICE)
+    MEMORY[steps] = footprint(grown, X[:8]).kept_bytes / 2**20
     rows.append({"time steps": steps, "kept for one image, MiB": f"{MEMORY[steps]:.2f}", "times that of one step": f"{MEMORY[steps] / MEMORY[1]:.2f}"})  # fmt: skip
 run.values["memory"] = {str(k): v for k, v in MEMORY.items()}
 assert all(MEMORY[t] <= 1.05 * t * MEMORY[1] for t in MEMORY)  # at most linear
-notebook.table(
-    pd.DataFrame(rows),
-    f"Memory of the classifier's gradient against the number of time steps. (Making pairs with PGD-7 took {ratio:.1f} times as long as with FGSM on {len(part)} images.)",
-)
+caption = f"Memory of the classifier's gradient against the number of time steps. (Making pairs with PGD-7 took {ratio:.1f} times as long as with FGSM on {len(part)} images.)"
+notebook.table(pd.DataFrame(rows), caption)
 
 # %% [markdown]
 # ## Sanity checks
@@ -948,15 +784,13 @@ notebook.table(
 CARD = dict(
     goal="any wrong class", norm="Linf", knowledge="all", randomised="nothing", eps=EPS
 )
-shown, x, y = {}, X[few], Y[few]
+shown = {}
 for k in ("none", "purifier"):
     defence = DEFENCES[k]
-    single = evaluate(
-        defence, direct(defence, {"FGSM": partial(fgsm), "PGD": SUITE[PGD]}), x, y,
-        eps=EPS, generator=draws(13), exhaustive=True, resume=RESUME,
-    )  # fmt: skip
+    tried = direct(defence, {"FGSM": SUITE["FGSM"], "PGD": SUITE[PGD]})
+    single = judge(defence, tried, eps=EPS, generator=draws(13), exhaustive=True)
     shown[k] = checks.row(
-        defence, x, y, eps=EPS, generator=draws(14), single=single, **WORST[k], card=CARD,
+        defence, X[few], Y[few], eps=EPS, generator=draws(14), single=single, **WORST[k], card=CARD,
         seeds=1, only=checks.FAST if P["checks"] == "fast" else None,
     )  # fmt: skip
     fired = [c.id for c in shown[k] if c.status == "fire"]
@@ -968,141 +802,44 @@ notebook.check_table(shown, f"Sanity checks of the evaluation at eps {named(EPS)
 # ## Verdicts
 
 # %% tags=["hide-input"]
-rules, verdicts = claims("snn_purification"), []
-
-
-def give(claim, conditions, **more):
-    verdicts.append(
-        decide(rules[f"snn_purification-{claim}"], name, conditions, **more)
-    )
-
-
-def recovered(what, treated, bare, clean):
-    """At least half of what the attack took is given back."""
-    gain = paired_difference(treated, bare)
-    taken = (clean.double().mean() - bare.double().mean()).item()
-    half = mean_interval(treated.double() - (clean.double() + bare.double()) / 2)
-    number = f"{gain:+} points of {100 * taken:.1f} taken"
-    return Condition(what, gain.low > 0 and half.low > 0, number)
-
-
-def against(attack, k="purifier", hits=HITS):
-    return recovered(
-        f"{k}, {attack}", hits[k, attack], HITS["none", attack], HITS["none", "clean"]
-    )
-
-
-def in_the_worst_case(k):
-    """Which images nothing broke: (N,)."""
-    return WORST[k]["adaptive"].robust
-
-
-def sharper(attack):
-    gains = SHARPER["purifier", attack].double()  # infinite for an image left as it was
-    gain = mean_interval(gains[gains.isfinite()] / 100)  # printed in points
-    return Condition(f"PSNR in dB, {attack}", gain.low > 0, f"{gain:+}")
-
-
-give("C1", [*(against(a) for a in ("FGSM", PGD)), *(sharper(a) for a in ("FGSM", PGD))])
-
-pairs = [("SE-MLF3", k) for k in ("LIF", "MLF3") if k in P["levels"]]
-give(
-    "C2",
-    [
-        Condition.above(
-            f"{a} − {b}, eps {named(part * EPS)}",
-            paired_difference(CORE[a, part].robust, CORE[b, part].robust),
-            0.0,
-        )
-        for part in (0.25, 0.5)
-        for a, b in pairs
-    ],
-)
-
-bare_loss = {("no divergence", PGD): BY_SEED["no divergence", seed, PGD]}
-both = {
-    a: paired_difference(HITS["purifier + FGSM-AT", a], HITS["FGSM-AT", a])
-    for a in ("clean", PGD)
-}
-give(
-    "C3",
-    [
-        against(PGD, "no divergence", bare_loss),
-        Condition.above(f"purifier + FGSM-AT − FGSM-AT, {PGD}", both[PGD], 0.0),
-        Condition.above("the same, clean", both["clean"], -0.02),
-    ],
-)
-
-rivals = [k for k in ("FGSM-AT", "RAT") if k in P["trainings"]]
-took = PURIFIERS["purifier", seed].seconds
-effort = []
-for k in rivals:
-    gain = paired_difference(in_the_worst_case("purifier"), in_the_worst_case(k))
-    effort.append(Condition.above(f"purifier − {k}, worst case", gain, 0.0))
-for k in rivals:
-    other = CLASSIFIERS[k].seconds
-    effort.append(Condition(f"seconds of training, {k}", took < other, f"{took:.0f} against {other:.0f}"))  # fmt: skip
-mine, theirs = COSTS["purifier"], COSTS["none"]
-for what, of in (("memory of a training image, MiB", "kept_bytes"), ("multiply-adds at inference, millions", "multiply_adds")):  # fmt: skip
-    a, b = getattr(mine, of), getattr(theirs, of)
-    unit = 2**20 if of == "kept_bytes" else 1e6
-    effort.append(Condition(what, a <= b, f"{a / unit:.1f} against {b / unit:.1f}"))
-give("C4", effort)
-
-halves = [
-    (hits["clean"].double() + hits[PGD].double()) / 2
-    for hits in ({a: HITS[k, a] for a in ("clean", PGD)} for k in ("gate", "purifier"))
+black_box = {}  # right after noise, Square and all transferred images alone
+for k in ("none", "purifier"):
+    others = {n: m for n, m in RELATIVES.items() if (k, n) != ("none", "bare")}
+    tried = [Attempt(n, a, DEFENCES[k]) for n, a in stopping(FREE).items()]
+    tried += [Attempt(f"{PGD} from {n}", SUITE[PGD], m) for n, m in others.items()]
+    black_box[k] = judge(DEFENCES[k], tried, eps=EPS, generator=draws(16)).robust
+hits = HITS | {k: BY_SEED[k, seed] for k in P["ablations"]}
+worst = {k: found["adaptive"].robust for k, found in WORST.items()}
+seconds = {k: t.seconds for k, t in CLASSIFIERS.items()}
+seconds["purifier"] = PURIFIERS["purifier", seed].seconds
+conditions = {
+    "C1": verdicts.purifier_cleans(hits, sharper=SHARPER["purifier"]),
+    "C2": verdicts.levels_and_gate_help(CORE),
+    "C3": verdicts.purifier_combines(hits, attack=PGD),
+    "C4": verdicts.purifier_is_better_and_cheaper(
+        worst, seconds=seconds, pipeline=COSTS["purifier"], classifier=COSTS["none"]
+    ),
+    "C5": verdicts.detector_helps(
+        hits, area=FOUND[PGD].area, slipped=SLIPPED["unnoticed"], attack=PGD
+    ),
+    "C6": verdicts.one_step_suffices(hits, times=ratio, attack=PGD),
+    "C7": verdicts.purifier_does_well(
+        hits, black_box=black_box, worst=worst, clean=WORST["none"]["adaptive"].clean,
+        attack=PGD,
+    ),
+}  # fmt: skip
+known = claims("snn_purification")
+without = {} if conditions["C6"] else {"C6": "no purifier was trained on PGD-7"}
+decided = [
+    decide(known[f"snn_purification-{k}"], name, found, summary=without.get(k, ""))
+    for k, found in conditions.items()
 ]
-give(
-    "C5",
-    [
-        Condition(f"area, {PGD}", AREA[PGD] >= 0.9, f"{AREA[PGD]:.2f}"),
-        Condition("wrong and not flagged %, unnoticed", SLIPPED["unnoticed"] <= 0.1, f"{100 * SLIPPED['unnoticed']:.0f}"),
-        Condition.above(f"gate on − off, mean of clean and {PGD}", mean_interval(halves[0] - halves[1]), 0.0),
-    ],
-)  # fmt: skip
-
-cheap = [Condition("time for the same images, PGD-7 / FGSM", ratio > 1, f"{ratio:.1f}")]
-if ("PGD-7 pairs", seed) in PURIFIERS:
-    gain = paired_difference(BY_SEED["purifier", seed, PGD], BY_SEED["PGD-7 pairs", seed, PGD])  # fmt: skip
-    cheap.append(Condition.above(f"trained on FGSM − on PGD-7, {PGD}", gain, -0.02))
-give("C6", cheap if len(cheap) > 1 else [], summary="" if len(cheap) > 1 else "no purifier was trained on PGD-7")  # fmt: skip
-
-
-def without_gradient(k):
-    """Right after noise, Square and all transferred images alone: (N,)."""
-    own = {"none": BARE}.get(k)
-    black = [
-        Attempt(n, a, DEFENCES[k]) for n, a in stopping(EXTRA).items() if n in FREE
-    ]
-    black += [
-        Attempt(f"{PGD} from {n}", SUITE[PGD], m)
-        for n, m in RELATIVES.items()
-        if n != k and m is not own
-    ]
-    return evaluate(
-        DEFENCES[k], black, X[few], Y[few], eps=EPS, generator=draws(16), resume=RESUME
-    ).robust
-
-
-bare, clean = in_the_worst_case("none"), WORST["none"]["adaptive"].clean
-give(
-    "C7",
-    [
-        against(PGD),
-        recovered(
-            "black box", without_gradient("purifier"), without_gradient("none"), clean
-        ),
-        recovered("worst case", in_the_worst_case("purifier"), bare, clean),
-    ],
-)
-
-run.verdicts = [v.as_record() for v in verdicts]
+run.verdicts = [v.as_record() for v in decided]
 run.save()
-for verdict in verdicts:
+for verdict in decided:
     kind = "text" if verdict.claim.id.endswith("C7") and name == "digits" else "info"
     record(f"verdict/{verdict.claim.id}", verdict.word, kind=kind)
-shown = notebook.verdict_table(verdicts, f"Verdicts of this run ({run_line})")
+shown = notebook.verdict_table(decided, f"Verdicts of this run ({run_line})")
 record("verdict_table", shown)
 shown
 
@@ -1110,15 +847,9 @@ shown
 # Each verdict follows from a rule; *supported* means that it holds in every case it names, *partly* in some, *not supported* in none. A condition also fails where its interval merely contains the threshold and the run does not tell; only where all of it lies on the wrong side does the run speak against the claim. For halves of what was taken, the gain is printed, not the interval that decides. Nothing is corrected for the number of intervals.
 
 # %% tags=["hide-input"]
-notebook.table(
-    pd.DataFrame(
-        [
-            {"claim": c.id.split("-")[-1], "holds when": c.decided_by}
-            for c in rules.values()
-        ]
-    ),
-    "How each claim is decided",
-)
+told = how_decided("snn_purification").items()
+rows = [{"claim": id.split("-")[-1], "holds when": text} for id, text in told]
+notebook.table(pd.DataFrame(rows), "How each claim is decided")
 
 # %% [markdown]
 # ## Limitations
@@ -1140,23 +871,18 @@ notebook.table(
 # %% tags=["hide-input"]
 rows = []
 for k in [k for k in ("ANN purifier", "purifier", "gate", "FGSM-AT") if k in KNOWN]:
-    row = {"defence": k, "undefended, PGD %": f"{100 * WORST['none']['direct'].robust.float().mean():.0f}"}  # fmt: skip
-    row["clean %"] = f"{100 * WORST[k]['direct'].clean.float().mean():.0f}"
-    row["does not know of it %"] = f"{100 * WORST[k]['oblivious'].robust.float().mean():.0f}"  # fmt: skip
-    stand = DEFENCES[k].surrogates().get("BPDA")
+    row = {"defence": k, "undefended, PGD %": percent(WORST["none"]["direct"].robust)}
+    row["clean %"] = percent(WORST[k]["direct"].clean)
+    row["does not know of it %"] = percent(WORST[k]["oblivious"].robust)
     if k != "FGSM-AT":
-        attempt = [Attempt(PGD, partial(pgd, steps=P["steps"], stop_early=True), stand)]
-        found = evaluate(
-            DEFENCES[k], attempt, X[few], Y[few], eps=EPS, generator=draws(15), resume=RESUME
-        )  # fmt: skip
-        row["takes it for the identity %"] = f"{100 * found.robust.float().mean():.0f}"
-    row["differentiates it %"] = f"{100 * WORST[k]['direct'].robust.float().mean():.0f}"
-    row["tries everything %"] = f"{100 * WORST[k]['adaptive'].robust.float().mean():.0f}"  # fmt: skip
+        tried = [Attempt(PGD, STOPPED, DEFENCES[k].surrogates()["BPDA"])]
+        found = judge(DEFENCES[k], tried, eps=EPS, generator=draws(15))
+        row["takes it for the identity %"] = percent(found.robust)
+    row["differentiates it %"] = percent(WORST[k]["direct"].robust)
+    row["tries everything %"] = percent(WORST[k]["adaptive"].robust)
     rows.append(row)
-shown = notebook.table(
-    pd.DataFrame(rows),
-    f"Accuracy on the same {P['few']} test images ({name}, eps {named(EPS)}) as the attacker learns more",
-)
+caption = f"Accuracy on the same {P['few']} test images ({name}, eps {named(EPS)}) as the attacker learns more"
+shown = notebook.table(pd.DataFrame(rows), caption)
 record("headline_table", shown)
 shown
 

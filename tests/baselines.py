@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from regression import allowing, recorded_values, write_baseline
 from test_notebooks import PAPERS, ROOT, executed
 from variants import VARIANTS, impossible
 
-from advdef.book.regression import allowing, recorded_values, write_baseline
-from advdef.training.weights import write_atomically
+from advdef.store import write_atomically
 
 KEPT = ROOT / "build" / "baselines"
 REFERENCE = "one thread"

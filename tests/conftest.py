@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -29,25 +28,16 @@ ROOT = Path(__file__).resolve().parents[1]
 EXECUTING = ("tests/test_notebooks.py", "tests/test_rehearsal.py", "tests/test_guide.py")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes minutes comes first, else one worker ends long after the other."""
-    items.sort(key=lambda item: not item.nodeid.startswith(EXECUTING))
+    """What takes minutes comes first, else one worker ends long after the other.
 
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file is one worker's, with its fixtures, but each executed notebook may be another one's.
-
-    This is what pytest-xdist's groups are for, but version 3.8 of it loses them under pytest 9.2.
+    A file is one worker's, with its fixtures, but each executed notebook may be another one's.
     """
-    from xdist.scheduler import LoadScopeScheduling
-
-    class OneWorkerEach(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file, _, test = nodeid.partition("::")
-            return f"{file} {test.partition('[')[2]}" if file in EXECUTING[:2] else file
-
-    return OneWorkerEach(config, log)
+    items.sort(key=lambda item: not item.nodeid.startswith(EXECUTING))
+    for item in items:
+        case = item.nodeid.partition("[")[2].rstrip("]") if item.nodeid.startswith(EXECUTING[:2]) else ""
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{case}".rstrip("-")))
 
 
 @pytest.fixture(scope="session", autouse=True)

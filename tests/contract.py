@@ -1,21 +1,16 @@
-"""What every attack is held to, shared by the test files of own attacks and of adapters."""
+"""What test files share: small networks and batches, and ways to look on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from advdef.contract import TrainingModeWarning
-from advdef.evaluation import correct
-from advdef.norms import Norm, size
 
 Pair = tuple[Tensor, Tensor]
 Shape = tuple[int, int, int]
@@ -36,6 +31,38 @@ def tiny(seed: int = 0, shape: Shape = (2, 3, 3), classes: int = 4, *, bias: boo
         ).eval()  # fmt: skip
 
 
+def net(shape: Shape = (2, 3, 3)) -> nn.Sequential:
+    """A random network that gives every label to some image."""
+    return tiny(28, shape)
+
+
+def random_batch(n: int = 6, shape: Shape = (2, 3, 3)) -> Pair:
+    """Images, with the labels that this network gives them."""
+    images = torch.rand(n, *shape, generator=seeded())
+    return images, net(shape)(images).argmax(1)
+
+
+class Moved(nn.Module):
+    """A network on the image plus an offset."""
+
+    def __init__(self, offset: Tensor, network: nn.Module) -> None:
+        super().__init__()
+        self.offset, self.network = offset, network
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images + self.offset.to(images))
+        return logits
+
+
+class NaNSlope(nn.Sequential):
+    """The gradient is NaN where a patch is black (a vector over its length), and NaN pixels give finite logits."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        corner = (images * (images > 0.25))[:, :, 0, :2].flatten(1)
+        along = corner / corner.norm(dim=1, keepdim=True)
+        return super().forward(images.nan_to_num() + 1e-3 * along.nan_to_num().sum(1)[:, None, None, None])
+
+
 def spoiled(images: Tensor, value: float) -> Tensor:
     """The images with one pixel of the second one replaced."""
     images = images.clone()
@@ -46,7 +73,7 @@ def spoiled(images: Tensor, value: float) -> Tensor:
 def assert_leaves_no_trace(
     attack: Callable[..., Tensor], model: nn.Sequential, images: Tensor, labels: Tensor, eps: float
 ) -> Tensor:
-    """The model's modes, weights, buffers and gradients and the images are as before; one warning of its mode."""
+    """The model (modes, weights, buffers, gradients, hooks) and the images are as before; one warning of the mode."""
     model.train()
     model[4].eval()  # a mixed mode comes back mixed
     model[2].weight.requires_grad_(False)
@@ -63,20 +90,10 @@ def assert_leaves_no_trace(
     for name, parameter in model.named_parameters():
         assert parameter.requires_grad == (name != "2.weight")
         assert parameter.grad is None if name == "2.weight" else bool((parameter.grad == 7.0).all())
+    assert not any(module._forward_hooks for module in model.modules())
     assert torch.equal(images, kept[0])
     assert torch.equal(labels, kept[1])
     return found
-
-
-def net() -> nn.Sequential:
-    """A random network that gives every label to some image."""
-    return tiny(28)
-
-
-def random_batch(n: int = 6) -> Pair:
-    """Images, with the labels that this network gives them."""
-    images = torch.rand(n, 2, 3, 3, generator=seeded())
-    return images, net()(images).argmax(1)
 
 
 class Seen(list[Any]):
@@ -95,96 +112,10 @@ def watched(model: nn.Module) -> Iterator[list[Tensor]]:
     handle.remove()
 
 
-def norm_of(name: str) -> Norm:
-    return "L2" if "L2" in name else "Linf"
-
-
-class AttackContract:
-    """What every ascent in a ball is held to, by its ``name``; a subclass names its ``attacks``.
-
-    ``deterministic`` are those that draw nothing.
-    """
-
-    attacks: ClassVar[Mapping[str, Callable[..., Tensor]]]
-    deterministic: ClassVar[Mapping[str, Callable[..., Tensor]]]
-
-    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        for argument, named in (("name", self.attacks), ("plain", self.deterministic)):
-            if argument in metafunc.fixturenames:
-                metafunc.parametrize(argument, list(named))
-
-    @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
-    @given(data=st.data(), seed=st.integers(0, 100), eps=st.sampled_from([0.0, 1e-3, 8 / 255, 0.3, 1.0]))
-    def test_the_ball_and_the_box_are_kept_exactly(self, name: str, data: st.DataObject, seed: int, eps: float) -> None:
-        pixels = st.sampled_from([0.0, 1.0, 0.5, 1 / 3, 1e-7, 1 - 2**-24]) | st.floats(0, 1, width=32)
-        images = torch.tensor(data.draw(st.lists(pixels, min_size=36, max_size=36))).reshape(2, 2, 3, 3)
-        labels = torch.tensor([seed % 4, 1])
-        found = self.attacks[name](tiny(seed), images, labels, eps=eps, generator=seeded(seed))
-        assert found.shape == images.shape
-        assert found.dtype == images.dtype
-        assert bool((found >= 0).all())
-        assert bool((found <= 1).all())
-        if norm_of(name) == "L2":
-            assert bool((size((found - images).double(), "L2") <= 1.000001 * eps + 1e-7).all())  # float32
-        else:
-            assert bool((found >= images - eps).all())
-            assert bool((found <= images + eps).all())
-
-    def test_eps_zero_returns_the_image(self, name: str) -> None:
-        images, labels = random_batch()
-        assert torch.equal(self.attacks[name](net(), images, labels, eps=0.0, generator=seeded()), images)
-
-    def test_each_image_may_have_its_own_eps(self, name: str) -> None:
-        images, labels = random_batch()
-        attack = partial(self.attacks[name], net(), images, labels)
-        eps = torch.tensor([0.0, 0.01, 0.05, 0.1, 0.3, 1.0])
-        found = attack(eps=eps, generator=seeded())
-        moved = size(found - images, norm_of(name))
-        assert bool((moved <= eps + 1e-6).all())
-        assert torch.equal(found[0], images[0])
-        assert moved[5] > 0.1
-        same = attack(eps=torch.full((6,), 0.1), generator=seeded())
-        assert torch.equal(same, attack(eps=0.1, generator=seeded()))
-
-    @pytest.mark.parametrize("stop_early", [False, True])
-    def test_an_image_alone_fares_as_in_a_batch(self, plain: str, stop_early: bool) -> None:
-        model, (images, labels) = net().double(), random_batch(12)
-        attack = partial(self.deterministic[plain], model, eps=0.06, stop_early=stop_early)
-        together = attack(images.double(), labels)
-        assert 0 < int(correct(model, together, labels).sum()) < 12  # so some leave early
-        for i in range(len(images)):
-            alone = attack(images[i : i + 1].double(), labels[i : i + 1])
-            assert torch.allclose(alone[0], together[i], rtol=0, atol=1e-12)
-
-    def test_a_seed_reproduces_and_another_one_differs(self, name: str) -> None:
-        attack, batch, state = self.attacks[name], random_batch(), torch.get_rng_state()
-        first, again, *others = (attack(net(), *batch, eps=0.2, generator=seeded(s)) for s in (3, 3, 4, 5, 6, 7))
-        assert torch.equal(first, again)
-        assert not all(torch.equal(first, other) for other in others)  # of a few steps some end in the same corner
-        assert torch.equal(torch.get_rng_state(), state)  # nothing else is drawn from
-
-    def test_attacks_work_where_gradients_are_switched_off(self, name: str) -> None:
-        attack, (images, labels) = self.attacks[name], random_batch()
-        expected = attack(net(), images, labels, eps=0.2, generator=seeded())
-        with torch.no_grad():
-            found = attack(net(), images, labels, eps=0.2, generator=seeded())
-        assert torch.equal(found, expected)
-        assert not torch.equal(found, images)
-
-    def test_what_is_wrong_already_is_left_alone_when_stopping_early(self, plain: str) -> None:
-        attack, (images, labels) = self.deterministic[plain], random_batch()
-        wrong = (labels + 1) % 4
-        assert torch.equal(attack(net(), images, wrong, eps=0.1, stop_early=True), images)
-        assert not torch.equal(attack(net(), images, wrong, eps=0.1), images)
-
-    @pytest.mark.filterwarnings("ignore::advdef.contract.NoGradientWarning")
-    def test_dead_layers_and_constant_logits_give_no_nan(self, name: str) -> None:
-        images, labels = random_batch()
-        for dead in (0, 2, 5):
-            model = net()
-            with torch.no_grad():
-                for parameter in model[dead].parameters():
-                    parameter.zero_()
-            with watched(model) as seen:
-                found = self.attacks[name](model, images, labels, eps=0.1, generator=seeded())
-            assert all(bool(torch.isfinite(x).all()) for x in [found, *seen])
+@contextmanager
+def default_dtype() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)

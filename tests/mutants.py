@@ -76,7 +76,7 @@ MUTANTS = (
     ),
     Mutant(
         "half the epochs", "notebooks/01_qusecnets.py",
-        "train=1_297, epochs={1: 5, 3: 5}", "train=1_297, epochs={1: 2, 3: 2}",
+        "train=700, epochs={1: 5, 3: 5}", "train=700, epochs={1: 2, 3: 2}",
         "networks trained for 2 epochs instead of 5", "qusecnets",
     ),
     Mutant(

@@ -1,4 +1,4 @@
-"""Attacks on defences that prepare the image keep the contract of all attacks, and reach what they were made for."""
+"""Attacks on defences that prepare the image follow their formulas, and reach what they were made for."""
 
 from __future__ import annotations
 
@@ -11,79 +11,17 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from contract import AttackContract, assert_leaves_no_trace, net, norm_of, random_batch, seeded, spoiled, tiny, watched
+from attack_table import OFFSETS, PER_CLASS, added, both, led, looked_up, taken_off
+from contract import Moved, assert_leaves_no_trace, net, random_batch, seeded, spoiled, tiny, watched
 from torch import Tensor, nn
 
-from advdef.attacks import each_class, margin, pgd, straight_through
+from advdef.attacks import each_class, pgd, straight_through
 from advdef.contract import TrainingModeWarning
 from advdef.evaluation import correct
 from advdef.papers.nip.attacks import candidates, precompensated, two_conditions
 from advdef.papers.trn.attacks import decoy
 
-OFFSETS = 0.1 * torch.randn(3, 2, 3, 3, generator=seeded(5))
-PER_CLASS = 0.1 * torch.randn(4, 2, 3, 3, generator=seeded(6))
-
-
-def looked_up(points: Tensor, classes: Tensor) -> Tensor:
-    return PER_CLASS.to(points)[classes]
-
-
-def added(model: nn.Module, images: Tensor, labels: Tensor, **options: Any) -> Tensor:
-    return candidates(model, images, labels, **{"network": model, "offsets": OFFSETS, "steps": 6, **options})
-
-
-def both(model: nn.Module, images: Tensor, labels: Tensor, **options: Any) -> Tensor:
-    return two_conditions(model, images, labels, **{"network": model, "offset": looked_up, "steps": 5, **options})
-
-
-def taken_off(model: nn.Module, images: Tensor, labels: Tensor, **options: Any) -> Tensor:
-    return precompensated(model, images, labels, **{"network": model, "offset": looked_up, "steps": 5, **options})
-
-
-class Moved(nn.Module):
-    """The network on the image plus what class 0 has in the table."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network(images + PER_CLASS[0].to(images))
-
-
-def led(model: nn.Module, images: Tensor, labels: Tensor, **options: Any) -> Tensor:
-    network = options.get("network", model)
-    given = {"network": network, "through": Moved(network), "weight": 0.5, "lead": 0.03, "steps": 6}
-    return decoy(model, images, labels, **{**given, **options})
-
-
-ALL: dict[str, Callable[..., Tensor]] = {
-    "candidates": added,
-    "candidates-worst": partial(added, loss="worst", restarts=2, stop_early=True),
-    "candidates-agree": partial(added, loss="agree"),
-    "candidates-sampled": partial(added, loss="agree", sampled=2, stop_early=True),
-    "candidates in L2": partial(added, norm="L2"),
-    "two conditions": both,
-    "two conditions-restarts": partial(both, restarts=2, stop_early=True),
-    "two conditions in L2": partial(both, norm="L2"),
-    "precompensated": taken_off,
-    "precompensated-restarts": partial(taken_off, restarts=2, stop_early=True),
-    "precompensated in L2": partial(taken_off, norm="L2"),
-    "decoy": led,
-    "decoy-restarts": partial(led, restarts=2, stop_early=True),
-    "decoy in L2": partial(led, norm="L2"),
-}
-DETERMINISTIC = {
-    **{f"candidates-{loss}": partial(added, loss=loss, random_start=False) for loss in ("sum", "worst", "agree")},
-    "two conditions": partial(both, random_start=False),
-    "precompensated": partial(taken_off, random_start=False),
-    "decoy": partial(led, random_start=False),
-}
-
-
-@pytest.fixture(params=list(ALL))
-def attack(request: pytest.FixtureRequest) -> Callable[..., Tensor]:
-    return ALL[request.param]
+NAN, INF = float("nan"), float("inf")
 
 
 class Deployed(nn.Module):
@@ -116,80 +54,36 @@ class Unanimous(Deployed):
         return torch.where(fooled, found[0], 0)
 
 
-# The contract
-
-
-class TestContract(AttackContract):
-    attacks, deterministic = ALL, DETERMINISTIC
-
-
-def test_the_model_is_left_as_it_was(attack: Callable[..., Tensor]) -> None:
-    assert not assert_leaves_no_trace(attack, net(), *random_batch(), eps=0.1).requires_grad
-
-
-def test_a_network_of_its_own_is_left_as_it_was(attack: Callable[..., Tensor]) -> None:
-    deployed = net().eval()
-    found = assert_leaves_no_trace(
-        lambda network, *batch, **options: attack(deployed, *batch, network=network, **options),
-        net(), *random_batch(), eps=0.1,
-    )  # fmt: skip
-    assert torch.equal(found, attack(net(), *random_batch(), eps=0.1, generator=seeded()))
-    assert not deployed.training
-    assert all(parameter.grad is None for parameter in deployed.parameters())
-
-
 @pytest.mark.parametrize(
-    ("change", "error", "message"),
+    ("attack", "options", "message"),
     [
-        (lambda x, y: (spoiled(x, float("nan")), y, 0.1), ValueError, "seen: nan"),
-        (lambda x, y: (x * 255, y, 0.1), ValueError, r"\[0, 1\]"),
-        (lambda x, y: (x, y[:, None], 0.1), ValueError, r"\(6,\), not \(6, 1\)"),
-        (lambda x, y: (x, y.float(), 0.1), TypeError, "int64"),
-        (lambda x, y: (x, y + 4, 0.1), ValueError, r"0\.\.3; seen"),
-        (lambda x, y: (x, y, float("inf")), ValueError, "to inf"),
-        (lambda x, y: (x, y, torch.full((5,), 0.1)), ValueError, r"\(6,\), not \(5,\)"),
+        *[(attack, {"steps": 0}, "steps and restarts") for attack in (added, both, taken_off, led)],
+        *[(attack, {"norm": "L1"}, "Linf, L2") for attack in (added, both, taken_off, led)],
+        (added, {"step_size": 0.0}, "step_size"),
+        (added, {"loss": "ce"}, "no loss 'ce'; there are sum, worst, agree"),
+        (added, {"offsets": OFFSETS[0]}, r"must be \(J, 2, 3, 3\), not \(2, 3, 3\)"),
+        (added, {"offsets": OFFSETS[:, :1]}, r"not \(3, 1, 3, 3\)"),
+        (added, {"offsets": OFFSETS[:0]}, r"not \(0, 2, 3, 3\)"),
+        (added, {"offsets": spoiled(OFFSETS, INF)}, "offsets must be finite"),
+        (added, {"sampled": 0}, r"sampled must lie in 1\.\.3"),
+        (added, {"sampled": 4}, r"sampled must lie in 1\.\.3, .* not 4"),
+        (both, {"offset": lambda x, t: x[:, :1]}, r"\(6, 2, 3, 3\), not \(6, 1, 3, 3\)"),
+        (both, {"classes": 0}, "classes must be at least 1, not 0"),
+        (taken_off, {"offset": lambda x, t: x[:, :1]}, r"\(6, 2, 3, 3\), not \(6, 1, 3, 3\)"),
+        (taken_off, {"shares": ()}, "shares must be finite and not negative"),
+        (taken_off, {"shares": (1.0, -0.5)}, "shares must be finite and not negative"),
+        (taken_off, {"shares": (NAN,)}, "shares must be finite and not negative"),
+        (taken_off, {"shares": (INF,)}, "shares must be finite and not negative"),
+        *[(led, {"weight": value}, "weight must be finite and not negative") for value in (-0.1, NAN, INF)],
+        *[(led, {"lead": value}, "lead must be finite and not negative") for value in (-0.1, NAN, INF)],
     ],
 )
-def test_bad_input_is_refused(
-    attack: Callable[..., Tensor], change: Callable[..., Any], error: type[Exception], message: str
-) -> None:
-    images, labels, eps = change(*random_batch())
-    with pytest.raises(error, match=message):
-        attack(net(), images, labels, eps=eps, generator=seeded())
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [({"steps": 0}, "steps and restarts"), ({"step_size": 0.0}, "step_size"), ({"norm": "L1"}, "Linf, L2")],
-)
-def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
-    for attack in (added, both, taken_off, led):
-        with pytest.raises(ValueError, match=message):
-            attack(net(), *random_batch(), eps=0.1, **options)
+def test_bad_options_are_refused(attack: Callable[..., Tensor], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        attack(net(), *random_batch(), eps=0.1, **options)
 
 
 # The deployed model only judges
-
-
-@pytest.mark.parametrize("name", list(ALL))
-def test_a_defence_that_tells_only_the_class_is_attacked(name: str) -> None:
-    """It has no gradient, and refuses to be asked for one."""
-    network, (images, _) = net(), random_batch(40)
-    deployed = Deployed(network)
-    with torch.no_grad():
-        labels = deployed(images).argmax(1)
-    eps = 0.1 if norm_of(name) == "Linf" else 0.3
-    found = ALL[name](deployed, images, labels, eps=eps, network=network, generator=seeded())
-    assert int(correct(deployed, found, labels).sum()) < 30
-
-
-def test_the_iterate_that_the_deployed_model_likes_best_is_returned(attack: Callable[..., Tensor]) -> None:
-    network, model, (images, labels) = tiny(3).double(), net().double(), random_batch(1)
-    with watched(model) as seen:
-        found = attack(model, images.double(), labels, eps=0.2, network=network, generator=seeded())
-    with torch.no_grad():
-        assert torch.allclose(margin(model(found), labels), torch.cat([margin(model(x), labels) for x in seen]).max())
-    assert len(seen) > 3
 
 
 @pytest.mark.filterwarnings("ignore::advdef.contract.NoGradientWarning")
@@ -329,7 +223,7 @@ def test_few_candidates_in_a_pass_change_nothing(monkeypatch: pytest.MonkeyPatch
         attack = partial(added, model, images.double(), labels, eps=0.1, loss=loss)
         expected = attack(generator=seeded())
         with monkeypatch.context() as patch, watched(network := net().double()) as seen:
-            patch.setattr(importlib.import_module("advdef.papers.nip.attacks.candidates"), "_FORWARD", 7)
+            patch.setattr(importlib.import_module("advdef.papers.nip.attacks"), "_FORWARD", 7)
             found = attack(network=network, generator=seeded())
         assert torch.allclose(found, expected, rtol=0, atol=1e-12)
         assert {len(x) for x in seen} == {6}  # two images with three candidates each
@@ -350,23 +244,6 @@ def test_sampled_candidates_are_drawn_anew_at_each_step() -> None:
     assert frozenset().union(*drawn) == frozenset(range(9))
     attack = partial(added, net().double(), image, label, eps=0.1, offsets=offsets, random_start=False)
     assert torch.allclose(attack(sampled=9, generator=seeded()), attack(), rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"loss": "ce"}, "no loss 'ce'; there are sum, worst, agree"),
-        ({"offsets": OFFSETS[0]}, r"must be \(J, 2, 3, 3\), not \(2, 3, 3\)"),
-        ({"offsets": OFFSETS[:, :1]}, r"not \(3, 1, 3, 3\)"),
-        ({"offsets": OFFSETS[:0]}, r"not \(0, 2, 3, 3\)"),
-        ({"offsets": spoiled(OFFSETS, float("inf"))}, "offsets must be finite"),
-        ({"sampled": 0}, r"sampled must lie in 1\.\.3"),
-        ({"sampled": 4}, r"sampled must lie in 1\.\.3, .* not 4"),
-    ],
-)
-def test_candidates_refuses_bad_options(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        added(net(), *random_batch(), eps=0.1, **options)
 
 
 # Two conditions, and pre-compensation
@@ -490,27 +367,11 @@ def test_the_offset_is_asked_once_at_the_crafted_point() -> None:
     assert asked == [(pytest.approx(0.55, abs=0.005), [1])]
 
 
-@pytest.mark.parametrize("attack", [both, taken_off])
-def test_a_look_up_that_does_not_fit_is_refused(attack: Callable[..., Tensor]) -> None:
-    for options, message in (
-        ({"offset": lambda x, t: x[:, :1]}, r"\(6, 2, 3, 3\), not \(6, 1, 3, 3\)"),
-        ({"classes": 0}, "classes must be at least 1, not 0"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            attack(net(), *random_batch(), eps=0.1, **options)
-
-
-@pytest.mark.parametrize("shares", [(), (1.0, -0.5), (float("nan"),), (float("inf"),)])
-def test_shares_that_mean_nothing_are_refused(shares: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match="shares must be finite and not negative"):
-        taken_off(net(), *random_batch(), eps=0.1, shares=shares)
-
-
 # Decoys
 
 
 def test_a_decoy_that_weighs_nothing_is_pgd_on_the_margin_of_the_stand_in() -> None:
-    stand_in, (images, labels) = Moved(net()).eval(), random_batch()
+    stand_in, (images, labels) = Moved(PER_CLASS[0], net()).eval(), random_batch()
     options: dict[str, Any] = {"eps": 0.1, "steps": 7, "restarts": 2, "step_size": 0.3}
     attack = partial(decoy, stand_in, images, labels, network=tiny(3), through=stand_in, **options)
     expected = pgd(stand_in, images, labels, loss="margin", **options, generator=seeded())
@@ -603,10 +464,3 @@ def test_a_stand_in_is_left_as_it_was() -> None:
     with pytest.warns(TrainingModeWarning), pytest.raises(ValueError, match="steps and restarts"):
         led(net(), *random_batch(), through=stand_in, eps=0.1, steps=0)
     assert stand_in.training
-
-
-@pytest.mark.parametrize("name", ["weight", "lead"])
-@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
-def test_a_weight_or_a_lead_that_means_nothing_is_refused(name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be finite and not negative"):
-        led(net(), *random_batch(), eps=0.1, **{name: value})

@@ -18,9 +18,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from advdef.book.notebookfile import difference_note
+from advdef.book.recordfile import read_records
 from advdef.book.repository import Repository
-from advdef.book.summary import VerdictRow, read_verdicts, verdict_lines
+from advdef.book.terminal import verdict_lines
 from advdef.cli import app
+from advdef.store.files import held
 
 
 def advdef(*args: str) -> Result:
@@ -51,8 +53,8 @@ def write_record(
     [
         (["reproduce", "nothing"], "unknown notebook 'nothing'; notebooks: bad, good"),
         (["reproduce", "--profile", "huge"], "unknown profile 'huge'; profiles: smoke, laptop, paper"),
-        (["reproduce", "--dataset", "imagenet"], "unknown data set 'imagenet'; data sets: digits, mnist,"),
-        (["reproduce", "--device", "tpu"], "unknown device 'tpu'; devices of this machine: cpu"),
+        (["reproduce", "--dataset", "imagenet"], "no data set 'imagenet'; there are digits, mnist,"),
+        (["reproduce", "--device", "tpu"], "no device 'tpu'; there are cpu"),
         (["reproduce", "--seed", "-1"], "seed '-1' is not possible; seeds: whole numbers from 0 to 4294967295"),
         (["reproduce", "--seed", "one"], "seed 'one' is not possible"),
         (["record", "nothing"], "unknown notebook 'nothing'; notebooks: bad, good"),
@@ -166,13 +168,16 @@ def test_a_broken_record_is_named(repository: Repository) -> None:
     assert "digits-smoke.json is not a record file: it lacks dataset, paper, profile, provenance" in result.stderr
 
 
-def test_the_table_wraps_within_its_width(tmp_path: Path) -> None:
-    write_record(tmp_path / "good", "mnist", "laptop", "not testable here", evidence="many words " * 40)
-    rows = [*read_verdicts(tmp_path), VerdictRow("other-claim-1", "digits-smoke", "supported", "")]
-    lines = verdict_lines(rows).splitlines()
+def test_the_table_of_verdicts_wraps_long_evidence(tmp_path: Path) -> None:
+    write_record(tmp_path / "good", "mnist", "laptop", "not testable here", evidence="many words " * 40, seed=3)
+    write_record(tmp_path / "other", "digits", "smoke", "supported", evidence="1.50")
+    lines = verdict_lines(read_records(tmp_path)).splitlines()
+    assert lines[0].split() == ["claim", "run", "verdict", "evidence"]
+    assert lines[2].startswith("good-G1  mnist-laptop seed 3  not testable here  many words many words")
+    assert lines[-1] == "good-G1  digits-smoke         supported          1.50"  # as it was written
     assert max(map(len, lines)) <= 100
     assert sum("many" in line for line in lines) > 5
-    assert sum("good-G1" in line for line in lines) == 1
+    assert sum("good-G1" in line for line in lines) == 2
 
 
 def test_data_list_export_and_errors(tmp_path: Path) -> None:
@@ -220,6 +225,14 @@ def test_help_is_quick_and_does_not_import_torch() -> None:
 
 
 # The disk and the terminal
+
+
+def test_a_run_that_another_process_is_at_is_one_line_and_exit_code_1(repository: Repository) -> None:
+    with held(repository.run("smoke", "good").lock, "this"):
+        result = advdef("reproduce", "good", "--no-site")
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"advdef: good (default-seed0, profile smoke) is being written by process {os.getpid()} on ")
 
 
 @pytest.mark.parametrize(

@@ -40,13 +40,13 @@ PASSES: dict[str, tuple[Callable[[], Defense], float, float]] = {
 
 
 @pytest.mark.parametrize("name", PASSES)
-@pytest.mark.parametrize("images", [1, 7])
-def test_passes_are_counted_for_an_image(name: str, images: int) -> None:
-    build, forwards, backwards = PASSES[name]
-    found = cost(build(), torch.rand(images, 1, 3, 3, generator=seeded()), rounds=1)
-    assert (found.forwards, found.backwards) == (forwards, backwards)
-    assert found.alone > 0
-    assert found.batched > 0
+def test_passes_are_counted_for_an_image(name: str) -> None:
+    for images in [1, 7]:
+        build, forwards, backwards = PASSES[name]
+        found = cost(build(), torch.rand(images, 1, 3, 3, generator=seeded()), rounds=1)
+        assert (found.forwards, found.backwards) == (forwards, backwards)
+        assert found.alone > 0
+        assert found.batched > 0
 
 
 class Timed(Undefended):

@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from advdef.book.files import explained, held, naming, replace_folder, replacing
-from advdef.book.repository import InputError
 from advdef.data.sources import write_bundle
+from advdef.store.files import HeldError, explained, held, naming, replace_folder, replacing
 
 
 def test_temporary_names_are_those_of_no_other_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,9 +101,9 @@ def test_one_process_at_a_time_is_let_in(tmp_path: Path) -> None:
     lock = tmp_path / "there/lock"
     with held(lock, "the run"):
         said = f"the run is being written by process {os.getpid()} on {re.escape(socket.gethostname())}: wait for it"
-        with pytest.raises(InputError, match=said), held(lock, "the run"):
+        with pytest.raises(HeldError, match=said), held(lock, "the run"):
             pass
-        with pytest.raises(InputError), held(lock, "the run", wait=0.1):
+        with pytest.raises(HeldError), held(lock, "the run", wait=0.1):
             pass
     assert not lock.exists()
     with pytest.raises(RuntimeError), held(lock, "the run"):
@@ -116,12 +115,12 @@ def test_one_process_at_a_time_is_let_in(tmp_path: Path) -> None:
 def test_a_lock_of_a_dead_process_of_this_host_is_taken_over_and_no_other(tmp_path: Path) -> None:
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
     pid, lock = int(dead.stdout), tmp_path / "lock"
-    lock.write_text(f"{socket.gethostname()} {pid}\n")
+    lock.write_text(f"{pid}\n{socket.gethostname()}\n")
     with held(lock, "the run"):
-        assert lock.read_text() == f"{socket.gethostname()} {os.getpid()}\n"
-    for content in (f"another-host {pid}", f"{socket.gethostname()} {os.getppid()}", ""):
+        assert lock.read_text().startswith(f"{os.getpid()}\n{socket.gethostname()}")
+    for content in (f"{pid}\nanother-host\n", f"{os.getppid()}\n{socket.gethostname()}\n", ""):
         lock.write_text(content)
-        with pytest.raises(InputError, match=f"or delete {lock}"), held(lock, "the run"):
+        with pytest.raises(HeldError, match=f"or delete {lock}"), held(lock, "the run"):
             pass
         assert lock.read_text() == content
 
@@ -136,7 +135,7 @@ def _count(folder: Path, times: int) -> None:
 @pytest.mark.slow
 def test_of_several_that_wait_each_gets_its_turn(tmp_path: Path) -> None:
     (tmp_path / "counter").write_text("0")
-    (tmp_path / "lock").write_text(f"{socket.gethostname()} 999999999\n")  # and all of them find a dead one's
+    (tmp_path / "lock").write_text(f"999999999\n{socket.gethostname()}\n")  # and all of them find a dead one's
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_count, args=(tmp_path, 3)) for _ in range(3)]
     for worker in workers:

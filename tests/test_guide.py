@@ -13,9 +13,9 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from regression import allowing, read_baseline, recorded_values, write_baseline
 
 from advdef.book.notebookfile import parameter_defaults, read_pair
-from advdef.book.regression import allowing, read_baseline, recorded_values, write_baseline
 from advdef.book.repository import InputError, Repository
 from advdef.book.run import out_of_step
 from advdef.book.scaffold import new_defence

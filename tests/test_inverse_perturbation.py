@@ -20,12 +20,12 @@ from advdef.evaluation import adaptive, direct, evaluate, oblivious
 from advdef.norms import rms_normalised
 from advdef.papers.nip import defence as inverse_perturbation
 from advdef.papers.nip.bank import DirectionBank
-from advdef.papers.nip.defence import NIPDictionary, NIPSearch, NIPSelf, Rule
+from advdef.papers.nip.defence import DecisionRule, NIPDictionary, NIPSearch, NIPSelf
 from advdef.papers.nip.influence import front_and_tail, inverse_direction
 from advdef.papers.nip.oracle import NIPOracle
 from advdef.taps import tapped
 
-RULES = get_args(Rule)
+RULES = get_args(DecisionRule)
 SHAPE, CLASSES, FEATURES, KEPT = (2, 4, 4), 4, 16, 3
 
 
@@ -123,19 +123,15 @@ def test_no_step_is_the_bare_network() -> None:
         assert torch.equal(oracle(images, clean_prediction=wanted, directions=[one + images]), bare)
 
 
-def test_an_image_alone_is_decided_as_in_a_batch(name: str) -> None:
-    defence, images = ALL[name](net()), pixels()
-    assert torch.allclose(defence(images), torch.cat([defence(image[None]) for image in images]), atol=1e-5)
-
-
-def test_chunks_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_is_decided_alone_and_in_chunks_as_in_a_batch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     defence, images = ALL[name](net()), pixels()
     expected = defence(images)
+    assert torch.allclose(torch.cat([defence(image[None]) for image in images]), expected, atol=1e-5)
     monkeypatch.setattr(inverse_perturbation, "_IMAGES_IN_A_PASS", 7)
     assert torch.allclose(defence(images), expected, atol=1e-5)
 
 
-def test_switching_gradients_off_changes_nothing_and_nothing_is_left_behind(name: str) -> None:
+def test_neither_mode_nor_precision_matters_and_nothing_is_left_behind(name: str) -> None:
     model, images = net(), pixels()
     model[4].bias.requires_grad_(False)
     for parameter in model.parameters():
@@ -154,13 +150,9 @@ def test_switching_gradients_off_changes_nothing_and_nothing_is_left_behind(name
     assert all(p.grad is None or bool((p.grad == 7.0).all()) for p in model.parameters())
     assert not any(module.training for module in defence.modules())
     assert ALL[name](net().train()).training
-
-
-def test_double_precision_is_kept(name: str) -> None:
-    model, images = net().double(), pixels().double()
-    found = ALL[name](model)(images)
-    assert found.dtype == torch.float64
-    assert torch.allclose(found.float(), ALL[name](net())(images.float()), atol=1e-5)
+    double = ALL[name](net().double())(images.double())
+    assert double.dtype == torch.float64
+    assert torch.allclose(double.float(), expected, atol=1e-5)
 
 
 # V1

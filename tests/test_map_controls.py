@@ -84,19 +84,19 @@ def test_the_sobel_map_is_that_of_a_loop(shape: tuple[int, ...]) -> None:
         assert torch.allclose(SobelMap()(last), SobelMap()(images))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("scale", SCALES)
-def test_the_sobel_map_can_be_differentiated_where_the_image_is_flat(dtype: torch.dtype, scale: MapScale) -> None:
-    images = torch.full((2, 1, 4, 4), 0.5, dtype=dtype)
-    images[1, 0, 1, 1] = 0.7
-    images.requires_grad_()
-    found = SobelMap(scale=scale)(images)
-    assert found.dtype == dtype
-    assert bool(found.isfinite().all())
-    assert not bool(found[0].any())
-    (gradient,) = torch.autograd.grad((found * random_images(2, 1, 4, 4, dtype=dtype)).sum(), images)
-    assert bool(gradient.isfinite().all())
-    assert bool((gradient[1] != 0).any()) == (scale != "sign")
+def test_the_sobel_map_can_be_differentiated_where_the_image_is_flat(scale: MapScale) -> None:
+    for dtype in [torch.float32, torch.float64]:
+        images = torch.full((2, 1, 4, 4), 0.5, dtype=dtype)
+        images[1, 0, 1, 1] = 0.7
+        images.requires_grad_()
+        found = SobelMap(scale=scale)(images)
+        assert found.dtype == dtype
+        assert bool(found.isfinite().all())
+        assert not bool(found[0].any())
+        (gradient,) = torch.autograd.grad((found * random_images(2, 1, 4, 4, dtype=dtype)).sum(), images)
+        assert bool(gradient.isfinite().all())
+        assert bool((gradient[1] != 0).any()) == (scale != "sign")
 
 
 # Other images' maps

@@ -51,15 +51,15 @@ def test_cleverhans_cnn(shape: tuple[int, int, int], expected: int, maps: list[t
     assert kinds == ["Conv2d", "ReLU", "Conv2d", "ReLU", "Conv2d", "ReLU", "Flatten", "Linear"]
 
 
-@pytest.mark.parametrize("side", [28, 30, 32, 48, 64])
-def test_every_even_side_fits(side: int) -> None:
-    assert CleverhansCNN((1, side, side), 7)(torch.rand(1, 1, side, side)).shape == (1, 7)
+def test_every_even_side_fits() -> None:
+    for side in [28, 30, 32, 48, 64]:
+        assert CleverhansCNN((1, side, side), 7)(torch.rand(1, 1, side, side)).shape == (1, 7)
 
 
-@pytest.mark.parametrize("shape", [(1, 28, 32), (1, 29, 29), (1, 26, 26), (3, 8, 8)])
-def test_other_sides_are_refused(shape: tuple[int, int, int]) -> None:
-    with pytest.raises(ValueError, match="square images with an even side of at least 28"):
-        CleverhansCNN(shape, 10)
+def test_other_sides_are_refused() -> None:
+    for shape in [(1, 28, 32), (1, 29, 29), (1, 26, 26), (3, 8, 8)]:
+        with pytest.raises(ValueError, match="square images with an even side of at least 28"):
+            CleverhansCNN(shape, 10)
 
 
 def test_weights_are_he_normal() -> None:
@@ -184,46 +184,36 @@ CASES: list[tuple[Build, tuple[int, int, int], list[tuple[int, ...]]]] = [
     ("build", "shape", "expected"), CASES, ids=[f"{case[0].__name__}-{case[1][1]}" for case in CASES]
 )
 class TestTaps:
-    @pytest.mark.parametrize("training", [True, False])
     def test_taps_are_activations_after_a_relu(
-        self, build: Build, shape: tuple[int, int, int], expected: list[tuple[int, ...]], training: bool
-    ) -> None:
-        torch.manual_seed(0)
-        model = build(shape, 7).train(training)
-        with tapped(model, default_taps(model)) as seen:
-            assert model(torch.rand(2, *shape)).shape == (2, 7)
-        assert [tuple(value.shape[1:]) for value in seen.values()] == expected
-        assert list(seen) == list(default_taps(model))  # they are named in the order in which they run
-        for name, value in seen.items():
-            assert bool((value >= 0).all()), name
-            assert bool((value > 0).any()), name
-            # features are pooled, which leaves few zeros; anything else is cut off at zero
-            assert value.dim() == 2 or bool((value == 0).any()), name
-
-    def test_the_head_sees_the_last_tap(
         self, build: Build, shape: tuple[int, int, int], expected: list[tuple[int, ...]]
     ) -> None:
-        model = build(shape, 7).eval()
+        for training in [True, False]:
+            torch.manual_seed(0)
+            model = build(shape, 7).train(training)
+            with tapped(model, default_taps(model)) as seen:
+                assert model(torch.rand(2, *shape)).shape == (2, 7)
+            assert [tuple(value.shape[1:]) for value in seen.values()] == expected
+            assert list(seen) == list(default_taps(model))  # they are named in the order in which they run
+            for name, value in seen.items():
+                assert bool((value >= 0).all()), name
+                assert bool((value > 0).any()), name
+                # features are pooled, which leaves few zeros; anything else is cut off at zero
+                assert value.dim() == 2 or bool((value == 0).any()), name
+            assert not [name for name, part in model.named_modules() if getattr(part, "inplace", False)]
+
+    def test_the_network_sees_images_from_minus_one_to_one_and_its_head_the_last_tap(
+        self, build: Build, shape: tuple[int, int, int], expected: list[tuple[int, ...]]
+    ) -> None:
+        model, images, given = build(shape, 7).eval(), torch.rand(2, *shape), []
+        first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+        first.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
         head = model.get_submodule("layers.7" if isinstance(model, CleverhansCNN) else "head")
         with tapped(model, default_taps(model)) as seen, torch.no_grad():
-            logits = model(torch.rand(2, *shape))
+            logits = model(images)
             assert torch.equal(head(seen[default_taps(model)[-1]].flatten(1)), logits)
-
-    def test_images_are_scaled_to_minus_one_to_one(
-        self, build: Build, shape: tuple[int, int, int], expected: list[tuple[int, ...]]
-    ) -> None:
-        model, images, seen = build(shape, 7).eval(), torch.rand(2, *shape), []
-        first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
-        first.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-        model(images)
-        border = (seen[0].shape[3] - images.shape[3]) // 2  # of LeNet-5
-        inside = nn.functional.pad(seen[0], (-border,) * 4)
+        border = (given[0].shape[3] - images.shape[3]) // 2  # of LeNet-5
+        inside = nn.functional.pad(given[0], (-border,) * 4)
         assert torch.equal(inside, images if build is CleverhansCNN else 2 * images - 1)
-
-    def test_nothing_is_overwritten_in_place(
-        self, build: Build, shape: tuple[int, int, int], expected: list[tuple[int, ...]]
-    ) -> None:
-        assert not [name for name, part in build(shape, 7).named_modules() if getattr(part, "inplace", False)]
 
 
 def test_every_relu_before_the_head_is_tapped_or_inside_a_tapped_branch() -> None:
@@ -274,10 +264,10 @@ def test_an_inception_module_sets_its_branches_side_by_side() -> None:
     assert windows == [[one], [one, three], [one, three, three], [("AvgPool2d", 3), one]]
 
 
-@pytest.mark.parametrize("shape", [(3, 64, 32), (1, 32, 96)])
-def test_vgg_takes_every_multiple_of_32(shape: tuple[int, int, int]) -> None:
-    model = VGG16(shape, 3).eval()
-    assert model(torch.rand(1, *shape)).shape == (1, 3)
+def test_vgg_takes_every_multiple_of_32() -> None:
+    for shape in [(3, 64, 32), (1, 32, 96)]:
+        model = VGG16(shape, 3).eval()
+        assert model(torch.rand(1, *shape)).shape == (1, 3)
 
 
 @pytest.mark.parametrize(
@@ -325,15 +315,15 @@ def test_lenet_pads_small_images_by_two() -> None:
     torch.testing.assert_close(large(padded), small(images))
 
 
-@pytest.mark.parametrize(("height", "width"), [(28, 28), (30, 32), (28, 64), (32, 32), (48, 34), (64, 64)])
-def test_lenet_takes_even_sides_from_28_to_64(height: int, width: int) -> None:
-    assert LeNet5((1, height, width), 7)(torch.rand(1, 1, height, width)).shape == (1, 7)
+def test_lenet_takes_even_sides_from_28_to_64() -> None:
+    for height, width in [(28, 28), (30, 32), (28, 64), (32, 32), (48, 34), (64, 64)]:
+        assert LeNet5((1, height, width), 7)(torch.rand(1, 1, height, width)).shape == (1, 7)
 
 
-@pytest.mark.parametrize("sides", [(27, 28), (28, 29), (26, 28), (32, 66)])
-def test_lenet_refuses_other_sides(sides: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match=rf"even sides from 28 to 64, not \(1, {sides[0]}, {sides[1]}\)$"):
-        LeNet5((1, *sides), 10)
+def test_lenet_refuses_other_sides() -> None:
+    for sides in [(27, 28), (28, 29), (26, 28), (32, 66)]:
+        with pytest.raises(ValueError, match=rf"even sides from 28 to 64, not \(1, {sides[0]}, {sides[1]}\)$"):
+            LeNet5((1, *sides), 10)
 
 
 def test_alexnet_takes_multiples_of_16_and_drops_out_before_each_hidden_layer() -> None:

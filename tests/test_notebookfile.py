@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -77,25 +76,18 @@ def parameters(*lines: str) -> nbformat.NotebookNode:
 @pytest.mark.parametrize(
     ("line", "value"),
     [
-        ("8 / 255", 8 / 255),
-        ("-(2 + 3) * 4 % 7", -(2 + 3) * 4 % 7),
-        ("2**10 // 3", 341),
-        ("float('inf')", math.inf),
-        ("-float('inf')", -math.inf),
-        ("int(3.7)", 3),
-        ("[1 / 2, (3, 'a')]", [0.5, (3, "a")]),
-        ("{'a': 1}", {"a": 1}),
-        ("seed + 1", 1),
-        ("other + 1", UNKNOWN),
-        ("1 / 0", UNKNOWN),
-        ("10**10**10", UNKNOWN),
-        ("'a' * 10**9", UNKNOWN),
+        ("-3", -3),
+        ("[1, (2.5, 'a')]", [1, (2.5, "a")]),
+        ("{'a': None}", {"a": None}),
+        ("8 / 255", UNKNOWN),
+        ("float('inf')", UNKNOWN),
+        ("seed + 1", UNKNOWN),
+        ("dict(a=3)", UNKNOWN),
         ("open('x')", UNKNOWN),
-        ("[x for x in range(3)]", UNKNOWN),
     ],
 )
-def test_arithmetic_is_computed_and_what_needs_the_cell_is_unknown(line: str, value: Any) -> None:
-    found = parameter_defaults(parameters("seed = 0", f"x = {line}", f"y: float = {line}"))
+def test_literals_are_defaults_and_what_needs_the_cell_is_unknown(line: str, value: Any) -> None:
+    found = parameter_defaults(parameters("seed = 0", f"x = {line}", f"y: float = {line}", "z: int"))
     assert list(found) == ["seed", "x", "y"]
     assert found["x"] == found["y"] == value
 
@@ -111,8 +103,8 @@ def test_a_cell_that_is_not_python_is_named() -> None:
 
 
 def test_an_unknown_default_is_replaced_where_it_is_asked_for() -> None:
-    notebook = parameters("import os", "seed = int(os.environ['SEED'])", "eps = 8 / 255")
-    assert changed_parameters(notebook, {"eps": 8 / 255}) == {}
+    notebook = parameters("import os", "seed = int(os.environ['SEED'])", "eps = 0.1")
+    assert changed_parameters(notebook, {"eps": 0.1}) == {}
     assert changed_parameters(notebook, {"seed": 3}) == {"seed": 3}
 
 

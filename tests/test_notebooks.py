@@ -13,10 +13,10 @@ from typing import Any
 
 import nbformat
 import pytest
+from regression import compare, read_baseline, recorded_values, report
 from variants import kernel_settings
 
 from advdef.book.notebookfile import read_pair
-from advdef.book.regression import compare, read_baseline, recorded_values, report
 from advdef.book.repository import Repository
 from advdef.book.run import execute
 

@@ -57,27 +57,25 @@ def build(request: pytest.FixtureRequest) -> Callable[[nn.Module], Preprocessed]
 # Every one of them
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_classifier_is_asked_about_the_prepared_images(
-    build: Callable[[nn.Module], Preprocessed], dtype: torch.dtype
-) -> None:
-    model, images = net().to(dtype), pixels().to(dtype)
-    defence, before = build(model), images.clone()
-    prepared = defence.prepare(images)
-    assert prepared.shape == images.shape
-    assert prepared.dtype == dtype
-    assert 0 <= float(prepared.min()) < float(prepared.max()) <= 1
-    assert not torch.equal(prepared, images)
-    assert torch.equal(images, before)
-    assert torch.equal(defence(images), model(prepared))
-    assert torch.equal(defence(images), defence(images))
-    assert defence.classifier is model
-    assert defence.exact
-    assert list(defence.adaptive_attacks(0.1)) == (
-        ["two conditions", "pre-compensated"] if isinstance(defence, AddedOffset) else []
-    )
-    assert not defence.training
-    assert build(net().train()).training
+def test_the_classifier_is_asked_about_the_prepared_images(build: Callable[[nn.Module], Preprocessed]) -> None:
+    for dtype in [torch.float32, torch.float64]:
+        model, images = net().to(dtype), pixels().to(dtype)
+        defence, before = build(model), images.clone()
+        prepared = defence.prepare(images)
+        assert prepared.shape == images.shape
+        assert prepared.dtype == dtype
+        assert 0 <= float(prepared.min()) < float(prepared.max()) <= 1
+        assert not torch.equal(prepared, images)
+        assert torch.equal(images, before)
+        assert torch.equal(defence(images), model(prepared))
+        assert torch.equal(defence(images), defence(images))
+        assert defence.classifier is model
+        assert defence.exact
+        assert list(defence.adaptive_attacks(0.1)) == (
+            ["two conditions", "pre-compensated"] if isinstance(defence, AddedOffset) else []
+        )
+        assert not defence.training
+        assert build(net().train()).training
 
 
 def test_an_image_alone_is_prepared_as_in_a_batch(build: Callable[[nn.Module], Preprocessed]) -> None:
@@ -164,28 +162,28 @@ def test_eight_bits_keep_bytes() -> None:
     assert torch.equal(BitDepth(net(), 8).prepare(images), images)
 
 
-@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 1, 5), (2, 7, 1), (1, 1, 1)])
 @pytest.mark.parametrize("levels", [3, 1000])  # with and without ties
-def test_the_median_is_that_of_scipy(shape: tuple[int, int, int], levels: int) -> None:
-    images = torch.randint(levels, (4, *shape), generator=seeded()).double() / levels
-    expected = scipy.ndimage.median_filter(images.numpy(), size=(1, 1, 2, 2), mode="reflect")
-    assert np.array_equal(Median(net()).prepare(images).numpy(), expected)
+def test_the_median_is_that_of_scipy(levels: int) -> None:
+    for shape in [(3, 8, 8), (1, 1, 5), (2, 7, 1), (1, 1, 1)]:
+        images = torch.randint(levels, (4, *shape), generator=seeded()).double() / levels
+        expected = scipy.ndimage.median_filter(images.numpy(), size=(1, 1, 2, 2), mode="reflect")
+        assert np.array_equal(Median(net()).prepare(images).numpy(), expected)
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.5, 1.0, 2.5])
-@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 5, 9), (2, 9, 5)])
-def test_the_blur_is_that_of_scipy(sigma: float, shape: tuple[int, int, int]) -> None:
-    images, reach = pixels(4, *shape).double(), max(1, round(3 * sigma))
-    axes = {"axes": (2, 3), "mode": "nearest", "radius": reach}
-    expected = scipy.ndimage.gaussian_filter(images.numpy(), sigma, **axes)
-    found = GaussianBlur(net(), sigma).prepare(images)
-    torch.testing.assert_close(found, torch.from_numpy(expected), atol=1e-12, rtol=0)
+def test_the_blur_is_that_of_scipy(sigma: float) -> None:
+    for shape in [(3, 8, 8), (1, 5, 9), (2, 9, 5)]:
+        images, reach = pixels(4, *shape).double(), max(1, round(3 * sigma))
+        axes = {"axes": (2, 3), "mode": "nearest", "radius": reach}
+        expected = scipy.ndimage.gaussian_filter(images.numpy(), sigma, **axes)
+        found = GaussianBlur(net(), sigma).prepare(images)
+        torch.testing.assert_close(found, torch.from_numpy(expected), atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("sigma", [0.0, -1.0, float("inf"), float("nan")])
-def test_a_blur_needs_a_width(sigma: float) -> None:
-    with pytest.raises(ValueError, match="sigma must be positive and finite"):
-        GaussianBlur(net(), sigma)
+def test_a_blur_needs_a_width() -> None:
+    for sigma in [0.0, -1.0, float("inf"), float("nan")]:
+        with pytest.raises(ValueError, match="sigma must be positive and finite"):
+            GaussianBlur(net(), sigma)
 
 
 def test_the_gradient_of_the_median_is_that_of_the_pixels_it_picks() -> None:
@@ -196,18 +194,18 @@ def test_the_gradient_of_the_median_is_that_of_the_pixels_it_picks() -> None:
     assert torch.equal(found.flatten(), picked.double())
 
 
-@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("quality", [10, 75])
-def test_jpeg_is_that_of_pillow(channels: int, quality: int) -> None:
-    images = pixels(3, channels, 16, 12)
-    prepared = Jpeg(net(), quality).prepare(images)
-    for image, found in zip(images, prepared, strict=True):
-        raw = np.rint(255 * image.permute(1, 2, 0).numpy()).astype(np.uint8)
-        file = io.BytesIO()
-        Image.fromarray(raw.squeeze()).save(file, format="JPEG", quality=quality)
-        decoded = np.array(Image.open(file)).reshape(raw.shape)
-        assert np.array_equal((255 * found).round().permute(1, 2, 0).numpy(), decoded)
-        assert torch.equal(found, (255 * found).round() / 255)
+def test_jpeg_is_that_of_pillow(quality: int) -> None:
+    for channels in [1, 3]:
+        images = pixels(3, channels, 16, 12)
+        prepared = Jpeg(net(), quality).prepare(images)
+        for image, found in zip(images, prepared, strict=True):
+            raw = np.rint(255 * image.permute(1, 2, 0).numpy()).astype(np.uint8)
+            file = io.BytesIO()
+            Image.fromarray(raw.squeeze()).save(file, format="JPEG", quality=quality)
+            decoded = np.array(Image.open(file)).reshape(raw.shape)
+            assert np.array_equal((255 * found).round().permute(1, 2, 0).numpy(), decoded)
+            assert torch.equal(found, (255 * found).round() / 255)
 
 
 # The anti-adversary

@@ -42,26 +42,26 @@ def limit(x: Tensor, levels: int) -> Tensor:
 # The layer
 
 
-@pytest.mark.parametrize("levels", [2, 3, 4, 6, 8, 16, 32])
-def test_hard_is_the_equal_width_quantiser(levels: int) -> None:
-    x = grid(levels)
-    assert torch.allclose(Quantizer(levels)(x), limit(x, levels), atol=1e-6)
-    assert torch.allclose(Quantizer(levels, mode="straight_through")(x), limit(x, levels), atol=1e-6)
-    assert torch.allclose(Quantizer(levels, mode="soft", released=True).hard(x), limit(x, levels), atol=1e-6)
+def test_hard_is_the_equal_width_quantiser() -> None:
+    for levels in [2, 3, 4, 6, 8, 16, 32]:
+        x = grid(levels)
+        assert torch.allclose(Quantizer(levels)(x), limit(x, levels), atol=1e-6)
+        assert torch.allclose(Quantizer(levels, mode="straight_through")(x), limit(x, levels), atol=1e-6)
+        assert torch.allclose(Quantizer(levels, mode="soft", released=True).hard(x), limit(x, levels), atol=1e-6)
 
 
-@pytest.mark.parametrize("levels", [2, 4, 16])
 @pytest.mark.parametrize("released", [False, True])
-def test_soft_becomes_hard_as_hardness_grows(levels: int, released: bool) -> None:
-    quantizer = Quantizer(levels, mode="soft", released=released)
-    x = grid(levels)
-    x = x[((x * levels) - (x * levels).round()).abs() > 0.05]  # away from the thresholds
-    errors = []
-    for hardness in (20.0, 200.0, 2000.0, 20000.0):
-        quantizer.set_hardness(hardness)
-        errors.append(float((quantizer(x) - limit(x, levels)).abs().max()))
-    assert errors == sorted(errors, reverse=True)
-    assert errors[-1] < 1e-3 < errors[0]
+def test_soft_becomes_hard_as_hardness_grows(released: bool) -> None:
+    for levels in [2, 4, 16]:
+        quantizer = Quantizer(levels, mode="soft", released=released)
+        x = grid(levels)
+        x = x[((x * levels) - (x * levels).round()).abs() > 0.05]  # away from the thresholds
+        errors = []
+        for hardness in (20.0, 200.0, 2000.0, 20000.0):
+            quantizer.set_hardness(hardness)
+            errors.append(float((quantizer(x) - limit(x, levels)).abs().max()))
+        assert errors == sorted(errors, reverse=True)
+        assert errors[-1] < 1e-3 < errors[0]
 
 
 def test_soft_by_hand() -> None:
@@ -102,22 +102,22 @@ def test_straight_through_has_the_gradient_of_soft() -> None:
     assert not Quantizer(4)(x.requires_grad_()).requires_grad  # hard: no graph at all
 
 
+def slope(quantizer: Quantizer, x: Tensor) -> Tensor:
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(quantizer(x).sum(), x)[0]
+
+
 @pytest.mark.parametrize("levels", [2, 4, 8, 16])
-@pytest.mark.parametrize("hardness", [10.0, 20.0, 30.0])
-def test_the_released_layer_has_a_dead_zone(levels: int, hardness: float) -> None:
-    quantizer = Quantizer(levels, mode="soft", hardness=hardness * levels, released=True)
-    edge = 1 - 1 / (2 * levels)
-
-    def slope(x: Tensor) -> Tensor:
-        x = x.clone().requires_grad_()
-        return torch.autograd.grad(quantizer(x).sum(), x)[0]
-
-    dead = torch.linspace(edge + 0.02 / levels, 1, 100)
-    assert bool((slope(dead) == 0).all())
-    assert bool((slope(torch.tensor([edge - 0.1 / levels])) > 0).all())
-    # the backward pass of the adaptive attacks has no clip
-    x = dead.clone().requires_grad_()
-    assert bool((torch.autograd.grad(quantizer.soft(x, 5.0, clip=False).sum(), x)[0] > 0).all())
+def test_the_released_layer_has_a_dead_zone(levels: int) -> None:
+    for hardness in [10.0, 20.0, 30.0]:
+        quantizer = Quantizer(levels, mode="soft", hardness=hardness * levels, released=True)
+        edge = 1 - 1 / (2 * levels)
+        dead = torch.linspace(edge + 0.02 / levels, 1, 100)
+        assert bool((slope(quantizer, dead) == 0).all())
+        assert bool((slope(quantizer, torch.tensor([edge - 0.1 / levels])) > 0).all())
+        # the backward pass of the adaptive attacks has no clip
+        x = dead.clone().requires_grad_()
+        assert bool((torch.autograd.grad(quantizer.soft(x, 5.0, clip=False).sum(), x)[0] > 0).all())
 
 
 def test_channels_have_their_own_thresholds() -> None:
@@ -256,22 +256,22 @@ def linear_optimum(network: nn.Sequential, low: Tensor, high: Tensor, labels: Te
 
 
 @pytest.mark.parametrize("levels", [2, 4, 8])
-@pytest.mark.parametrize("eps", [0.02, 0.1, 0.3])
 @pytest.mark.parametrize("classes", [2, 4])
-def test_level_space_and_certificate_are_exact_on_a_linear_network(levels: int, eps: float, classes: int) -> None:
-    network, quantizer = linear(classes=classes), Quantizer(levels)
-    images = torch.rand(200, 1, 3, 3, generator=seeded())
-    defence = Quantized(network, quantizer)
-    labels = defence(images).argmax(1)
-    low, high = quantizer.interval(images, eps)
-    optimum = linear_optimum(network, low, high, labels)
-    clear = optimum.abs() > 1e-5
-    found = level_space(defence, images, labels, eps=eps, network=network, quantizer=quantizer, generator=seeded())
-    assert float((found - images).abs().max()) <= eps + 1e-7
-    robust = correct(defence, found, labels)
-    assert torch.equal(robust[clear], optimum[clear] < 0)
-    assert torch.equal(certified(network, low, high, labels)[clear], optimum[clear] < 0)
-    assert 0 < int(robust.sum()) < 200
+def test_level_space_and_certificate_are_exact_on_a_linear_network(levels: int, classes: int) -> None:
+    for eps in [0.02, 0.1, 0.3]:
+        network, quantizer = linear(classes=classes), Quantizer(levels)
+        images = torch.rand(200, 1, 3, 3, generator=seeded())
+        defence = Quantized(network, quantizer)
+        labels = defence(images).argmax(1)
+        low, high = quantizer.interval(images, eps)
+        optimum = linear_optimum(network, low, high, labels)
+        clear = optimum.abs() > 1e-5
+        found = level_space(defence, images, labels, eps=eps, network=network, quantizer=quantizer, generator=seeded())
+        assert float((found - images).abs().max()) <= eps + 1e-7
+        robust = correct(defence, found, labels)
+        assert torch.equal(robust[clear], optimum[clear] < 0)
+        assert torch.equal(certified(network, low, high, labels)[clear], optimum[clear] < 0)
+        assert 0 < int(robust.sum()) < 200
 
 
 def test_level_space_puts_each_pixel_at_the_better_end() -> None:
@@ -480,7 +480,6 @@ def part(digits: Dataset) -> Split:
     return digits.train.head(256)
 
 
-@pytest.mark.parametrize("scheme", ["joint", "alternating"])
 @pytest.mark.parametrize(
     "options",
     [
@@ -491,20 +490,21 @@ def part(digits: Dataset) -> Split:
         {"trainable": True, "mode": "soft", "released": True},
     ],
 )
-def test_thresholds_move_when_they_are_learned(part: Split, scheme: Any, options: dict[str, Any]) -> None:
-    defence = learner(**options)
-    before = defence.quantizer.thresholds.detach().clone()
-    history = train_quantized(defence, part, epochs=5, scheme=scheme, generator=seeded())["thresholds"]
-    learning = 5 if options.get("mode") == "soft" else 4  # the last epoch fine-tunes a hard layer
-    assert history.shape == (learning + 1, *before.shape)
-    assert torch.equal(history[0], before)
-    assert torch.equal(history[-1], defence.quantizer.thresholds)
-    assert float((history[-1] - before).abs().max()) > 1e-3
-    for epoch, moved in enumerate((history[1:] - history[:-1]).abs().flatten(1).amax(1).tolist()):
-        assert (moved > 0) == (scheme == "joint" or epoch % 2 == 1)
-    assert defence.quantizer.mode == options.get("mode", "hard")
-    assert all(p.requires_grad for p in defence.parameters())
-    assert not defence.training
+def test_thresholds_move_when_they_are_learned(part: Split, options: dict[str, Any]) -> None:
+    for scheme in ["joint", "alternating"]:
+        defence = learner(**options)
+        before = defence.quantizer.thresholds.detach().clone()
+        history = train_quantized(defence, part, epochs=5, scheme=scheme, generator=seeded())["thresholds"]
+        learning = 5 if options.get("mode") == "soft" else 4  # the last epoch fine-tunes a hard layer
+        assert history.shape == (learning + 1, *before.shape)
+        assert torch.equal(history[0], before)
+        assert torch.equal(history[-1], defence.quantizer.thresholds)
+        assert float((history[-1] - before).abs().max()) > 1e-3
+        for epoch, moved in enumerate((history[1:] - history[:-1]).abs().flatten(1).amax(1).tolist()):
+            assert (moved > 0) == (scheme == "joint" or epoch % 2 == 1)
+        assert defence.quantizer.mode == options.get("mode", "hard")
+        assert all(p.requires_grad for p in defence.parameters())
+        assert not defence.training
 
 
 def test_alternating_moves_only_one_part_in_each_epoch(part: Split) -> None:

@@ -8,10 +8,8 @@ from typing import Any
 
 import pytest
 
-from advdef.book.cards import read_records
-from advdef.book.recordfile import read_record
+from advdef.book.recordfile import read_record, read_records
 from advdef.book.repository import InputError
-from advdef.book.summary import read_verdicts
 
 CONDITION = {"what": "it", "holds": True, "number": "1"}
 VERDICT = {"claim": "trn-C1", "sentence": "s", "source": "paper", "verdict": "partly", "evidence": "e"}
@@ -77,7 +75,7 @@ def test_a_damaged_record_is_one_line_that_says_what_is_wrong(
     for read in (
         lambda: read_record(file),
         lambda: read_records(file.parents[1]),
-        lambda: read_verdicts(file.parents[1]),
+        lambda: read_records(file.parents[1], profile="smoke"),
     ):
         with pytest.raises(InputError) as caught:
             read()
@@ -91,3 +89,33 @@ def test_records_with_and_without_an_id_are_read(file: Path) -> None:
     assert read_record(file) == RECORD
     file.write_text(json.dumps(RECORD | {"run": "20270101T000000Z-abcdef"}))
     assert read_record(file)["run"] == "20270101T000000Z-abcdef"
+
+
+def test_the_larger_profile_counts_and_papers_come_in_their_order(tmp_path: Path) -> None:
+    def put(paper: str, dataset: str, profile: str) -> None:
+        path = tmp_path / paper / f"{dataset}-{profile}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(RECORD | {"paper": paper, "dataset": dataset, "profile": profile}))
+
+    for profile in ("smoke", "paper", "laptop"):
+        put("trn", "digits", profile)
+    put("another", "digits", "smoke")
+    put("qusecnets", "mnist", "smoke")
+
+    def found(profile: str | None) -> list[tuple[str, ...]]:
+        return [(r["paper"], r["dataset"], r["profile"]) for r in read_records(tmp_path, profile=profile)]
+
+    assert found(None) == [("qusecnets", "mnist", "smoke"), ("trn", "digits", "paper"), ("another", "digits", "smoke")]
+    assert found("laptop") == [("trn", "digits", "laptop")]
+
+
+def test_a_file_without_a_profile_in_its_name_is_named(file: Path) -> None:
+    file.rename(file.with_name("digits.json"))
+    with pytest.raises(InputError, match=r"it says that it is trn/digits-smoke\.json"):
+        read_records(file.parents[1])
+
+
+def test_no_checkout_has_no_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ADVDEF_ROOT", raising=False)
+    assert read_records() == []

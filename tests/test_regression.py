@@ -8,8 +8,7 @@ from typing import Any
 
 import nbformat
 import pytest
-
-from advdef.book.regression import allowing, compare, read_baseline, recorded_values, report, write_baseline
+from regression import allowing, compare, read_baseline, recorded_values, report, write_baseline
 
 Values = dict[str, dict[str, Any]]
 

@@ -68,6 +68,10 @@ def pale_digits(digits: Split) -> tuple[Tensor, Tensor]:
     return (0.1 + 0.6 * strokes).expand(-1, 3, -1, -1), digits.labels
 
 
+NARROW_RESTORERS = """SIZES |= {
+    "XS": {"width": 4, "streams": 1, "tail": 1},
+    "S": {"width": 8, "streams": 1, "tail": 1},
+}"""
 PLANS = {
     "neuron_sensitivity": Plan(
         "02_neuron_sensitivity",
@@ -75,19 +79,20 @@ PLANS = {
         models=("ResNet18", "VGG16"),
         attacked=("ResNet18", "VGG16"),
         settings={
-            "train": 96, "epochs": 2, "train_steps": 1, "ramp": 1, "probe": 32, "probe_steps": 1, "seeds": 2,
-            "pairs": 32, "measuring": 3, "substituted": 20, "draws": 1, "occluded": 16, "images": 24,
+            "train": 96, "epochs": 2, "train_steps": 1, "ramp": 1, "probe": 16, "probe_steps": 1, "seeds": 2,
+            "pairs": 16, "measuring": 2, "substituted": 8, "draws": 1, "occluded": 8, "images": 12,
             "adaptive_images": 4, "steps": 2, "long": (2, 1), "queries": 5, "curve_images": 4, "curve": 1,
             "checks": "fast",
         },
         changes={
-            '"ResNet18": ResNet18,': '"ResNet18": partial(ResNet, blocks=(1, 1, 1, 1), width=4),',
+            '"ResNet18": ResNet18,': '"ResNet18": partial(ResNet, blocks=(1, 1), width=4, stem_stride=2),',
             # so few images make enough steps to learn something
             'epochs=P["epochs"],': 'epochs=P["epochs"], batch_size=8,',
-            # VGG16 is as large as it is: one training of it has to do
+            '"VGG16": VGG16,': '"VGG16": partial(VGG, stages=((4, 1), (8, 1), (8, 1))),',
+            # the same again for the others
             'for k in ("AT", "SNS", "SNS random"):\n        function': 'for k in ("SNS",):\n        function',
         },
-        imports="from advdef.models.resnet import ResNet",
+        imports="from advdef.models.resnet import ResNet\nfrom advdef.models.vgg import VGG",
         images=dark_or_bright,
     ),
     "nip": Plan(
@@ -96,16 +101,22 @@ PLANS = {
         models=("VGG-19", "AlexNet"),
         attacked=("VGG-19", "AlexNet"),
         settings={
-            "networks": {"cifar10": ("VGG-19", "AlexNet")}, "epochs": {"cifar10": 4}, "at_epochs": 1, "seeds": 2,
-            "images": 20, "minimal": (3, 3), "eleven": 10, "least": 2, "boundary": 5, "levels": 20, "per_class": 8,
-            "kept": 2, "tried": 2, "steps": 3, "adaptive_images": 10, "adaptive_steps": 2, "queries": 5,
-            "curve_images": 4, "checks": "fast", "timed": (4, 1), "long": (2, 4), "cw": (1, 3),
+            "networks": {"cifar10": ("VGG-19", "AlexNet")}, "epochs": {"cifar10": 5}, "at_epochs": 1, "seeds": 2,
+            "images": 8, "minimal": (3, 2), "eleven": 4, "least": 2, "boundary": 2, "levels": 5, "per_class": 4,
+            "kept": 2, "tried": 2, "steps": 2, "adaptive_images": 6, "adaptive_steps": 2, "queries": 3,
+            "curve_images": 2, "checks": "fast", "timed": (4, 1), "long": (1, 2), "cw": (1, 2),
         },
         changes={
-            '"VGG-19": VGG19,': '"VGG-19": partial(VGG, stages=((8, 1), (8, 1), (16, 1)), hidden=(16,)),',
+            '"VGG-19": VGG19,': '"VGG-19": partial(VGG, stages=((4, 1), (8, 1), (8, 1)), hidden=(16,)),',
             # so few images make enough steps to learn every class
             'schedule="one_cycle", shift=2)': 'schedule="one_cycle", batch_size=20)',
-            '"AlexNet": AlexNet,': '"AlexNet": partial(VGG, stages=((8, 1), (8, 1), (8, 1))),',
+            '"AlexNet": AlexNet,': '"AlexNet": partial(VGG, stages=((4, 1), (8, 1), (8, 1))),',
+            "eps, scale = (4 / 255, 1)": "eps, scale = (2 / 255, 1)",
+            # the same again: more budgets, more steps, and more defences at both budgets
+            "curve=[eps / 4, eps / 2,": "curve=[eps / 2,",
+            "(0.001, 0.002, 0.005, 0.01, 0.02, 0.05)": "(0.001, 0.005, 0.02)",
+            'for k in (*JUDGED, "AT") for eps in (MAIN.eps / 2, MAIN.eps)]':
+                'for k in (*JUDGED, "AT") for eps in (MAIN.eps / 2, MAIN.eps)[: 2 if k in ELSEWHERE[:2] else 1]]',
         },
         imports="from advdef.models.vgg import VGG",
         images=pale_digits,
@@ -116,18 +127,19 @@ PLANS = {
         models=("ResNet-18", "small ResNet", "LeNet-5"),
         attacked=("ResNet-18",),
         settings={
-            "networks": {"cifar10": "ResNet-18"}, "epochs": 4, "size": "XS", "train": 60, "restorer_epochs": 1,
-            "seeds": 2, "larger": "S", "images": 24, "steps": 2, "strong": (2, 1), "wide": 12, "ladder_images": 12,
-            "ladder_steps": 2, "queries": 5, "curve": 2, "checks": "fast", "timed": (4, 1), "least": (1, 3),
+            "networks": {"cifar10": "ResNet-18"}, "epochs": 6, "size": "XS", "train": 20, "restorer_epochs": 1,
+            "seeds": 2, "larger": "S", "images": 12, "steps": 2, "strong": (2, 1), "wide": 6, "ladder_images": 8,
+            "ladder_steps": 2, "queries": 3, "curve": 2, "checks": "fast", "timed": (4, 1), "least": (1, 3),
         },
         changes={
-            '"ResNet-18": ResNet18,': '"ResNet-18": partial(ResNet, blocks=(1, 1), width=8),',
+            '"ResNet-18": ResNet18,': '"ResNet-18": partial(ResNet, blocks=(1, 1), width=8, stem_stride=2),',
+            '"small ResNet": SmallResNet,': '"small ResNet": partial(ResNet, blocks=(1, 1), width=4, stem_stride=2),',
             # each attack on a rung leaves images to the next one
             "BUDGETS.get(name, 8 / 255)": "BUDGETS.get(name, 1 / 255)",
             # so few images make enough steps to learn every class
             'schedule="one_cycle", shift=2)': 'schedule="one_cycle", batch_size=20)',
         },
-        imports="from advdef.models.resnet import ResNet",
+        imports=f"from advdef.models.resnet import ResNet\n{NARROW_RESTORERS}",
         images=pale_digits,
     ),
     "snn_purification": Plan(
@@ -136,12 +148,14 @@ PLANS = {
         models=("DS-ResNet-20",),
         attacked=("DS-ResNet-20",),
         settings={
-            "width": 4, "T": 2, "held": 40, "train": 200, "epochs": 5, "batch": 10, "rate": 1e-2, "inner": 1,
-            "unet": 2, "extractor": 2, "pairs": 40, "purifier_epochs": 1, "purifier_batch": 20, "seeds": 2,
-            "images": 24, "few": 12, "steps": 2, "strong": 2, "queries": 5, "curve": (0.5, 1.0), "counts": (1, 2),
+            "width": 4, "T": 2, "held": 20, "train": 150, "epochs": 5, "batch": 10, "rate": 1e-2, "inner": 1,
+            "unet": 2, "extractor": 2, "pairs": 20, "purifier_epochs": 1, "purifier_batch": 10, "seeds": 2,
+            "images": 12, "few": 8, "steps": 2, "strong": 2, "queries": 3, "curve": (0.5, 1.0), "counts": (1, 2),
             "checks": "fast", "timed": 4,
         },
-        changes={'"DS-ResNet-20": SpikingResNet': '"DS-ResNet-20": partial(SpikingResNet, blocks=(1, 1))'},
+        changes={
+            '"DS-ResNet-20": SpikingResNet': '"DS-ResNet-20": partial(SpikingResNet, blocks=(1, 1), stem_stride=2)',
+        },
         imports="",
         images=dark_or_bright,
     ),
@@ -151,18 +165,18 @@ PLANS = {
         models=("ResNet-18",),
         attacked=("ResNet-18",),
         settings={
-            "train": (None, 60, 60), "epochs": (4, 1, 1), "inner": 1, "per_class": 8, "size": "XS",
+            "train": (None, 20, 20), "epochs": (5, 1, 1), "inner": 1, "per_class": 4, "size": "XS",
             "purifier": (2, 2, 2),
-            "derivatives": 2, "images": 24, "few": 12, "steps": 2, "restarts": 1, "queries": 5, "curve": (0.5, 1.0),
+            "derivatives": 2, "images": 8, "few": 6, "steps": 2, "restarts": 1, "queries": 3, "curve": (0.5, 1.0),
             "checks": "fast",
         },
         changes={
-            '"ResNet-18": ResNet18': '"ResNet-18": partial(ResNet, blocks=(1, 1), width=8)',
+            '"ResNet-18": ResNet18': '"ResNet-18": partial(VGG, stages=((4, 1), (8, 1), (8, 1)))',
             "EPS = 8 / 255 if colour else 0.1": "EPS = 2 / 255",
             # so few images make enough steps to learn every class
             '"one_cycle",': '"one_cycle", batch_size=20,',
         },
-        imports="from advdef.models.resnet import ResNet",
+        imports=f"from advdef.models.vgg import VGG\n{NARROW_RESTORERS}",
         images=pale_digits,
     ),
 }  # fmt: skip
@@ -176,7 +190,7 @@ def write_images(folder: Path, images: Images) -> None:
     """A bundle that passes for CIFAR-10."""
     digits, arrays = load("digits"), dict[str, np.ndarray]()
     for part, split in (("train", digits.train), ("test", digits.test)):
-        made, labels = images(split)
+        made, labels = (part[:600] for part in images(split))
         arrays[f"{part}_images"] = (255 * made).round().byte().permute(0, 2, 3, 1).numpy()
         arrays[f"{part}_labels"] = labels.numpy()
     write_bundle(folder / "cifar10.npz", arrays)

@@ -111,13 +111,13 @@ def test_an_untrained_restorer_changes_nothing(kind: str) -> None:
     assert all(bool((gradient != 0).all()) for gradient in gradients)  # but can learn
 
 
-@pytest.mark.parametrize("shape", [(2, 1, 28, 28), (2, 3, 32, 32), (1, 3, 7, 7), (3, 1, 9, 4), (1, 2, 1, 1)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_images_of_any_size_fit(kind: str, shape: tuple[int, int, int, int]) -> None:
-    restorer = build(kind, shape[1], 4, opened=True)
-    found = restorer(*inputs(kind, shape, 4))
-    assert found.shape == shape
-    assert bool((found != 0).all())
+def test_images_of_any_size_fit(kind: str) -> None:
+    for shape in [(2, 1, 28, 28), (2, 3, 32, 32), (1, 3, 7, 7), (3, 1, 9, 4), (1, 2, 1, 1)]:
+        restorer = build(kind, shape[1], 4, opened=True)
+        found = restorer(*inputs(kind, shape, 4))
+        assert found.shape == shape
+        assert bool((found != 0).all())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -204,11 +204,11 @@ def test_the_sum_adds_the_streams() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("shape", [(2, 1, 6, 5), (3, 6, 5), (2, 4, 6, 5)])
-def test_other_images_are_refused(kind: str, shape: tuple[int, ...]) -> None:
-    maps = inputs(kind)[1:]
-    with pytest.raises(ValueError, match=r"built for images \(N, 3, H, W\), not"):
-        build(kind)(torch.rand(shape, generator=seeded()), *maps)
+def test_other_images_are_refused(kind: str) -> None:
+    for shape in [(2, 1, 6, 5), (3, 6, 5), (2, 4, 6, 5)]:
+        maps = inputs(kind)[1:]
+        with pytest.raises(ValueError, match=r"built for images \(N, 3, H, W\), not"):
+            build(kind)(torch.rand(shape, generator=seeded()), *maps)
 
 
 @pytest.mark.parametrize("kind", FUSIONS)
@@ -218,10 +218,10 @@ def test_missing_maps_are_refused(kind: Fusion) -> None:
 
 
 @pytest.mark.parametrize("kind", FUSIONS)
-@pytest.mark.parametrize("shape", [(2, 1, 6, 5), (2, 3, 5, 6), (1, 3, 6, 5), (3, 6, 5), (2, 3, 1, 1)])
-def test_other_maps_are_refused(kind: Fusion, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"built for maps \(2, 3, 6, 5\) with these images, not"):
-        build(kind)(*inputs("image"), torch.rand(shape, generator=seeded()))
+def test_other_maps_are_refused(kind: Fusion) -> None:
+    for shape in [(2, 1, 6, 5), (2, 3, 5, 6), (1, 3, 6, 5), (3, 6, 5), (2, 3, 1, 1)]:
+        with pytest.raises(ValueError, match=r"built for maps \(2, 3, 6, 5\) with these images, not"):
+            build(kind)(*inputs("image"), torch.rand(shape, generator=seeded()))
 
 
 def test_the_control_takes_no_maps() -> None:

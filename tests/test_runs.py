@@ -21,6 +21,7 @@ from advdef.book.notebookfile import read_executed, run_id
 from advdef.book.publish import publish
 from advdef.book.repository import InputError, Repository
 from advdef.book.run import Execution, reproduce, reproduce_all
+from advdef.store.files import HeldError
 
 # Writes its record, as GOOD does, and then waits where it is told to.
 WAITS = checkout.GOOD.replace(
@@ -116,7 +117,7 @@ def test_a_second_run_of_the_same_cell_is_refused_and_another_seed_is_not(
 ) -> None:
     place = waiting.place
     said = rf"good \(default-seed3, profile smoke\) is .* by process {waiting.process.pid} on {socket.gethostname()}"
-    with pytest.raises(InputError, match=said) as caught:
+    with pytest.raises(HeldError, match=said) as caught:
         reproduce(repository, "good", parameters={"seed": 3})
     assert "\n" not in str(caught.value)
     assert (place.attempt / "results/at-work").exists()

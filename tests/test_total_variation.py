@@ -74,20 +74,18 @@ def test_the_default_iterations_come_close_to_the_minimiser(digits: Dataset) -> 
         assert float(error.square().mean().sqrt()) < 0.001
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 6, 7), (2, 1, 1, 5), (2, 1, 5, 1), (2, 1, 1, 1)])
 @pytest.mark.parametrize("weight", [0.0, 1e-30, 1e-4, 0.1, 1e6])
-def test_any_weight_and_shape_keep_constant_images_and_the_mean_of_every_channel(
-    shape: tuple[int, ...], weight: float
-) -> None:
-    constant = torch.full(shape, 0.3).requires_grad_()
-    kept = smooth(constant, weight)
-    assert torch.equal(kept, constant)
-    (gradient,) = torch.autograd.grad(kept.sum(), constant)
-    assert torch.allclose(gradient, torch.ones(shape))
-    images = (0.3 + 0.4 * noise(*shape)).float()
-    smoothed = smooth(images, weight)
-    assert torch.allclose(smoothed.mean((2, 3)), images.mean((2, 3)))
-    assert torch.equal(smoothed, images) == (weight < 1e-20 or shape[2:] == (1, 1))
+def test_any_weight_and_shape_keep_constant_images_and_the_mean_of_every_channel(weight: float) -> None:
+    for shape in [(2, 3, 6, 7), (2, 1, 1, 5), (2, 1, 5, 1), (2, 1, 1, 1)]:
+        constant = torch.full(shape, 0.3).requires_grad_()
+        kept = smooth(constant, weight)
+        assert torch.equal(kept, constant)
+        (gradient,) = torch.autograd.grad(kept.sum(), constant)
+        assert torch.allclose(gradient, torch.ones(shape))
+        images = (0.3 + 0.4 * noise(*shape)).float()
+        smoothed = smooth(images, weight)
+        assert torch.allclose(smoothed.mean((2, 3)), images.mean((2, 3)))
+        assert torch.equal(smoothed, images) == (weight < 1e-20 or shape[2:] == (1, 1))
 
 
 def test_a_channel_does_not_depend_on_the_others() -> None:

@@ -83,7 +83,7 @@ def test_the_spread_is_told_by_layer_and_attacker() -> None:
         for attack, last in (("FGSM", 0.0), ("PGD", 0.02))
         if (value := add + more + last)
     }
-    assert verdicts.spread(found) == (
+    assert verdicts.gains_in_short(found) == (
         "gains in points, clean layers, oblivious: +10 to +12; clean layers, direct: +20 to +22; "
         "released layers, oblivious: +60 to +62; released layers, direct: +70 to +72"
     )

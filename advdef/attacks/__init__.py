@@ -1,7 +1,8 @@
 """Attacks: pure functions ``attack(model, images, labels, *, eps, ...) -> adversarial images``.
 
-An attack knows nothing of defences; a defence hands over what an adaptive attacker needs. Own code stands beside
-adapters to foolbox and pyautoattack (extra ``eval``), all with one signature.
+All have the signature and the contract that :mod:`advdef.attacks.gradient` states, those of other libraries (foolbox
+and pyautoattack, extra ``eval``) included. None knows of defences: a defence hands over what an adaptive attacker
+needs, and the attacks that exist because of one defence stand with its paper.
 """
 
 from advdef.attacks.attack import Attack, Suite, describe

@@ -1,4 +1,4 @@
-"""What an attack and a set of attacks are to those who run them."""
+"""What an attack and a suite of attacks are to those who run them, and what can be told from their settings."""
 
 import inspect
 from collections.abc import Mapping
@@ -18,13 +18,13 @@ Suite = Mapping[str, Attack]
 
 
 def describe(attack: Attack) -> str:
-    """An attack with its settings, the same text in every run.
+    """An attack and its settings as text, the same in every run.
 
     >>> from advdef.attacks import pgd
     >>> describe(partial(pgd, steps=40, loss="margin"))
     "pgd(steps=40, loss='margin')"
 
-    Of the neurons of a layer, up to five are listed, and more are counted.
+    Up to five neurons of a layer are listed; more are only counted.
 
     >>> from torch import arange
     >>> describe(partial(pgd, chosen={"stem": arange(2), "pool": arange(13)}))
@@ -35,7 +35,7 @@ def describe(attack: Attack) -> str:
 
 
 def norm_of(attack: Attack) -> Norm | None:
-    """The norm in which an attack takes its eps; None where it does not say.
+    """The norm in which an attack takes its eps, from its settings or its default; None where it does not say.
 
     >>> from advdef.attacks import carlini_wagner, each_class, pgd
     >>> norm_of(partial(pgd)), norm_of(partial(carlini_wagner)), norm_of(partial(each_class, attack=partial(pgd)))
@@ -65,7 +65,7 @@ def _printed(value: object) -> str:
 
 
 def _inside(value: object) -> str:
-    """A value of a mapping; a tensor is taken for the neurons of a layer."""
+    """A value of a mapping as text; a tensor is taken to be the neurons of a layer."""
     if not isinstance(value, Tensor):
         return _printed(value)
     return repr(value.tolist()) if value.numel() <= 5 else f"{value.numel()} neurons"

@@ -1,7 +1,7 @@
-"""Auto-PGD: projected gradient ascent with momentum, whose step size is set by its own progress.
+"""Auto-PGD: projected gradient ascent with momentum that chooses its own step size.
 
-Croce & Hein 2020, https://arxiv.org/abs/2003.01690, algorithm 1. Targeted DLR towards the nine most likely wrong
-classes (their APGD-T) is ``each_class(..., attack=partial(apgd, loss="dlr"))``.
+Croce & Hein 2020, https://arxiv.org/abs/2003.01690, algorithm 1. Their APGD-T, which ascends the targeted DLR loss
+towards the nine most likely wrong classes, is ``each_class(..., attack=partial(apgd, loss="dlr"))``.
 """
 
 from dataclasses import dataclass
@@ -36,9 +36,19 @@ def apgd(
     stop_early: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Auto-PGD with cross-entropy, the margin or DLR; no step size to choose.
+    """Auto-PGD (https://arxiv.org/abs/2003.01690): halves its step where the loss no longer grows.
 
-    Contract and options as in :mod:`advdef.attacks.gradient`. Restarts attack what ``model`` still gets right.
+    It begins with steps of twice eps, checks its progress at fixed points of the run and, where there is too little,
+    goes on from the best point with half the step.
+
+    Args:
+        steps: Number of gradient steps in each run, at least 1.
+        restarts: Number of runs, each from a random point. Those after the first attack what ``model`` still gets
+            right.
+        loss: "ce" (cross-entropy), "margin" or "dlr".
+        start: (N, C, H, W): where the first run begins, moved into the ball. Default: a random point of the ball.
+
+    All other parameters and the contract are those of :func:`advdef.attacks.pgd`.
     """
     return best_of_restarts(
         _ascend, model, images, labels, eps=eps, norm=norm, steps=steps, restarts=restarts, loss=loss, targets=targets,
@@ -48,7 +58,7 @@ def apgd(
 
 @dataclass
 class _Path:
-    """Where each image stands: all tensors have one row per image still attacked."""
+    """Where the search of each image stands; every tensor has a row for each image that is still attacked."""
 
     point: Tensor
     before: Tensor  # the point one step ago
@@ -79,10 +89,10 @@ def _ascend(
     loss: LossName,
     stop_early: bool,
 ) -> None:
-    """An :class:`advdef.attacks.restarts.Ascent` with momentum, whose steps are halved where they lead nowhere."""
+    """An :class:`advdef.attacks.restarts.Ascent` with momentum that halves its steps where they lead nowhere."""
 
     def look(point: Tensor, *, climb: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Score, loss and gradient at a point; keeps the point where it is the best."""
+        """Score, loss and gradient at a point, which is kept where it is the best so far."""
         with torch.set_grad_enabled(climb):
             point = point.detach().requires_grad_(climb)
             logits = ask(model, point)

@@ -1,4 +1,4 @@
-"""Attacks made of another one: towards each class in turn, over budgets, from where one on another model ended."""
+"""Attacks made of another attack: towards one class after the other, over several budgets, or from a found start."""
 
 import inspect
 from functools import partial
@@ -27,12 +27,22 @@ def each_class(
     stop_early: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Run ``attack`` (one that takes ``targets``) towards each of the ``classes`` most likely wrong classes.
+    """Run a targeted attack towards each of the most likely wrong classes in turn; any wrong class counts as success.
 
-    An ascent of one class's lead finds what the untargeted loss, drawn to the nearest class, runs past (APGD-T of
-    https://arxiv.org/abs/2003.01690). Any wrong class counts as success; each image's largest margin is returned, and
-    with ``stop_early`` only what ``model`` still gets right goes on to the next class. The contract is that of
-    :mod:`advdef.attacks.gradient`.
+    The untargeted loss is drawn to the nearest class; raising one class at a time finds what that runs past (APGD-T of
+    https://arxiv.org/abs/2003.01690). Of all runs, each image's result with the largest margin is returned.
+
+    Args:
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), in [0, 1].
+        labels: (N,), int64.
+        eps: Radius of the ball in the norm of ``attack``; a number, or one per image (N,).
+        attack: A partial of one that takes ``targets``, such as ``partial(pgd, loss="margin")``.
+        classes: How many of the wrong classes, most likely first, are tried; more than K - 1 means all.
+        stop_early: Drop an image from all further runs once ``model`` gets it wrong.
+        generator: Source of all random numbers. Default: torch's own.
+
+    The contract is that of :mod:`advdef.attacks.gradient`.
     """
     images, labels, budget = validate(images, labels, eps, norm=norm_of(attack) or "Linf")
     budget = budget.flatten()
@@ -77,15 +87,25 @@ def minimal(
     trials: int = 20,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """The closest misclassified image that ``attack`` finds on ``model`` in the balls up to ``eps`` (infinity allowed).
+    """The closest misclassified image that ``attack`` finds in balls of different radius, up to ``eps``.
 
-    ``attack`` is a partial of one with an eps per image, such as ``partial(pgd, steps=40, stop_early=True)``; its norm
-    is that of eps. It sees part of the batch at a time, so it can have no targets.
-    "bisection" tries the whole budget and then, where that succeeds, halves the interval ``trials`` times; as it never
-    returns to a budget that failed, an attack that depends on luck should have restarts. "upwards" tries ``trials``
-    equidistant budgets from below until the first success. No success, no change: such an image comes back as it is,
-    and so does one that the model gets wrong anyway. Contract otherwise as in :mod:`advdef.attacks.gradient`; also
-    raises TypeError for an attack that is no partial.
+    An image for which no radius succeeds comes back unchanged, and so does one that the model gets wrong anyway.
+
+    Args:
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), in [0, 1].
+        labels: (N,), int64.
+        eps: Largest radius to try, in the norm of ``attack``; a number, or one per image (N,). Infinity is allowed.
+        attack: A partial of one that takes an eps per image, such as ``partial(pgd, steps=40, stop_early=True)``. It
+            sees parts of the batch, so it cannot have ``targets``.
+        search: "bisection" tries eps and, where that succeeds, halves the interval again and again. It never returns to
+            a radius that failed, so an attack that depends on luck should have restarts. "upwards" tries equidistant
+            radii from below until the first success.
+        trials: Number of halvings, or of radii; at least 1.
+        generator: Source of all random numbers. Default: torch's own.
+
+    The contract is otherwise that of :mod:`advdef.attacks.gradient`. Raises TypeError for an attack that is no partial,
+    ValueError for one whose norm is neither Linf nor L2.
     """
     if not isinstance(attack, partial):
         raise TypeError("attack must be a partial of an attack, such as functools.partial(pgd, stop_early=True)")
@@ -145,13 +165,23 @@ def warm_started(
     attack: Attack,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """``attack`` on ``model`` from what ``first`` finds on ``source`` (a surrogate, or the bare classifier).
+    """Run ``attack`` on ``model`` from the points that another attack reached on a relative of it.
 
-    ``attack`` is one that takes a ``start``, like :func:`advdef.attacks.pgd`, whose contract holds. Where the way from
-    the image itself is flat or leads astray, a point that fools a relative may be a better one to begin at
-    (https://arxiv.org/abs/2002.08347 does so throughout).
+    Where the way from the image itself is flat or leads astray, a point that fools a relative may be a better start
+    (https://arxiv.org/abs/2002.08347 uses this throughout).
 
-    Raises TypeError for an ``attack`` that takes no ``start``.
+    Args:
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), in [0, 1].
+        labels: (N,), int64.
+        eps: Radius of the ball for both attacks; a number, or one per image (N,).
+        source: The relative: a surrogate of ``model``, say, or its bare classifier.
+        first: The attack that is run on ``source``.
+        attack: A partial of one that takes a ``start``, as :func:`advdef.attacks.pgd` and :func:`advdef.attacks.apgd`
+            do.
+        generator: Source of all random numbers. Default: torch's own.
+
+    The contract is that of :mod:`advdef.attacks.gradient`. Raises TypeError for an ``attack`` that takes no ``start``.
     """
     if "start" not in inspect.signature(attack).parameters:
         raise TypeError(f"attack must take a start, as pgd and apgd do; {describe(attack)} does not")

@@ -1,16 +1,20 @@
-"""The gradient family in the Linf and L2 balls: FGSM, FFGSM, BIM, PGD and MIM are one loop with different settings.
+"""The gradient family in Linf and L2 balls: FGSM, FFGSM, R+FGSM, BIM, PGD and MIM are one loop with other settings.
 
-All are pure functions ``attack(model, images, labels, *, eps, ...) -> adversarial images``: images (N, C, H, W) in
-[0, 1], labels (N,) int64, ``eps`` a number or one per image (N,), in pixel units. They return each image's best iterate
-(largest margin on ``model``), keep the ball and [0, 1], and leave the model's mode, parameters and ``.grad`` untouched.
+What holds for every attack of the package, unless its description says otherwise:
 
-With ``targets`` (N,) the goal is that class instead of any wrong one; ``any_wrong`` then only aims at it. With
-``stop_early`` an image leaves the batch once its goal is reached: right when success is judged on this very model;
-leave it off for examples that will be replayed on another one, which a large margin helps. ``generator`` (CPU) draws
-all random numbers.
+- It is a pure function ``attack(model, images, labels, *, eps, ...) -> adversarial images``: images (N, C, H, W) in [0,
+  1], labels (N,) int64, ``eps`` in pixel units, a number or one per image (N,).
+- It returns each image's best iterate, that of the largest margin on ``model``, inside the ball and [0, 1].
+- With ``targets`` (N,) the goal is that class in place of any wrong one; with ``any_wrong`` as well, the targets are
+  only aimed at, and any wrong class counts as success.
+- With ``stop_early`` an image leaves the batch once its goal is reached. That is right where success is judged on this
+  very model. Leave it off for images that will be replayed on another one, where a large margin helps.
+- All random numbers come from ``generator``.
+- The model's mode, parameters and ``.grad``, and the caller's images, are left as they were.
 
 Raises TypeError or ValueError for input that breaks this contract. Warns with TrainingModeWarning for a model in
-training mode (it is attacked in evaluation mode) and with ProbabilitiesWarning for one that returns no logits.
+training mode (it is attacked in evaluation mode) and with ProbabilitiesWarning for one that seems to return
+probabilities in place of logits.
 """
 
 from functools import partial
@@ -37,7 +41,10 @@ def fgsm(
     targets: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Fast gradient sign method (https://arxiv.org/abs/1412.6572): one step of size eps. Draws nothing."""
+    """Fast gradient sign method (https://arxiv.org/abs/1412.6572): one step of size eps from the image. Draws nothing.
+
+    All parameters are those of :func:`advdef.attacks.pgd`.
+    """
     return pgd(
         model, images, labels, eps=eps, norm=norm, steps=1, step_size=1.0, targets=targets, random_start=False,
         generator=generator,
@@ -54,7 +61,11 @@ def ffgsm(
     targets: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Fast FGSM (https://arxiv.org/abs/2001.03994): one step of 1.25 eps from a random point of the Linf ball."""
+    """Fast FGSM (https://arxiv.org/abs/2001.03994): one step from a random point of the Linf ball.
+
+    ``step_size`` is relative to eps; a step of 1.25 eps is cut off at the ball. All other parameters are those of
+    :func:`advdef.attacks.pgd`.
+    """
     return pgd(model, images, labels, eps=eps, steps=1, step_size=step_size, targets=targets, generator=generator)
 
 
@@ -71,9 +82,10 @@ def bim(
     stop_early: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Basic iterative method (https://arxiv.org/abs/1607.02533): PGD from the image itself.
+    """Basic iterative method (https://arxiv.org/abs/1607.02533): PGD that begins at the image itself.
 
-    The defaults are those of Cleverhans v3.0.1 (0.05 per step for eps 0.3, 10 steps), relative to eps.
+    The defaults are those of Cleverhans v3.0.1 (10 steps of 0.05 for eps 0.3). All parameters are those of
+    :func:`advdef.attacks.pgd`; ``step_size`` is relative to eps.
     """
     return pgd(
         model, images, labels, eps=eps, norm=norm, steps=steps, step_size=step_size, targets=targets,
@@ -95,9 +107,11 @@ def mim(
     stop_early: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Momentum iterative method (https://arxiv.org/abs/1710.06081): steps along the accumulated normalised gradient.
+    """Momentum iterative method (https://arxiv.org/abs/1710.06081): steps along an accumulated, normalised gradient.
 
-    The defaults are those of Cleverhans v3.0.1 (0.06 per step for eps 0.3, 10 steps, decay 1), relative to eps.
+    The defaults are those of Cleverhans v3.0.1 (10 steps of 0.06 for eps 0.3). ``decay`` is the factor by which the
+    accumulated gradient is multiplied before the new one is added. All other parameters are those of
+    :func:`advdef.attacks.pgd`; ``step_size`` is relative to eps.
     """
     return pgd(
         model, images, labels, eps=eps, norm=norm, steps=steps, step_size=step_size, momentum=decay, targets=targets,
@@ -127,8 +141,25 @@ def pgd(
 ) -> Tensor:
     """Projected gradient descent (https://arxiv.org/abs/1706.06083).
 
-    ``step_size`` is relative to eps (default 2.5 / steps, at most 1). Restarts attack only what ``model`` still gets
-    right. ``start`` (N, C, H, W) replaces the first start point; it is moved into the ball.
+    Args:
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), float32 or float64, in [0, 1].
+        labels: (N,), int64: the true classes.
+        eps: Radius of the ball in pixel units, 8 / 255 say; a number, or one per image (N,).
+        norm: "Linf" or "L2".
+        steps: Number of gradient steps in each run, at least 1.
+        step_size: Size of a step, relative to eps. Default: 2.5 / steps, at most 1.
+        restarts: Number of runs, at least 1. Those after the first begin at random points, and attack what ``model``
+            still gets right.
+        loss: What is ascended: "ce" (cross-entropy), "margin" (largest wrong logit minus the true one) or "dlr" (the
+            margin, made independent of the scale of the logits).
+        momentum: Factor of the accumulated gradient, as in :func:`advdef.attacks.mim`. Default: no momentum.
+        targets: (N,), int64: the class that each image is to be taken for. Default: any but its label.
+        any_wrong: Aim at the targets, but count any wrong class as success.
+        random_start: Begin at a random point of the ball; else at the image.
+        start: (N, C, H, W): where the first run begins, moved into the ball, in place of the random point.
+        stop_early: Drop an image from the batch once its goal is reached.
+        generator: Source of all random numbers. Default: torch's own.
 
     >>> import torch
     >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
@@ -161,7 +192,11 @@ def steepest_ascent(
     relative: float,
     momentum: float | None,
 ) -> None:
-    """An :class:`advdef.attacks.restarts.Ascent` with steps of a fixed size."""
+    """One run with steps of a fixed size: the :class:`advdef.attacks.restarts.Ascent` of the gradient family.
+
+    ``relative`` is the size of a step relative to eps, ``momentum`` the factor of the accumulated gradient (None: no
+    momentum). All other parameters are those of every ascent.
+    """
     velocity = torch.zeros_like(point)
     for step in range(steps + 1):
         last = step == steps
@@ -201,9 +236,10 @@ def rfgsm(
     targets: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """x' = x + eps/2 sign(noise), then eps/2 sign(gradient at x') (https://arxiv.org/abs/1705.07204), in Linf.
+    """R+FGSM (https://arxiv.org/abs/1705.07204), in Linf: a random step of eps / 2, then a gradient step of eps / 2.
 
-    The contract is that of :mod:`advdef.attacks.gradient`.
+    The random step is eps / 2 up or down for each value of the image. All parameters and the contract are those of
+    :func:`advdef.attacks.pgd`.
     """
     images, labels, budget = validate(images, labels, eps)
     keys = image_keys(images, fresh_seed(generator))

@@ -1,4 +1,4 @@
-"""What an attack wants, and the losses that it ascends to get it: logits (N, K), labels (N,) -> one value per image."""
+"""The losses that attacks ascend, logits (N, K) and labels (N,) -> one value per image (N,), and their goal."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ LossName = Literal["ce", "margin", "dlr"]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy; its gradient vanishes when the classifier is very sure."""
+    """Cross-entropy of each image; its gradient vanishes where the classifier is very sure."""
     return F.cross_entropy(logits, labels, reduction="none")
 
 
@@ -31,12 +31,13 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def wrong_classes(logits: Tensor, labels: Tensor) -> Tensor:
-    """All classes but the label, (N, K - 1), the likeliest first."""
+    """All classes but the label (N, K - 1), the most likely first."""
     return logits.scatter(1, labels[:, None], float("-inf")).argsort(1, descending=True)[:, :-1]
 
 
 def dlr(logits: Tensor, labels: Tensor) -> Tensor:
-    """Difference of logits ratio (https://arxiv.org/abs/2003.01690, eq. 6): the margin, free of the logits' scale.
+    """Difference of logits ratio (https://arxiv.org/abs/2003.01690, eq. 6): the margin, independent of the logits'
+    scale.
 
     Raises ValueError for fewer than three classes.
     """
@@ -47,7 +48,8 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """Targeted DLR (https://arxiv.org/abs/2003.01690, eq. 7): the target's lead over the label, free of the scale.
+    """Targeted DLR (https://arxiv.org/abs/2003.01690, eq. 7): the target's lead over the label, independent of the
+    scale.
 
     Raises ValueError for fewer than four classes.
     """
@@ -65,8 +67,7 @@ LOSSES: Mapping[LossName, Callable[[Tensor, Tensor], Tensor]] = {"ce": cross_ent
 class Goal:
     """What an attack wants of each image: any class but its label or, with ``targets`` (N,), that class.
 
-    ``any_wrong`` aims at the targets but is content with any class that is not the label. Raises ValueError for a
-    target that is no class or is the label, TypeError for targets that are not int64 (:meth:`check`).
+    With ``any_wrong`` the attack aims at the targets, and any class that is not the label counts as success.
     """
 
     labels: Tensor
@@ -74,7 +75,7 @@ class Goal:
     any_wrong: bool = False
 
     def check(self, logits: Tensor) -> None:
-        """Raise unless the targets fit the labels and the classes of the logits (N, K)."""
+        """Raise TypeError for targets that are not int64 (N,), ValueError for one that is no class or is the label."""
         if self.targets is None:
             return
         if self.targets.dtype != torch.int64 or self.targets.shape != self.labels.shape:
@@ -90,13 +91,13 @@ class Goal:
         return Goal(self.labels[rows], None if self.targets is None else self.targets[rows], self.any_wrong)
 
     def score(self, logits: Tensor) -> Tensor:
-        """(N,): positive exactly when the goal is reached, and the larger the better."""
+        """How far each image is beyond its goal (N,): positive exactly when the goal is reached."""
         if self.targets is None or self.any_wrong:
             return margin(logits, self.labels)
         return -margin(logits, self.targets)
 
     def loss(self, name: LossName, logits: Tensor) -> Tensor:
-        """(N,): what an attack ascends; the margin in place of DLR where there are too few classes for it."""
+        """What the attack ascends (N,); the margin takes the place of DLR where there are too few classes for it."""
         if name == "dlr" and logits.shape[1] < (3 if self.targets is None else 4):
             name = "margin"  # with so few classes there is no third logit to divide by
         if self.targets is None:

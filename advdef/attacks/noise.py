@@ -1,4 +1,4 @@
-"""Additive uniform noise: random search, the control that every attack with a gradient must beat."""
+"""Random points of the ball: random search, the control that every attack with a gradient must beat."""
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +25,22 @@ def uniform_noise(
     stop_early: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """The best of ``draws`` points drawn uniformly from each ball, a control (https://arxiv.org/abs/1902.06705).
+    """The best of ``draws`` random points of the ball: the control that any attack with a gradient must beat.
 
-    Contract as in :mod:`advdef.attacks.gradient`: the draw with the largest margin is returned, or the image itself if
-    none has a larger one. With ``stop_early`` an image leaves the batch once it is misclassified. Needs no gradient.
+    Recommended in https://arxiv.org/abs/1902.06705. Needs no gradient.
+
+    Args:
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), in [0, 1].
+        labels: (N,), int64.
+        eps: Radius of the ball in pixel units; a number, or one per image (N,).
+        norm: "Linf" or "L2".
+        draws: Number of points drawn for each image, uniformly from its ball. That of the largest margin is returned,
+            or the image itself where none has a larger one.
+        stop_early: Drop an image from the batch once it is misclassified.
+        generator: Source of all random numbers. Default: torch's own.
+
+    The contract is that of :mod:`advdef.attacks.gradient`.
     """
     images, labels, budget = validate(images, labels, eps, norm=norm)
     if draws < 1:

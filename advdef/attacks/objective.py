@@ -1,4 +1,8 @@
-"""What the attacks share that let the deployed model only judge, and take their gradient from the bare network."""
+"""What attacks share whose gradient comes from another objective than the logits of the model that judges.
+
+The deployed model, which may have no gradient, only judges the points; the gradient is that of an objective, a function
+of some network inside it.
+"""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -17,17 +21,22 @@ from advdef.norms import Ball, BallNorm, spread
 __all__ = ["Candidates", "PointObjective", "Offset", "ascend_objective", "asked", "for_each_class"]
 
 PointObjective = Callable[[Tensor, Goal], Tensor]
-"""Points (N, C, H, W) and the goal of each -> what is ascended, one value per image (N,), of this image alone."""
+"""Called with points (N, C, H, W) and their goal; returns what is ascended, a value (N,) that depends on its point
+alone.
+"""
 
 Offset = Callable[[Tensor, Tensor], Tensor]
-"""Points (N, C, H, W) and a class for each (N,) -> what a defence adds to them for that class, (N, C, H, W)."""
+"""Called with points (N, C, H, W) and a class for each (N,); returns what a defence adds for that class (N, C, H, W).
+"""
 
 Candidates = Callable[[Tensor, Tensor, Tensor, Tensor], Iterable[Tensor]]
-"""Images, labels, eps (N,) and a wrong class for each (N,) -> batches of images, each of which might fool."""
+"""Called with images, labels, eps (N,) and a wrong class for each (N,); returns batches of images that might fool."""
 
 
 def asked(offset: Offset, points: Tensor, targets: Tensor) -> Tensor:
-    """The offset as a constant of the gradient; raises ValueError if it has not the shape of the points."""
+    """What ``offset`` adds to the points, as a constant without gradient; raises ValueError for another shape than
+    theirs.
+    """
     with torch.no_grad():
         added = offset(points.detach(), targets)
     if added.shape != points.shape:
@@ -55,10 +64,14 @@ def ascend_objective(
     any_wrong: bool = False,
     at_once: int | None = None,
 ) -> Tensor:
-    """Each image's best iterate (by the margin of ``model``, which may have no gradient) of ascents of an objective.
+    """Ascend an objective, and return each image's best iterate by the margin of ``model``, which may have no gradient.
 
-    The objective, a function of ``network``, gets at most ``at_once`` points in a call; its graph then is freed.
-    The other options and the contract are those of :func:`advdef.attacks.pgd`.
+    Args:
+        objective: What is ascended: a function of points (N, C, H, W) and their goal, one value per image.
+        network: The network that the objective asks; put into evaluation mode for the time of the attack.
+        at_once: Most points that the objective gets in one call, after which its graph is freed. Default: all.
+
+    All other parameters and the contract are those of :func:`advdef.attacks.pgd`.
     """
     if step_size is not None and not 0 < step_size < float("inf"):
         raise ValueError(f"step_size must be positive and finite, not {step_size}")
@@ -85,10 +98,23 @@ def for_each_class(
     norm: BallNorm,
     stop_early: bool,
 ) -> Tensor:
-    """Each image's best (by the margin of ``model``) of what is attempted towards one wrong class after the other.
+    """Try something towards each of the most likely wrong classes in turn; return each image's best by ``model``'s
+    margin.
 
-    The first ``classes`` by the logits ``likely(images)``, which ``network`` makes: those of a defence may be votes or
-    decisions, which order nothing. Like restarts, classes after the first get what ``model`` still has right.
+    Like restarts, classes after the first get only the images that ``model`` still gets right.
+
+    Args:
+        model: Maps images to logits (N, K); it only judges.
+        images: (N, C, H, W), in [0, 1].
+        labels: (N,), int64.
+        eps: Radius of the ball in ``norm``; a number, or one per image (N,).
+        network: The network that ``likely`` and ``attempt`` ask; put into evaluation mode for the time of the attack.
+        likely: Maps the images to the logits (N, K) that order the classes. Those of ``model`` may be votes or
+            decisions, which order nothing.
+        classes: How many wrong classes are tried, at least 1.
+        attempt: Makes candidate images towards a class, see ``Candidates``.
+        norm: The norm of eps.
+        stop_early: Leave out, from the start, the images that ``model`` gets wrong anyway.
     """
     images, labels, budget = validate(images, labels, eps, norm=norm)
     budget = budget.flatten().expand(len(images))
@@ -117,7 +143,7 @@ def for_each_class(
 
 
 class _Judge(nn.Module):
-    """The deployed model, which only judges: no graph. It remembers the points that it was asked about last."""
+    """The deployed model without a graph; it remembers the points that it was last asked about."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -132,7 +158,7 @@ class _Judge(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class _Aim(Goal):
-    """A goal whose loss has the gradient of an objective at the points that were judged last."""
+    """A goal whose loss has the gradient of an objective, taken at the points that were judged last."""
 
     objective: PointObjective
     judge: _Judge
@@ -158,7 +184,7 @@ def _run(
     at_once: int | None,
     **options: Any,
 ) -> None:
-    """An :class:`advdef.attacks.restarts.Ascent`: that of the gradient family, with an objective for its loss."""
+    """An :class:`advdef.attacks.restarts.Ascent`: that of the gradient family, with an objective as its loss."""
     judge = _Judge(model)
     aim = _Aim(goal.labels, goal.targets, goal.any_wrong, objective=objective, judge=judge, at_once=at_once)
     steepest_ascent(judge, around, aim, *run, momentum=None, **options)

@@ -1,4 +1,4 @@
-"""What all attacks by ascent in a ball share: checked input, one look at the model, and a run from each start point."""
+"""What all attacks by ascent in a ball share: they check their input, ask the model once, and run from each start."""
 
 from typing import Protocol
 
@@ -14,7 +14,7 @@ __all__ = ["Ascent", "best_of_restarts"]
 
 
 class Ascent(Protocol):
-    """One run over the images ``rows``; writes what it finds into ``best`` and ``best_score``, of all images."""
+    """One run of an attack, from one start point; it writes what it finds into ``best`` and ``best_score``."""
 
     def __call__(
         self,
@@ -30,7 +30,20 @@ class Ascent(Protocol):
         loss: LossName,
         stop_early: bool,
     ) -> None:
-        """``around``, ``goal`` and ``point`` are those of the ``rows`` alone."""
+        """Attack M of the N images; all arguments but the two that hold the best are those of these M alone.
+
+        Args:
+            model: Maps images to logits.
+            around: The balls around the attacked images.
+            goal: What the attack wants of them.
+            rows: (M,): their places among all N images.
+            point: (M, C, H, W): where the run begins, inside the balls.
+            best: (N, C, H, W): each image's best iterate so far; written at ``rows``.
+            best_score: (N,): the score of that iterate (:meth:`advdef.attacks.losses.Goal.score`); written at ``rows``.
+            steps: Number of gradient steps.
+            loss: What is ascended.
+            stop_early: Drop an image from the run once its goal is reached.
+        """
 
 
 def best_of_restarts(
@@ -51,7 +64,11 @@ def best_of_restarts(
     stop_early: bool,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """Each image's best iterate over all restarts; those after the first run on what ``model`` still gets right."""
+    """Check the input, run ``ascend`` from each start, and return each image's best iterate.
+
+    Runs after the first attack only what ``model`` still gets right. All parameters but ``ascend`` are those of
+    :func:`advdef.attacks.pgd`.
+    """
     images, labels, budget = validate(images, labels, eps, norm=norm)
     if steps < 1 or restarts < 1:
         raise ValueError(f"steps and restarts must be at least 1, not {steps} and {restarts}")

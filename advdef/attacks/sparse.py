@@ -1,4 +1,4 @@
-"""Attacks that change few pixels: one by trial, and several by the Jacobian-based saliency map (JSMA)."""
+"""Attacks that change few pixels: JSMA, which follows a saliency map, and the best single pixel, found by trial."""
 
 import torch
 from torch import Tensor, nn
@@ -24,13 +24,24 @@ def jsma(
     targets: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Jacobian-based saliency map attack (https://arxiv.org/abs/1511.07528) on the logits.
+    """Jacobian-based saliency map attack (https://arxiv.org/abs/1511.07528), on the logits. Draws nothing.
 
-    Each step adds ``theta`` (-1 to 1, not 0) to the two values that together do most for the target and against all
-    other classes. The default target is the likeliest wrong class; then any wrong class ends the search. Contract as in
-    :mod:`advdef.attacks.gradient`, for an ``eps`` in pixels (L0, infinity allowed), whatever number of their channels
-    changes; an image is done when its next pair would exceed it or when no pair helps. A value within a hundredth of
-    ``theta`` of its end counts as being there. Draws nothing.
+    Each step adds ``theta`` to the two values of the image that together do most for the target and against all other
+    classes. An image is done when its goal is reached, when its next pair would exceed eps, or when no pair helps.
+
+    Args:
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), in [0, 1].
+        labels: (N,), int64.
+        eps: How many pixels may change (L0), whatever number of their channels; a number, or one per image (N,).
+            Infinity is allowed.
+        theta: What a step adds: from -1 to 1, not 0. A value within a hundredth of theta of the end of [0, 1] counts as
+            having reached it.
+        targets: (N,), int64: the class that each image is to be taken for. Default: the most likely wrong class is
+            aimed at, and any wrong class ends the search.
+        generator: Not used; there so that all attacks are called alike.
+
+    The contract is otherwise that of :mod:`advdef.attacks.gradient`.
     """
     images, labels, budget = validate(images, labels, eps, norm="L0", unbounded=True)
     budget = budget.flatten().expand(len(images))
@@ -77,10 +88,12 @@ def jsma(
 
 
 def _best_pair(rise: Tensor, fall: Tensor) -> tuple[Tensor, Tensor]:
-    """The p and q with the largest (rise_p + rise_q)(fall_p + fall_q), both sums positive: two (N, D) -> (N, 2), (N,).
+    """The pair p, q with the largest (rise_p + rise_q)(fall_p + fall_q), both sums positive: two (N, D) -> (N, 2),
+    (N,).
 
-    The product is 0 where there is no such pair. Exact, though it looks at few pairs: the product grows with both sums,
-    so a value that two others surpass in both is never needed, as one of the two is free to take its place.
+    The product is 0 where there is no such pair. The result is exact although few pairs are looked at: the product
+    grows with both sums, so a value that two others surpass in both rise and fall is never needed, since one of the two
+    is free to take its place.
     """
     order = rise.argsort(dim=1, descending=True, stable=True)
     rise, fall = rise.gather(1, order), fall.gather(1, order)
@@ -117,11 +130,11 @@ def single_pixel(
     pixels: int = 1000,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """The best single pixel among ``pixels`` random ones, all channels 0 or all 1 (https://arxiv.org/abs/1612.06299).
+    """The best of many single-pixel changes, all channels to 0 or all to 1 (https://arxiv.org/abs/1612.06299).
 
-    Contract as in :mod:`advdef.attacks.gradient`, for an ``eps`` in pixels (L0, infinity allowed): the attack uses one
-    pixel where eps is at least 1, else none. Draws nothing when the image has no more than ``pixels`` pixels: then all
-    are tried. Needs no gradient.
+    ``eps`` counts pixels (L0, infinity allowed): one pixel is changed where it is at least 1, else none. ``pixels``
+    places are drawn for each image; an image with no more than that has all of them tried, and nothing is drawn. Needs
+    no gradient. The contract is otherwise that of :mod:`advdef.attacks.gradient`.
     """
     images, labels, budget = validate(images, labels, eps, norm="L0", unbounded=True)
     if pixels < 1:

@@ -1,4 +1,4 @@
-"""Named sets of configured attacks, cheap ones first: a name and a partial, whose keywords are the settings."""
+"""Suites: named sets of configured attacks, cheap ones first. An attack is a partial; its keywords are its settings."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -26,7 +26,7 @@ _STOPPABLE = (apgd, bim, each_class, mim, pgd, uniform_noise)
 
 
 def suite(name: SuiteName) -> Suite:
-    """A suite by its name, with its default settings; raises ValueError for an unknown one.
+    """A suite by its name, with default settings; raises ValueError for an unknown name.
 
     >>> list(suite("quick"))
     ['FGSM', 'PGD-20 CE', 'PGD-20 margin']
@@ -37,7 +37,7 @@ def suite(name: SuiteName) -> Suite:
 
 
 def quick(*, norm: BallNorm = "Linf") -> Suite:
-    """FGSM, and PGD with two losses: a first look, no verdict."""
+    """FGSM, and PGD with two losses: for a first look, not for a verdict."""
     return {
         "FGSM": partial(fgsm, norm=norm),
         "PGD-20 CE": partial(pgd, norm=norm),
@@ -46,11 +46,12 @@ def quick(*, norm: BallNorm = "Linf") -> Suite:
 
 
 def standard(*, norm: BallNorm = "Linf", steps: int = 100, restarts: int = 1, queries: int = 500) -> Suite:
-    """What every defence should face: two short attacks, APGD with CE and towards classes with two losses, and Square.
+    """What every defence should face: two short attacks, three of Auto-PGD, and Square, which needs no gradient.
 
-    In the spirit of AutoAttack (https://arxiv.org/abs/2003.01690), whose order and FAB are left out: the short attacks
-    take what is easy, so that the dear ones see few images. The targeted DLR loss needs at least four classes. Square
-    needs the extra ``eval``; ``queries=0`` leaves it out.
+    In the spirit of AutoAttack (https://arxiv.org/abs/2003.01690), but in another order and without FAB: the short
+    attacks break what is easy, so that the expensive ones see few images. The targeted DLR loss needs at least four
+    classes; the margin takes its place where there are fewer. Square needs the extra ``eval``; ``queries=0`` leaves it
+    out.
     """
     found = {
         "FGSM": partial(fgsm, norm=norm),
@@ -67,7 +68,7 @@ def standard(*, norm: BallNorm = "Linf", steps: int = 100, restarts: int = 1, qu
 
 
 def strong(*, norm: BallNorm = "Linf", steps: int = 100, restarts: int = 5) -> Suite:
-    """For surrogates of a defence, whose gradient may be rough: PGD and APGD, each with CE and the margin."""
+    """For the surrogates of a defence, whose gradient may be rough: PGD and APGD, each with CE and with the margin."""
     return {
         f"PGD-{steps} CE": partial(pgd, norm=norm, steps=steps, restarts=restarts),
         f"PGD-{steps} margin": partial(pgd, norm=norm, steps=steps, restarts=restarts, loss="margin"),
@@ -77,7 +78,7 @@ def strong(*, norm: BallNorm = "Linf", steps: int = 100, restarts: int = 5) -> S
 
 
 def cleverhans(*, norm: BallNorm = "Linf") -> Suite:
-    """FGSM, BIM, PGD and MIM with the defaults of Cleverhans v3.0.1, cheapest first; steps are relative to eps."""
+    """FGSM, BIM, MIM and PGD with the defaults of Cleverhans v3.0.1, with steps relative to eps."""
     return {
         "FGSM": partial(fgsm, norm=norm),
         "BIM": partial(bim, norm=norm),
@@ -89,11 +90,17 @@ def cleverhans(*, norm: BallNorm = "Linf") -> Suite:
 def nip(*, trials: int = 20, levels: int = 1000, universal_eps: float = 10 / 255, boundary_steps: int = 5000) -> Suite:
     """The eleven attacks that code by the authors of NIP lists, close to the defaults of Foolbox 2.3.0.
 
-    Most look for the smallest perturbation, each in its own norm: evaluate them with ``eps=float("inf")``. ``trials``
-    are halvings of eps, from the whole range down (Foolbox 2 starts at 0.3); ``levels`` the budgets that FGSM and the
-    noise try upwards, without the refinement that Foolbox 2 adds. JSMA has no limit of steps here (there 2,000, and 7
-    for a pixel). Foolbox 2 has no universal perturbation; its budget is our choice, and it depends on the batch.
-    DeepFool, Pointwise and Boundary need the extra ``eval``.
+    Most look for the smallest perturbation, each in its own norm: evaluate them with ``eps=float("inf")``. DeepFool,
+    Pointwise and Boundary need the extra ``eval``. Where they differ from Foolbox 2: the bisection begins with the
+    whole range (there with 0.3); the budgets tried upwards are not refined afterwards; JSMA has no limit of steps
+    (there 2,000, and 7 for a pixel); and the universal perturbation, whose budget is our choice and which depends on
+    the batch, is not there at all.
+
+    Args:
+        trials: Halvings of eps for BIM, MI-FGSM and PGD.
+        levels: Budgets that FGSM and the noise try upwards.
+        universal_eps: Linf budget of the universal perturbation.
+        boundary_steps: Steps of the Boundary attack.
     """
 
     def closest(attack: Attack) -> Attack:
@@ -124,14 +131,14 @@ def at_most(
     largest: float,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """``attack`` at eps or at ``largest``, whichever is smaller: one that needs a finite budget in an unbounded run."""
+    """Run ``attack`` at eps, but at most at ``largest``: for one that needs a finite budget in an unbounded run."""
     return attack(model, images, labels, eps=min(eps, largest), generator=generator)
 
 
 def stopping(suite: Suite) -> Suite:
-    """The same attacks, leaving an image alone once the attacked model misclassifies it.
+    """The same attacks, which now leave an image alone once the attacked model misclassifies it.
 
-    For success judged on the attacked model itself, where a larger margin buys nothing.
+    For success that is judged on the attacked model itself, where a larger margin gains nothing.
     """
     return {
         name: partial(attack, stop_early=True) if attack.func in _STOPPABLE else attack

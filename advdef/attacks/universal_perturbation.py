@@ -23,12 +23,25 @@ def universal(
     ceiling: float = 9.0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Universal perturbation by gradient ascent (https://arxiv.org/abs/1811.11304), the same for all images.
+    """Universal perturbation by gradient ascent (https://arxiv.org/abs/1811.11304): the same for all images. Draws
+    nothing.
 
-    Much faster than the loop over images of https://arxiv.org/abs/1610.08401. It ascends the sum of cross-entropies,
-    each cut at ``ceiling`` so that none counts for too much, in steps of ``step_size`` relative to eps. Contract as in
-    :mod:`advdef.attacks.gradient`, except that the perturbation is kept that fools most images (of equals, the one with
-    the largest loss): by design, what becomes of an image depends on its batch. One ``eps`` for all; draws nothing.
+    Much faster than the loop over images of https://arxiv.org/abs/1610.08401. It ascends the sum of the images'
+    cross-entropies, and keeps the perturbation that fools most of them (of equals, the one with the largest loss). By
+    design, what becomes of an image depends on its batch.
+
+    Args:
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), in [0, 1].
+        labels: (N,), int64.
+        eps: Radius of the ball in pixel units: one number for all images.
+        norm: "Linf" or "L2".
+        steps: Number of gradient steps, at least 1.
+        step_size: Size of a step, relative to eps.
+        ceiling: Where each image's cross-entropy is cut off, so that none counts for too much.
+        generator: Not used; there so that all attacks are called alike.
+
+    The contract is otherwise that of :mod:`advdef.attacks.gradient`. Raises TypeError for an eps per image.
     """
     if isinstance(eps, Tensor):
         raise TypeError("a universal perturbation takes one eps for all images, a number")
@@ -63,7 +76,7 @@ def universal(
 
 
 def _limited(shift: Tensor, eps: float, norm: BallNorm) -> Tensor:
-    """The shift (1, C, H, W), scaled or cut down to size eps; it is no image, so [0, 1] means nothing to it."""
+    """The shift (1, C, H, W), scaled or cut to at most size eps; it is no image, so it need not lie in [0, 1]."""
     if norm == "Linf":
         return shift.clamp(-eps, eps)
     return shift * (eps / size(shift, norm).clamp_min(max(eps, torch.finfo(shift.dtype).tiny)))

@@ -1,4 +1,4 @@
-"""Wrappers of a model that make every attack, own or from a library, adaptive: BPDA and EOT."""
+"""Wrappers of a model that make any attack on it adaptive, own or from a library: BPDA and EOT."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ class _ReplaceGradient(torch.autograd.Function):
 
 
 def replace_gradient(value: Tensor, carrier: Tensor) -> Tensor:
-    """``value`` exactly (no rounding by adding and subtracting), with the gradient of ``carrier`` (same shape)."""
+    """``value``, exactly and not by adding and subtracting, with the gradient of ``carrier``, which has its shape."""
     if value.shape != carrier.shape:
         raise ValueError(f"value and carrier must have one shape, not {tuple(value.shape)} and {tuple(carrier.shape)}")
     result: Tensor = _ReplaceGradient.apply(value, carrier)
@@ -46,7 +46,7 @@ class _StraightThrough(nn.Module):
 
 
 def straight_through(model: nn.Module, surrogate: nn.Module) -> nn.Module:
-    """BPDA (https://arxiv.org/abs/1802.00420): the logits of ``model``, the gradient of ``surrogate``."""
+    """BPDA (https://arxiv.org/abs/1802.00420), as a module: the logits of ``model``, the gradient of ``surrogate``."""
     return _StraightThrough(model, surrogate)
 
 
@@ -60,7 +60,7 @@ class _Expectation(nn.Module):
 
 
 def expectation(model: nn.Module, samples: int) -> nn.Module:
-    """EOT (https://arxiv.org/abs/1707.07397): logits averaged over ``samples`` passes of a randomised model."""
+    """EOT (https://arxiv.org/abs/1707.07397), as a module: the mean logits of ``samples`` passes of a random model."""
     if samples < 1:
         raise ValueError(f"samples must be at least 1, not {samples}")
     return _Expectation(model, samples)

@@ -4,38 +4,17 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from advdef.book.recordfile import Record, read_record
-from advdef.book.repository import InputError, find
+from advdef.book.recordfile import Record, read_records
+from advdef.book.repository import PROFILES, InputError
 from advdef.claims import claims
 from advdef.papers import PAPERS, Paper
 
-__all__ = ["Record", "cards", "own_pages", "read_records"]
+__all__ = ["cards", "own_pages", "read_records"]
 
 COMPARISON = "five_defences"
 _THREATS = ("oblivious", "direct", "adaptive")
-PROFILES = ("paper", "laptop", "smoke")
-"""From the largest, which counts, to the smallest."""
-
-
-def read_records(folder: Path | None = None) -> list[Record]:
-    """The records in a results folder (default: the committed ones of the checkout around; none outside of one).
-
-    In the order of papers and data sets. Where several profiles have one of the same paper and data set, the larger
-    one counts. Raises `InputError` for a file that is no record.
-    """
-    if folder is None:
-        try:
-            folder = find().committed_results
-        except InputError:
-            return []
-    records = [read_record(file) for file in sorted(folder.glob("*/*.json"))]
-    records.sort(key=lambda record: PROFILES.index(record["profile"]), reverse=True)
-    found = {(record["paper"], record["dataset"]): record for record in records}
-    order = {paper.id: number for number, paper in enumerate(PAPERS)}
-    return [found[key] for key in sorted(found, key=lambda key: (order.get(key[0], len(order)), key))]
 
 
 def own_pages(records: Iterable[Record]) -> list[dict[str, str]]:
@@ -65,13 +44,13 @@ def own_pages(records: Iterable[Record]) -> list[dict[str, str]]:
 def cards(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
     """The result card of each paper's defence, by paper; empty without a record of the page that compares them.
 
-    Of several such records the one of the largest profile counts. The schema is ``advdef/card.schema.json``, and the
-    page "Result cards" of the book explains it. Raises `InputError` for a record that lacks what a card needs.
+    Of several such records the one of the largest profile counts. The schema is ``advdef/book/card.schema.json``,
+    and the page "Result cards" of the book explains it. Raises `InputError` for a record that lacks what a card needs.
     """
     comparisons = [record for record in records if record["paper"] == COMPARISON]
     if not comparisons:
         return {}
-    comparison = min(comparisons, key=lambda record: PROFILES.index(record["profile"]))
+    comparison = max(comparisons, key=lambda record: PROFILES.index(record["profile"]))
     try:
         return {paper.id: _card(paper, comparison, records) for paper in PAPERS}
     except (KeyError, StopIteration, ValueError) as error:

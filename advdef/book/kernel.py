@@ -1,4 +1,8 @@
-"""The kernel that executes a notebook: this interpreter, in an environment that a user's settings do not reach."""
+"""The kernel that executes a notebook: this interpreter, in an environment that a user's settings do not reach.
+
+papermill is called as a function. Its command, in a process of its own, would leave the kernel of a killed run at work,
+take ``exit()`` in the last cell for success, and tell of a full disk by a traceback.
+"""
 
 from __future__ import annotations
 
@@ -54,11 +58,8 @@ def kernel_manager(environment: dict[str, str], output: int) -> type[AsyncKernel
         def kernel_spec(self) -> KernelSpec:
             return KernelSpec(argv=argv, display_name="Python 3", language="python")
 
-        async def _async_pre_start_kernel(self, **options: Any) -> tuple[list[str], dict[str, Any]]:
-            options.update(env=environment, stdout=output, stderr=output)
-            return await super()._async_pre_start_kernel(**options)
-
-        pre_start_kernel = _async_pre_start_kernel
+        async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]  # the base class has it so, too
+            await super().start_kernel(**options, env=environment, stdout=output, stderr=output)
 
     return KernelHere
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import operator
-from collections.abc import Callable, Mapping
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advdef.book.files import replacing
 from advdef.book.repository import InputError
+from advdef.store.files import replacing
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 __all__ = [
     "LANGUAGE",
     "UNKNOWN",
-    "cell_sources",
     "difference_note",
     "first_difference",
     "parameter_defaults",
@@ -104,24 +102,17 @@ def unexecuted(notebook: NotebookNode) -> int | None:
     return None
 
 
-def cell_sources(notebook: NotebookNode) -> list[tuple[str, str]]:
-    """(type, source) of each cell, without an injected-parameters cell: what must agree within a pair."""
-    return [(cell.cell_type, cell.source.rstrip()) for cell in without_injected(notebook).cells]
-
-
 def first_difference(one: NotebookNode, other: NotebookNode, *, prose: bool = True) -> int | None:
     """The number (from 1) of the first cell whose source differs; None when the sources are equal.
 
-    Without ``prose``, cells of text only need to be at the same places.
+    A cell that papermill injected does not count. Without ``prose``, cells of text only need to be at the same places.
     """
-    mine, theirs = (
-        [(kind, source if prose or kind == "code" else "") for kind, source in cell_sources(notebook)]
-        for notebook in (one, other)
+    cells = (
+        [(c.cell_type, c.source.rstrip() if prose or c.cell_type == "code" else "") for c in without_injected(n).cells]
+        for n in (one, other)
     )
-    for number, (left, right) in enumerate(zip(mine, theirs, strict=False), start=1):
-        if left != right:
-            return number
-    return None if len(mine) == len(theirs) else min(len(mine), len(theirs)) + 1
+    pairs = enumerate(itertools.zip_longest(*cells), start=1)
+    return next((number for number, (mine, theirs) in pairs if mine != theirs), None)
 
 
 def difference_note(path: Path) -> str | None:
@@ -162,13 +153,26 @@ def title(notebook: NotebookNode) -> str:
 def parameter_defaults(notebook: NotebookNode) -> dict[str, Any]:
     """Names and default values in the cell tagged ``parameters``; {} when there is none.
 
-    Arithmetic on numbers is computed; what only running the cell would tell is `UNKNOWN`. Lines of IPython (``%magic``)
-    are passed over. Raises `InputError` for a cell that is not Python.
+    A default that is no literal is `UNKNOWN`: only running the cell would tell. Lines of IPython (``%magic``) are
+    passed over. Raises `InputError` for a cell that is not Python.
     """
-    for cell in notebook.cells:
-        if "parameters" in cell.metadata.get("tags", []):
-            return _assignments(cell.source)
-    return {}
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    source = next((c.source for c in notebook.cells if "parameters" in c.metadata.get("tags", [])), "")
+    try:
+        statements = ast.parse(TransformerManager().transform_cell(source)).body
+    except SyntaxError as error:
+        raise InputError(f"the cell of parameters is not Python: {error.msg} in its line {error.lineno}") from error
+    found: dict[str, Any] = {}
+    for statement in statements:
+        if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            try:
+                default = ast.literal_eval(statement.value)
+            except (ValueError, TypeError):
+                default = UNKNOWN
+            found |= {target.id: default for target in targets if isinstance(target, ast.Name)}
+    return found
 
 
 def write(notebook: NotebookNode, path: Path) -> None:
@@ -202,72 +206,3 @@ def _lasting_metadata(notebook: NotebookNode) -> NotebookNode:
         kept["jupytext"] = {key: value for key, value in kept["jupytext"].items() if key not in reading}
     kept["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
     return nbformat.from_dict(kept)
-
-
-_Number = int | float
-_OPERATIONS: Mapping[type, Callable[..., Any]] = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: operator.pow,
-    ast.UAdd: operator.pos, ast.USub: operator.neg,
-}  # fmt: skip
-_LARGEST_POWER = 100
-_NUMBERS = {"float": float, "int": int}
-
-
-def _assignments(source: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for statement in _python(source).body:
-        match statement:
-            case ast.Assign(targets=targets, value=value):
-                names = [target.id for target in targets if isinstance(target, ast.Name)]
-            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
-                names = [name]
-            case _:
-                continue
-        try:
-            result = _value(value, found)
-        except (ValueError, TypeError, ArithmeticError):
-            result = UNKNOWN
-        found |= dict.fromkeys(names, result)
-    return found
-
-
-def _python(source: str) -> ast.Module:
-    """The statements of a cell, with lines of IPython as calls."""
-    try:
-        return ast.parse(source)
-    except SyntaxError:
-        from IPython.core.inputtransformer2 import TransformerManager
-
-        try:
-            return ast.parse(TransformerManager().transform_cell(source))
-        except SyntaxError as error:
-            raise InputError(f"the cell of parameters is not Python: {error.msg} in its line {error.lineno}") from error
-
-
-def _value(node: ast.expr, known: Mapping[str, Any]) -> Any:
-    """What an expression of literals, numbers and `known` names gives; raises ValueError for any other."""
-    match node:
-        case ast.Name(id=name) if known.get(name, UNKNOWN) is not UNKNOWN:
-            return known[name]
-        case ast.List(elts=parts):
-            return [_value(part, known) for part in parts]
-        case ast.Tuple(elts=parts):
-            return tuple(_value(part, known) for part in parts)
-        case ast.UnaryOp(op=op, operand=operand) if type(op) in _OPERATIONS:
-            return _OPERATIONS[type(op)](_number(operand, known))
-        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATIONS:
-            one, other = _number(left, known), _number(right, known)
-            if isinstance(op, ast.Pow) and abs(other) > _LARGEST_POWER:
-                raise ValueError("a number too large to be computed")
-            return _OPERATIONS[type(op)](one, other)
-        case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]) if name in _NUMBERS:
-            return _NUMBERS[name](_value(argument, known))
-    return ast.literal_eval(node)
-
-
-def _number(node: ast.expr, known: Mapping[str, Any]) -> _Number:
-    value = _value(node, known)
-    if not isinstance(value, int | float):
-        raise ValueError("not a number")
-    return value

@@ -15,7 +15,7 @@ from IPython.display import HTML
 from advdef.book.records import Run, provenance
 from advdef.checks import Check
 from advdef.claims import SOURCES, Verdict, badge
-from advdef.data import DATASETS, Split
+from advdef.data import Split, dataset_info, find_device
 
 __all__ = [
     "Case",
@@ -58,8 +58,7 @@ def choose_datasets(dataset: str | None, default: Sequence[str]) -> tuple[str, .
     """The one named data set, else the profile's; raises ValueError with one line that lists what exists."""
     names = tuple(default) if dataset is None else (dataset,)
     for name in names:
-        if name not in DATASETS:
-            raise ValueError(f"unknown data set {name!r}; data sets: {', '.join(DATASETS)}")
+        dataset_info(name)
     return names
 
 
@@ -68,11 +67,8 @@ def choose_device(device: str | None) -> torch.device:
 
     Switches off cuDNN's TF32, whose products have 10 bits: evaluation is in float32.
     """
-    here = ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
-    if device is not None and device.split(":")[0] not in here:
-        raise ValueError(f"no device {device!r} here; devices: {', '.join(here)}")
     torch.backends.cudnn.allow_tf32 = False
-    return torch.device(device or ("cuda" if "cuda" in here else "cpu"))
+    return find_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def resume_folder() -> Path | None:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, get_args
 
-from advdef.book.cards import Record, cards
+from advdef.book.cards import cards
+from advdef.book.recordfile import Record
 from advdef.claims import SOURCES, VerdictWord, all_claims, badge
+from advdef.papers import how_decided
 
 __all__ = ["Page", "generated"]
 
@@ -95,7 +97,8 @@ def _claim(claim: Mapping[str, Any], records: Iterable[Record], page: Page) -> s
 @functools.cache
 def _rules() -> dict[str, str]:
     """How each claim is decided, by id."""
-    return {claim.id: claim.decided_by for claim in all_claims()}
+    papers = dict.fromkeys(claim.paper for claim in all_claims())
+    return {id: text for paper in papers for id, text in how_decided(paper).items()}
 
 
 def _decision(verdict: Mapping[str, Any], record: Record) -> str:

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from advdef.book.files import replacing
 from advdef.book.notebookfile import (
     LANGUAGE,
     first_difference,
@@ -19,6 +18,7 @@ from advdef.book.notebookfile import (
 )
 from advdef.book.recordfile import read_record
 from advdef.book.repository import InputError, Profile, Repository, RunFolder
+from advdef.store.files import replacing
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

@@ -1,4 +1,4 @@
-"""Reads a record file, and says in one line what is wrong with one that is damaged."""
+"""Reads record files, and says in one line what is wrong with one that is damaged."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from advdef.book.repository import PROFILES, InputError
+from advdef.book.repository import PROFILES, InputError, find
+from advdef.papers import PAPERS
 
-__all__ = ["Record", "read_record"]
+__all__ = ["Record", "read_record", "read_records"]
 
 Record = Mapping[str, Any]
 """The content of a record file, as :meth:`advdef.book.records.Run.save` writes it."""
@@ -34,6 +35,24 @@ _COLUMNS: dict[str, _Kind] = {
 _SOURCES = ("paper", "inferred", "secondary")
 _WORDS = ("supported", "partly", "not supported", "not testable here")
 _ROUNDED = 1e-4
+
+
+def read_records(folder: Path | None = None, *, profile: str | None = None) -> list[Record]:
+    """The records in a results folder (default: the committed ones of the checkout around; none outside of one).
+
+    In the order of papers and data sets. Where several profiles have one of the same paper and data set, the larger
+    one counts, unless ``profile`` names one. Raises `InputError` for a file that is no record.
+    """
+    if folder is None:
+        try:
+            folder = find().committed_results
+        except InputError:
+            return []
+    records = [read_record(file) for file in sorted(folder.glob(f"*/*{f'-{profile}' if profile else ''}.json"))]
+    records.sort(key=lambda record: PROFILES.index(record["profile"]))
+    found = {(record["paper"], record["dataset"]): record for record in records}
+    order = {paper.id: number for number, paper in enumerate(PAPERS)}
+    return [found[key] for key in sorted(found, key=lambda key: (order.get(key[0], len(order)), key))]
 
 
 def read_record(file: Path) -> Record:

@@ -16,16 +16,16 @@ from typing import Any, Literal
 import torch
 
 import advdef
-from advdef.book.files import naming
 from advdef.data import Dataset
 from advdef.evaluation import Outcome, Threat
 from advdef.statistics import Interval, wilson
 from advdef.store import tally, write_atomically
+from advdef.store.files import naming
 
 __all__ = ["Kind", "Run", "provenance", "record", "results_folder"]
 
 Kind = Literal["hits", "count", "number", "text", "info"]
-"""How a regression test compares a value: by how many images flip, exactly, by a tolerance, exactly, not at all."""
+"""How a regression test compares a value, by how many images flip, exactly, by a tolerance, exactly, not at all."""
 
 _PACKAGES = ("advdef", "torch", "torchvision", "snntorch", "numba", "numpy", "scikit-learn", "pyautoattack")
 _PLAIN: dict[str, tuple[type, ...]] = {

@@ -14,6 +14,7 @@ __all__ = ["PROFILES", "InputError", "Profile", "Repository", "check_profile", "
 Profile = Literal["smoke", "laptop", "paper"]
 
 PROFILES: tuple[Profile, ...] = get_args(Profile)
+"""From the smallest to the largest."""
 
 _NOTEBOOK = re.compile(r"\d\d_(?P<paper>\w+)")
 
@@ -81,7 +82,7 @@ class Repository:
 
     @property
     def notebooks(self) -> dict[str, Path]:
-        """The notebooks by paper, in the order of their numbers: ``{"qusecnets": .../01_qusecnets.ipynb}``.
+        """The notebooks by paper, in the order of their numbers, as in ``{"qusecnets": .../01_qusecnets.ipynb}``.
 
         Raises `InputError` where two have the same paper.
         """

@@ -17,10 +17,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advdef.book.files import explained, held, naming, replace_folder, replacing
 from advdef.book.kernel import Ended, environment_of, kernel_manager, refuse_to_end
 from advdef.book.notebookfile import UNKNOWN, first_difference, parameter_defaults, read_executed, read_pair, unexecuted
 from advdef.book.repository import InputError, Profile, Repository
+from advdef.data import dataset_info, find_device
+from advdef.store.files import explained, held, naming, replace_folder
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -74,8 +75,8 @@ def reproduce(
     Page and records of an earlier such run are replaced, together, when the notebook has succeeded; both bear the id of
     the run. One that was interrupted or failed keeps its evaluations, and the next one goes on from them. `parameters`
     are further notebook parameters (dataset, seed, device); `threads` how many the notebook may use (default: torch's
-    choice). Raises `InputError` for an unknown paper or parameter, and where another process is at the same run; a
-    failing cell is no exception, but the `failure` of the result.
+    choice). Raises `InputError` for an unknown paper or parameter, and HeldError where another process is at the same
+    run; a failing cell is no exception, but the `failure` of the result.
     """
     ((paper, path),) = repository.select([paper]).items()
     notebook = read_pair(path)
@@ -215,7 +216,7 @@ def execute(
         else:
             left_out = unexecuted(read_executed(partial))
             if left_out is None:
-                _finish(partial, destination)
+                os.replace(partial, destination)
                 return Execution(paper, destination, time.monotonic() - started)
             failure = Failure(left_out, "the cell was not executed")
     os.replace(partial, failed)
@@ -247,21 +248,15 @@ def run_parameters(
         if not re.fullmatch(r"\d{1,10}", str(seed)) or int(seed) >= 2**32:
             raise InputError(f"seed {seed!r} is not possible; seeds: whole numbers from 0 to {2**32 - 1}")
         chosen["seed"] = int(seed)
-    if dataset is not None:
-        from advdef.data import DATASETS
-
-        if dataset not in DATASETS:
-            raise InputError(f"unknown data set {dataset!r}; data sets: {', '.join(DATASETS)}")
-        chosen["dataset"] = dataset
-    if device is not None:
-        import torch
-
-        here = ["cpu"]
-        here += ["mps"] if torch.backends.mps.is_available() else []
-        here += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))] if torch.cuda.is_available() else []
-        if device not in here:
-            raise InputError(f"unknown device {device!r}; devices of this machine: {', '.join(here)}")
-        chosen["device"] = device
+    try:
+        if dataset is not None:
+            dataset_info(dataset)
+            chosen["dataset"] = dataset
+        if device is not None:
+            find_device(device)
+            chosen["device"] = device
+    except ValueError as error:
+        raise InputError(str(error)) from error
     return chosen
 
 
@@ -271,11 +266,6 @@ def out_of_step(path: Path) -> int | None:
     if not (text.is_file() and stored.is_file()):
         return None
     return first_difference(read_pair(path), read_executed(stored))
-
-
-def _finish(partial: Path, destination: Path) -> None:
-    with replacing(destination) as temporary:
-        os.replace(partial, temporary)
 
 
 def _cell_number(path: Path) -> int | None:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import yaml
 
-from advdef.book.files import replacing
 from advdef.book.notebookfile import read_pair, write
 from advdef.book.repository import InputError, Repository
+from advdef.store.files import replacing
 
 __all__ = ["new_defence"]
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import yaml
 
-from advdef.book.cards import Record, read_records
-from advdef.book.files import held, naming, replace_folder
 from advdef.book.notebookfile import LANGUAGE, read_executed, title, without_injected, write
 from advdef.book.pages import Page, generated
+from advdef.book.recordfile import Record, read_records
 from advdef.book.repository import Repository
+from advdef.store.files import held, naming, replace_folder
 
 __all__ = ["SiteError", "assemble", "render", "toc_files", "warnings_in"]
 

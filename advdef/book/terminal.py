@@ -5,25 +5,27 @@ from __future__ import annotations
 import functools
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec
 
 import typer
+from tabulate import tabulate
 
-from advdef.book.files import explained
 from advdef.book.repository import InputError, Repository
 
 if TYPE_CHECKING:
+    from advdef.book.recordfile import Record
     from advdef.book.run import Execution
 
-__all__ = ["guarded", "need", "render_site", "report_run", "say", "stop", "tolerant"]
+__all__ = ["guarded", "need", "render_site", "report_run", "say", "stop", "tolerant", "verdict_lines"]
 
 P = ParamSpec("P")
+_EVIDENCE = 50  # characters to a line; the other columns take as many
 
 
 def guarded(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn errors that the user can mend into one line and an exit code: 2 for the input, 1 for the disk."""
+    """Turn errors that the user can mend into one line and an exit code: 2 for the input, 1 for disk and locks."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -34,6 +36,8 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         except BrokenPipeError:  # whoever read the output has gone
             raise
         except OSError as error:
+            from advdef.store.files import explained
+
             raise stop(explained(error), 1) from error
 
     return run
@@ -48,8 +52,8 @@ def tolerant() -> None:
 
 def render_site(repository: Repository, destination: Path, executions: Sequence[Execution]) -> bool:
     """Render the site with what has been executed and its records, and with what is committed for the rest."""
-    from advdef.book.cards import read_records
     from advdef.book.links import check_links
+    from advdef.book.recordfile import read_records
     from advdef.book.site import SiteError, render
 
     say("rendering the site ...")
@@ -81,6 +85,17 @@ def report_run(execution: Execution, number: str) -> None:
     where = "" if execution.failure.cell is None else f" in cell {execution.failure.cell}"
     error = "\n".join(f"      {line}" for line in execution.failure.error.splitlines())
     typer.echo(f"{number} FAILED{where} after {execution.seconds:.0f} s: {execution.notebook}\n{error}", err=True)
+
+
+def verdict_lines(records: Iterable[Record]) -> str:
+    """The verdicts in records as a table of text, in which long evidence continues on the next line; "" without any."""
+    rows = []
+    for record in records:
+        seed = record["provenance"]["seed"]
+        run = f"{record['dataset']}-{record['profile']}" + (f" seed {seed}" if seed else "")
+        rows += [(v["claim"], run, v["verdict"], v["evidence"]) for v in record["verdicts"]]
+    head = ("claim", "run", "verdict", "evidence")
+    return tabulate(rows, head, maxcolwidths=[None, None, None, _EVIDENCE], disable_numparse=True) if rows else ""
 
 
 def need(*modules: str) -> None:

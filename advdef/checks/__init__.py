@@ -1,7 +1,8 @@
-"""Sanity checks of an evaluation: is the attack sound, does the defence mask gradients, did the search converge?
+"""Checks of an evaluation: is the attack sound, does the defence mask gradients, has the search converged?
 
-Each check names its criterion and its source; thresholds that no source gives are marked as ours. They are necessary at
-best, never sufficient: a row of passes is no certificate (Carlini et al., https://arxiv.org/abs/1902.06705).
+Each check names its criterion and its source; "ours" marks a threshold that no source gives. :func:`row` runs those
+that fit a defence. They are necessary at best, never sufficient: a row of passes is no certificate (Carlini et al.,
+https://arxiv.org/abs/1902.06705).
 """
 
 from advdef.checks.adaptive import (

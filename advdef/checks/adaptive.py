@@ -1,4 +1,4 @@
-"""Table D: what an adaptive evaluation must show, once table B has found randomness or a broken gradient."""
+"""Table D: what an adaptive evaluation must show once table B has found randomness or a broken gradient."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -26,9 +26,19 @@ def expectation_converged(
     draws: Sequence[int] = (1, 5, 20, 50),
     steps: int = 20,
 ) -> Check:
-    """D1: PGD through the mean of 20 and of 50 draws leaves the same, within 1 point or one image (ours).
+    """D1: PGD through the mean of the two largest numbers of draws leaves as much, within 1 point or one image (ours).
 
-    EOT, https://arxiv.org/abs/1707.07397; AutoAttack's "rand" (https://github.com/fra31/auto-attack) takes 20 draws.
+    By default these are 20 and 50; AutoAttack's "rand" (https://github.com/fra31/auto-attack) takes 20. EOT:
+    https://arxiv.org/abs/1707.07397.
+
+    Args:
+        defence: The random defence.
+        images: (N, C, H, W), in [0, 1].
+        labels: (N,), int64.
+        eps: Budget, in Linf.
+        generator: Source of the seed, the same for all runs.
+        draws: Ascending numbers of draws to average over; the last two are compared, all are told.
+        steps: Steps of PGD.
     """
     attack = partial(pgd, steps=steps)
     seed = fresh_seed(generator)
@@ -42,7 +52,7 @@ def expectation_converged(
 
 
 class _Seeded(nn.Module):
-    """A random model that draws the same in every pass."""
+    """A random model that draws the same numbers in every pass."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -57,7 +67,7 @@ class _Seeded(nn.Module):
 def falls_with_fixed_randomness(
     defence: Defense, images: Tensor, labels: Tensor, *, eps: float, generator: torch.Generator, steps: int = 20
 ) -> Check:
-    """D2: with the seed fixed in every pass, PGD leaves no more than of the undefended classifier.
+    """D2: with the same draws in every pass, PGD leaves no more images than of the undefended classifier.
 
     Within 1 point or one image (ours). Carlini et al., https://arxiv.org/abs/1902.06705.
     """
@@ -74,7 +84,7 @@ def surrogates_add_nothing(
 ) -> Check:
     """D3: BPDA through the surrogates breaks at most 1 point or one image more (ours) than the naive gradient.
 
-    Athalye et al., https://arxiv.org/abs/1802.00420. Where it fires, the direct number is not the defence's.
+    Athalye et al., https://arxiv.org/abs/1802.00420. Where it fires, the direct number says nothing about the defence.
     """
     surrogates = stand_ins(defence)
     if not surrogates:
@@ -89,9 +99,9 @@ def surrogates_add_nothing(
 def components_fall(
     defence: Defense, images: Tensor, labels: Tensor, *, attack: Attack, eps: float, generator: torch.Generator
 ) -> Check:
-    """D4: attacked alone, the undefended classifier and each surrogate keep at most 5 % (ours).
+    """D4: the undefended classifier and each surrogate, attacked by itself, keep at most 5 % (ours).
 
-    Carlini et al., https://arxiv.org/abs/1902.06705: else the attack, not the defence, may explain what is left.
+    Else the attack, and not the defence, may be why images are left (Carlini et al., https://arxiv.org/abs/1902.06705).
     """
     left = {
         name: attacked(Undefended(model), attack, images, labels, eps=eps, generator=generator).interval.value

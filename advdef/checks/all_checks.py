@@ -1,4 +1,4 @@
-"""The row of checks of one defence, in one call."""
+"""All checks of one defence in one call, and how much they may compute."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -26,18 +26,32 @@ __all__ = ["FAST", "FULL", "QUICK", "Effort", "row"]
 
 @dataclass(frozen=True)
 class Effort:
-    """How much the checks compute."""
+    """How much the checks compute.
+
+    Attributes:
+        images: Images of most checks.
+        few_images: Images of C8 and C12, each of which needs thousands of passes.
+        steps: Steps of PGD.
+        restarts: Restarts of PGD in C3.
+        queries: Queries of Square in C7.
+        draws: Points of noise in C10.
+        jumps: Steps of HopSkipJump in C8.
+        perturbations: Perturbations of B8.
+        targets: Target classes of C13.
+        inner: Points around each image in C12.
+        expectation: Numbers of draws that D1 compares.
+    """
 
     images: int
-    few_images: int  # where each needs thousands of passes (C8, C12)
+    few_images: int
     steps: int
     restarts: int
-    queries: int  # of Square
-    draws: int  # of noise
-    jumps: int  # iterations of HopSkipJump
+    queries: int
+    draws: int
+    jumps: int
     perturbations: int
     targets: int
-    inner: int  # points around each image of C12
+    inner: int
     expectation: tuple[int, ...]
 
 
@@ -45,7 +59,7 @@ QUICK = Effort(
     images=60, few_images=10, steps=20, restarts=2, queries=200, draws=100, jumps=5, perturbations=20, targets=3,
     inner=100, expectation=(1, 2, 5, 10),
 )  # fmt: skip
-"""Seconds for a small network: whether a check fires, not a number to report."""
+"""Takes seconds for a small network; shows whether a check fires, and gives no number to report."""
 FULL = Effort(
     images=1000, few_images=100, steps=100, restarts=10, queries=5000, draws=10_000, jumps=64, perturbations=100,
     targets=9, inner=999, expectation=(1, 5, 20, 50),
@@ -87,15 +101,30 @@ def row(
     effort: Effort = QUICK,
     only: Collection[str] | None = None,
 ) -> list[Check]:
-    """The checks of a defence under direct attack, in the order of their ids: where one fires, something is explained.
+    """Run the checks of a defence under direct attack, in the order of their ids.
 
-    ``direct``, ``oblivious`` and ``adaptive`` are outcomes at ``eps`` on ``images`` (N, C, H, W) and ``labels`` (N,);
-    ``single`` is an exhaustive direct outcome, maybe on other images, in which FGSM and PGD saw every image. ``card``
-    states the threat model (goal, norm, eps, knowledge, randomised); ``seeds`` is how many networks were trained.
-    ``only`` names the ids to run; no result depends on which others run. Table D runs where randomness (B2) or a broken
-    gradient (B4, B5, B6) gives reason to; where there is randomness, checks that compare two counts do not run.
+    A check that fires needs an explanation. Table D runs only where randomness (B2) or a broken gradient (B4, B5, B6)
+    gives reason to; where there is randomness, checks that compare two counts do not run. No result depends on which
+    others run.
 
-    Raises ValueError for an unknown id or an outcome on other images or at another eps, UnsoundAttack (A1).
+    Args:
+        defence: What was evaluated.
+        images: (N, C, H, W), in [0, 1].
+        labels: (N,), int64.
+        eps: Budget of all attacks, in Linf.
+        generator: Source of the seeds.
+        single: An exhaustive direct outcome at ``eps``, maybe on other images, in which "FGSM" and "PGD" saw every
+            image.
+        direct: The outcome of the direct attacker at ``eps`` on ``images``.
+        oblivious: That of the oblivious attacker.
+        adaptive: That of the adaptive attacker, if there is one.
+        card: States the threat model: goal, norm, eps, knowledge, randomised (E1).
+        seeds: How many networks were trained (E2).
+        effort: How much the checks compute.
+        only: The ids of the checks to run. Default: all.
+
+    Raises ValueError for an unknown id, and for an outcome of another defence, on other images or at another eps;
+    UnsoundAttack where A1 fails.
     """
     if unknown := set(only or ()) - set(TITLES):
         raise ValueError(f"no check {', '.join(sorted(unknown))}; there are {', '.join(TITLES)}")
@@ -177,7 +206,7 @@ def row(
 
 
 def _first(outcome: Outcome, n: int) -> Outcome:
-    """The outcome on the first images alone."""
+    """The outcome on the first n images alone."""
     findings = tuple(replace(f, tried=f.tried[:n], broken=f.broken[:n]) for f in outcome.findings)
     images = ("clean", "robust", "adversarial", "keys", "shares", "clean_shares")
     kept = {name: value[:n] for name in images if (value := getattr(outcome, name)) is not None}

@@ -1,4 +1,4 @@
-"""Table B: does the defence break what attacks usually assume?"""
+"""Table B: is the defence of the kind that attacks assume?"""
 
 from functools import partial
 
@@ -32,9 +32,10 @@ def evaluation_mode(defence: Defense) -> Check:
 
 
 def deterministic(defence: Defense, images: Tensor, labels: Tensor) -> Check:
-    """B2: five passes get the same number right, their normalised logits within 1e-4 (L2) of each other.
+    """B2: five passes get the same number right, and their normalised logits agree within 1e-4 (L2).
 
-    AutoAttack (https://github.com/fra31/auto-attack), ``check_randomized``; else only an expectation can be attacked.
+    After AutoAttack (https://github.com/fra31/auto-attack), ``check_randomized``. Where it fires, only an expectation
+    over the draws can be attacked.
     """
     with borrowed(defence, quiet=True), torch.no_grad():
         passes = torch.stack([ask(defence, images) for _ in range(5)])
@@ -45,7 +46,7 @@ def deterministic(defence: Defense, images: Tensor, labels: Tensor) -> Check:
 
 
 def gives_logits(defence: Defense, images: Tensor) -> Check:
-    """B3: the output is not a probability vector (AutoAttack, ``check_range_output``)."""
+    """B3: the output does not look like probabilities (AutoAttack, ``check_range_output``)."""
     with borrowed(defence, quiet=True), torch.no_grad():
         output = ask(defence, images)
     sums_to_one = bool(((output.sum(1) - 1).abs() < 1e-4).all())
@@ -54,7 +55,7 @@ def gives_logits(defence: Defense, images: Tensor) -> Check:
 
 
 def graph_intact(defence: Defense, images: Tensor, labels: Tensor) -> Check:
-    """B4: the backward pass reaches the image (Pintor et al., https://arxiv.org/abs/2106.09947: it does not raise)."""
+    """B4: the backward pass reaches the image without an error (Pintor et al., https://arxiv.org/abs/2106.09947)."""
     try:
         with borrowed(defence, quiet=True):
             point = images.clone().requires_grad_()
@@ -65,7 +66,7 @@ def graph_intact(defence: Defense, images: Tensor, labels: Tensor) -> Check:
 
 
 def nonzero_gradient(defence: Defense, images: Tensor, labels: Tensor) -> Check:
-    """B5: no image has an all-zero or non-finite input gradient, for cross-entropy and for margin.
+    """B5: no image has an input gradient that is zero everywhere or not finite, for cross-entropy and for the margin.
 
     RobustBench, rule 1 (https://github.com/RobustBench/robustbench), and AutoAttack, ``check_zero_gradients``.
     """
@@ -86,7 +87,7 @@ def nonzero_gradient(defence: Defense, images: Tensor, labels: Tensor) -> Check:
 def no_inner_optimisation(defence: Defense, images: Tensor) -> Check:
     """B6: classifying without gradients runs no backward pass (RobustBench, rule 3; AutoAttack, ``check_dynamic``).
 
-    Seen through the hooks that autograd calls when a backward pass takes out what a forward pass has saved.
+    A backward pass is noticed by the hooks that autograd calls when it takes out what a forward pass has saved.
     """
     used = []
 
@@ -118,9 +119,9 @@ class _Scaled(nn.Module):
 def scale_invariant(
     defence: Defense, images: Tensor, labels: Tensor, *, eps: float, generator: torch.Generator, steps: int = 20
 ) -> Check:
-    """B7: PGD with the margin leaves as much on logits times 1e-3, 1 and 1e3, and PGD with cross-entropy not more.
+    """B7: PGD with the margin leaves as many images on logits times 1e-3, 1 and 1e3; cross-entropy leaves no more.
 
-    Within 1 point or one image (both ours). AutoAttack, ``flags_doc.md``, names large logits as a cause of zero
+    Each within 1 point or one image (both ours). AutoAttack, ``flags_doc.md``, names large logits as a cause of zero
     gradients. All four runs start at the same random points.
     """
     seed = fresh_seed(generator)
@@ -141,8 +142,8 @@ def smooth_predictions(
 ) -> Check:
     """B8: uniform noise of radius 8/255 changes the margin by at most 10 % (ours) of its size, on average.
 
-    Pintor et al., https://arxiv.org/abs/2106.09947, on the loss of the attack; they name no threshold. Each change
-    counts as 100 % at most (they cap the average).
+    Pintor et al., https://arxiv.org/abs/2106.09947, who look at the loss of the attack and name no threshold. Each
+    single change counts as 100 % at most; they limit the average instead.
     """
     changes = []
     with borrowed(defence, quiet=True), torch.no_grad():

@@ -1,4 +1,4 @@
-"""Check C12, an active test: plant an adversarial example, and see whether the attack finds one."""
+"""Check C12, an active test: plant an adversarial example, and see whether the attack finds it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,11 +19,12 @@ __all__ = ["finds_planted_example"]
 def finds_planted_example(
     defence: Defense, images: Tensor, *, attack: Attack, eps: float, generator: torch.Generator, inner: int = 999
 ) -> Check:
-    """C12: the attack breaks 95 % of the images, each behind a readout for which an adversarial example exists.
+    """C12: the attack succeeds on 95 % of images, each behind a readout for which an adversarial example exists.
 
-    Zimmermann et al., https://arxiv.org/abs/2206.13991. The readout stands in the place of the last linear layer. It is
-    logistic regression, on what enters that layer, of the image and ``inner`` points within 0.95 eps against one corner
-    of the ball; its logits have the range of the layer's. Where it cannot separate them, the image is left out.
+    Zimmermann et al., https://arxiv.org/abs/2206.13991. The readout takes the place of the last linear layer and has
+    two classes. It is a logistic regression on the features that enter that layer, which separates the image and
+    ``inner`` points within 0.95 eps of it from one corner of the eps-ball; its logits are scaled to the range of the
+    layer's own. An image whose points cannot be separated is left out.
     """
     layers = [module for module in defence.network.modules() if isinstance(module, nn.Linear)]
     if not layers:
@@ -58,7 +59,7 @@ def _points(image: Tensor, eps: float, inner: int, generator: torch.Generator) -
 
 
 def _readout(defence: Defense, layer: nn.Linear, points: Tensor) -> nn.Linear | None:
-    """A layer (features -> 2) that gives class 1 to the last point and 0 to the others; None where there is none."""
+    """A layer (features -> 2) that gives class 1 to the last point and 0 to all others; None where there is none."""
     kept: list[tuple[Tensor, Tensor]] = []
     with borrowed(defence, quiet=True), torch.no_grad(), _hooked(layer, lambda *seen: kept.append(seen)):
         ask(defence, points)
@@ -81,7 +82,7 @@ def _readout(defence: Defense, layer: nn.Linear, points: Tensor) -> nn.Linear | 
 
 @contextmanager
 def _hooked(layer: nn.Module, change: Callable[[Tensor, Tensor], Tensor | None]) -> Iterator[None]:
-    """``change(input, output)`` after every pass through the layer; what it returns, if not None, is the output."""
+    """Call ``change(input, output)`` after every pass through the layer; what it returns, if any, is the output."""
     handle = layer.register_forward_hook(lambda module, inputs, output: change(inputs[0], output))
     try:
         yield

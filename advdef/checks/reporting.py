@@ -1,4 +1,4 @@
-"""Table E: what a reader must be told."""
+"""Table E: what a reader must be told about an evaluation."""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,9 +20,10 @@ def threat_model_stated(card: Mapping[str, object]) -> Check:
 
 
 def uncertainty_stated(outcome: Outcome, *, seeds: int) -> Check:
-    """E2: at least 3 trained networks; sample size and 95 % Wilson interval are the detail.
+    """E2: at least 3 networks were trained. The detail gives the robust accuracy with its 95 % interval and the sample
+    size.
 
-    https://github.com/MadryLab/mnist_challenge/issues/4, where seeds moved a robust accuracy by 3 points.
+    In https://github.com/MadryLab/mnist_challenge/issues/4 seeds moved a robust accuracy by 3 points.
     """
     size = len(outcome.robust)
     return judged("E2", seeds >= 3, f"{outcome.interval} %, n = {size}, seeds: {seeds}")
@@ -37,9 +38,10 @@ def settings_recorded(outcomes: Sequence[Outcome]) -> Check:
 
 
 def cost_counted(outcomes: Sequence[Outcome]) -> Check:
-    """E6: every attack that was tried has its time and its forward passes on record (backward: as it needs).
+    """E6: every attack that was tried on any image has its time and its forward passes on record.
 
-    As in https://github.com/jeromerony/adversarial-library, ``utils/attack_utils.py``.
+    Backward passes are not asked for, as some attacks need none. After
+    https://github.com/jeromerony/adversarial-library, ``utils/attack_utils.py``.
     """
     findings = [finding for outcome in outcomes for finding in outcome.findings]
     # what weaker attacks or a smaller eps left may be nothing, which costs nothing

@@ -1,4 +1,4 @@
-"""What a check returns, and what several of them need."""
+"""What a check returns, and what several checks need."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -57,12 +57,20 @@ TITLES: Mapping[str, str] = {
     "E5": "compared with the paper",
     "E6": "cost counted",
 }
-"""Every check by its id: A is the attack sound, B the defence usual, C the search converged, D adaptive, E reported."""
+"""The title of every check by its id.
+
+A: is the attack sound; B: is the defence of the usual kind; C: has the search converged; D: does an adaptive attack
+hold together; E: is what a reader needs reported.
+"""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One result: "pass" is as an honest white-box evaluation should look, "fire" needs an explanation."""
+    """The result of one check.
+
+    "pass" is what an honest white-box evaluation should show, "fire" needs an explanation, "not run" says why in
+    ``detail``.
+    """
 
     id: str
     title: str
@@ -71,17 +79,19 @@ class Check:
 
 
 def judged(id: str, passed: bool, detail: str) -> Check:
-    """A check that ran."""
+    """The result of a check that ran."""
     return Check(id, TITLES[id], "pass" if passed else "fire", detail)
 
 
 def not_run(id: str, why: str) -> Check:
-    """A check that did not run, and why."""
+    """The result of a check that did not run, with the reason."""
     return Check(id, TITLES[id], "not run", why)
 
 
 def few(points: float, images: int) -> float:
-    """``points`` percentage points of ``images``, but never less than one image, which chance can move (ours)."""
+    """How many of ``images`` a difference of ``points`` percentage points is, but at least one, which chance can move
+    (ours).
+    """
     return max(1.0, points / 100 * images)
 
 
@@ -96,14 +106,25 @@ def attacked(
     target: nn.Module | None = None,
     known: Outcome | Sequence[Outcome] = (),
 ) -> Outcome:
-    """One attack through ``target`` (default: the defence), judged on the defence."""
+    """Run one attack and judge it on the defence.
+
+    Args:
+        defence: What is judged.
+        attack: The attack to run.
+        images: (N, C, H, W), in [0, 1].
+        labels: (N,), int64.
+        eps: Budget, in Linf.
+        generator: Source of the seed.
+        target: The model that is attacked. Default: the defence.
+        known: Earlier outcomes, what they broke being broken.
+    """
     attempt = Attempt("attack", attack, defence if target is None else target)
     return evaluate(defence, [attempt], images, labels, eps=eps, generator=generator, known=known)
 
 
 @contextmanager
 def passes_of(model: nn.Module) -> Iterator[list[Tensor]]:
-    """The logits of every pass through ``model`` while something runs, an attack for instance."""
+    """Collect the logits of every pass through ``model`` inside the block, while an attack runs, say."""
     seen: list[Tensor] = []
 
     def remember(module: nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> None:

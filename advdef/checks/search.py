@@ -1,4 +1,4 @@
-"""Table C: does the evaluation behave like a converged white-box attack?"""
+"""Table C: does the evaluation behave like a white-box attack that has converged?"""
 
 from collections.abc import Sequence
 from functools import partial
@@ -32,7 +32,8 @@ __all__ = [
 
 
 def beats_one_step(direct: Outcome, *, one_step: str = "FGSM", iterative: str = "PGD") -> Check:
-    """C1: the iterative attack leaves no more images than one step, which alone breaks at most 1 % or one (ours).
+    """C1: the iterative attack leaves no more images than one step does, and misses at most 1 % or one (ours) of its
+    breaks.
 
     Athalye et al., https://arxiv.org/abs/1802.00420.
     """
@@ -55,7 +56,17 @@ def restarts_converged(
     defence: Defense, images: Tensor, labels: Tensor, *, eps: float, generator: torch.Generator, steps: int = 20,
     restarts: int = 10,
 ) -> Check:  # fmt: skip
-    """C3: twice the restarts break at most 0.5 points or one image more (ours; https://arxiv.org/abs/1902.06705)."""
+    """C3: twice the restarts break at most 0.5 points or one image more (ours; https://arxiv.org/abs/1902.06705).
+
+    Args:
+        defence: What is attacked.
+        images: (N, C, H, W), in [0, 1].
+        labels: (N,), int64.
+        eps: Budget, in Linf.
+        generator: Source of the seeds.
+        steps: Steps of PGD.
+        restarts: Its restarts, and half those of the second run.
+    """
     runs = [partial(pgd, steps=steps, restarts=count, stop_early=True) for count in (restarts, 2 * restarts)]
     extra = _extra(defence, runs, images, labels, eps=eps, generator=generator)
     return judged("C3", extra <= few(0.5, len(images)), f"{2 * restarts} restarts broke {extra} more than {restarts}")
@@ -74,10 +85,10 @@ def _extra(
 def loss_plateau(
     defence: Defense, images: Tensor, labels: Tensor, *, attack: Attack, eps: float, generator: torch.Generator
 ) -> Check:
-    """C4: where the attack fails, its best loss so far, rescaled to [0, 1], grows by <= 0.05 in its last 10 passes.
+    """C4: where the attack fails, its best loss so far, scaled to [0, 1], grows by at most 0.05 in its last 10 passes.
 
-    Pintor et al., https://arxiv.org/abs/2106.09947, image by image; here cross-entropy, and the mean over the images
-    that no pass got wrong (ours).
+    Pintor et al., https://arxiv.org/abs/2106.09947, for each image by itself. Here the loss is cross-entropy, and the
+    mean over the images that no pass got wrong decides (ours).
     """
     with passes_of(defence) as passes:
         attack(defence, images, labels, eps=eps, generator=generator)
@@ -101,10 +112,10 @@ def monotone_in_eps(
     generator: torch.Generator,
     steps: int = 20,
 ) -> Check:
-    """C5: over at least eight eps, each attacked afresh, accuracy never rises by more than 1 point or image (ours).
+    """C5: over at least eight eps, each attacked afresh, accuracy never rises by more than 1 point or one image (ours).
 
-    Carlini et al., https://arxiv.org/abs/1902.06705, and https://github.com/ryderling/DEEPSEC/issues/9. Nothing broken
-    at one eps counts at the next, which would make the curve fall by construction.
+    Carlini et al., https://arxiv.org/abs/1902.06705, and https://github.com/ryderling/DEEPSEC/issues/9. What was broken
+    at one eps does not count at the next; else the curve would fall by construction.
     """
     if len(budgets) < 8:
         raise ValueError(f"the curve needs at least 8 budgets, not {len(budgets)}")
@@ -120,7 +131,7 @@ def monotone_in_eps(
 def unbounded_attack_wins(
     defence: Defense, images: Tensor, labels: Tensor, *, generator: torch.Generator, steps: int = 20
 ) -> Check:
-    """C6: with eps = 1 a white-box attack leaves at most chance (https://arxiv.org/abs/1902.06705)."""
+    """C6: with eps = 1 a white-box attack leaves no more than chance, 1/K (https://arxiv.org/abs/1902.06705)."""
     with borrowed(defence, quiet=True), torch.no_grad():
         classes = ask(defence, images[:1]).shape[1]
     attack = partial(pgd, steps=steps, stop_early=True)
@@ -140,7 +151,7 @@ def _adds(
     generator: torch.Generator,
     allowed: float = 0,
 ) -> Check:
-    """Passes when the attack breaks at most ``allowed`` of the images that direct access left."""
+    """Passes when the attack breaks at most ``allowed`` of the images that the direct attacker left."""
     try:
         after = attacked(defence, attack, images, labels, eps=direct.eps, generator=generator, known=direct)
     except ImportError as error:
@@ -152,7 +163,7 @@ def _adds(
 def beats_gradient_free(
     defence: Defense, images: Tensor, labels: Tensor, *, direct: Outcome, generator: torch.Generator, queries: int = 200
 ) -> Check:
-    """C7: Square breaks at most 0.2 points of what gradients left (AutoAttack, ``check_square_sr``).
+    """C7: Square breaks at most 0.2 points of what attacks with gradients left (AutoAttack, ``check_square_sr``).
 
     https://github.com/fra31/auto-attack. Does not run without pyautoattack.
     """
@@ -163,9 +174,9 @@ def beats_gradient_free(
 def beats_decision_based(
     defence: Defense, images: Tensor, labels: Tensor, *, direct: Outcome, generator: torch.Generator, steps: int = 10
 ) -> Check:
-    """C8: HopSkipJump breaks none of what gradients left (https://arxiv.org/abs/1902.06705).
+    """C8: HopSkipJump breaks none of what attacks with gradients left (https://arxiv.org/abs/1902.06705).
 
-    Does not run without foolbox, or on a random defence (B2), whose decisions have no boundary to walk along.
+    Does not run without foolbox, nor on a random defence (B2), whose decisions have no boundary to walk along.
     """
     if deterministic(defence, images, labels).status == "fire":
         return not_run("C8", "the defence is random")
@@ -174,9 +185,9 @@ def beats_decision_based(
 
 
 def beats_transfer(direct: Outcome, oblivious: Outcome) -> Check:
-    """C9: nothing is broken by replayed examples that direct access could not break.
+    """C9: images replayed from the undefended classifier break nothing that the direct attacker left.
 
-    Carlini et al., https://arxiv.org/abs/1902.06705; replayed from the undefended twin.
+    Carlini et al., https://arxiv.org/abs/1902.06705.
     """
     extra = int((direct.robust & ~oblivious.robust).sum())
     return judged("C9", extra == 0, f"replay alone broke {extra}")
@@ -186,7 +197,7 @@ def beats_noise(
     defence: Defense, images: Tensor, labels: Tensor, *, direct: Outcome, generator: torch.Generator,
     draws: int = 10_000,
 ) -> Check:  # fmt: skip
-    """C10: random points of the ball (10,000 an image) break none of what gradients left.
+    """C10: random points of the ball, ``draws`` for each image, break none of what attacks with gradients left.
 
     Carlini et al., https://arxiv.org/abs/1902.06705.
     """
@@ -195,10 +206,11 @@ def beats_noise(
 
 
 def worst_case_counts(outcome: Outcome) -> Check:
-    """C11: no image counts as robust that was wrong without an attack or that any of the attacks broke.
+    """C11: no image counts as robust that is wrong without an attack, or that any one of the attacks broke.
 
     So robust accuracy is the mean over images of the minimum over attacks, and no single attack leaves less
-    (https://arxiv.org/abs/1902.06705; https://github.com/ryderling/DEEPSEC/issues/5 averages over attacks instead).
+    (https://arxiv.org/abs/1902.06705). An average over attacks (https://github.com/ryderling/DEEPSEC/issues/5) would
+    not do.
     """
     if not outcome.findings:
         return not_run("C11", "no attack is on record")
@@ -212,9 +224,18 @@ def targeted_adds_nothing(
     defence: Defense, images: Tensor, labels: Tensor, *, direct: Outcome, generator: torch.Generator, steps: int = 20,
     classes: int = 9,
 ) -> Check:  # fmt: skip
-    """C13: PGD towards each of the 9 likeliest wrong classes breaks at most 0.5 points or one image more (ours).
+    """C13: PGD towards each of the most likely wrong classes breaks at most 0.5 points or one image more (ours).
 
-    Carlini et al., https://arxiv.org/abs/1902.06705, ask to show both; the bound is ours.
+    Carlini et al., https://arxiv.org/abs/1902.06705, ask for targeted results as well; the bound is ours.
+
+    Args:
+        defence: What is attacked.
+        images: (N, C, H, W), in [0, 1].
+        labels: (N,), int64.
+        direct: The outcome of the direct attacker, whose eps is used.
+        generator: Source of the seed.
+        steps: Steps of PGD.
+        classes: How many wrong classes are aimed at.
     """
     attack = partial(each_class, attack=partial(pgd, steps=steps), classes=classes, stop_early=True)
     allowed = few(0.5, len(images))

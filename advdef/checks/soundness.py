@@ -1,4 +1,4 @@
-"""Table A: is the attack itself sound? Without it no other number means anything."""
+"""Table A: is the attack itself sound? Without that, no other number means anything."""
 
 from collections.abc import Mapping
 
@@ -24,9 +24,10 @@ __all__ = [
 
 
 def within_budget(images: Tensor, *outcomes: Outcome) -> Check:
-    """A1: `|x' - x| <= eps + 1e-6` (ours) in the norm of the outcome, x' in [0, 1] exactly, nothing NaN.
+    """A1: `|x' - x| <= eps + 1e-6` (ours) in the norm of the outcome, x' exactly in [0, 1], and nothing is NaN.
 
-    Else raises UnsoundAttack, where AutoAttack (https://github.com/fra31/auto-attack, ``autoattack.py``) prints.
+    Otherwise it raises UnsoundAttack, where AutoAttack (https://github.com/fra31/auto-attack, ``autoattack.py``)
+    prints.
     """
     for outcome in outcomes:
         check_sound("the evaluation", images, outcome.adversarial, eps=outcome.eps, norm=outcome.norm)
@@ -34,9 +35,10 @@ def within_budget(images: Tensor, *outcomes: Outcome) -> Check:
 
 
 def success_is_reproducible(defence: Defense, outcome: Outcome, labels: Tensor) -> Check:
-    """A2: classifying the saved images again in float32, one by one and all at once, contradicts no verdict.
+    """A2: classified again in float32, one by one and all at once, the found images contradict no verdict.
 
-    https://github.com/fra31/auto-attack/issues/74. The smallest margin tells how near the nearest contradiction is.
+    https://github.com/fra31/auto-attack/issues/74. The detail gives the smallest margin: how near the next
+    contradiction is.
     """
     images = outcome.adversarial.float()
     wrong = torch.zeros_like(outcome.robust)
@@ -50,7 +52,7 @@ def success_is_reproducible(defence: Defense, outcome: Outcome, labels: Tensor) 
 def control_falls(
     defence: Defense, images: Tensor, labels: Tensor, *, attack: Attack, eps: float, generator: torch.Generator
 ) -> Check:
-    """A4: the same attack at the same eps leaves at most 5 % (ours) of the undefended classifier.
+    """A4: the same attack at the same eps leaves at most 5 % (ours) of the undefended classifier's images.
 
     Carlini et al., https://arxiv.org/abs/1902.06705, and https://github.com/ryderling/DEEPSEC/issues/15.
     """
@@ -60,7 +62,7 @@ def control_falls(
 
 
 def moves_extreme_pixels(images: Tensor, outcome: Outcome) -> Check:
-    """A6: of the pixels at exactly 0 or 1, more than none move in the images that were broken.
+    """A6: in the images that were broken, at least one of the pixels at exactly 0 or 1 has moved.
 
     The C&W of torchattacks (https://github.com/Harry24k/adversarial-attacks-pytorch, ``cw.py``) never moves them.
     """
@@ -75,7 +77,7 @@ def moves_extreme_pixels(images: Tensor, outcome: Outcome) -> Check:
 def no_silent_success(
     defence: Defense, images: Tensor, labels: Tensor, *, attack: Attack, eps: float, generator: torch.Generator
 ) -> Check:
-    """A7: no image that was misclassified at some iterate comes back as one that is classified correctly.
+    """A7: no image that was misclassified at some step of the attack comes back as one that is classified correctly.
 
     Pintor et al., https://arxiv.org/abs/2106.09947. For attacks that send the whole batch, in order, in every pass.
     """
@@ -89,10 +91,10 @@ def no_silent_success(
 
 
 def attacks_the_defence(defence: Defense, images: Tensor, targets: Mapping[str, nn.Module]) -> Check:
-    """A8: what is attacked gives the logits of the defence, up to scale (normalised, within 1e-4 as in B2).
+    """A8: what is attacked has the logits of the defence up to scale (normalised, within 1e-4 as in B2).
 
-    So it may differ in its backward pass alone (Carlini et al., https://arxiv.org/abs/1902.06705). Not for random
-    defences, which have no one value.
+    So it may differ from the defence in its backward pass alone (Carlini et al., https://arxiv.org/abs/1902.06705).
+    Does not run on random defences, whose logits change from pass to pass.
     """
     with borrowed(defence, quiet=True), torch.no_grad():
         own, again = (F.normalize(ask(defence, images), dim=1) for _ in range(2))

@@ -38,7 +38,7 @@ from advdef.data.sources import (
 
 __all__ = [
     "DATASETS", "BundleError", "Dataset", "DatasetInfo", "DatasetStatus", "DatasetUnavailable", "Split",
-    "UnknownDataset", "default_root", "export", "load", "status",
+    "UnknownDataset", "dataset_info", "default_root", "export", "find_device", "load", "status",
 ]  # fmt: skip
 
 Source = Literal["embedded", "bundle", "torchvision files", "missing"]
@@ -201,7 +201,7 @@ def load(
     >>> digits.shape, len(digits.train), len(digits.test), digits.checksum
     ((1, 28, 28), 1297, 500, '604930d963a6b277')
     """
-    info, where, target = _info(name), _root(root), _device(device)
+    info, where, target = dataset_info(name), _root(root), find_device(device)
     bundle = where / f"{name}.npz"
     if name == "digits":
         arrays, source = read_digits(), "scikit-learn's digits"
@@ -265,17 +265,15 @@ def status(root: str | os.PathLike[str] | None = None) -> list[DatasetStatus]:
     return found
 
 
-def _info(name: str) -> DatasetInfo:
+def dataset_info(name: str) -> DatasetInfo:
+    """What is known of a data set before it is loaded; raises UnknownDataset, which lists what there is."""
     if name not in DATASETS:
         raise UnknownDataset(f"no data set {name!r}; there are {', '.join(DATASETS)}")
     return DATASETS[name]
 
 
-def _root(root: str | os.PathLike[str] | None) -> Path:
-    return default_root() if root is None else Path(root).expanduser()
-
-
-def _device(device: str | torch.device) -> torch.device:
+def find_device(device: str | torch.device) -> torch.device:
+    """The device of that name, as "cuda:1"; raises ValueError, which lists what there is, for one that is not here."""
     there = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     if torch.cuda.is_available():
         there.insert(1, "cuda")
@@ -284,6 +282,10 @@ def _device(device: str | torch.device) -> torch.device:
     if str(device) not in there:
         raise ValueError(f"no device {str(device)!r}; there are {', '.join(there)}")
     return torch.device(device)
+
+
+def _root(root: str | os.PathLike[str] | None) -> Path:
+    return default_root() if root is None else Path(root).expanduser()
 
 
 def _split(arrays: Arrays, part: str) -> Split:

@@ -1,4 +1,6 @@
-"""Defences: what each is to its evaluation, image transformations, and broken ones that checks must notice."""
+"""Defences: what each of them is to its evaluation (``base``), image ``transforms``, and ``broken`` ones for the
+checks.
+"""
 
 from advdef.defenses.base import Defense, ImageDraws, Undefended
 from advdef.defenses.transforms import BitDepth, GaussianBlur, Jpeg, Median, Preprocessed, TotalVariation

@@ -1,4 +1,4 @@
-"""What every defence is: a module as deployed, and what an attacker who knows it needs."""
+"""What every defence is: the module as deployed, and what an attacker who knows it needs."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -17,7 +17,11 @@ Part = TypeVar("Part", bound=nn.Module)
 
 
 class Defense(nn.Module, ABC):
-    """Images (N, C, H, W) in [0, 1] -> logits (N, classes), as deployed: hard decisions included, no label taken."""
+    """A defence as deployed: images (N, C, H, W) in [0, 1] -> logits (N, K). No label ever reaches it.
+
+    Its hard decisions are part of it. A subclass gives ``classifier`` and ``forward``, and owes the adaptive attacker
+    ``surrogates`` for all that has no gradient, and ``adaptive_attacks`` that are made for it.
+    """
 
     exact: bool = True
     """Whether every surrogate has the defence's own values. If not, an attack on one of them does not stop at its first
@@ -39,34 +43,39 @@ class Defense(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of the deployed defence."""
+        """Logits (N, K) of the deployed defence."""
 
     def surrogates(self) -> dict[str, nn.Module]:
-        """Differentiable stand-ins, by name. Adaptive attacks run on these and are judged on the defence itself.
+        """Differentiable stand-ins, by name: adaptive attacks run on them and are judged on the defence itself.
 
         A stand-in should have the defence's own values and only another gradient (see
-        :func:`advdef.attacks.straight_through`), so that its best iterate is the defence's best iterate. The parts of
-        another defence that this one stands in front of are not its concern: see :meth:`over`.
+        :func:`advdef.attacks.straight_through`): then its best iterate is the defence's best iterate. Where this
+        defence stands in front of another one, that one has its own stand-ins, and this method need not care (see
+        :meth:`over`).
         """
         return {}
 
     def adaptive_attacks(self, eps: float) -> Suite:
-        """Attacks that exist only because of this defence; called with it as their model, each takes ``steps``."""
+        """Attacks that exist only because of this defence, by name.
+
+        They are called with the defence as their model, and each has a parameter ``steps``.
+        """
         return {}
 
     def over(self, classifier: nn.Module) -> "Defense":
-        """A copy of this defence with another network behind it, which takes its own one's place wherever that is used.
+        """A copy of this defence in front of another network, which takes the place of its own wherever that is used.
 
-        So the surrogates of a defence in front of a defence are this one's in front of each of the other's.
+        It is how stacked defences are attacked: each surrogate of the one behind is put behind a copy of the one in
+        front.
         """
         return with_parts(self, {id(self.network): classifier})
 
 
 class Undefended(Defense):
-    """The classifier alone: every threat model is the same attack on it.
+    """The classifier alone: for an attacker who ignores, meets or knows the defence it is the same.
 
-    A classifier whose defence is its training (adversarial training, say) has a ``twin`` that was trained without it,
-    which is what an attacker who ignores the defence crafts on. Set ``random`` for one that draws random numbers.
+    A classifier that is defended by its training (adversarial training, say) can be given a ``twin`` that was trained
+    without it: the oblivious attacker crafts on the twin. Set ``random`` for a classifier that draws random numbers.
     """
 
     def __init__(self, classifier: nn.Module, *, twin: nn.Module | None = None, random: bool = False) -> None:
@@ -90,23 +99,26 @@ class Undefended(Defense):
 
 
 class ImageDraws:
-    """The random numbers of a defence: for each image, in each pass, by a seed (:mod:`advdef.draws`)."""
+    """The random numbers of a defence, which follow from the seed, the number of the pass and the image's own pixels.
+
+    See :mod:`advdef.draws`.
+    """
 
     def __init__(self, seed: int = 0) -> None:
         self.reseed(seed)
 
     def reseed(self, seed: int) -> None:
-        """Begin anew."""
+        """Begin a new sequence: the next pass is the first one under this seed."""
         self.seed, self.passes = seed, 0
 
     def next_keys(self, images: Tensor) -> Tensor:
-        """The keys (N,) of the images (N, C, H, W) in the next pass."""
+        """The keys (N,) of images (N, C, H, W) in the next pass."""
         self.passes += 1
         return image_keys(images, self.seed, self.passes)
 
 
 def with_parts(model: Part, parts: Mapping[int, nn.Module]) -> Part:
-    """A copy of a model with other modules in place of some, by their id, wherever it refers to them.
+    """A copy of a model in which other modules, given by the id of what they replace, stand wherever those are used.
 
     Raises TypeError for a model that cannot be copied.
     """
@@ -118,12 +130,12 @@ def with_parts(model: Part, parts: Mapping[int, nn.Module]) -> Part:
 
 
 def is_random(model: nn.Module) -> bool:
-    """Whether a model is, or has in it, a defence that says that it draws random numbers."""
+    """Whether the model is, or has somewhere inside, a defence that says that it draws random numbers."""
     return any(isinstance(module, Defense) and module.random for module in model.modules())
 
 
 def reseed(model: nn.Module, seed: int) -> None:
-    """Begin the draws of every part of a model anew that has its own and a method ``reseed(seed)``."""
+    """Call ``reseed(seed)`` of every part of a model that has such a method."""
     for module in model.modules():
         if callable(begin := getattr(module, "reseed", None)):
             begin(seed)

@@ -1,7 +1,7 @@
-"""Defences that are broken on purpose: one planted fault each, and the surrogate that undoes it.
+"""Defences that are broken on purpose: each has one planted fault, and the surrogate that undoes it.
 
-None is a defence. They show what the checks must find (:mod:`advdef.checks`). The fourth, a hard quantiser, is
-:class:`advdef.papers.qusecnets.defence.Quantized`.
+None of them defends anything. They show what the checks must find (:mod:`advdef.checks`). A fourth one, the hard
+quantiser, is :class:`advdef.papers.qusecnets.defence.Quantized`.
 """
 
 from torch import Tensor, nn
@@ -14,9 +14,9 @@ __all__ = ["Detached", "RandomInput", "ScaledLogits"]
 
 
 class ScaledLogits(Undefended):
-    """Logits times ``factor``: the softmax saturates in float32, so the gradient of cross-entropy is exactly zero.
+    """Logits times ``factor``: the softmax saturates in float32, and the gradient of cross-entropy is exactly zero.
 
-    Defensive distillation did so by its temperature (https://arxiv.org/abs/1608.04644 broke it).
+    Defensive distillation did this by its temperature, and was broken by https://arxiv.org/abs/1608.04644.
     """
 
     def __init__(self, classifier: nn.Module, factor: float = 1000.0) -> None:
@@ -33,9 +33,9 @@ class ScaledLogits(Undefended):
 
 
 class RandomInput(Undefended):
-    """Fresh uniform noise of size ``amount`` in every pass: each gradient is right for a network that is gone.
+    """Fresh uniform noise of up to ``amount`` on each pixel in every pass: each gradient is that of noise that is gone.
 
-    Athalye et al. (https://arxiv.org/abs/1802.00420) average the gradient over the noise, here over ``draws`` passes.
+    The surrogate averages the gradient over ``draws`` passes, as Athalye et al. (https://arxiv.org/abs/1802.00420) do.
     """
 
     exact = False
@@ -46,11 +46,11 @@ class RandomInput(Undefended):
         self._noise = ImageDraws()
 
     def reseed(self, seed: int) -> None:
-        """Begin a sequence of draws anew."""
+        """Begin a new sequence of draws."""
         self._noise.reseed(seed)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of the classifier on noisy images, which may leave [0, 1]."""
+        """Logits of the classifier on noisy images, whose pixels may leave [0, 1]."""
         noise = uniform(self._noise.next_keys(images), images.shape[1:], dtype=images.dtype)
         return super().forward(images + self.amount * (2 * noise - 1))
 
@@ -60,7 +60,7 @@ class RandomInput(Undefended):
 
 
 class Detached(Undefended):
-    """The forward pass of the classifier, cut off from the image: autograd finds no gradient."""
+    """The classifier, cut off from the image: autograd finds no gradient."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of the classifier."""

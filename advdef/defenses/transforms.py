@@ -1,7 +1,7 @@
-"""Defences that edit the image and then ask the classifier, untrained and without a label: what NIP is compared with.
+"""Defences that edit the image before the classifier sees it, untrained and without a label.
 
-None resists an attacker who hands the gradient of the edited image straight to the input (BPDA,
-https://arxiv.org/abs/1802.00420), which is the surrogate here.
+NIP is compared with them. None resists an attacker who takes the gradient at the edited image for that at the image
+(BPDA, https://arxiv.org/abs/1802.00420), which is the surrogate here.
 """
 
 import io
@@ -21,7 +21,7 @@ __all__ = ["BitDepth", "GaussianBlur", "Jpeg", "Median", "Preprocessed", "TotalV
 
 
 class Preprocessed(Defense):
-    """A classifier that sees prepared images."""
+    """A classifier that sees edited images; a subclass says by ``prepare`` how they are edited."""
 
     def __init__(self, classifier: nn.Module) -> None:
         super().__init__()
@@ -35,10 +35,10 @@ class Preprocessed(Defense):
 
     @abstractmethod
     def prepare(self, images: Tensor) -> Tensor:
-        """What the classifier sees of images (N, C, H, W): the same shape, in [0, 1]."""
+        """The edited images (N, C, H, W), in [0, 1]: what the classifier sees."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of the classifier on prepared images; raises ValueError for a ``prepare`` that changes their shape."""
+        """Logits of the classifier on edited images; raises ValueError for a ``prepare`` that changes their shape."""
         prepared = self.prepare(images)
         if not isinstance(prepared, Tensor) or prepared.shape != images.shape:
             found = tuple(prepared.shape) if isinstance(prepared, Tensor) else type(prepared).__name__
@@ -47,7 +47,7 @@ class Preprocessed(Defense):
         return ask(self._classifier, prepared)
 
     def surrogates(self) -> dict[str, nn.Module]:
-        """The deployed value, with the gradient at the prepared image for that at the image."""
+        """BPDA: the deployed values, with the gradient at the edited image for that at the image."""
         return {"straight-through": _StraightThrough(self)}
 
 
@@ -89,11 +89,11 @@ class Median(Preprocessed):
     """The 2x2 median of each channel, the other squeezer of Xu et al. (https://arxiv.org/abs/1704.01155).
 
     As in scipy's ``median_filter(size=2, mode="reflect")``, the window of a pixel reaches up and left, and of its four
-    values the third smallest is taken. Broken as :class:`BitDepth` was.
+    values the third smallest is taken. It was broken with :class:`BitDepth`.
     """
 
     def prepare(self, images: Tensor) -> Tensor:
-        """Filtered pixels, through which autograd finds the one that each of them is."""
+        """Filtered pixels. Each is one of the pixels in its window, and autograd leads to that one."""
         padded = F.pad(images, (1, 0, 1, 0), mode="replicate")
         left, right = padded[..., :-1], padded[..., 1:]
         low, high = torch.minimum(left, right), torch.maximum(left, right)
@@ -102,7 +102,8 @@ class Median(Preprocessed):
 
 
 class GaussianBlur(Preprocessed):
-    """Each channel blurred with a Gaussian of deviation ``sigma`` pixels, cut at three of them; edges are repeated.
+    """Each channel blurred with a Gaussian of ``sigma`` pixels, cut off at three sigma; at the edges pixels are
+    repeated.
 
     The simplest filter against a perturbation of high frequency. Raises ValueError for a sigma that is not positive.
     """
@@ -128,8 +129,8 @@ class Jpeg(Preprocessed):
     """Compression to JPEG by Pillow, whose defaults include colours at half the resolution.
 
     Proposed in https://arxiv.org/abs/1608.00853; broken in https://arxiv.org/abs/1802.00420. Images are rounded to
-    bytes, on the CPU; autograd finds no gradient. Raises ValueError unless quality is 1 to 100 and images are grey or
-    RGB.
+    whole grey levels and compressed on the CPU, so autograd finds no gradient. Raises ValueError unless quality is 1 to
+    100 and images are grey or RGB.
     """
 
     def __init__(self, classifier: nn.Module, quality: int = 75) -> None:
@@ -147,21 +148,24 @@ class Jpeg(Preprocessed):
         return decoded.permute(0, 3, 1, 2).to(images.dtype) / 255
 
     def _coded(self, image: np.ndarray) -> np.ndarray:
-        """Bytes (H, W, C) through a file in memory."""
+        """An image (H, W, C) of bytes, written to a file in memory and read again."""
         file = io.BytesIO()
         Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(file, "JPEG", quality=self.quality)
         return np.asarray(Image.open(file)).reshape(image.shape)
 
 
 class TotalVariation(Preprocessed):
-    """The u that minimises `|u - x|^2 / 2 + weight * TV(u)`, isotropic, each channel for itself, clipped to [0, 1].
+    """The image u that minimises `|u - x|^2 / 2 + weight * TV(u)` for the image x, clipped to [0, 1].
 
-    In the manner of Guo et al. (https://arxiv.org/abs/1711.00117), who also drop pixels at random, which is not done
-    here; broken in https://arxiv.org/abs/1802.00420. ``iterations`` of accelerated gradient projection on the dual
-    problem (Beck & Teboulle, https://doi.org/10.1109/TIP.2009.2028250) come within 0.01 of u on digits at the defaults;
-    a larger weight needs more. Autograd goes through all of them. Weight 0 changes nothing.
+    TV is the isotropic total variation, of each channel by itself. In the manner of Guo et al.
+    (https://arxiv.org/abs/1711.00117), who also drop pixels at random, which is not done here; broken in
+    https://arxiv.org/abs/1802.00420.
 
-    Raises ValueError for a weight that is negative or not finite and for no iterations.
+    ``iterations`` are steps of accelerated gradient projection on the dual problem (Beck & Teboulle,
+    https://doi.org/10.1109/TIP.2009.2028250). On digits the defaults come within 0.01 of u; a larger weight needs more.
+    Autograd goes through all of them. Weight 0 changes nothing.
+
+    Raises ValueError for a weight that is negative or not finite, and for fewer than one iteration.
 
     >>> TotalVariation(nn.Flatten(), weight=0.1)(torch.tensor([[[[0.0, 0.0, 1.0, 1.0]]]]))
     tensor([[0.0500, 0.0500, 0.9500, 0.9500]])
@@ -176,7 +180,7 @@ class TotalVariation(Preprocessed):
         self.weight, self.iterations = weight, iterations
 
     def prepare(self, images: Tensor) -> Tensor:
-        """Smoothed images; the mean of each channel stays, but for what is clipped."""
+        """Smoothed images; the mean of each channel stays as it is, except for what is clipped."""
         # the differences' squared norm is below 8; a shorter step converges too, which lets the weight be 0
         step = 1 / (8 * max(self.weight, 1e-6))
         ahead = flow = torch.zeros_like(_differences(images))
@@ -189,13 +193,13 @@ class TotalVariation(Preprocessed):
 
 
 def _differences(images: Tensor) -> Tensor:
-    """(2, N, C, H, W): from each pixel to the one below and to the one on the right; zero where there is none."""
+    """(2, N, C, H, W): each pixel's difference to the one below and to the one on its right; zero at the border."""
     return torch.stack([images.diff(dim=-2, append=images[..., -1:, :]), images.diff(dim=-1, append=images[..., -1:])])
 
 
 def _divergence(flow: Tensor) -> Tensor:
-    """(N, C, H, W): what flows out of each pixel less what flows in; minus the transpose of the differences.
+    """(N, C, H, W): what flows out of each pixel less what flows in; minus the transpose of ``_differences``.
 
-    No flow may cross the border, and none of the differences' does.
+    No flow may cross the border; that of the differences never does.
     """
     return F.pad(flow[0], (0, 0, 1, 0)).diff(dim=-2) + F.pad(flow[1], (1, 0)).diff(dim=-1)

@@ -1,8 +1,9 @@
 """Evaluation: three attackers on a defence, with one ``protocol``, and what is left of it.
 
-``threats`` says what each attacker tries, and ``robustness`` runs any attempts; ``judge`` runs one of them and believes
-no attack; ``admission`` refuses input that would give a wrong number. ``outcomes`` is what comes out, ``crafting``
-keeps attacked images, ``costs`` and ``quality`` measure what a defence takes and leaves.
+``threats`` says what each attacker tries, and ``robustness`` runs any attempts; ``judge`` runs one of them and asks the
+defence itself whether it succeeded; ``admission`` refuses input that would give a wrong number. ``outcomes`` is what
+comes out, ``crafting`` makes attacked images to be replayed on many defences, ``quality`` and ``costs`` measure the
+rest.
 """
 
 from advdef.evaluation.costs import Cost, cost, multiply_adds

@@ -1,4 +1,4 @@
-"""What an evaluation admits, and what it says of the gradients that its attacks met."""
+"""What an evaluation accepts as input, and what it says of the gradients that its attacks met."""
 
 import math
 import warnings
@@ -30,7 +30,10 @@ def admitted(
     norm: Norm,
     generator: torch.Generator,
 ) -> tuple[list[Attempt], list[Outcome], float]:
-    """Attempts, earlier outcomes and eps, once they are what they should be; raises TypeError or ValueError."""
+    """Check the input of an evaluation: return attempts and earlier outcomes as lists, and eps as a float.
+
+    Raises TypeError or ValueError for what :func:`advdef.evaluation.evaluate` does not accept.
+    """
     if not isinstance(defence, Defense):
         raise TypeError(f"a Defense is needed, not {type(defence).__name__}: wrap a model in Undefended(model)")
     if not isinstance(generator, torch.Generator):
@@ -56,10 +59,10 @@ def admitted(
 
 
 def warn_of_gradients(defence: Defense, planned: list[Attempt], findings: list[Finding]) -> None:
-    """Say once what was wrong with gradients.
+    """Warn, once for the whole evaluation, of gradients that were not finite, and of missing ones.
 
-    That an attacker who knows nothing finds none is expected where a stand-in is named; that none leads through the
-    stand-ins is not.
+    Where a defence names a stand-in, it is expected that an attacker who does not know it finds no gradient; that none
+    leads through the stand-ins is not.
     """
     if broken := [finding for finding in findings if finding.not_finite]:
         worst = max(finding.not_finite for finding in broken)
@@ -78,7 +81,7 @@ def warn_of_gradients(defence: Defense, planned: list[Attempt], findings: list[F
 
 
 def check_known(known: Outcome, here: Outcome) -> None:
-    """Raise ValueError for an outcome that says nothing about this evaluation."""
+    """Raise ValueError for an earlier outcome from which nothing follows for this evaluation."""
     if known.eps > here.eps or known.norm != here.norm or len(known.clean) != len(here.clean):
         seen = f"eps {known.eps:g} in {known.norm} and {len(known.clean)} images"
         raise ValueError(f"known is for {seen}, not for eps {here.eps:g} in {here.norm} and {len(here.clean)} images")
@@ -91,7 +94,7 @@ def check_known(known: Outcome, here: Outcome) -> None:
 
 
 def check_repeats(defence: Defense, images: Tensor, *, random: bool) -> None:
-    """Raise ValueError for a defence that decides otherwise when it is asked again; of a random one, under one seed."""
+    """Raise ValueError for a defence whose logits change when asked again; a random one is asked under one seed."""
     rows = torch.arange(len(images), device=images.device)
 
     def asked() -> Tensor:
@@ -111,6 +114,6 @@ def check_repeats(defence: Defense, images: Tensor, *, random: bool) -> None:
 
 
 def check_count(name: str, value: int) -> None:
-    """Raise ValueError for what is no count."""
+    """Raise ValueError unless ``value`` is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")

@@ -1,4 +1,4 @@
-"""What a defence costs at inference: time, and passes through its network."""
+"""What a defence costs at inference: time, passes through its network, and multiply-adds."""
 
 import statistics
 import time
@@ -19,7 +19,9 @@ __all__ = ["Cost", "cost", "multiply_adds"]
 
 @dataclass(frozen=True)
 class Cost:
-    """Milliseconds for an image, alone and in a batch, and passes through the network for one image."""
+    """What one image costs: milliseconds when asked ``alone`` and when ``batched``, passes ``forwards`` and
+    ``backwards``.
+    """
 
     alone: float
     batched: float
@@ -28,9 +30,10 @@ class Cost:
 
 
 def cost(defence: Defense, images: Tensor, *, rounds: int = 20) -> Cost:
-    """Median times over ``rounds``, after one that does not count, for the first image and for all (N, C, H, W).
+    """Measure a defence on images (N, C, H, W): the first one alone, and all as one batch.
 
-    A backward pass counts once, however deep it goes. Raises ValueError for no rounds or no images.
+    Times are medians over ``rounds`` calls after one that does not count. A backward pass counts once, however deep it
+    goes. Raises ValueError for no rounds or no images.
     """
     if rounds < 1 or len(images) == 0:
         raise ValueError(f"need at least one round and one image, not {rounds} and {len(images)}")
@@ -43,7 +46,7 @@ def cost(defence: Defense, images: Tensor, *, rounds: int = 20) -> Cost:
 
 
 def _median(defence: Defense, images: Tensor, rounds: int) -> float:
-    """Seconds for one call."""
+    """Median seconds of a call."""
     times = []
     for _ in range(rounds + 1):
         start = time.perf_counter()
@@ -55,9 +58,9 @@ def _median(defence: Defense, images: Tensor, rounds: int) -> float:
 
 
 def multiply_adds(model: nn.Module, images: Tensor) -> float:
-    """Multiply-adds of convolutions and products of matrices for one image, the mean over images (N, C, H, W).
+    """Multiply-adds of convolutions and matrix products for one image: the mean over images (N, C, H, W).
 
-    Backward passes inside of ``model`` count too. Raises ValueError for no images.
+    Those of backward passes inside ``model`` count too. Raises ValueError for no images.
     """
     if len(images) == 0:
         raise ValueError("need at least one image")
@@ -67,7 +70,7 @@ def multiply_adds(model: nn.Module, images: Tensor) -> float:
 
 
 class _Counting(TorchDispatchMode):
-    """Like torch's FlopCounterMode, which refuses a backward pass within a forward pass."""
+    """Counts operations like torch's FlopCounterMode, which refuses a backward pass within a forward pass."""
 
     def __init__(self) -> None:
         super().__init__()

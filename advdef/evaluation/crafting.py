@@ -1,4 +1,4 @@
-"""Adversarial images of every attack on every image, kept to be replayed on many defences."""
+"""Adversarial images of every attack on every image, kept so that they can be replayed on many defences."""
 
 import math
 from collections.abc import Mapping
@@ -33,12 +33,24 @@ def craft(
     resume: Path | None = None,
     progress: bool = False,
 ) -> Mapping[str, Tensor]:
-    """What each attack of ``suite`` makes of images (N, C, H, W) with labels (N,) on ``model``: name -> (N, C, H, W).
+    """What each attack of a suite makes of the images on ``model``: name -> (N, C, H, W).
 
-    Unlike :func:`advdef.evaluation.evaluate`, every attack sees every image, and nothing is judged. ``eps`` is a size
-    in ``norm``, or infinity for attacks that look for the smallest perturbation. In the folder ``resume`` each finished
-    attack is kept. Raises UnsoundAttack when an attack leaves its budget or [0, 1]; ValueError for one in another norm
-    and for an empty suite.
+    Unlike :func:`advdef.evaluation.evaluate`, every attack sees every image, and nothing is judged.
+
+    Args:
+        model: What is attacked.
+        suite: Attacks by name.
+        images: (N, C, H, W), in [0, 1].
+        labels: (N,), int64.
+        eps: Budget of all attacks, a size in ``norm``; infinity for attacks that look for the smallest perturbation.
+        generator: Source of the seed from which all random numbers follow.
+        norm: The norm of eps.
+        batch_size: Images attacked at a time.
+        resume: A folder in which the images of each finished attack are kept.
+        progress: Show a progress bar.
+
+    Raises UnsoundAttack when an attack leaves its budget or [0, 1]; ValueError for one in another norm and for an empty
+    suite.
     """
     images, labels, _ = validate(images, labels, eps, norm=norm, unbounded=True)
     if not suite:

@@ -1,4 +1,4 @@
-"""Runs one attempt on the images of an evaluation and judges what comes back, by the defence alone."""
+"""Runs one attempt on the images of an evaluation, and judges what comes back by asking the defence."""
 
 import hashlib
 import time
@@ -30,7 +30,19 @@ class UnsoundAttack(RuntimeError):
 
 
 class Judge:
-    """What all attempts of one evaluation share. ``draws`` is 0 for a defence that draws nothing."""
+    """What all attempts of one evaluation share.
+
+    Args:
+        defence: The deployed defence.
+        images: (N, C, H, W), in [0, 1].
+        labels: (N,), int64.
+        eps: The budget, a size in ``norm``.
+        norm: The norm of eps.
+        seed: From which the seed of each attempt and each purpose follows.
+        draws: Passes by which a random defence is judged; 0 for one that draws nothing.
+        batch_size: Most images in a batch.
+        folder: Where finished attempts are kept; None to keep none.
+    """
 
     def __init__(
         self,
@@ -49,11 +61,16 @@ class Judge:
         self.seed, self.draws, self.batch_size, self.folder = seed, draws, batch_size, folder
 
     def shares(self, candidates: Tensor, purpose: Purpose, rows: Tensor | None = None) -> Tensor:
-        """(N,): the share of passes that get each candidate right, 0 or 1 without draws; ``rows``: whose they are."""
+        """For each candidate, the share (N,) of passes that get it right; 0 or 1 for a defence that draws nothing.
+
+        ``rows`` are the images that the candidates belong to (default: all, in order), ``purpose`` selects the draws.
+        """
         return self.hits(candidates, purpose, rows).mean(1)
 
     def hits(self, candidates: Tensor, purpose: Purpose, rows: Tensor | None = None) -> Tensor:
-        """(N, passes): which passes get each candidate right, as 0 or 1."""
+        """For each candidate and pass (N, passes), 1 where the pass gets it right, else 0; arguments as of
+        :meth:`shares`.
+        """
         if len(candidates) == 0:
             return torch.zeros(0, 1, device=candidates.device)
         labels = self.labels if rows is None else self.labels[rows]
@@ -72,7 +89,11 @@ class Judge:
         return in_parts(judged, torch.arange(len(candidates), device=candidates.device), self.batch_size)
 
     def run(self, attempt: Attempt, tried: Tensor) -> tuple[Tensor, Tensor, Tensor, Finding]:
-        """One attempt on the images ``tried`` (N,): their rows, what was found, the shares right, and the finding."""
+        """Run one attempt on the images ``tried`` (N,), or take it from the folder.
+
+        Returns the M places of these images (M,), what was found (M, C, H, W), the share of right passes (M,), and the
+        finding.
+        """
         rows = torch.nonzero(tried)[:, 0]
         make = partial(self._made, attempt, rows)
         if self.folder is None or len(rows) == 0:
@@ -97,7 +118,10 @@ class Judge:
         return rows, found, right, Finding(attempt.name, tried, broken, entry.seconds, settings=settings, **entry.facts)
 
     def _made(self, attempt: Attempt, rows: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What of the images ``rows`` the attempt changed for the worse, and what that took."""
+        """Run an attempt on the images ``rows``: tensors to be kept, and facts about what that took.
+
+        Only images that it changed for the worse are among the tensors.
+        """
         passes, seed = {"forward": 0, "backward": 0}, derived(self.seed, attempt.name)
         attack = _going_on(attempt.attack) if is_random(attempt.target) else attempt.attack
 
@@ -121,7 +145,7 @@ class Judge:
         return {"right": right, "moved": moved, "found": found[moved]}, facts
 
     def _doubt(self, rows: Tensor, entry: Entry) -> str | None:
-        """Why an entry that was read cannot be right."""
+        """Why an entry that was read from the folder cannot be right; None where nothing speaks against it."""
         t = entry.tensors
         if set(t) != {"right", "moved", "found"} or t["right"].shape != rows.shape:
             return "it is about other images"
@@ -137,12 +161,12 @@ class Judge:
 
 
 def derived(seed: int, name: str) -> int:
-    """Another seed below 2**62 for each name."""
+    """A seed below 2**62 that follows from a seed and a name, another one for each name."""
     return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:8], "big") >> 2
 
 
 def in_parts(function: Callable[[Tensor], Tensor], rows: Tensor, batch_size: int) -> Tensor:
-    """``function`` of at most ``batch_size`` rows at a time, joined; of half as many where memory does not suffice."""
+    """``function`` of at most ``batch_size`` rows at a time, joined; of half as many where memory is short."""
     done = []
     for part in rows.split(batch_size):
         try:
@@ -165,7 +189,9 @@ def _going_on(attack: Attack) -> Attack:
 
 
 def check_sound(name: str, images: Tensor, found: Tensor, *, eps: float, norm: Norm = "Linf") -> None:
-    """Raise UnsoundAttack unless what an attack found lies in its budget and in [0, 1]."""
+    """Raise UnsoundAttack unless what an attack found has the images' shape and type, and lies in its budget and in [0,
+    1].
+    """
     if not isinstance(found, Tensor) or found.shape != images.shape or not bool(torch.isfinite(found).all()):
         shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise UnsoundAttack(f"{name} returned images of shape {shape}, or not finite")
@@ -184,9 +210,10 @@ def check_sound(name: str, images: Tensor, found: Tensor, *, eps: float, norm: N
 
 @contextmanager
 def counted(target: nn.Module, passes: dict[str, int]) -> Iterator[None]:
-    """Count images through ``target.network`` (``target`` itself where it names none), forward and backward.
+    """Add to ``passes`` how many images go through ``target.network``, "forward" and "backward", inside the block.
 
-    A frozen program takes no hook, and then nothing is counted.
+    Where ``target`` names no network it counts for itself. An exported program takes no hook, and then nothing is
+    counted.
     """
     network = getattr(target, "network", target)
 

@@ -13,11 +13,19 @@ __all__ = ["Finding", "Outcome"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What one attempt did: images it was tried on and broke, (N,) booleans; its cost; its settings.
+    """What one attempt did.
 
-    ``seconds`` include the judging; ``forwards`` and ``backwards`` count images that the attack alone sent through.
-    ``gradient`` is the share of the gradients it needed that were not zero everywhere (None: it needed none, or took
-    them without asking the package); ``not_finite`` for how many images one was not finite, and counted as zero.
+    Attributes:
+        name: The name of the attempt.
+        tried: (N,) booleans: the images that it was tried on.
+        broken: (N,) booleans: the images that it broke.
+        seconds: How long it took, the judging included.
+        forwards: How many images the attack sent forward through the network, without those of the judging.
+        backwards: How many it sent backward.
+        settings: The attack with its settings, as text.
+        gradient: The share of the gradients that it needed which were not zero everywhere; None where it needed none,
+            or took them without asking the package.
+        not_finite: For how many images a gradient was NaN or infinite, which counts as zero.
     """
 
     name: str
@@ -33,37 +41,56 @@ class Finding:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """The result of one threat model at one eps (in ``norm``) on N images."""
+    """The result of one threat model at one eps on N images. For a random defence, see :func:`evaluate`.
+
+    Attributes:
+        eps: The budget, a size in ``norm``.
+        clean: (N,) booleans: correct without an attack.
+        robust: (N,) booleans: correct under everything that was tried.
+        adversarial: (N, C, H, W): what broke each image first, else the image; for a random defence, the worst that was
+            found for it.
+        findings: What each attempt did, in order.
+        norm: The norm of eps.
+        defence: Identity of the defence (:func:`advdef.store.identity`).
+        keys: (N,): identities of images and labels.
+        shares: (N,): for a random defence, the share of fresh passes that are right under the worst that was found.
+        clean_shares: (N,): the same without an attack.
+        passes: (draws,): for a random defence, its accuracy in each of the fresh passes.
+        exhaustive: Whether every attempt was tried on every image that is correct without one.
+    """
 
     eps: float
-    clean: Tensor  # (N,) correct without an attack
-    robust: Tensor  # (N,) correct under everything tried
-    adversarial: Tensor  # (N, C, H, W) what broke each image first, else the image; of a random defence, the worst
+    clean: Tensor
+    robust: Tensor
+    adversarial: Tensor
     findings: tuple[Finding, ...] = field(default=())
     norm: Norm = "Linf"
-    defence: str = ""  # whose outcome this is (advdef.store.identity)
-    keys: Tensor | None = None  # (N,) which images and labels
-    shares: Tensor | None = None  # (N,) of a random defence: the share of fresh passes that are right under the worst
-    clean_shares: Tensor | None = None  # (N,) the same without an attack
-    passes: Tensor | None = None  # (draws,) of a random defence: its accuracy in each of the fresh passes
-    exhaustive: bool = False  # whether every attempt was tried on every correct image
+    defence: str = ""
+    keys: Tensor | None = None
+    shares: Tensor | None = None
+    clean_shares: Tensor | None = None
+    passes: Tensor | None = None
+    exhaustive: bool = False
 
     @property
     def interval(self) -> Interval:
-        """Robust accuracy with an interval over images: Wilson's, or that of the mean share of a random defence."""
+        """Robust accuracy with its interval, Wilson's or, for a random defence, that of the mean share."""
         if self.shares is not None:
             return mean_share(self.shares, self.passes)
         return wilson(int(self.robust.sum()), len(self.robust))
 
     @property
     def clean_interval(self) -> Interval:
-        """Accuracy without an attack, likewise."""
+        """Accuracy without an attack, with an interval of the same kind."""
         if self.clean_shares is not None:
             return mean_share(self.clean_shares)
         return wilson(int(self.clean.sum()), len(self.clean))
 
     def survivors(self, attack: str) -> Tensor:
-        """(N,) correct under one attack alone; raises ValueError if that attack did not see every correct image."""
+        """Which images (N,) are correct under one attack alone.
+
+        Raises ValueError for an unknown attack, and for one that was not tried on every correct image.
+        """
         finding = next((f for f in self.findings if f.name == attack), None)
         if finding is None:
             raise ValueError(f"no attack {attack!r}; tried: {', '.join(f.name for f in self.findings)}")
@@ -72,6 +99,9 @@ class Outcome:
         return self.clean & ~finding.broken
 
     def unique_breaks(self) -> dict[str, int]:
-        """Images that one attack alone broke, by attack. After a working-set run: what the attacks before it left."""
+        """How many images each attack alone broke, by its name.
+
+        Without ``exhaustive`` an attack sees only what those before it left, so this is what it added to them.
+        """
         total = sum((f.broken.int() for f in self.findings), torch.zeros_like(self.clean, dtype=torch.int))
         return {f.name: int((f.broken & (total == 1)).sum()) for f in self.findings}

@@ -1,4 +1,4 @@
-"""How close an image is to a reference."""
+"""How close images are to a reference."""
 
 from torch import Tensor
 

@@ -1,9 +1,10 @@
-"""Judges attempts on the deployed defence, with the worst case per image.
+"""Runs attempts on a defence and judges them on the deployed defence, with the worst case per image.
 
-An image counts as robust under a threat model (``threats``) when nothing tried there broke it. The result is
-the same for batches of any size, on shards, after an interruption, without gradients and in inference mode: what the
-package's attacks draw depends on the image, the seed and the attempt's name alone. (Not those that use the batch
-itself, :func:`advdef.attacks.universal` and attacks by decisions, nor a user's that draws for a batch in one block.)
+An image counts as robust under a threat model when nothing that was tried there broke it. The result does not depend on
+the size of batches, on shards, on interruptions, nor on whether the caller has gradients switched off or is in
+inference mode: what the package's attacks draw depends on the image, the seed and the attempt's name alone. Exceptions
+are attacks that use the batch itself (:func:`advdef.attacks.universal`, and attacks by decisions) and a user's own
+attacks, if they draw for a batch in one block.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,10 +32,10 @@ __all__ = ["accuracy", "correct", "evaluate", "evaluate_curve"]
 
 
 def correct(model: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = 500, seed: int = 0) -> Tensor:
-    """(N,) booleans: images (N, C, H, W) in [0, 1] that ``model`` classifies as their label (N,).
+    """Which images (N, C, H, W) in [0, 1] a model classifies as their label (N,): (N,) booleans.
 
-    A model that draws random numbers draws under ``seed``. Raises TypeError or ValueError for images or labels
-    that are none, among them NaN and an empty batch, and for weights that are not finite.
+    A model that draws random numbers draws under ``seed``. Raises TypeError or ValueError for what are no images or
+    labels (NaN and an empty batch included), and ValueError for weights that are not finite.
     """
     images, labels, _ = validate(images, labels, 0.0)
     check_count("batch_size", batch_size)
@@ -49,7 +50,7 @@ def correct(model: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> Interval:
-    """Clean accuracy with its Wilson interval."""
+    """Accuracy on images as they are, with its Wilson interval."""
     hits = correct(model, images, labels)
     return wilson(int(hits.sum()), len(hits))
 
@@ -70,29 +71,39 @@ def evaluate(
     resume: Path | None = None,
     progress: bool = False,
 ) -> Outcome:
-    """Run the attempts in order and judge each result on ``defence``.
+    """Run the attempts in order, judge each result on ``defence``, and keep the worst case of each image.
 
-    Images (N, C, H, W) in [0, 1], labels (N,). An image leaves the working set once broken, so put cheap attacks first;
-    ``exhaustive`` tries every attack on every correct image instead, for tables of single attacks. ``eps`` is a size in
-    ``norm``; infinity for attacks that look for the smallest perturbation. ``known`` are earlier outcomes of this
-    defence on the same images and norm at the same or a smaller eps: what they broke stays broken (so ``adaptive``
-    contains ``direct`` and ``oblivious``, and a curve over eps falls; of a random defence, but for sampling). The seed
-    comes from ``generator``. In the folder
-    ``resume`` each finished attempt is kept, and the same evaluation, called again, goes on after it. What does not fit
-    into memory is tried in halves.
+    Args:
+        defence: What is attacked; the deployed defence alone decides what counts as broken.
+        attempts: What is tried, cheap attacks first: an image leaves the working set once it is broken. Made by
+            :func:`oblivious`, :func:`direct` and :func:`adaptive`.
+        images: (N, C, H, W), in [0, 1].
+        labels: (N,), int64.
+        eps: Budget of all attacks, a size in ``norm``; infinity for attacks that look for the smallest perturbation.
+        generator: Source of the seed from which all random numbers follow.
+        norm: The norm of eps.
+        known: Earlier outcomes of this defence on the same images, in the same norm and at the same or a smaller eps.
+            What they broke counts as broken, so that ``adaptive`` contains ``direct`` and ``oblivious``, and a curve
+            over eps can only fall (for a random defence: apart from sampling).
+        exhaustive: Try every attack on every image that is correct without one, for tables of single attacks.
+        draws: Passes by which a random defence is judged; others need one.
+        batch_size: Images attacked at a time. What does not fit into memory is tried in halves.
+        resume: A folder in which each finished attempt is kept; the same evaluation, called again, goes on after it.
+        progress: Show a progress bar.
 
-    **A defence that draws random numbers** says so (``random = True``) and is judged by shares: each result by
-    ``draws`` passes. The worst attempt on an image is the one that fewest of them get right, no attack among them; of
-    equals the last. Another ``draws`` passes, which chose nothing, give the share that is reported. All attempts meet
-    the same draws; those seen while an attack is crafted, while attempts are compared, and in the report are three
-    sequences. In ``clean`` and ``robust`` an image is right when most of the reported passes are. A generator of the
-    defence's own needs a method ``reseed(seed)``, which is called; the defence is left as that left it.
+    **A defence that draws random numbers** says so (``random = True``). Each result is then judged by ``draws`` passes,
+    and counts by the share of them that is right. The worst attempt on an image, the image itself included, is the one
+    with the smallest share; of equals, the last. Another ``draws`` passes, which had no part in that choice, give the
+    share that is reported; in ``clean`` and ``robust`` an image is right when most of them are. All attempts meet the
+    same draws; the draws that an attack sees, those by which attempts are compared, and those of the report are three
+    separate sequences. A defence that has a generator of its own needs a method ``reseed(seed)``, which is called, and
+    is left as that left it.
 
     Raises UnsoundAttack when an attack leaves its budget; TypeError for what is no defence, attempt, outcome or
     generator; ValueError for nothing to try, two attempts of one name, a ``known`` that does not belong here, an attack
     in another norm, an eps above 1 in Linf, weights that are not finite, and a defence that draws random numbers
-    without saying so, or that no seed repeats. Warns with NaNGradientWarning, and with NoGradientWarning when most
-    gradients that were needed were zero: through the stand-ins, or directly where the defence has none.
+    without saying so, or whose draws no seed repeats. Warns with NaNGradientWarning, and with NoGradientWarning when
+    most gradients that were needed were zero: through the stand-ins or, where the defence has none, directly.
     """
     planned, earlier, eps = admitted(defence, attempts, known, eps=eps, norm=norm, generator=generator)
     images, labels, _ = validate(images, labels, eps, norm=norm, unbounded=True)
@@ -158,10 +169,22 @@ def evaluate_curve(
     resume: Path | None = None,
     progress: bool = False,
 ) -> dict[float, Outcome]:
-    """Robust accuracy over eps: one evaluation per eps in ascending order, each on what smaller eps left.
+    """Robust accuracy over eps: one evaluation for each eps in ascending order, each on what smaller eps left.
 
-    ``attempts`` maps eps to what is tried there; ``known`` may hold the curves of weaker threat models, whose breaks at
-    the same or a smaller eps count too. Raises what :func:`evaluate` raises.
+    Args:
+        defence: What is attacked.
+        attempts: What is tried, by eps.
+        images: (N, C, H, W), in [0, 1].
+        labels: (N,), int64.
+        generator: Source of the seeds.
+        norm: The norm of every eps.
+        known: Curves of weaker threat models; what they broke at the same or a smaller eps counts too.
+        draws: Passes by which a random defence is judged.
+        batch_size: Images attacked at a time.
+        resume: A folder in which each finished attempt is kept.
+        progress: Show a progress bar.
+
+    Returns the outcomes by eps. Raises what :func:`evaluate` raises.
     """
     outcomes: dict[float, Outcome] = {}
     previous: Outcome | None = None
@@ -186,7 +209,7 @@ def evaluate_curve(
 
 
 def _keep(rows: Tensor, found: Tensor, right: Tensor, worst: Tensor, fewest: Tensor, *, ties: bool) -> None:
-    """Note what is worse for an image than all before it."""
+    """Note, for the images ``rows``, what was found and its share of right passes, where that is a new worst case."""
     rows = rows.to(fewest.device)
     worse = (right <= fewest[rows]) if ties else (right < fewest[rows])
     worst[rows[worse]], fewest[rows[worse]] = found[worse], right[worse]

@@ -1,7 +1,8 @@
-"""What each of the three attackers tries: attempts, which :func:`advdef.evaluation.evaluate` runs and judges.
+"""What each of the three attackers tries: lists of attempts, which :func:`advdef.evaluation.evaluate` runs and judges.
 
-``oblivious``: crafted on the bare classifier, replayed on the defence. ``direct``: through the deployed defence with
-plain autograd. ``adaptive``: through its surrogates, with its own attacks, by transfer and without gradients.
+``oblivious`` attacks the bare classifier, and its images are replayed on the defence. ``direct`` attacks the deployed
+defence with the gradient that plain autograd finds. ``adaptive`` attacks through the defence's surrogates, with the
+defence's own attacks, by transfer and without gradients.
 """
 
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ _DRAWS = 20  # over which a random stand-in is averaged, as in AutoAttack's "ran
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attack on one target: what is crafted on. Success is always judged on the defence."""
+    """One attack on one target, the model that it attacks. Whether it succeeds is always judged on the defence."""
 
     name: str
     attack: Attack
@@ -38,13 +39,13 @@ class Attempt:
 
 
 def oblivious(defence: Defense, attacks: Suite | SuiteName) -> list[Attempt]:
-    """The suite on the bare classifier: behind a defence in front of a defence, the one behind both."""
+    """The suite on the bare classifier; where defences are stacked, on the classifier behind all of them."""
     _check(defence)
     return [Attempt(name, attack, bare(defence)) for name, attack in _suite(attacks).items()]
 
 
 def bare(defence: nn.Module) -> nn.Module:
-    """The classifier without any defence."""
+    """The classifier without any of the defences in front of it."""
     found = defence
     while isinstance(found, Defense) and found.classifier is not found:
         found = found.classifier
@@ -68,11 +69,20 @@ def adaptive(
     transfer: Mapping[str, nn.Module] | None = None,
     extra: Suite | None = None,
 ) -> list[Attempt]:
-    """The suite on every stand-in (on the defence itself when there is none), then the defence's own attacks.
+    """All that an attacker who knows the defence tries.
 
-    ``steps`` is the budget of those own attacks, if not their default. After them come ``extra`` attacks on the
-    deployed defence (gradient-free ones) and the suite replayed from ``transfer`` models. An empty suite leaves the
-    defence's own attacks and the extra ones; ValueError where there are none.
+    In this order: the suite on every stand-in (on the defence itself where there is none), the defence's own attacks,
+    the ``extra`` ones, and the suite replayed from the ``transfer`` models.
+
+    Args:
+        defence: What is attacked.
+        attacks: The suite, or its name. An empty one leaves the defence's own attacks and the extra ones.
+        eps: The budget, which the defence's own attacks may depend on.
+        steps: Steps of the defence's own attacks. Default: their own default.
+        transfer: Other models, by name, on which the suite is run as well.
+        extra: Further attacks on the deployed defence: ones without gradient, say.
+
+    Raises ValueError where that leaves nothing to try.
     """
     _check(defence)
     chosen = suite(attacks) if isinstance(attacks, str) else attacks
@@ -96,10 +106,10 @@ def adaptive(
 
 
 def stand_ins(defence: Defense) -> dict[str, nn.Module]:
-    """The surrogates of a defence; of one in front of another, its own in front of each of the other's.
+    """All that an adaptive attacker puts in place of a defence, by name: its surrogates, without any hard part.
 
-    So no hard part of a stack is left to cut the gradient. What draws random numbers is replaced by the mean over its
-    draws (EOT, https://arxiv.org/abs/1707.07397).
+    Of a defence in front of another defence they are its own surrogates in front of each one of the other's. A stand-in
+    that draws random numbers is replaced by the mean over its draws (EOT, https://arxiv.org/abs/1707.07397).
 
     >>> from advdef.defenses import BitDepth, Jpeg
     >>> from advdef.papers.nip.baselines import NoiseVote
@@ -117,7 +127,7 @@ def stand_ins(defence: Defense) -> dict[str, nn.Module]:
 
 
 def _replaced(defence: Defense) -> dict[str, nn.Module]:
-    """Without its hard parts, and as random as before."""
+    """The stand-ins before averaging: no hard part is left in them, and they are as random as the defence."""
     found = {}
     for label, outer in _over(defence).items():
         for name, target in (_hard(outer) or ({type(outer).__name__: outer} if label else {})).items():
@@ -126,7 +136,7 @@ def _replaced(defence: Defense) -> dict[str, nn.Module]:
 
 
 def _over(defence: Defense) -> dict[str, Defense]:
-    """The defence in front of stand-ins of the defences behind it, by their names; "" is the defence as it is."""
+    """The defence in front of each stand-in of the defences behind it, by name; "" is the defence as it is."""
     inside = _inside(defence)
     options = [list((_replaced(inner) or {"": inner}).items()) for inner in inside]
     found: dict[str, Defense] = {}
@@ -152,7 +162,7 @@ def _inside(model: nn.Module) -> list[Defense]:
 
 
 def _hard(defence: Defense) -> dict[str, nn.Module]:
-    """The surrogates that replace something else than draws."""
+    """The surrogates that replace something other than random draws."""
     return {name: target for name, target in defence.surrogates().items() if not is_expectation(target)}
 
 
@@ -161,7 +171,7 @@ def _averaged(target: nn.Module) -> nn.Module:
 
 
 def _own_attacks(defence: Defense, eps: float) -> Suite:
-    """The attacks that a defence brings; in front of another defence, those that see stand-ins of that one."""
+    """The attacks that a defence brings; those of one in front of another defence see stand-ins of that one."""
     return {
         f"{name} over {label}" if label else name: attack
         for label, outer in _over(defence).items()
@@ -176,7 +186,9 @@ def _check(defence: object) -> None:
 
 
 def _suite(attacks: Suite | SuiteName) -> Suite:
-    """A suite, also by its name; raises ValueError for one without attacks: clean accuracy would pass for robust."""
+    """A suite, given as such or by its name; raises ValueError for an empty one, which would leave clean accuracy as
+    robust.
+    """
     found = suite(attacks) if isinstance(attacks, str) else attacks
     if not found:
         raise ValueError(_NOTHING)

@@ -1,4 +1,8 @@
-"""The five papers: their names, rooms and rules, and which row of their page's record is the defence itself."""
+"""The list of the papers, and a room for each of them with the rules that decide its claims.
+
+In every room ``defence`` is the defence, ``training`` trains it where it is trained, and ``attacks`` are those that
+exist because of it; ``verdicts`` has the rules, ``figures`` the figures of its page.
+"""
 
 import importlib
 from dataclasses import dataclass
@@ -10,10 +14,18 @@ __all__ = ["PAPERS", "Paper", "how_decided", "rules"]
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper of this book; ``room`` is its folder here.
+    """A paper of this book, and where its numbers stand.
 
-    ``defence`` names its defence on the page that compares all, ``own`` in the record of its own page; ``undefended``
-    and ``adversarial`` are the rows there that it is measured against.
+    Attributes:
+        id: Its name in claims, records and on the command line.
+        room: Its folder here.
+        title: Its name in prose.
+        arxiv: Its number there.
+        notebook: Its page, without a suffix.
+        defence: The name of its defence on the page that compares all defences.
+        own: The name of its defence on its own page.
+        undefended: There, the row without a defence that it is measured against.
+        adversarial: There, the row of adversarial training.
     """
 
     id: str
@@ -36,7 +48,7 @@ PAPERS: tuple[Paper, ...] = (
     Paper("snn_purification", "snn", "SNN purification", "2404.17092", "05_snn_purification", "purifier", "purifier",
           "none", "FGSM-AT"),
 )  # fmt: skip
-"""In the order of the pages."""
+"""All papers, in the order of their pages."""
 
 
 def rules(paper: str) -> dict[str, Rule]:

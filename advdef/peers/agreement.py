@@ -34,7 +34,7 @@ __all__ = ["Comparison", "Pair", "agreement", "pairs"]
 
 @dataclass(frozen=True)
 class Pair:
-    """One attack, ours and that of a peer (one of :data:`advdef.peers.PEERS`), with equal settings.
+    """One attack, ours and that of a peer (one of ``advdef.peers.PEERS``), with equal settings.
 
     Both are handed what they ``share``: a random ``start``, or as ``targets`` each image's likeliest wrong class, which
     then is what must be reached.
@@ -71,7 +71,7 @@ class Comparison:
 
     @property
     def points(self) -> float:
-        """Our robust accuracy minus theirs in points: negative where we are stronger, NaN without the peer."""
+        """Our robust accuracy minus theirs, in points; negative where we are stronger, NaN without the peer."""
         return nan if self.theirs is None else 100 * float((self.ours.double() - self.theirs.double()).mean())
 
     @property

@@ -1,4 +1,7 @@
-"""Training: one ``loop``, ``adversarial`` training, attacked ``pairs`` to learn from, and ``weights`` that are kept."""
+"""Training: the one ``loop``, ``adversarial`` training on top of it, ``pairs`` to learn from, and ``weights`` on disk.
+
+Pairs are attacked images beside their originals, for what learns to restore or purify.
+"""
 
 from advdef.training.adversarial import Branches, Penalty, fit_pairs, train_alp, train_at, train_trades
 from advdef.training.loop import Objective, TrainingDiverged, fit, train_standard

@@ -1,9 +1,10 @@
-"""Adversarial training and its relatives: one schedule, one inner attack, and only the loss differs.
+"""Adversarial training and its relatives: one schedule and one inner attack; only the loss differs.
 
     loss = alpha CE(F(x), y) + (1 - alpha) CE(F(x'), y) + weight * penalty(F(x), F(x'))
 
-with x' from a few steps of PGD on the current network in evaluation mode. Where the loss needs both branches they go
-through the network as one batch, so that batch normalisation treats them alike; where it needs x' alone, x is left out.
+Here x' comes from a few steps of PGD on the current network in evaluation mode. Where the loss needs F(x) and F(x'),
+both go through the network as one batch, so that batch normalisation treats them alike; where it needs F(x') alone, x
+is left out.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +28,7 @@ __all__ = ["Branches", "Penalty", "ascend", "fit_pairs", "train_alp", "train_at"
 
 @dataclass(frozen=True)
 class Branches:
-    """What a network makes of a batch and of its adversarial partners: logits (N, K), and the tapped layers' maps."""
+    """What a network makes of a batch and of its adversarial partners: logits (N, K), and outputs of tapped layers."""
 
     clean: Tensor
     adversarial: Tensor
@@ -36,7 +37,7 @@ class Branches:
 
 
 Penalty = Callable[[Branches], Tensor]
-"""A scalar to be kept small, averaged over the batch."""
+"""A function of the branches that returns the scalar to be kept small, a mean over the batch."""
 
 
 def train_at(
@@ -50,9 +51,10 @@ def train_at(
     alpha: float = 0.0,
     **options: Any,
 ) -> dict[str, Tensor]:
-    """PGD adversarial training (https://arxiv.org/abs/1706.06083); with ``alpha`` 0.5 on half clean images ("mixed").
+    """PGD adversarial training (https://arxiv.org/abs/1706.06083).
 
-    ``options`` go to :func:`fit_pairs`, which says what is returned.
+    ``alpha`` is the weight of the clean images in the loss: 0 for attacked images alone, 0.5 for both alike. All other
+    parameters, ``options`` among them, and what is returned are those of :func:`fit_pairs`.
     """
     return fit_pairs(model, split, eps=eps, steps=steps, epochs=epochs, generator=generator, alpha=alpha, **options)
 
@@ -70,8 +72,9 @@ def train_alp(
 ) -> dict[str, Tensor]:
     """Adversarial logit pairing (https://arxiv.org/abs/1803.06373): AT plus the squared distance of the logits.
 
-    The squares are summed over the classes, so a weight here is that many times one for their mean.
-    Broken as a defence without adversarial training by https://arxiv.org/abs/1807.10272.
+    ``weight`` is that of the distance. Its squares are summed over the K classes, so a weight here is worth K times one
+    for their mean. All other parameters, ``options`` among them, and what is returned are those of :func:`fit_pairs`.
+    Logit pairing without adversarial training was broken by https://arxiv.org/abs/1807.10272.
     """
     return fit_pairs(
         model, split, eps=eps, steps=steps, epochs=epochs, generator=generator, weight=weight,
@@ -90,9 +93,10 @@ def train_trades(
     weight: float = 6.0,
     **options: Any,
 ) -> dict[str, Tensor]:
-    """TRADES (https://arxiv.org/abs/1901.08573): clean CE plus ``weight`` times KL(F(x) || F(x')).
+    """TRADES (https://arxiv.org/abs/1901.08573): CE on clean images plus ``weight`` times KL(F(x) || F(x')).
 
-    Its inner attack ascends that divergence, from a point next to the image (its gradient is zero at the image).
+    The inner attack ascends that divergence, from a point next to the image, as its gradient is zero at the image
+    itself. All other parameters, ``options`` among them, and what is returned are those of :func:`fit_pairs`.
     """
     return fit_pairs(
         model, split, eps=eps, steps=steps, epochs=epochs, generator=generator, alpha=1.0, weight=weight,
@@ -130,14 +134,29 @@ def fit_pairs(
     before_epoch: Callable[[int, float], None] | None = None,
     **options: Any,
 ) -> dict[str, Tensor]:
-    """The shared loop; returns ``{"loss": (epochs,)}``.
+    """Train with the loss of :mod:`advdef.training.adversarial`; returns ``{"loss": (epochs,)}``.
 
-    ``step_size`` is relative to ``eps``. ``layers`` are tapped for the penalty. With ``ramp`` epoch e has the weight
-    ``weight * min(1, e / ramp)``; with ``eps_ramp`` it has the budget ``eps * min(1, (e + 1) / eps_ramp)``, without
-    which small networks on binary-like images stay at chance. ``attack_penalty`` lets the inner attack ascend the
-    divergence instead of CE. ``through(model)`` is what the inner attack differentiates in place of a model whose own
-    gradient is of no use.
-    ``before_epoch(e, weight)`` runs before each epoch with its weight; ``options`` go to :func:`advdef.training.fit`.
+    Args:
+        model: The network to train, in place.
+        split: Training images and labels.
+        eps: Linf budget of the inner attack, in pixel units.
+        steps: Gradient steps of the inner attack, at least 1.
+        epochs: Passes over the split.
+        generator: Source of all random numbers.
+        step_size: Size of a step of the inner attack, relative to eps.
+        alpha: Weight, from 0 to 1, of the cross-entropy on clean images; the rest is that of the attacked ones.
+        weight: Weight of the penalty. Default: none.
+        penalty: What is kept small besides; needed where the weight is above 0.
+        layers: Names of the layers whose outputs the penalty gets to see.
+        attack_penalty: Whether the inner attack ascends KL(F(x) || F(x')) in place of the cross-entropy.
+        ramp: Over how many epochs the weight rises: in epoch e it is ``weight * min(1, e / ramp)``. Default: it is
+            whole from the beginning.
+        eps_ramp: Over how many epochs the budget rises: in epoch e it is ``eps * min(1, (e + 1) / eps_ramp)``. Without
+            it small networks on binary-like images stay at chance. Default: it is whole from the beginning.
+        through: Makes of the model what the inner attack differentiates. Default: the model itself; a surrogate of it
+            where the model has no useful gradient.
+        before_epoch: Called with the number of the epoch, from 0, and its weight before it begins.
+        **options: Go to :func:`advdef.training.fit`.
 
     Raises ValueError for settings that make no sense, and what ``fit`` raises.
     """
@@ -193,9 +212,19 @@ def ascend(
     start: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """The last iterate of PGD on ``value(logits)`` -> (N,), as training uses it: no check, no best iterate.
+    """The inner attack of training: PGD on ``value(logits)``, without checks, of which the last iterate counts.
 
-    From a random point of the Linf ball, or from ``images + start``. Evaluation uses :mod:`advdef.attacks`.
+    For training alone; evaluation uses :mod:`advdef.attacks`.
+
+    Args:
+        model: The network as it is now; asked in evaluation mode.
+        images: (N, C, H, W), in [0, 1].
+        value: What is ascended: logits (N, K) -> (N,).
+        eps: Linf budget, in pixel units.
+        steps: Number of gradient steps.
+        step_size: Size of a step, relative to eps.
+        start: (N, C, H, W): the perturbation to begin with. Default: a random point of the ball.
+        generator: Source of the random point.
     """
     around = ball(images, torch.full((1, 1, 1, 1), eps, dtype=images.dtype, device=images.device), "Linf")
     if start is None:

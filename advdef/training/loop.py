@@ -1,4 +1,4 @@
-"""One fit loop for every classifier and defence; what is minimised is a function."""
+"""The one training loop, for every classifier and defence; what it minimises is a function that the caller gives."""
 
 import math
 import os
@@ -16,10 +16,13 @@ from advdef.data import Split
 __all__ = ["LAYOUT", "Objective", "TrainingDiverged", "fit", "precision", "train_standard"]
 
 Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""``objective(model, images, labels)`` -> scalar loss; images (N, C, H, W) in [0, 1]."""
+"""Called as ``objective(model, images, labels)`` with images (N, C, H, W) in [0, 1]; returns a scalar loss."""
 
 LAYOUT = torch.contiguous_format if os.environ.get("ADVDEF_CHANNELS_LAST") == "0" else torch.channels_last
-"""How models and images lie in memory, for speed alone; ``ADVDEF_CHANNELS_LAST=0`` shows what rounding does."""
+"""How models and images lie in memory, channels last, which is faster and changes nothing but rounding.
+
+With ``ADVDEF_CHANNELS_LAST=0`` they are contiguous; comparing both shows what rounding does.
+"""
 
 Schedule = Literal["constant", "cosine", "one_cycle"]
 Optimizer = Literal["adam", "sgd"]
@@ -28,8 +31,8 @@ Optimizer = Literal["adam", "sgd"]
 class TrainingDiverged(RuntimeError):
     """The loss became NaN or infinite; the message says at which step.
 
-    ``checkpoint`` holds the weights after the last epoch whose losses were all finite (at first: the initial ones),
-    ``epoch`` how many epochs those were.
+    ``checkpoint`` holds the weights after the last epoch whose losses were all finite (the initial weights, if there
+    was none), ``epoch`` how many epochs had been completed by then.
     """
 
     def __init__(self, message: str, checkpoint: dict[str, Tensor], epoch: int) -> None:
@@ -38,7 +41,7 @@ class TrainingDiverged(RuntimeError):
 
 
 def cross_entropy(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Plain cross-entropy on clean images."""
+    """Mean cross-entropy on the images as they are."""
     return F.cross_entropy(model(images).float(), labels)
 
 
@@ -61,17 +64,31 @@ def fit(
     after_step: Callable[[], None] | None = None,
     progress: bool = False,
 ) -> list[float]:
-    """Train with Adam, or SGD with Nesterov momentum 0.9, and return the mean loss of each epoch.
+    """Train a model, and return the mean loss of each epoch; the model is left in evaluation mode.
 
-    ``parameters`` are the optimiser's groups (default: all of the model's). ``schedule`` scales the learning rate:
-    "cosine" falls to 0, "one_cycle" rises linearly over the first fifth of the steps and falls linearly to 0.
-    ``before_epoch(e)`` runs before epoch e, where a scheme changes hardness or freezes a part (and may raise
-    FloatingPointError); ``after_step()`` runs
-    after each update, where a constraint is restored. ``shift`` and ``flip`` augment (see
-    :meth:`advdef.data.Split.batches`). The model is left in evaluation mode.
+    Args:
+        model: The network to train, in place.
+        split: Training images and labels.
+        epochs: Passes over the split, at least 1.
+        generator: Source of the order of images and of their augmentation.
+        objective: What is minimised. Default: cross-entropy.
+        parameters: What the optimiser changes: parameters, or its groups with their own settings. Default: all of the
+            model's.
+        optimizer: "adam", or "sgd" (with Nesterov momentum 0.9).
+        learning_rate: Where a group does not say otherwise.
+        weight_decay: That of the optimiser.
+        schedule: What happens to the learning rate: "constant"; "cosine", which falls to 0; or "one_cycle", which rises
+            linearly over the first fifth of the steps and then falls linearly to 0.
+        batch_size: Images in a step.
+        shift: Augmentation: images are moved by up to so many pixels (see :meth:`advdef.data.Split.batches`).
+        flip: Augmentation: each image is mirrored with probability 1/2.
+        before_epoch: Called with the number of the epoch, from 0, before it begins, where a scheme changes hardness or
+            freezes a part. It may raise FloatingPointError to say that training has diverged.
+        after_step: Called after each update of the weights, where a constraint is restored.
+        progress: Show a progress bar.
 
-    Raises TrainingDiverged when a loss is not finite, with the model back at its last good weights; ValueError for
-    fewer than one epoch, an empty split, an unknown schedule or optimiser.
+    Raises TrainingDiverged when a loss or a weight is not finite, with the model back at its last good weights;
+    ValueError for fewer than one epoch, an empty split, and an unknown schedule or optimiser.
     """
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, not {epochs}")
@@ -146,12 +163,14 @@ def fit(
 
 
 def precision(device: torch.device) -> torch.dtype:
-    """What :func:`fit` computes in: bfloat16 where it is safe to assume it is fast; evaluation stays in float32."""
+    """The type that :func:`advdef.training.fit` computes in: bfloat16 on CUDA, else float32. Evaluation is always in
+    float32.
+    """
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def _scale(step: int, *, schedule: Schedule, total: int) -> float:
-    """The factor on the learning rate."""
+    """The factor on the learning rate at a step of ``total``."""
     if schedule == "constant":
         return 1.0
     if schedule == "cosine":
@@ -165,5 +184,5 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def train_standard(model: nn.Module, split: Split, *, epochs: int, generator: torch.Generator, **options: Any) -> None:
-    """Cross-entropy on clean images; ``options`` go to :func:`fit`."""
+    """Train on clean images with cross-entropy; ``options`` go to :func:`fit`."""
     fit(model, split, epochs=epochs, generator=generator, **options)

@@ -1,4 +1,4 @@
-"""Attacked images and what they were before: what a restorer learns from, made once for a classifier, or on the fly."""
+"""Pairs of attacked and clean images, from which a restorer learns: made in advance and kept, or batch by batch."""
 
 import math
 from collections.abc import Mapping
@@ -30,12 +30,18 @@ _TENSORS = ("attacked", "clean", "labels", "kinds", "eps")
 
 @dataclass(frozen=True)
 class Recipe:
-    """What happens to an image before a restorer sees it; which of it, and how strongly, is drawn for each image.
+    """What is done to an image before a restorer sees it; what, and how strongly, is drawn for each image.
 
-    A share ``clean`` stays as it is, a share ``noise`` gets uniform noise, the others one of the ``attacks`` (names in
-    ``ATTACKS``), with an eps in pixels out of ``eps``. Before, images are moved by up to ``shift`` pixels and, with
-    ``flip``, mirrored. ``copies`` is how often each image is taken when pairs are made in advance. Raises ValueError
-    for settings that make no sense.
+    Raises ValueError for settings that make no sense.
+
+    Attributes:
+        eps: Budgets in pixel units, from which one is drawn for each image.
+        attacks: Names in ``ATTACKS``, from which one is drawn for each image that is attacked.
+        clean: Share of images that stay as they are.
+        noise: Share of images that get uniform noise of size eps; all others are attacked.
+        copies: How often each image is taken when pairs are made in advance.
+        shift: By how many pixels, at most, images are moved before.
+        flip: Whether images are mirrored before, each with probability 1/2.
     """
 
     eps: tuple[float, ...]
@@ -58,14 +64,18 @@ class Recipe:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """What an image may get."""
+        """All that may be done to an image, "clean", "noise" and the names of the attacks."""
         return ("clean", "noise", *self.attacks)
 
 
 def attack_batch(
     classifier: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, *, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Images (N, C, H, W) after the recipe, rounded to bytes; which of its ``kinds`` each got (N,), and at what eps."""
+    """Do to images (N, C, H, W) what the recipe says, against ``classifier``.
+
+    Returns the images, rounded to whole grey levels, and for each of them (N,) the index into ``recipe.kinds`` of what
+    was done and the eps of it (0 for clean ones).
+    """
     n, device = len(images), images.device
     share = (1 - recipe.clean - recipe.noise) / len(recipe.attacks)
     shares = torch.tensor([recipe.clean, recipe.noise, *[share] * len(recipe.attacks)])
@@ -88,7 +98,10 @@ def attack_batch(
 
 @dataclass(frozen=True, eq=False)
 class AttackedPairs:
-    """Attacked and clean images, uint8 (M, C, H, W); labels, kinds and eps (M,)."""
+    """Pairs of images: ``attacked`` and ``clean``, uint8 (M, C, H, W), with ``labels``, ``kinds`` and ``eps`` (M,).
+
+    ``kinds`` are indices into :attr:`Recipe.kinds`.
+    """
 
     attacked: Tensor
     clean: Tensor
@@ -97,7 +110,7 @@ class AttackedPairs:
     eps: Tensor
 
     def split(self) -> Split:
-        """Both images of a pair as the channels of one (M, 2 C, H, W), the attacked one first."""
+        """The pairs as a split whose images (M, 2 C, H, W) hold both images of a pair, the attacked one first."""
         return Split(torch.cat([self.attacked, self.clean], 1), self.labels)
 
 
@@ -110,7 +123,7 @@ def make_attacked_pairs(
     batch_size: int = 500,
     progress: bool = False,
 ) -> AttackedPairs:
-    """``recipe.copies`` pairs of each image, against a classifier."""
+    """Make ``recipe.copies`` pairs of each image of the split, against a classifier."""
     parts: list[tuple[Tensor, ...]] = []
     bar = tqdm(total=recipe.copies * math.ceil(len(split) / batch_size), disable=not progress, leave=False)
     for _ in range(recipe.copies):
@@ -130,7 +143,10 @@ def _bytes(images: Tensor) -> Tensor:
 def cached_pairs(
     classifier: nn.Module, split: Split, recipe: Recipe, *, seed: int, progress: bool = False
 ) -> AttackedPairs:
-    """:func:`make_attacked_pairs`, kept under all that determines them (see :func:`advdef.store.key`)."""
+    """The pairs of :func:`advdef.training.pairs.make_attacked_pairs`, made once and then read from the cache.
+
+    They are kept under all that determines them (see :func:`advdef.store.key`).
+    """
 
     def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
         generator = torch.Generator().manual_seed(seed)

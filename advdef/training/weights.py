@@ -1,4 +1,4 @@
-"""Trained weights on disk, keyed by all that determines them, so that an interrupted run trains nothing twice."""
+"""Weights on disk, under a key of all that determines them, so that nothing is trained twice."""
 
 import warnings
 from collections.abc import Callable
@@ -20,7 +20,10 @@ __all__ = ["Training", "digest", "trained"]
 
 @dataclass(frozen=True)
 class Training:
-    """A trained model, what its training function returned (on the CPU), and what it cost when it really ran."""
+    """A trained model, with what its training function returned (on the CPU) and what the training took.
+
+    ``seconds`` is the time of the training itself, also where ``from_cache`` says that the result was only read.
+    """
 
     model: nn.Module
     history: dict[str, Tensor]
@@ -36,14 +39,16 @@ def trained(
     seed: int,
     **settings: Any,
 ) -> Training:
-    """``train(build(), data.train, generator=..., **settings)`` under ``seed``, or the result of an earlier such call.
+    """Call ``train(build(), data.train, generator=..., **settings)`` under ``seed``, or return what it once gave.
 
-    The key holds the built model with its weights, the training function and its settings, the seed, the training
-    images and labels and the data set's name, all by content (see :func:`advdef.store.key`), the code that is reached
-    from there, the device type, the precision of training, and the environment. The model is in evaluation mode.
+    The key of the result holds, all by content (see :func:`advdef.store.key`): the built model with its weights, the
+    training function and its settings, the seed, the training images and labels, the name of the data set, the code
+    that is reached from there, the device type, the precision of training, and the environment. The model comes back in
+    evaluation mode.
 
-    Where training diverges, the last good weights are kept, and TrainingDiverged names the file. Raises TypeError for
-    a setting that has no content, as an open file.
+    Where training diverges, the last good weights are kept, and TrainingDiverged names their file. Warns with
+    StoreWarning, and keeps nothing, where training changed the model besides its weights. Raises TypeError for a
+    setting that has no content, such as an open file.
     """
     split, folder = data.train, cache_folder("weights")
     device = split.images.device
@@ -98,7 +103,7 @@ def trained(
 
 
 def _besides(model: nn.Module) -> str:
-    """All that a file of weights does not hold."""
+    """An identity of all that a model holds and a file of its weights does not."""
     held = {name: (value.dtype, tuple(value.shape)) for name, value in model.state_dict().items()}
     own = {*vars(nn.Module()), "training"}
     attributes = [[(n, v) for n, v in vars(m).items() if n not in own] for m in model.modules()]
@@ -117,5 +122,5 @@ def _written(file: Path, weights: dict[str, Tensor]) -> bool:
 
 
 def digest(model: nn.Module) -> str:
-    """Hash of all weights and buffers."""
+    """A hash of all weights and buffers of a model."""
     return identity(dict(model.state_dict()))

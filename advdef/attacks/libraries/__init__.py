@@ -1,1 +1,1 @@
-"""Attacks of other libraries, with our signature; what they find is judged again here."""
+"""Attacks of other libraries with the signature of ours; what they find is judged again here."""

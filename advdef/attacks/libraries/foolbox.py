@@ -1,12 +1,12 @@
-"""Attacks from foolbox that look for the smallest perturbation, with gradients or by decisions alone.
+"""Attacks from foolbox that look for the smallest perturbation, by gradients or by decisions alone.
 
-Signature as in :mod:`advdef.attacks.gradient`. ``eps``, a number or one per image (N,), may be infinite: it is the
-largest size in ``norm`` that counts. An adversarial image comes back where foolbox found one that the model, asked once
-more, gets wrong and that is at most ``eps`` away; elsewhere the image itself. With ``targets`` (N,) the goal is that
-class. Images that the model gets wrong already are returned as they are.
+The signature is that of :mod:`advdef.attacks.gradient`. Here ``eps``, a number or one per image (N,), is the largest
+size in ``norm`` that counts, and may be infinite. Where foolbox found an image at most ``eps`` away that the model,
+asked once more, gets wrong, it is returned; elsewhere, and where the model is wrong anyway, the image itself.
 
 Raises what the gradient attacks raise, and ImportError when the extra ``eval`` is not installed. Attacks by decisions
-need a model that gives the same image the same class each time; ValueError where they notice that it does not.
+need a model that gives the same image the same class each time, and raise ValueError where they notice that it does
+not.
 """
 
 import logging
@@ -42,9 +42,22 @@ def carlini_wagner(
     targets: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Carlini & Wagner's L2 attack (https://arxiv.org/abs/1608.04644): ``binary_search_steps`` times ``steps`` of Adam.
+    """Carlini & Wagner's L2 attack (https://arxiv.org/abs/1608.04644).
 
-    ``confidence`` is the lead in logits that a wrong class must have. Foolbox's default is 10,000 steps.
+    It minimises the distance plus a weighted loss, and searches for the weight.
+
+    Args:
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), in [0, 1].
+        labels: (N,), int64.
+        eps: Largest perturbation that counts, in ``norm``; a number, or one per image (N,). Infinity is allowed.
+        norm: The norm of eps; the attack itself minimises L2.
+        steps: Steps of Adam for each weight. Foolbox's default is 10,000.
+        binary_search_steps: How many weights are tried.
+        step_size: Learning rate of Adam.
+        confidence: Lead, in logits, that the wrong class must have.
+        targets: (N,), int64: the class that each image is to be taken for. Default: any but its label.
+        generator: Source of all random numbers. Default: torch's own.
     """
     attack = _attacks(steps=steps, binary_search_steps=binary_search_steps).L2CarliniWagnerAttack(
         steps=steps, binary_search_steps=binary_search_steps, stepsize=step_size, confidence=confidence,
@@ -69,9 +82,21 @@ def ead(
     targets: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Elastic-net attack (https://arxiv.org/abs/1709.04114): L1 by shrinkage, with ``sparsity`` for the paper's beta.
+    """Elastic-net attack (https://arxiv.org/abs/1709.04114): minimises L2 and L1 together, the latter by shrinkage.
 
-    Of what it finds it keeps the smallest in L1 or, with ``decision_rule="EN"``, in the elastic-net distance.
+    Args:
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), in [0, 1].
+        labels: (N,), int64.
+        eps: Largest perturbation that counts, in ``norm``; a number, or one per image (N,). Infinity is allowed.
+        norm: The norm of eps.
+        steps: Steps for each weight of the loss.
+        binary_search_steps: How many weights of the loss are tried.
+        step_size: Size of the first step.
+        sparsity: Weight of L1, the paper's beta.
+        decision_rule: Whether of what it finds it keeps the smallest in "L1" or in the elastic-net distance, "EN".
+        targets: (N,), int64: the class that each image is to be taken for. Default: any but its label.
+        generator: Source of all random numbers. Default: torch's own.
     """
     attack = _attacks(steps=steps, binary_search_steps=binary_search_steps).EADAttack(
         steps=steps, binary_search_steps=binary_search_steps, initial_stepsize=step_size, regularization=sparsity,
@@ -92,9 +117,19 @@ def deepfool(
     overshoot: float = 0.02,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """DeepFool (https://arxiv.org/abs/1511.04599), its L2 or its Linf form by ``norm``.
+    """DeepFool (https://arxiv.org/abs/1511.04599): steps to the nearest decision boundary of the linearised model.
 
-    Steps to the nearest boundary of the linearised model towards one of the ``candidates`` most likely classes.
+    Args:
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), in [0, 1].
+        labels: (N,), int64.
+        eps: Largest perturbation that counts, in ``norm``; a number, or one per image (N,). Infinity is allowed.
+        norm: "L2" or "Linf": that of eps, and which form of the attack is run.
+        steps: Most steps, at least 1.
+        candidates: Among how many of the most likely classes, the image's own included, the nearest is sought; at least
+            2.
+        overshoot: By which share a step goes beyond the boundary.
+        generator: Source of all random numbers. Default: torch's own.
     """
     attacks = _attacks(steps=steps)
     if candidates < 2:
@@ -119,9 +154,20 @@ def ddn(
     targets: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Decoupled direction and norm (https://arxiv.org/abs/1811.09600): the L2 norm shrinks by ``gamma`` on success.
+    """Decoupled direction and norm (https://arxiv.org/abs/1811.09600): follows the gradient on a sphere of changing
+    radius.
 
-    It starts at ``start_norm`` and grows by the same share on failure.
+    Args:
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), in [0, 1].
+        labels: (N,), int64.
+        eps: Largest perturbation that counts, in ``norm``; a number, or one per image (N,). Infinity is allowed.
+        norm: The norm of eps; the attack itself minimises L2.
+        steps: Number of gradient steps, at least 1.
+        start_norm: The first radius (L2).
+        gamma: By which share the radius shrinks after a success, and grows after a failure.
+        targets: (N,), int64: the class that each image is to be taken for. Default: any but its label.
+        generator: Source of all random numbers. Default: torch's own.
     """
     attack = _attacks(steps=steps).DDNAttack(steps=steps, init_epsilon=start_norm, gamma=gamma)
     return _smallest(model, images, labels, attack, eps=eps, norm=norm, targets=targets, generator=generator)
@@ -138,9 +184,17 @@ def boundary(
     targets: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Boundary attack (https://arxiv.org/abs/1712.04248), by decisions alone: a random walk along the boundary in L2.
+    """Boundary attack (https://arxiv.org/abs/1712.04248), by decisions alone: a random walk along the boundary.
 
-    Foolbox's default is 25,000 steps; each asks the model once.
+    Args:
+        model: Maps images to logits (N, K), of which only the decision is used.
+        images: (N, C, H, W), in [0, 1].
+        labels: (N,), int64.
+        eps: Largest perturbation that counts, in ``norm``; a number, or one per image (N,). Infinity is allowed.
+        norm: The norm of eps; the attack itself minimises L2.
+        steps: Steps of the walk, each of which asks the model once. Foolbox's default is 25,000.
+        targets: (N,), int64: the class that each image is to be taken for. Default: any but its label.
+        generator: Source of all random numbers. Default: torch's own.
     """
     attack = _attacks(steps=steps).BoundaryAttack(steps=steps)
     return _smallest(
@@ -160,10 +214,18 @@ def hop_skip_jump(
     targets: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """HopSkipJump (https://arxiv.org/abs/1904.02144), by decisions alone, minimising L2 or Linf.
+    """HopSkipJump (https://arxiv.org/abs/1904.02144), by decisions alone: estimates the gradient at the boundary.
 
-    Step k asks the model ``first_evaluations`` * sqrt(k) times for one estimate of a gradient. Foolbox's default is 64
-    steps.
+    Args:
+        model: Maps images to logits (N, K), of which only the decision is used.
+        images: (N, C, H, W), in [0, 1].
+        labels: (N,), int64.
+        eps: Largest perturbation that counts, in ``norm``; a number, or one per image (N,). Infinity is allowed.
+        norm: "L2" or "Linf": that of eps, and what the attack minimises.
+        steps: Number of steps, at least 1. Foolbox's default is 64.
+        first_evaluations: Step k asks the model this many times sqrt(k) for its estimate.
+        targets: (N,), int64: the class that each image is to be taken for. Default: any but its label.
+        generator: Source of all random numbers. Default: torch's own.
     """
     attacks = _attacks(steps=steps, first_evaluations=first_evaluations)
     constraint = {"L2": "l2", "Linf": "linf"}
@@ -174,7 +236,7 @@ def hop_skip_jump(
     )
 
     def gradients(is_adversarial: Callable[[Any], Any], points: Any, evaluations: int, radius: Any) -> Any:
-        """As in foolbox, which however divides by norms over the whole batch: more images would make it worse."""
+        """As foolbox does it, but with norms of each image: those over the whole batch get worse with its size."""
         point = points.raw
         moves = votes = sides = torch.zeros_like(point)
         for _ in range(evaluations):
@@ -201,10 +263,20 @@ def pointwise(
     targets: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Pointwise attack (https://arxiv.org/abs/1805.09190), by decisions alone: resets value after value of a start.
+    """Pointwise attack (https://arxiv.org/abs/1805.09190), by decisions alone: resets the values of a far start one by
+    one.
 
-    In another norm than L0 it then moves each remaining value back as far as it can. A round asks the model once for
-    each changed value.
+    In another norm than L0 it then moves each remaining value back as far as it can. Each round asks the model once for
+    every value that still differs.
+
+    Args:
+        model: Maps images to logits (N, K), of which only the decision is used.
+        images: (N, C, H, W), in [0, 1].
+        labels: (N,), int64.
+        eps: Largest perturbation that counts, in ``norm``; a number, or one per image (N,). Infinity is allowed.
+        norm: The norm of eps.
+        targets: (N,), int64: the class that each image is to be taken for. Default: any but its label.
+        generator: Source of all random numbers. Default: torch's own.
     """
     attack = _attacks().PointwiseAttack(l2_binary_search=norm != "L0")
     return _smallest(
@@ -235,9 +307,10 @@ def _smallest(
     room: float = 0.0,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """Run a foolbox attack, with a ``start`` one by decisions, and keep what is near enough.
+    """Run a foolbox attack, and keep what lies within eps.
 
-    It may leave [0, 1] by ``room``, but the model never sees that.
+    ``start`` is for attacks by decisions: how the point that they begin at is moved towards the image. The attack may
+    leave [0, 1] by ``room``; the model never sees that, as what it gets is cut to [0, 1].
     """
     from foolbox import Misclassification, PyTorchModel, TargetedMisclassification
 
@@ -317,7 +390,7 @@ def _nearer(
 
 @contextmanager
 def _contained() -> Iterator[None]:
-    """Silence the warning that importing foolbox causes; keep its messages from giving the root logger a handler."""
+    """Silence the warning that importing foolbox causes, and keep foolbox from giving the root logger a handler."""
     root, handler = logging.getLogger(), logging.NullHandler()
     root.addHandler(handler)
     try:

@@ -1,8 +1,8 @@
 """AutoAttack and two of its parts, FAB and Square, from pyautoattack.
 
-Signature and contract as in :mod:`advdef.attacks.gradient`, with one ``eps`` for all images. What the library finds
-counts only where the model, asked once more, is wrong; where it exceeds the budget by rounding it is first moved back
-into the ball. Elsewhere the image itself is returned. Raises ImportError when the extra ``eval`` is not installed.
+Signature and contract are those of :mod:`advdef.attacks.gradient`, with one ``eps`` for all images. The library is not
+taken at its word. What exceeds the budget by rounding is moved back into the ball; then the model is asked once more,
+and where it is right the image itself is returned. Raises ImportError when the extra ``eval`` is not installed.
 """
 
 import logging
@@ -33,11 +33,22 @@ def autoattack(
     batch_size: int = 250,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """AutoAttack (https://arxiv.org/abs/2003.01690): APGD, targeted APGD and FAB, Square, each on what is left.
+    """AutoAttack (https://arxiv.org/abs/2003.01690): APGD, targeted APGD, FAB and Square, each on what is left.
 
-    ``version="rand"`` is for models that draw random numbers: APGD with cross-entropy and DLR on averaged gradients.
-    With fewer than ten classes every wrong one is a target. Raises ValueError for fewer classes than DLR needs (four,
-    three for "rand"), and in L2 where :func:`square` does.
+    With fewer than ten classes every wrong one is a target.
+
+    Args:
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), in [0, 1].
+        labels: (N,), int64.
+        eps: Radius of the ball in pixel units: one number for all images.
+        norm: "Linf" or "L2".
+        version: "standard", or "rand" for models that draw random numbers: APGD with cross-entropy and with DLR, on
+            averaged gradients.
+        batch_size: How many images the library attacks at a time.
+        generator: Source of all random numbers. Default: torch's own.
+
+    Raises ValueError for fewer classes than DLR needs (four; three for "rand"), and in L2 where :func:`square` does.
     """
     if version not in ("standard", "rand"):
         raise ValueError(f"no version {version!r} of AutoAttack; there are standard, rand")
@@ -69,9 +80,18 @@ def square(
     queries: int = 1000,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Square attack (https://arxiv.org/abs/1912.00049), by score queries alone: no gradient.
+    """Square attack (https://arxiv.org/abs/1912.00049): asks for logits alone, and needs no gradient.
 
-    In L2 raises ValueError for images whose sides pyautoattack cannot tile, 12 or 14 pixels among them.
+    Args:
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), in [0, 1].
+        labels: (N,), int64.
+        eps: Radius of the ball in pixel units: one number for all images.
+        norm: "Linf" or "L2".
+        queries: How often the model is asked about each image, at least 1.
+        generator: Source of all random numbers. Default: torch's own.
+
+    Raises ValueError in L2 for images whose sides pyautoattack cannot tile, those of 12 or 14 pixels for instance.
     """
     with needs("pyautoattack"):
         from pyautoattack.square import SquareAttack
@@ -103,8 +123,16 @@ def fab(
 ) -> Tensor:
     """Fast adaptive boundary attack (https://arxiv.org/abs/1907.02044): looks for the smallest perturbation.
 
-    An infinite ``eps`` accepts every one. ``targeted`` runs it towards each of the nine most likely wrong classes,
-    until one is reached within eps; else a step needs the gradient of every logit.
+    Args:
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), in [0, 1].
+        labels: (N,), int64.
+        eps: Largest perturbation that counts, in pixel units: one number for all images. Infinity accepts every one.
+        norm: "Linf" or "L2".
+        steps: Number of gradient steps, at least 1.
+        targeted: Run it towards each of the nine most likely wrong classes until one is reached within eps. Untargeted,
+            each step needs the gradient of every logit.
+        generator: Source of all random numbers. Default: torch's own.
     """
     with needs("pyautoattack"):
         from pyautoattack.fab_pt import FABAttack_PT
@@ -123,7 +151,7 @@ def fab(
 
 
 def _check_tiles(images: Tensor, norm: BallNorm) -> None:
-    """Raise ValueError where the tiles of Square's start in L2 stand out, at which pyautoattack would stop."""
+    """Raise ValueError where Square's start in L2, a grid of tiles, would stand out of the image."""
     height, width = images.shape[2:]
     tile, edge = height // 5, height % 5 // 2
     fits = tile == 1 or (tile > 1 and all(edge + side // tile * tile <= side for side in (height, width)))
@@ -158,7 +186,7 @@ def _kept(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence AutoAttack's log; give back the tracer (a debugger's, say) that one of its checks takes away."""
+    """Silence AutoAttack's log, and restore the trace function (a debugger's, say) that one of its checks removes."""
     logger, tracer = logging.getLogger("auto-attack"), sys.gettrace()
     disabled, logger.disabled = logger.disabled, True
     try:

@@ -1,8 +1,8 @@
-"""Attacks of other libraries, none of them taken at its word: what they may touch, and what is kept of what they find.
+"""Attacks of other libraries, none of them taken at its word.
 
-A library's attack gets a :class:`StandIn` of the model and the images that the model gets right, with torch's and
-numpy's random numbers seeded for it. Of what it returns, :func:`verified` keeps only what it may and what fools the
-model when it is asked once more.
+A library's attack gets a :class:`StandIn` of the model and only the images that the model gets right, with torch's and
+numpy's random numbers seeded for it. Of what it returns, :func:`verified` keeps what lies within the budget and fools
+the model when it is asked once more.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,12 +20,12 @@ from advdef.norms import per_image, spread
 __all__ = ["PeerSearch", "StandIn", "needs", "reached", "verified"]
 
 PeerSearch = Callable[[nn.Module, Tensor, Goal, Tensor, int], tuple[Tensor, Tensor]]
-"""Called as ``search(model, images, goal, eps, seed)``; returns images and (N,) which of them may be kept."""
+"""Called as ``search(model, images, goal, eps, seed)``; returns images, and (N,) booleans which of them may be kept."""
 
 
 @contextmanager
 def needs(package: str) -> Iterator[None]:
-    """Make a failing import of an optional package say what to install."""
+    """Make a failed import inside the block say which extra to install."""
     try:
         yield
     except ImportError as error:
@@ -33,7 +33,7 @@ def needs(package: str) -> Iterator[None]:
 
 
 def reached(logits: Tensor, goal: Goal) -> Tensor:
-    """(N,) booleans: the decision is the target or, without targets, is not the label."""
+    """Which images (N,) have reached their goal: the decision is the target or, without targets, is not the label."""
     decision = logits.argmax(1)
     return decision != goal.labels if goal.targets is None else decision == goal.targets
 
@@ -49,10 +49,16 @@ def verified(
     targets: Tensor | None,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """What ``search`` finds for each image, where it may be kept and the model is fooled; else the image itself.
+    """What ``search`` finds for each image, where it may be kept and fools the model; elsewhere the image itself.
 
-    ``eps`` is what :func:`advdef.contract.validate` returned. Images that need no attack, and those with eps 0,
-    are not searched for.
+    Args:
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), in [0, 1].
+        labels: (N,), int64.
+        search: The library's attack. It gets no image that has reached its goal already, and none with eps 0.
+        eps: (1, 1, 1, 1) or (N, 1, 1, 1), as :func:`advdef.contract.validate` returns it.
+        targets: (N,), int64: the class that each image is to be taken for; None for any but its label.
+        generator: Source of the seed for the library's random numbers; None for torch's own.
     """
     goal = Goal(labels, None if targets is None else own(targets))
     found, allowed = images.clone(), torch.zeros_like(labels, dtype=torch.bool)
@@ -75,7 +81,7 @@ def verified(
 
 @contextmanager
 def _single_precision() -> Iterator[None]:
-    """Float32 as torch's default type."""
+    """Make float32 torch's default type inside the block."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
@@ -85,10 +91,11 @@ def _single_precision() -> Iterator[None]:
 
 
 class StandIn(nn.Module):
-    """The model as a library may have it: its values, and a gradient with respect to the images alone.
+    """The model as a library gets it: the same values, and a gradient with respect to the images alone.
 
-    Libraries call ``.backward()``, which would write into every parameter's ``.grad``, fail where the model cuts the
-    graph, and write into the logits. ``dtype`` is what the model takes, whatever the library makes of the images.
+    Libraries call ``.backward()``, which would write into every parameter's ``.grad``; they fail where the model cuts
+    the graph; and some write into the logits. ``dtype`` is that of the images which the model takes, whatever type the
+    library works in.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:

@@ -1,6 +1,7 @@
 """NIP: neuron-level inverse perturbation, https://arxiv.org/abs/2112.13060.
 
-``influence`` measures neurons and turns it into directions, ``bank`` keeps a dictionary of them, ``defence`` adds them
-(by ``offset``); ``oracle`` is told the label, ``baselines`` add noise or another gradient; ``attacks`` are made against
-all of these. ``shift`` and ``repair`` measure what an attack moves and what the defence moves back.
+``influence`` measures neurons and turns the measure into directions, ``bank`` keeps a dictionary of them, one per
+class, and ``defence`` adds them to images, on what ``offset`` shares with ``baselines``: noise, and another gradient.
+``oracle`` is the released code, which is told the answer. ``attacks`` are made against all of these. ``shift`` measures
+what an attack does to neurons, ``repair`` what a defence does to attacked images.
 """

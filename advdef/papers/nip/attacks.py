@@ -1,4 +1,4 @@
-"""Attacks made for defences that add an offset by the predicted class, or try one offset after the other."""
+"""Attacks on defences that add something to an image: by the class they take it for, or by trying many things."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -41,15 +41,20 @@ def candidates(
     stop_early: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Ascend a loss of ``network`` on all candidates clip(x + offset, 0, 1), whichever a defence trusts.
+    """Attack all images clip(x + offset, 0, 1) at once, whichever of them a defence goes by.
 
-    ``offsets`` is (J, C, H, W), in pixels. ``loss`` is the "sum" of the candidates' cross-entropies; their "worst"
-    margin, positive when each of them is wrong; or "agree", the worst lead of one wrong class, that of the largest mean
-    logit over the candidates of the clean image. In the gradient the clip is the identity (BPDA,
-    https://arxiv.org/abs/1802.00420). With ``sampled`` that many candidates are drawn anew for each point.
-    ``model`` only judges. The other options and the contract are those of :func:`advdef.attacks.pgd`.
+    Args:
+        model: The defence; it only judges.
+        network: The bare classifier, whose loss on the candidates is ascended.
+        offsets: (J, C, H, W), in pixel units: all that the defence may add.
+        loss: What is ascended: "sum", the sum of the candidates' cross-entropies; "worst", their smallest margin, which
+            is positive when all of them are wrong; or "agree", the smallest lead of one wrong class, that with the
+            largest mean logit over the candidates of the clean image.
+        sampled: Use so many candidates, drawn anew for each point. Default: all J.
 
-    Raises ValueError for offsets unlike the images or not finite, an unknown loss and ``sampled`` outside 1..J.
+    In the gradient the clip is the identity (BPDA, https://arxiv.org/abs/1802.00420). All other parameters and the
+    contract are those of :func:`advdef.attacks.pgd`. Raises ValueError for offsets unlike the images or not finite, an
+    unknown loss, and ``sampled`` outside 1..J.
 
     >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     >>> image, label = torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])
@@ -119,17 +124,22 @@ def precompensated(
     stop_early: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Craft x* for a class on the bare ``network``, with as large a lead as it can get, and submit x* - share * offset.
+    """Craft x* on the bare network, and submit x* - share * offset: what the defence will add is taken off beforehand.
 
-    ``offset(points (N, C, H, W), classes (N,))`` is what the defence adds to points that it takes for that class; it is
-    asked once, at x*. What is submitted is moved into the eps-ball and [0, 1]: where x* has used up its budget, an
-    offset back towards the image cannot be taken off. Share 0 is x* itself; between 0 and 1 what the look-up sees and
-    what it makes of it both stay near x*. x* is PGD on the margin of each of the ``classes`` most likely wrong
-    classes of the clean image, those after the first for what ``model`` still gets right. ``model`` only judges, and is
-    asked once for each share and class. The other options and the contract are those of :func:`advdef.attacks.pgd`.
+    x* is made by PGD on the margin of a wrong class, for the most likely wrong classes of the clean image in turn;
+    classes after the first are tried for what ``model`` still gets right. What is submitted is moved into the ball and
+    [0, 1], so where x* has used up its budget, an offset that leads back towards the image cannot be taken off.
 
-    Raises ValueError for ``classes`` below 1, shares that are none, negative or not finite, and an offset that has not
-    the shape of the points.
+    Args:
+        model: The defence; it only judges, and is asked once for each share and class.
+        network: The bare classifier.
+        offset: What the defence adds to points (N, C, H, W) that it takes for classes (N,); asked once, at x*.
+        shares: How much of the offset is taken off, each tried in turn, 0 or more. 0 submits x* itself; between 0 and
+            1, both what the look-up sees and what it makes of that stay near x*.
+        classes: How many wrong classes are tried, at least 1.
+
+    All other parameters and the contract are those of :func:`advdef.attacks.pgd`. Raises ValueError for ``classes``
+    below 1, shares that are none, negative or not finite, and an offset of another shape than the points.
 
     >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     >>> image, label = torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])
@@ -150,7 +160,7 @@ def precompensated(
         return (around.project(crafted - share * added) for share in shares)
 
     return for_each_class(
-        model, images, labels, eps=eps, network=network, likely=network, classes=classes, attempt=attempt,
+        model, images, labels, eps=eps, network=network, likely=partial(ask, network), classes=classes, attempt=attempt,
         norm=norm, stop_early=stop_early,
     )  # fmt: skip
 
@@ -173,15 +183,22 @@ def two_conditions(
     stop_early: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Ascend the lead of a class on x and on clip(x + offset(x, class), 0, 1), whichever of the two is smaller.
+    """Raise the lead of a wrong class both on x and on clip(x + offset(x, class), 0, 1): the smaller of the two is
+    ascended.
 
-    Where both are classified as that class, the look-up is wrong and what it adds does not help. ``offset(points
-    (N, C, H, W), classes (N,))`` is asked anew at each step, without gradient, and taken for a constant; the clip is
-    the identity in the gradient. Tried are the ``classes`` most likely wrong classes by ``network`` on the clean image,
-    those after the first on what ``model`` still gets right; any wrong class counts as success. ``model`` only judges.
-    The other options and the contract are those of :func:`advdef.attacks.pgd`.
+    Where both are classified as that class, the look-up is wrong, and what it adds does not help. The most likely wrong
+    classes of the clean image are tried in turn, those after the first for what ``model`` still gets right; any wrong
+    class counts as success.
 
-    Raises ValueError for ``classes`` below 1 and an offset that has not the shape of the points.
+    Args:
+        model: The defence; it only judges.
+        network: The bare classifier.
+        offset: What the defence adds to points (N, C, H, W) that it takes for classes (N,). It is asked anew at each
+            step, and is a constant of the gradient, in which the clip is the identity.
+        classes: How many wrong classes are tried, at least 1.
+
+    All other parameters and the contract are those of :func:`advdef.attacks.pgd`. Raises ValueError for ``classes``
+    below 1 and an offset of another shape than the points.
 
     >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     >>> image, label = torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])
@@ -206,6 +223,6 @@ def two_conditions(
         return [found]
 
     return for_each_class(
-        model, images, labels, eps=eps, network=network, likely=network, classes=classes, attempt=attempt,
+        model, images, labels, eps=eps, network=network, likely=partial(ask, network), classes=classes, attempt=attempt,
         norm=norm, stop_early=stop_early,
     )  # fmt: skip

@@ -1,7 +1,8 @@
-"""Directions of inverse perturbations learnt from benign training images, one per class: the dictionary of NIP.
+"""The dictionary of NIP: directions of inverse perturbations, one per class, learnt from benign training images.
 
 The abstracts of NIP (https://arxiv.org/abs/2112.13060) say that influence is calculated from benign examples; the
-released code keeps a log per image and looks nothing up. How a dictionary is fitted here, and its controls, are ours.
+released code keeps a log for each image and looks nothing up. How a dictionary is fitted here, and its controls, are
+ours.
 """
 
 from collections.abc import Callable
@@ -30,17 +31,25 @@ class BankError(ValueError):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DirectionBank:
-    """What is known of K classes at a layer of D features; directions have root mean square 1 over an image.
+    """What is known of K classes at a layer of D features; a direction has root mean square 1 over the image.
 
     Raises ValueError for tensors whose shapes do not fit together.
+
+    Attributes:
+        layer: The name of the layer.
+        weights: (K, D): +1 for features of the front, -1 for those of the tail, 0 for the others.
+        directions: (K, C, H, W): the mean direction of each class.
+        samples: (K, M, C, H, W): directions of single images of each class.
+        mean: (K,): of the weighted sum of features, over benign images of the class.
+        deviation: (K,): its standard deviation over them.
     """
 
     layer: str
-    weights: Tensor  # (K, D): +1 front, -1 tail, 0 middle
-    directions: Tensor  # (K, C, H, W): the mean over a class
-    samples: Tensor  # (K, M, C, H, W): of single images
-    mean: Tensor  # (K,): of the weighted sum of features over the benign images of the class
-    deviation: Tensor  # (K,)
+    weights: Tensor
+    directions: Tensor
+    samples: Tensor
+    mean: Tensor
+    deviation: Tensor
 
     def __post_init__(self) -> None:
         k, shape = len(self.weights), self.directions.shape[1:]
@@ -74,11 +83,21 @@ def fit_bank(
     score: Score = "logit",
     batch_size: int = 500,
 ) -> DirectionBank:
-    """Fit a bank on the first ``per_class`` images of each class that ``model`` classifies correctly.
+    """Fit a bank on training images that the model classifies correctly.
 
-    For class c, the mean influence of the features on z_c gives the weights: +1 for the largest ``share``, -1 for the
-    smallest. Each image then has its direction, normalised; their normalised mean is the direction of the class, the
-    first ``kept`` are its samples. ``split`` should be training data.
+    For each class, the mean influence of the features on its score gives the weights: +1 for the largest ones, -1 for
+    the smallest. Under these weights each image has its direction. The direction of the class is their mean,
+    normalised; the first ones are its samples.
+
+    Args:
+        model: The classifier.
+        split: Where images are taken from; training data.
+        layer: The layer of the features. Default: the last in the model's ``taps``.
+        share: Which share of the features is the front, and which the tail.
+        per_class: How many correctly classified images of each class are used, the first of the split.
+        kept: How many of their directions are kept as samples.
+        score: Influence is that on the "logit" or on the "probability" of the class.
+        batch_size: Images classified at a time.
 
     Raises ValueError for a class with fewer than ``kept`` (at least 2) correctly classified images.
     """
@@ -107,7 +126,7 @@ def _predictions(model: nn.Module, split: Split, batch_size: int) -> Tensor:
 
 
 def random_bank(bank: DirectionBank, *, generator: torch.Generator) -> DirectionBank:
-    """The control that knows nothing: white Gaussian directions in place of those of a bank."""
+    """A control that knows nothing: the directions of a bank are replaced by white Gaussian noise."""
 
     def drawn(value: Tensor) -> Tensor:
         return rms_normalised(torch.randn(value.shape, generator=generator, dtype=value.dtype).to(value.device))
@@ -116,7 +135,7 @@ def random_bank(bank: DirectionBank, *, generator: torch.Generator) -> Direction
 
 
 def phase_scrambled(bank: DirectionBank, *, generator: torch.Generator) -> DirectionBank:
-    """The control that knows spectra: each direction keeps its amplitudes and its colours, not where anything is.
+    """A control that knows the spectra: each direction keeps its amplitudes and colours, but not where anything is.
 
     Random phases, those of white noise, are added in Fourier space, the same in all channels of a direction.
     """

@@ -1,4 +1,4 @@
-"""What a computed direction must beat: random noise of the same size, and the gradient of the predicted class."""
+"""Baselines that a computed direction must beat: random noise of the same size, and the predicted class's gradient."""
 
 from typing import Literal, get_args
 
@@ -18,13 +18,13 @@ Noise = Literal["gaussian", "uniform"]
 
 
 class NoiseVote(Defense):
-    """Mean logits over ``draws`` noisy copies clip(x + step * u) of each image; u has root mean square 1 over an image.
+    """Mean logits over ``draws`` noisy copies clip(x + step * u) of each image, with u of root mean square 1.
 
-    Such noise cannot hide a gradient: it averages out (EOT, https://arxiv.org/abs/1707.07397, used against random
-    defences in https://arxiv.org/abs/1802.00420). Each pass draws anew for each image, by the image and ``seed``, so
-    that batches of any size and every device see the same numbers.
+    Such noise hides no gradient, since it averages out (EOT, https://arxiv.org/abs/1707.07397, used against random
+    defences in https://arxiv.org/abs/1802.00420). Each pass draws anew; the numbers follow from the image, the pass and
+    ``seed``, so they are the same in batches of any size and on every device.
 
-    Raises ValueError for a step that is negative or not finite, no draws, or an unknown noise.
+    Raises ValueError for a step that is negative or not finite, fewer than one draw, or an unknown noise.
     """
 
     exact = False
@@ -51,11 +51,11 @@ class NoiseVote(Defense):
         return self._classifier
 
     def reseed(self, seed: int) -> None:
-        """Begin a sequence of draws anew."""
+        """Begin a new sequence of draws."""
         self._draws.reseed(seed)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Mean logits over fresh draws, which go through the classifier as one batch."""
+        """Mean logits over fresh draws; all copies go through the classifier as one batch."""
         noisy = (images + self.step * self._directions(images)).clamp(0, 1)
         logits = ask(self._classifier, noisy.flatten(0, 1))
         return logits.unflatten(0, (self.draws, len(images))).mean(0)
@@ -75,12 +75,12 @@ class NoiseVote(Defense):
 
 
 class AntiAdversary(AddedOffset):
-    """One step up the logit of the predicted class: x + step * g / (RMS(g) + 1e-5), clipped to [0, 1].
+    """One step up the logit of the predicted class: clip(x + step * g / (RMS(g) + 1e-5)) with the gradient g.
 
-    In the manner of https://arxiv.org/abs/2103.14347, which takes several steps down the cross-entropy of that class;
-    here it is one, of normalised length, so that it compares with NIP's. Defences of this kind were broken in
-    https://arxiv.org/abs/2202.13711. The offset is a constant to autograd, which is exact almost everywhere where the
-    classifier is piecewise linear. Raises ValueError for a step that is negative or not finite.
+    In the manner of https://arxiv.org/abs/2103.14347, which takes several steps down the cross-entropy of that class.
+    Here it is one step of normalised length, so that it can be compared with NIP's. Defences of this kind were broken
+    in https://arxiv.org/abs/2202.13711. To autograd the offset is a constant; where the classifier is piecewise linear,
+    that is exact almost everywhere. Raises ValueError for a step that is negative or not finite.
     """
 
     def __init__(self, classifier: nn.Module, step: float) -> None:
@@ -90,9 +90,9 @@ class AntiAdversary(AddedOffset):
         self.step = step
 
     def offset(self, images: Tensor, classes: Tensor | None = None) -> Tensor:
-        """What is added (N, C, H, W) when each image is believed to be of its class (N,), by default as predicted.
+        """What is added (N, C, H, W) to images believed to be of ``classes`` (N,), by default those predicted.
 
-        Zero where the gradient is. Raises ValueError for classes of a wrong shape.
+        It is zero where the gradient is. Raises ValueError for classes of a wrong shape.
         """
         if classes is not None and classes.shape != images.shape[:1]:
             raise ValueError(f"classes must have shape ({len(images)},), not {tuple(classes.shape)}")

@@ -1,13 +1,14 @@
 """NIP, neuron-level inverse perturbation: defences that add to an image what strengthens the right neurons.
 
 Source: https://arxiv.org/abs/2112.13060. The classifier stays as it is. How the paper finds the perturbation of an
-image whose class it does not know is not known to us, so there are three explicit variants, all ours: ``NIPSelf`` (V1),
-``NIPDictionary`` (V2) and ``NIPSearch`` (V3). What the authors' released code does instead needs the answer and is
-therefore no defence: :class:`advdef.papers.nip.oracle.NIPOracle` (V0).
+image whose class it does not know is not known to us, so there are three variants, all ours: ``NIPSelf`` (V1) computes
+it for the predicted class, ``NIPDictionary`` (V2) tries one direction per class, ``NIPSearch`` (V3) those of many
+training images. The authors' released code needs the answer and is no defence:
+:class:`advdef.papers.nip.oracle.NIPOracle` (V0).
 
-All are deterministic. What they add is constant almost everywhere on a piecewise linear network, so plain autograd
-through them, which takes it for a constant, has the exact gradient; the surrogates look past the clipping to [0, 1] and
-past the choices, whose gradient is zero.
+All three are deterministic. On a piecewise linear network, what they add is constant almost everywhere, so plain
+autograd, which takes it for a constant, has the exact gradient. It stops at the clipping to [0, 1] and at the choices,
+where the gradient is zero; the surrogates go on past both.
 """
 
 from collections.abc import Sequence
@@ -29,20 +30,21 @@ from advdef.papers.nip.influence import Score, Tail, feature_layer, front_and_ta
 from advdef.papers.nip.offset import AddedOffset, by_class
 from advdef.taps import renamed, tapped
 
-__all__ = ["NIPDictionary", "NIPSearch", "NIPSelf", "Rule", "SearchScore"]
+__all__ = ["NIPDictionary", "NIPSearch", "NIPSelf", "DecisionRule", "SearchScore"]
 
-Rule = Literal["pred", "majority", "mean-logit", "max-confidence", "self-confidence"]
+DecisionRule = Literal["pred", "majority", "mean-logit", "max-confidence", "self-confidence"]
 SearchScore = Literal["confidence", "recovery"]
 
 _IMAGES_IN_A_PASS = 250  # more do not fit into the caches of a CPU; a GPU gets 16 times as many
 
 
 class NIPSelf(AddedOffset):
-    """V1: the image's own inverse perturbation for its own predicted class, times ``step`` (RMS, in pixels).
+    """V1: adds each image's own inverse perturbation for its predicted class, times ``step`` (RMS, in pixel units).
 
-    It strengthens what speaks for the prediction: on an adversarial image, for the wrong class. A negative step weakens
+    It strengthens what speaks for the prediction; on an adversarial image, for the wrong class. A negative step weakens
     it. ``front``, ``tail``, ``tail_slice``, ``layer`` and ``score`` are those of
-    :func:`advdef.papers.nip.influence.inverse_direction`. Raises ValueError for a layer that the classifier has not.
+    :func:`advdef.papers.nip.influence.inverse_direction`. Raises ValueError for a layer that the classifier does not
+    have.
     """
 
     def __init__(
@@ -69,19 +71,19 @@ class NIPSelf(AddedOffset):
         return self.step * direction
 
     def over(self, classifier: nn.Module) -> Defense:
-        """As of every defence; the features stay those of the same layer, whatever its name there."""
+        """As for every defence; the layer keeps its place, whatever it is called in the other network."""
         moved = super().over(classifier)
         assert isinstance(moved, NIPSelf)
         moved.layer = renamed(self.layer, self.classifier, classifier)
         return moved
 
     def surrogates(self) -> dict[str, nn.Module]:
-        """Past the clipping; and with soft weights of the features, differentiated twice (for smooth networks too)."""
+        """One that goes past the clipping; and one with soft weights of the features, which it differentiates, too."""
         return super().surrogates() | {"soft weights": straight_through(self, _SoftWeights(self))}
 
 
 class _SoftWeights(nn.Module):
-    """NIPSelf with a sigmoid on each side in place of the hard front and tail, and its gradient in full."""
+    """NIPSelf with a sigmoid on each side in place of the hard front and tail, differentiated in full."""
 
     def __init__(self, defence: NIPSelf, temperature: float = 0.1) -> None:
         super().__init__()
@@ -102,23 +104,28 @@ class _SoftWeights(nn.Module):
 
 
 class NIPDictionary(Defense):
-    """V2: adds the directions of a bank, one per class, times a step (RMS, in pixels), and decides by a rule.
+    """V2: adds the directions of a bank, one per class, times a step (RMS, in pixel units), and decides by a rule.
 
-    ``rule``, given the logits of the K edited images: "pred" takes the one for the predicted class of the image itself;
-    "majority" the class most of the K vote for (ties: the first); "mean-logit" their mean; "max-confidence" the one
-    with the largest softmax probability; "self-confidence" the class that its own direction makes likeliest.
+    The rule makes one decision of the logits of the K edited images:
 
-    With several ``steps``, each image takes the smallest at which the class by mean logit is the same as at the next
-    larger one, else the smallest of all. Raises ValueError for
-    an unknown rule, no step, a negative one and steps out of order.
+    - "pred" takes the image edited for the class that is predicted for the image itself;
+    - "majority" the class that most of the K images are classified as, the first of equal ones;
+    - "mean-logit" the mean of their logits;
+    - "max-confidence" the image with the largest softmax probability;
+    - "self-confidence" the class whose probability is largest on the image edited for it.
+
+    With several ``steps``, each image gets the smallest one at which the class by mean logit is the same as at the next
+    larger step; where there is none, the smallest of all.
+
+    Raises ValueError for an unknown rule, no step, a negative one, and steps that do not ascend.
     """
 
     def __init__(
-        self, classifier: nn.Module, bank: DirectionBank, *, steps: Sequence[float], rule: Rule = "mean-logit"
+        self, classifier: nn.Module, bank: DirectionBank, *, steps: Sequence[float], rule: DecisionRule = "mean-logit"
     ) -> None:
         super().__init__()
-        if rule not in get_args(Rule):
-            raise ValueError(f"no rule {rule!r}; there are {', '.join(get_args(Rule))}")
+        if rule not in get_args(DecisionRule):
+            raise ValueError(f"no rule {rule!r}; there are {', '.join(get_args(DecisionRule))}")
         if not steps or min(steps) < 0 or sorted(steps) != list(steps):
             raise ValueError(f"steps must be one or more numbers, not negative and ascending, not {steps}")
         self._classifier, self.rule, self.steps = classifier, rule, tuple(steps)
@@ -132,11 +139,14 @@ class NIPDictionary(Defense):
         return self._classifier
 
     def offset(self, images: Tensor, classes: Tensor) -> Tensor:
-        """What rule "pred" adds (N, C, H, W) to images believed to be of ``classes`` (N,)."""
+        """What the rule "pred" adds (N, C, H, W) to images believed to be of ``classes`` (N,)."""
         return self._step(images) * self.directions[classes]
 
     def forward(self, images: Tensor, *, past_clip: bool = False) -> Tensor:
-        """Logits (N, K) that the rule makes of those of the edited images; votes, for "majority"."""
+        """Logits (N, K), made by the rule of those of the edited images; for "majority", numbers of votes.
+
+        ``past_clip`` hands gradients on where clipping stops them.
+        """
         if self.rule == "pred":
             with torch.no_grad():
                 classes = ask(self._classifier, images).argmax(1)
@@ -161,29 +171,38 @@ class NIPDictionary(Defense):
         return steps[same.int().argmax(1)][:, None, None, None]  # argmax is 0 where nothing is stable
 
     def surrogates(self) -> dict[str, nn.Module]:
-        """Past the clipping, unless the rule counts votes; and the mean probability over all directions and steps."""
+        """One that goes past the clipping, unless the rule counts votes; and the mean probability over all directions
+        and steps.
+        """
         everything = straight_through(self, _MeanProbability(self))
         return {"all directions": everything} | (
             {} if self.rule == "majority" else {"straight-through": _PastClip(self)}
         )
 
     def offsets(self) -> Tensor:
-        """(J, C, H, W): everything that may be added."""
+        """All that may be added to an image: (J, C, H, W)."""
         return torch.cat([step * self.directions for step in self.steps])
 
     def adaptive_attacks(self, eps: float) -> Suite:
-        """Against all directions at once; and, where the prediction chooses among them, through that choice."""
+        """Attacks on all directions at once; and, where the prediction chooses among them, on that choice."""
         through = by_class(self.classifier, self.offset) if self.rule == "pred" else {}
         return {**_against_all(self.classifier, self.offsets()), **through}
 
 
 class NIPSearch(Preprocessed):
-    """V3: tries directions of single training images at several steps with both signs; the best-scored one decides.
+    """V3: tries directions of single training images, at several steps and with both signs; the best-scored edit
+    decides.
 
-    ``score``: "confidence" is the largest softmax probability of the edited image; "recovery" how many standard
-    deviations the weighted features (front minus tail) of the class whose direction was added lie above the mean of
-    benign images of that class. It takes ``kept`` directions of each class from the bank: K * kept * 2 * steps passes.
-    Raises ValueError for no step or one that is not positive, and more directions than the bank has.
+    Raises ValueError for no step or one that is not positive, and for more directions than the bank has.
+
+    Args:
+        classifier: The classifier.
+        bank: Where the directions are.
+        steps: Sizes of what is added (RMS, in pixel units).
+        score: What an edit is judged by. "confidence": the largest softmax probability of the edited image. "recovery":
+            by how many standard deviations its features (front minus tail of the class whose direction was added) lie
+            above the mean of benign images of that class.
+        kept: Directions taken of each class. Default: all. An image costs K * kept * 2 * len(steps) passes.
     """
 
     def __init__(
@@ -218,7 +237,7 @@ class NIPSearch(Preprocessed):
             self.register_buffer(name, getattr(bank, name)[classes.repeat(len(scales))])
 
     def prepare(self, images: Tensor) -> Tensor:
-        """The images with their winning offsets, in [0, 1]."""
+        """The images with their best-scored edit."""
         with torch.no_grad():
             winner = torch.cat([self._winner(part) for part in images.split(max(1, 20_000 // len(self._offsets)))])
         return (images + self._offsets[winner]).clamp(0, 1)
@@ -238,19 +257,19 @@ class NIPSearch(Preprocessed):
         return recovered.argmax(1)
 
     def over(self, classifier: nn.Module) -> Defense:
-        """As of every defence; the features stay those of the same layer, whatever its name there."""
+        """As for every defence; the layer keeps its place, whatever it is called in the other network."""
         moved = super().over(classifier)
         assert isinstance(moved, NIPSearch)
         moved.layer = renamed(self.layer, self.classifier, classifier)
         return moved
 
     def adaptive_attacks(self, eps: float) -> Suite:
-        """Against all that may win, twenty at a time."""
+        """Attacks on all edits that may be chosen, twenty at a time."""
         return _against_all(self.classifier, self._offsets, sampled=min(20, len(self._offsets)))
 
 
 class _PastClip(nn.Module):
-    """A dictionary defence whose clipping has the gradient of the identity; it has the defence's values."""
+    """The dictionary's own values, with the identity as the gradient of its clipping."""
 
     def __init__(self, defence: NIPDictionary) -> None:
         super().__init__()
@@ -262,7 +281,7 @@ class _PastClip(nn.Module):
 
 
 class _MeanProbability(nn.Module):
-    """Log of the mean probability over all edited images, which no choice interrupts."""
+    """The log of the mean probability over all edited images, in which nothing is chosen."""
 
     def __init__(self, defence: NIPDictionary) -> None:
         super().__init__()
@@ -289,9 +308,9 @@ def _parts(rows: Tensor) -> tuple[Tensor, ...]:
 
 
 def _surest(logits: Tensor) -> Tensor:
-    """(N,): in which of J rows of logits (N, J, K) the largest softmax probability is largest, ties to the first.
+    """(N,): which of J rows of logits (N, J, K) has the largest softmax probability; of equal ones, the first.
 
-    By log-odds, as float32 rounds the probabilities of all sure predictions to 1.
+    Compared by log-odds, as float32 rounds the probabilities of all sure predictions to 1.
     """
     top, predicted = logits.max(2, keepdim=True)
     others = logits.scatter(2, predicted, -torch.inf).logsumexp(2, keepdim=True)

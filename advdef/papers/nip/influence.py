@@ -1,18 +1,18 @@
-"""Neuron influence, and the perturbation that strengthens the neurons of large influence and weakens those of small.
+"""Neuron influence, and the perturbation that strengthens neurons of large influence and weakens those of small.
 
 NIP (https://arxiv.org/abs/2112.13060) adds such a perturbation to an image before it is classified. The definitions
 here are those of the code that its authors released in 2021
-(https://github.com/Allen-piexl/NIP-Neuron-level-Inverse-Perturbation), at one layer whose output, (N, C) or
+(https://github.com/Allen-piexl/NIP-Neuron-level-Inverse-Perturbation). They are for one layer, whose output, (N, C) or
 (N, C, H, W), is flattened to D features a(x):
 
     influence    I_j(x) = a_j(x) * d z_c / d a_j (x), z_c the logit (the code: probability) of a class c
     weights      w_j = +1 for the front, the features of largest influence; -1 for the tail, the smallest; else 0
     direction    r(x) = g / (RMS(g) + 1e-5), g = gradient of the sum over j of w_j * a_j at x
 
-A direction has root mean square 1 over the pixels of an image. Where a network is piecewise linear (ReLU, max-pooling),
-so is a(x): for fixed weights r does not change inside a piece.
+A direction has root mean square 1 over the pixels of the image. Where a network is piecewise linear (ReLU,
+max-pooling), so is a(x): for fixed weights r does not change inside a piece.
 
-Models are used in evaluation mode, and no parameter or ``.grad`` is touched.
+Models are asked in evaluation mode, and no parameter or ``.grad`` is touched.
 """
 
 import math
@@ -46,7 +46,7 @@ Tail = Literal["lowest", "skipping"]
 
 @contextmanager
 def _gradients() -> Iterator[None]:
-    """Gradients on, whatever the caller has switched off: a defence computes them at inference."""
+    """Gradients on inside the block, whatever the caller has switched off: a defence computes them at inference."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
 
@@ -58,7 +58,7 @@ def _usable(value: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Traced:
-    """One forward pass with its graph: the point that was asked, output of the layer and logits (N, K) there."""
+    """A forward pass with its graph: the ``point`` that was asked, the layer's ``output``, the ``logits`` (N, K)."""
 
     point: Tensor
     output: Tensor
@@ -66,12 +66,15 @@ class Traced:
 
     @property
     def features(self) -> Tensor:
-        """(N, D): the output, flattened."""
+        """The layer's output, flattened to (N, D)."""
         return self.output.flatten(1)
 
     @_gradients()
     def influence(self, classes: Tensor, *, score: Score = "logit", create_graph: bool = False) -> Tensor:
-        """(N, D): signed influence on the score of ``classes`` (N,); see the module."""
+        """The signed influence (N, D) of the features on the score of ``classes`` (N,), as the module defines it.
+
+        With ``create_graph`` it can be differentiated.
+        """
         if score not in get_args(Score):
             raise ValueError(f"no score {score!r}; there are {', '.join(get_args(Score))}")
         values = self.logits if score == "logit" else self.logits.softmax(1)
@@ -83,9 +86,11 @@ class Traced:
 
     @_gradients()
     def direction(self, weights: Tensor, *, create_graph: bool = False) -> Tensor:
-        """(N, C, H, W): direction of root mean square 1 that raises the features as ``weights`` (N, D) or (D,) say.
+        """The direction (N, C, H, W), of root mean square 1, along which the features grow as ``weights`` say: (N, D)
+        or (D,).
 
-        Raises ValueError where no gradient leads from the features to the image.
+        With ``create_graph`` it can be differentiated. Raises ValueError where no gradient leads from the features to
+        the image.
         """
         # weights that depend on the image are not differentiated for the direction, but with create_graph through it
         outer = weights.expand_as(self.features).reshape(self.output.shape)
@@ -100,7 +105,7 @@ class Traced:
 
 
 def feature_layer(model: nn.Module, layer: str | None = None) -> str:
-    """``layer``, or the last that the model declares in ``taps``: what its (first) linear layer reads.
+    """``layer``, checked, or the last one in the model's ``taps``: what its (first) linear layer reads.
 
     Raises ValueError for a layer that the model does not have.
     """
@@ -108,10 +113,10 @@ def feature_layer(model: nn.Module, layer: str | None = None) -> str:
 
 
 def trace(model: nn.Module, images: Tensor, *, layer: str | None = None) -> Traced:
-    """A forward pass at images (N, C, H, W) that keeps its graph, also where the caller has switched gradients off.
+    """A forward pass at images (N, C, H, W) that keeps its graph, even where the caller has switched gradients off.
 
-    With images that require a gradient, what is computed from the pass with ``create_graph`` has a graph to them.
-    Raises ValueError for an unknown layer and one that takes no part in the pass.
+    If the images require a gradient, what is computed from the pass with ``create_graph`` has a graph back to them.
+    Raises ValueError for an unknown layer and for one that takes no part in the pass.
     """
     name = feature_layer(model, layer)
     with _gradients(), borrowed(model, quiet=True), tapped(model, [name]) as seen:
@@ -143,11 +148,12 @@ def influence(
 
 
 def front_and_tail(values: Tensor, *, front: int | float, tail: int | float, tail_slice: Tail = "lowest") -> Tensor:
-    """Weights (N, D): +1 for the features of largest influence (N, D), -1 for those of smallest, 0 for the middle.
+    """Weights (N, D) by influence (N, D): +1 for the features with the largest, -1 for those with the smallest, else 0.
 
-    ``front`` and ``tail`` are numbers of features, or as floats in (0, 1) shares of D, rounded up. The tail is "lowest"
-    (one of the two released scripts) or "skipping" (the other): the ``tail`` features above the ``front`` lowest,
-    ascending ranks 5 to 9 where both are 5. Of equal values, the first counts as the largest.
+    ``front`` and ``tail`` are numbers of features or, as floats in (0, 1), shares of D, rounded up. ``tail_slice`` says
+    which features the tail is: "lowest", the ``tail`` lowest (one of the two released scripts); or "skipping", the
+    ``tail`` next ones above the ``front`` lowest (the other script; ascending ranks 5 to 9 where both are 5). Of equal
+    values, the first counts as the largest.
 
     Raises ValueError unless front and tail fit into D without overlap.
 
@@ -188,9 +194,19 @@ def inverse_direction(
     layer: str | None = None,
     score: Score = "logit",
 ) -> Tensor:
-    """Direction (N, C, H, W) of the inverse perturbation of each image, for ``classes`` (N,) (default: predicted).
+    """The direction (N, C, H, W) of the inverse perturbation of each image, of root mean square 1.
 
-    One forward pass and two backward passes, the first no deeper than the layer, for the whole batch.
+    Takes one forward and two backward passes for the whole batch, the first of these no deeper than the layer.
+
+    Args:
+        model: The classifier.
+        images: (N, C, H, W), in [0, 1].
+        classes: (N,): the classes to strengthen. Default: those predicted.
+        front: How many features, or as a float which share of them, count as the front.
+        tail: The same for the tail.
+        tail_slice: Which features the tail is; see :func:`front_and_tail`.
+        layer: The layer of the features. Default: the last in the model's ``taps``.
+        score: Influence is that on the "logit" or on the "probability" of the class.
     """
     with _gradients():
         traced = trace(model, images, layer=layer)
@@ -202,10 +218,9 @@ def inverse_direction(
 def class_directions(
     model: nn.Module, images: Tensor, weights: Tensor, *, layer: str | None = None, chunk: int = 16
 ) -> Tensor:
-    """Directions (K, N, C, H, W) of images (N, C, H, W) under K weightings (K, D) of the features.
+    """The directions (K, N, C, H, W) of images (N, C, H, W) under K weightings (K, D) of the features.
 
-    All from one forward pass: the backward passes are one batched vector-Jacobian product, ``chunk`` weightings at a
-    time to bound memory.
+    All come from one forward pass; the backward passes are batched, ``chunk`` weightings at a time to limit memory.
     """
     with _gradients():
         traced = trace(model, images, layer=layer)

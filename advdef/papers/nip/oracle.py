@@ -1,4 +1,4 @@
-"""The protocol of NIP's released code, in which the defence is told the answer: an oracle, kept apart from defences."""
+"""The protocol of NIP's released code, which tells the defence the answer: an oracle, kept apart from the defences."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -12,16 +12,17 @@ __all__ = ["NIPOracle"]
 
 
 class NIPOracle(nn.Module):
-    """Adds or subtracts a direction, whichever gives the prediction of the *clean* image. No defence: it cannot exist.
+    """Adds or subtracts a direction, whichever gives the prediction of the *clean* image. No defence can do that.
 
     Source: the code that the authors of NIP released
-    (https://github.com/Allen-piexl/NIP-Neuron-level-Inverse-Perturbation, ``Reverse_VGG_CIFAR.py``, lines 196-204): try
-    x + step * r; where that is not classified as the clean image was, take x - step * r; clip; success is the clean
-    image's prediction. There, r is the direction of the clean image itself
+    (https://github.com/Allen-piexl/NIP-Neuron-level-Inverse-Perturbation, ``Reverse_VGG_CIFAR.py``, lines 196-204). It
+    tries x + step * r; where that is not classified as the clean image was, it takes x - step * r; then it clips, and
+    counts the clean image's prediction as success. There, r is the direction of the clean image itself
     (:func:`advdef.papers.nip.influence.inverse_direction`), and step is 0.001.
 
-    Two things are known here that no defence knows: the clean image, in r, and its prediction, in the sign. Controls
-    give other directions, or ``sign="plus"``, which with one direction uses neither the prediction nor the minus.
+    It knows two things that no defence knows: the clean image, in r, and the clean prediction, in the sign. Controls
+    give it other directions, or ``sign="plus"``, which with a single direction uses neither the prediction nor the
+    minus.
     """
 
     def __init__(
@@ -37,8 +38,9 @@ class NIPOracle(nn.Module):
     def forward(self, images: Tensor, *, clean_prediction: Tensor, directions: Iterable[Tensor]) -> Tensor:
         """Logits (N, K) of images (N, C, H, W) after the repair.
 
-        ``directions`` are tried in order, each (N, C, H, W) of root mean square 1, until one gives
-        ``clean_prediction`` (N,); the last stands where none does. Raises ValueError for none, and for another shape.
+        ``directions`` (each (N, C, H, W), of root mean square 1) are tried in order, for each image until one gives its
+        ``clean_prediction`` (N,); where none does, the last one counts. Raises ValueError for no direction, and for one
+        of another shape.
         """
         logits = None
         with borrowed(self.classifier, quiet=True), torch.no_grad():

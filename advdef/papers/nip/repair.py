@@ -1,9 +1,9 @@
 """What a defence that edits its input makes of adversarial images, and what it costs on benign ones.
 
 The authors of NIP (https://arxiv.org/abs/2112.13060) report a defence success rate. Their released code
-(https://github.com/Allen-piexl/NIP-Neuron-level-Inverse-Perturbation) counts all images whose clean prediction is
-back after the defence, whether or not the attack had changed it: :attr:`Repair.dsr_released`. Ours is over the images
-that the attack broke: :attr:`Repair.dsr`.
+(https://github.com/Allen-piexl/NIP-Neuron-level-Inverse-Perturbation) counts all images that have their clean
+prediction after the defence, whether or not the attack had changed it: :attr:`Repair.dsr_released`. Ours is over the
+images that the attack broke: :attr:`Repair.dsr`.
 """
 
 from collections.abc import Mapping
@@ -24,15 +24,16 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True)
 class Repair:
-    """(N,) booleans: images x with label y, their adversarial versions x', a classifier f and its defence D.
+    """What became of N images, as (N,) booleans: x with label y, its adversarial version x', classifier f and defence
+    D.
 
-    The shares have Wilson intervals and are over all N images, whether f was right or not, unless they say otherwise.
+    The shares have Wilson intervals. Unless they say otherwise they are over all N images, whether f was right or not.
     """
 
     clean: Tensor
     """f(x) = y."""
     attacked: Tensor
-    """f(x') = y: the attack failed."""
+    """f(x') = y, the attack failed."""
     benign: Tensor
     """D(x) = y."""
     defended: Tensor
@@ -44,40 +45,42 @@ class Repair:
 
     @property
     def dsr(self) -> Interval | None:
-        """Defence success rate: D(x') = y, of the images with f(x) = y and f(x') != y; None if there are none."""
+        """Share of D(x') = y among the images with f(x) = y and f(x') != y, the defence success rate; None if there are
+        none.
+        """
         return _share(self.defended, self.clean & ~self.attacked)
 
     @property
     def dsr_released(self) -> Interval:
-        """Defence success rate as in the released code: D(x') = f(x), with no test that f(x') differs."""
+        """Share of D(x') = f(x), the defence success rate of the released code, with no test that f(x') differs."""
         return wilson(int(self.restored.sum()), len(self.restored))
 
     @property
     def robust(self) -> Interval:
-        """D(x') = y."""
+        """Share of D(x') = y, the robust accuracy."""
         return wilson(int(self.defended.sum()), len(self.defended))
 
     @property
     def benign_accuracy(self) -> Interval:
-        """D(x) = y."""
+        """Share of D(x) = y, the accuracy of the defence on benign images."""
         return wilson(int(self.benign.sum()), len(self.benign))
 
     @property
     def damage(self) -> Interval | None:
-        """D(x') != y, of the images with f(x') = y; None if there are none."""
+        """Share of D(x') != y among the images with f(x') = y, where the attack had failed; None if there are none."""
         return _share(~self.defended, self.attacked)
 
     @property
     def changed(self) -> Interval:
-        """D(x) != f(x)."""
+        """Share of D(x) != f(x), the benign images whose class the defence changes."""
         return wilson(int((~self.unchanged).sum()), len(self.unchanged))
 
 
 def repair(defence: nn.Module, images: Tensor, adversarial: Tensor, labels: Tensor, *, batch_size: int = 500) -> Repair:
-    """What ``defence`` and its ``classifier`` make of images and their adversarial versions (N, C, H, W) in [0, 1].
+    """Ask a defence and its ``classifier`` about images and their adversarial versions, both (N, C, H, W) in [0, 1].
 
     Each sees every image once, in evaluation mode. Raises TypeError for a defence without a classifier; TypeError or
-    ValueError for images, labels (N,) or logits that are none.
+    ValueError for what are no images, labels (N,) or logits.
 
     >>> from advdef.defenses import Undefended
     >>> classifier = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
@@ -116,7 +119,7 @@ def success_by_image(found: Repair) -> Tensor:
 
 
 def _predicted(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> Tensor:
-    """Classes (N,). A defence may draw random numbers, so two questions about its answer need one pass."""
+    """Classes (N,). As a defence may draw random numbers, two questions about its answer need one and the same pass."""
     images, labels, _ = validate(images, labels, 0.0)
     predicted = []
     with borrowed(model), torch.no_grad():

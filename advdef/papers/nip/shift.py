@@ -1,10 +1,10 @@
-"""How far an attack moves sets of neurons at one layer, with the two controls without which the answer says little.
+"""How far an attack moves sets of neurons, with the two controls without which the answer says little.
 
 The claim under test is that attacks suppress the neurons of large influence on a decision and enhance those of small
-influence (https://arxiv.org/abs/2112.13060). Neurons chosen on an image by activation times gradient are partly chosen
-for being unusually active on it, so any change of the image at all brings them down: regression to the mean. Hence
-:func:`matched`, other neurons as active as the chosen ones, and :func:`equal_norm_noise`, a change of the same length
-that means nothing.
+influence (https://arxiv.org/abs/2112.13060). Neurons that are chosen on an image by activation times gradient are
+chosen, in part, for being unusually active on it; so any change of the image brings them down: regression to the mean.
+Hence two controls: :func:`matched`, other neurons as active as the chosen ones, and :func:`equal_norm_noise`, a change
+of the same length that means nothing.
 """
 
 import torch
@@ -21,7 +21,7 @@ __all__ = ["equal_norm_noise", "features", "matched", "shift"]
 def features(model: nn.Module, images: Tensor, layer: str, *, batch_size: int = 250) -> Tensor:
     """The activations of ``layer`` on images (N, C, H, W), flattened to (N, D), in evaluation mode.
 
-    Raises as :func:`advdef.taps.tapped` does, and ValueError for a layer that takes no part in the pass.
+    Raises what :func:`advdef.taps.tapped` raises, and ValueError for a layer that takes no part in the pass.
     """
     found = []
     with borrowed(model, quiet=True), torch.no_grad(), tapped(model, [layer]) as seen:
@@ -33,12 +33,16 @@ def features(model: nn.Module, images: Tensor, layer: str, *, batch_size: int = 
 
 
 def matched(features: Tensor, chosen: Tensor, *, generator: torch.Generator) -> Tensor:
-    """For each image, as many neurons outside the chosen set (N, D), of nearly the same mean activation: (N, D).
+    """A control set for each image: as many neurons outside the chosen set (N, D), of nearly the same activation, (N,
+    D).
 
-    In the order of the activations (N, D), equal ones (the zeros of a ReLU) in random order, each chosen neuron is
-    replaced by one of the four nearest that are not chosen, or the next free one; so sets match as well as the others
-    allow: those more active than all others get the most active others. The generator is a CPU one. Raises TypeError
-    for a set that is not boolean; ValueError for other shapes and for a set of more than half of the neurons.
+    The neurons are ordered by activation ``features`` (N, D), equal ones (the zeros of a ReLU) at random. Each chosen
+    neuron is replaced by one of the four nearest that are not chosen or, if those are taken, by the next free one. So
+    the sets match as well as the other neurons allow: if all chosen ones are more active than all others, they get the
+    most active of these.
+
+    ``generator`` is a CPU one. Raises TypeError for a set that is not boolean; ValueError for other shapes and for a
+    set of more than half of the neurons.
 
     >>> activations = torch.tensor([[5.0, 0.0, 0.0, 1.0, 9.0, 0.0, 5.1, 4.9, 5.2, 4.8]])
     >>> control = matched(activations, activations == 5, generator=torch.Generator())
@@ -68,9 +72,9 @@ def matched(features: Tensor, chosen: Tensor, *, generator: torch.Generator) -> 
 
 
 def shift(clean: Tensor, moved: Tensor, chosen: Tensor, *, relative: bool = False) -> Tensor:
-    """Mean change of each image's chosen neurons (N, D), from activations ``clean`` to ``moved``: (N,).
+    """Mean change (N,) of each image's chosen neurons (N, D), from activations ``clean`` to ``moved``, both (N, D).
 
-    ``relative``: their summed change over their summed clean activation. NaN, which
+    ``relative`` gives their summed change, divided by their summed clean activation. The result is NaN, which
     :func:`advdef.statistics.mean_interval` skips, where a set is empty or, if relative, that sum is below 1e-6. Raises
     TypeError for a set that is not boolean and ValueError for other shapes.
 
@@ -87,11 +91,11 @@ def shift(clean: Tensor, moved: Tensor, chosen: Tensor, *, relative: bool = Fals
 
 
 def equal_norm_noise(images: Tensor, partners: Tensor, *, generator: torch.Generator) -> Tensor:
-    """Images plus Gaussian noise of the L2 norm of ``partners - images`` (N, C, H, W), cut to [0, 1].
+    """Images with Gaussian noise of the L2 norm of ``partners - images`` (N, C, H, W), cut to [0, 1].
 
-    An image that equals its partner stays as it is. The generator is a CPU one. Raises ValueError for shapes that do
-    not pair up, and where the norm is not reached within a thousandth: it is near the largest that the noise can have
-    in [0, 1], or the images are not finite or outside of [0, 1].
+    An image that equals its partner stays as it is. ``generator`` is a CPU one. Raises ValueError for shapes that do
+    not pair up, and where the norm is missed by more than a thousandth: it is near the largest that noise can have in
+    [0, 1], or the images are not finite or not in [0, 1].
     """
     if images.shape != partners.shape:
         raise ValueError(f"images and partners must pair up, not {tuple(images.shape)} and {tuple(partners.shape)}")

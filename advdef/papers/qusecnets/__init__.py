@@ -1,5 +1,5 @@
 """QuSecNets: input quantisation, https://arxiv.org/abs/1811.01437.
 
-``quantizer`` is the layer, ``defence`` the network behind it, ``training`` learns both, ``attacks`` searches the levels
-that it can show, ``certificate`` bounds what any attack can reach.
+``quantizer`` is the layer, ``defence`` the network behind it, and ``training`` learns both. ``attacks`` searches all
+that the layer can show the network; ``certificate`` bounds what any attack can reach.
 """

@@ -1,7 +1,7 @@
-"""The level-space attack: exact search over what a hard quantiser can show its network.
+"""The level-space attack: a search over all that a hard quantiser can show its network.
 
-For a hard quantiser Q and an Linf budget, every level between Q(x - eps) and Q(x + eps) is reachable and nothing else.
-So the robustness of f(Q(.)) on the ball equals that of f on a box of discrete levels: no gradient of Q is needed, and
+For a hard quantiser Q and an Linf budget, a pixel can be given every level between Q(x - eps) and Q(x + eps), and no
+other. So f(Q(.)) is as robust on the ball as f is on a box of discrete levels: the attack needs no gradient of Q, and
 none can be masked. The evaluation of QuSecNets (https://arxiv.org/abs/1811.01437) has no such attack; it is ours.
 """
 
@@ -19,7 +19,7 @@ __all__ = ["LevelMap", "level_space"]
 
 
 class LevelMap(Protocol):
-    """What the attack needs to know of a quantiser; all tensors are (N, C, H, W)."""
+    """What the attack needs to know of a quantiser; all tensors are (N, C, H, W), and a level is an output value."""
 
     def hard(self, images: Tensor) -> Tensor:
         """The level of each pixel."""
@@ -28,7 +28,7 @@ class LevelMap(Protocol):
         """Lowest and highest level each pixel can reach within eps."""
 
     def snap(self, levels: Tensor) -> Tensor:
-        """The nearest level that has a pre-image."""
+        """The nearest level that some pixel value is mapped to."""
 
     def preimage(self, images: Tensor, levels: Tensor) -> Tensor:
         """For each pixel, the nearest value that is mapped to the given level."""
@@ -56,7 +56,7 @@ class _Search:
         self.best_margin[rows] = torch.where(better, found, self.best_margin[rows])
 
     def slope(self, levels: Tensor, labels: Tensor, target: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Margin (N,), and the gradient of it or of the lead of a target class (N,) over the label."""
+        """The margin (N,), and the gradient of it or, with a target class (N,), of that class's lead over the label."""
         levels = levels.detach().requires_grad_()
         with torch.enable_grad():  # the caller may have switched it off
             logits = ask(self.network, levels)
@@ -67,7 +67,10 @@ class _Search:
         return found.detach(), gradient
 
     def ascend(self, point: Tensor, *, steps: int, relaxed: bool, target: Tensor | None) -> None:
-        """Sign steps that shrink from 1/4 to 1/100 of the box, judged at the rounded levels."""
+        """Steps by the sign of the gradient, from 1/4 down to 1/100 of the box, judged at the rounded levels.
+
+        With ``relaxed`` the gradient is taken at the point between levels, else at the rounded levels.
+        """
         rows = self.unbroken()
         point = point[rows]
         for step in range(steps):
@@ -88,7 +91,9 @@ class _Search:
             self.keep(rows, levels, margin(ask(self.network, levels), self.labels[rows]))
 
     def repair(self, rounds: int) -> None:
-        """Greedy flips: the pixels of largest first-order gain go to an end of their range, 32 at a time down to 1."""
+        """Greedy changes: the pixels with the largest first-order gain go to an end of their range, 32 at a time, then
+        fewer.
+        """
         count = 32
         for _ in range(rounds):
             rows = self.unbroken()
@@ -123,15 +128,27 @@ def level_space(
     repairs: int = 10,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Attack ``model`` = ``network`` after a hard ``quantizer`` in the space of levels.
+    """Attack ``network`` behind a hard ``quantizer`` by searching over the levels that eps allows.
 
-    The first restart starts at the image's own levels and ascends the margin. The others start at random levels of the
-    box and ascend the lead of one wrong class each, the most likely ones first (then the margin again); every second
-    one takes its gradient at the relaxed point instead of at the rounded levels. ``repairs`` rounds of greedy flips
-    follow each. What is found is mapped back to pixels by the exact pre-image. On a linear network with as many
-    restarts as classes the result is the optimum.
+    The first restart begins at the image's own levels and ascends the margin. Each of the others begins at random
+    levels of the box and ascends the lead of one wrong class, the most likely first (the margin again when all have had
+    their turn); every second one takes its gradient between the levels instead of at them. Greedy changes of single
+    pixels follow. What is found is mapped back to pixels exactly. On a linear network with as many restarts as classes
+    the result is the optimum.
 
-    Contract as in :mod:`advdef.attacks.gradient`; an image leaves the batch once broken.
+    Args:
+        model: The defence: ``network`` after ``quantizer``.
+        images: (N, C, H, W), in [0, 1].
+        labels: (N,), int64.
+        eps: Linf budget in pixel units; a number, or one per image (N,).
+        network: Maps levels (N, C, H, W) to logits (N, K).
+        quantizer: Maps pixels to levels.
+        steps: Gradient steps in each restart, at least 1.
+        restarts: Number of runs, at least 1.
+        repairs: Rounds of greedy changes after each run.
+        generator: Source of all random numbers. Default: torch's own.
+
+    The contract is that of :mod:`advdef.attacks.gradient`; an image leaves the batch once it is broken.
     """
     images, labels, budget = validate(images, labels, eps)
     if steps < 1 or restarts < 1 or repairs < 0:

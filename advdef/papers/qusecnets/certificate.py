@@ -10,13 +10,14 @@ __all__ = ["certified"]
 
 
 def certified(network: nn.Module, low: Tensor, high: Tensor, labels: Tensor) -> Tensor:
-    """(N,) booleans: the label wins for every input between ``low`` and ``high`` (both (N, C, H, W), low <= high).
+    """For which images (N,) the label wins whatever the input between ``low`` and ``high``, both (N, C, H, W).
 
     Interval bound propagation (https://arxiv.org/abs/1810.12715), with the last linear layer folded into the margins.
-    On the box of levels that a hard quantiser can reach (:meth:`advdef.defenses.Quantizer.interval`) this bounds the
-    quantised network's robust accuracy from below. Raises TypeError for a network that is not a sequence of Conv2d,
-    ReLU, Flatten and Linear layers with a Linear last one, ValueError for a box that is empty somewhere or labels out
-    of range.
+    For the box of levels that a hard quantiser can show (:meth:`advdef.papers.qusecnets.quantizer.Quantizer.interval`),
+    the share of such images bounds the robust accuracy of the quantised network from below.
+
+    Raises TypeError for a network that is not a sequence of Conv2d, ReLU, Flatten and Linear layers with a Linear last
+    one; ValueError where ``low`` exceeds ``high``, and for labels out of range.
     """
     if bool((low > high).any()):
         raise ValueError("low exceeds high: the box is empty")

@@ -1,7 +1,7 @@
 """QuSecNets as a defence: constant (CQ) and trainable (TQ) input quantisation, https://arxiv.org/abs/1811.01437.
 
-Only the paper's abstract was available; the adaptive attacks are ours. A deterministic, known, piecewise-constant map
-hides no decision function: it only zeroes gradients (https://arxiv.org/abs/1802.00420).
+Only the abstract of the paper was available; the adaptive attacks are ours. A quantiser is deterministic, known and
+piecewise constant: it hides no decision, it only makes gradients zero (https://arxiv.org/abs/1802.00420).
 """
 
 from functools import partial
@@ -22,8 +22,10 @@ __all__ = ["Quantized", "through_identity"]
 
 
 class Quantized(Defense):
-    """A network behind a quantiser. ``undefended`` is the twin that an oblivious attacker crafts on (default: the
-    network itself, fed with raw pixels).
+    """A network behind a quantiser.
+
+    ``undefended`` is a twin without quantiser, which the oblivious attacker crafts on (default: the network itself, fed
+    with raw pixels).
     """
 
     def __init__(self, network: nn.Module, quantizer: Quantizer, *, undefended: nn.Module | None = None) -> None:
@@ -46,15 +48,17 @@ class Quantized(Defense):
         return ask(self._network, self.quantizer(images))
 
     def surrogates(self) -> dict[str, nn.Module]:
-        """The deployed value with the gradient of the identity, or of a soft quantiser at hardness 5 or 20."""
+        """The deployed values with the gradient of the identity, or of a soft quantiser of hardness 5 or 20."""
         return {"identity": self.surrogate("identity"), "soft 5": self.surrogate(5.0), "soft 20": self.surrogate(20.0)}
 
     def surrogate(self, backward: float | Literal["identity"]) -> nn.Module:
-        """BPDA at the quantiser: its value forward; backward the identity, or its soft form at a given hardness."""
+        """BPDA at the quantiser: its values, with the gradient of the identity or of its soft form at the given
+        hardness.
+        """
         return _Surrogate(self, backward)
 
     def adaptive_attacks(self, eps: float) -> Suite:
-        """Annealed BPDA for every layer; the level-space attack where the deployed layer is hard."""
+        """BPDA with a hardening surrogate and, where the deployed layer is hard, the level-space attack."""
         suite = {"annealed BPDA": partial(annealed)}
         if self.quantizer.mode != "soft":
             suite["level-space"] = partial(level_space, network=self._network, quantizer=self.quantizer)
@@ -62,7 +66,7 @@ class Quantized(Defense):
 
 
 def through_identity(model: Quantized) -> nn.Module:
-    """What adversarial training of a quantised network differentiates through: BPDA with the identity."""
+    """The quantised network with the identity as the gradient of its quantiser: what adversarial training attacks."""
     return model.surrogate("identity")
 
 
@@ -90,7 +94,11 @@ def annealed(
     hardness: tuple[float, ...] = (5.0, 10.0, 20.0, 50.0),
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """BPDA whose soft surrogate hardens during the attack: ``steps`` in all, each stage starts where the last ended."""
+    """BPDA whose soft surrogate hardens during the attack: one stage of PGD per ``hardness``, each from where the last
+    ended.
+
+    ``steps`` are divided equally among the stages. All other parameters are those of :func:`advdef.attacks.pgd`.
+    """
     point = None
     for slope in hardness:
         point = pgd(

@@ -1,6 +1,6 @@
-"""The quantiser of QuSecNets (https://arxiv.org/abs/1811.01437): few pixel values, at thresholds that may be learnt.
+"""The quantiser of QuSecNets (https://arxiv.org/abs/1811.01437): few pixel values, at thresholds that can be learnt.
 
-The layer "as released" follows the code that the second author published; the clean layer is our reconstruction.
+The layer "as released" follows code that the paper's second author published; the other one is our reconstruction.
 """
 
 from typing import Literal
@@ -19,17 +19,25 @@ Mode = Literal["hard", "soft", "straight_through"]
 
 
 class Quantizer(nn.Module):
-    """Pixels in [0, 1] -> ``levels`` values in [0, 1], elementwise: a sum of N - 1 steps at learnable thresholds.
+    """Pixels in [0, 1] -> one of ``levels`` values in [0, 1], each pixel by itself: a sum of steps at thresholds.
 
-    ``soft``: (1/K) sum_i sigmoid(h (x - t_i)); ``hard``: (1/K) sum_i 1[x > t_i]; ``straight_through``: the value of
-    hard, the gradient of soft; with K = N - 1 and t_i = i/N, i = 1..K. With ``channels`` each channel has its own
-    thresholds (C, K), else one set (K,) serves all pixels.
+    With N levels there are K = N - 1 thresholds, by default t_i = i/N. The soft layer is (1/K) sum_i sigmoid(h (x -
+    t_i)), the hard one (1/K) sum_i 1[x > t_i].
 
-    ``released=True`` is the layer of the second author's code instead: K = N thresholds, the last one at 1.0, divided
-    by N - 1 and clipped to [0, 1]; it is soft only, and where the sum exceeds 1 its clip zeroes the gradient: for
-    N = 2 exactly above 1 - 1/(2N), for larger N nearer to 1 or, if h is small, nowhere.
+    The released layer has K = N thresholds, the last one at 1.0; its sum is divided by N - 1 and clipped to [0, 1]. It
+    is soft only. Where the sum exceeds 1 the clip makes the gradient zero: for N = 2 exactly above 1 - 1/(2N), for
+    larger N nearer to 1 or, if h is small, nowhere.
 
-    Raises ValueError for fewer than two levels, a hardness that is not positive, or thresholds of a wrong shape.
+    Args:
+        levels: Number N of output values, at least 2.
+        mode: "hard", "soft", or "straight_through": the values of hard with the gradient of soft.
+        hardness: Slope h of the soft steps, per unit of pixel value; positive.
+        trainable: Whether the thresholds take a gradient.
+        channels: Number of channels that have thresholds of their own. Default: one set for all pixels.
+        thresholds: (K,), or (channels, K), in place of the equidistant ones.
+        released: Whether this is the layer of the released code.
+
+    Raises ValueError for arguments outside these ranges.
 
     >>> Quantizer(4)(torch.tensor([0.1, 0.3, 0.6, 0.9]))
     tensor([0.0000, 0.3333, 0.6667, 1.0000])
@@ -65,7 +73,7 @@ class Quantizer(nn.Module):
         self.hardness: Tensor
 
     def extra_repr(self) -> str:
-        """The arguments, so that two quantisers print alike only if they are built alike."""
+        """The arguments: two quantisers print alike only if they are built alike."""
         values = [round(v, 6) for v in self.thresholds.detach().flatten().tolist()]
         return (
             f"levels={self.levels}, mode={self.mode}, hardness={float(self.hardness):g}, trainable={self.trainable}, "
@@ -73,14 +81,14 @@ class Quantizer(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Quantised pixels, shape of ``images``."""
+        """Quantised pixels, in the shape of ``images``."""
         if self.mode == "soft":
             return self.soft(images)
         hard = self.hard(images)
         return replace_gradient(hard, self.soft(images)) if self.mode == "straight_through" else hard
 
     def soft(self, images: Tensor, hardness: float | Tensor | None = None, *, clip: bool = True) -> Tensor:
-        """Sum of logistic steps at ``hardness`` (default: the layer's own); ``clip`` matters to the released layer."""
+        """The soft layer at ``hardness`` (default: its own); ``clip=False`` leaves out the released layer's clip."""
         slope = self.hardness if hardness is None else hardness
         total = torch.zeros_like(images)
         for threshold in self._per_channel().unbind(-1):
@@ -89,15 +97,15 @@ class Quantizer(nn.Module):
         return total.clamp(0, 1) if self.released and clip else total
 
     def hard(self, images: Tensor) -> Tensor:
-        """Limit of ``soft`` at infinite hardness; its gradient is zero everywhere and autograd sees none."""
+        """The hard layer: the limit of ``soft`` at infinite hardness. Its gradient is zero, and autograd finds none."""
         return self._count(images).to(images.dtype) / (self.levels - 1)
 
     def interval(self, images: Tensor, eps: float | Tensor) -> tuple[Tensor, Tensor]:
-        """Lowest and highest level each pixel can reach within ``eps`` (a number, or (N, 1, 1, 1)) and [0, 1]."""
+        """The lowest and the highest level that each pixel can be given within ``eps``: a number, or (N, 1, 1, 1)."""
         return self.hard((images - eps).clamp(min=0)), self.hard((images + eps).clamp(max=1))
 
     def snap(self, levels: Tensor) -> Tensor:
-        """The nearest output level that has a pre-image: thresholds that coincide leave a level empty."""
+        """The nearest output level that has a pixel value; where thresholds coincide, the level between has none."""
         if self.thresholds.dim() == 1:
             return self._snap(levels, self.thresholds)
         return torch.stack([self._snap(levels[:, c], own) for c, own in enumerate(self.thresholds)], 1)
@@ -154,10 +162,11 @@ class Quantizer(nn.Module):
 
 
 def kmeans_thresholds(split: Split, levels: int, *, channels: int | None = None, iterations: int = 50) -> Tensor:
-    """Lloyd-Max thresholds of the training pixels: midpoints between 1-D k-means centres, (K,) or (channels, K).
+    """Thresholds fitted to the pixels of a split by 1-D k-means (Lloyd-Max): (K,), or (channels, K).
 
-    The control that learned thresholds must beat: fitted to the pixels, blind to the labels. Exact on the 256-bin
-    histogram; centres start equally spaced, and a centre without pixels stays where it is.
+    They lie half-way between neighbouring centres: the control that learned thresholds must beat, as it is blind to the
+    labels. Computed exactly, on the histogram of the 256 grey levels; centres start equally spaced, and one without
+    pixels stays where it is.
     """
     per_channel = split.images.transpose(0, 1).flatten(1) if channels else split.images.flatten()[None]
     values = torch.arange(256, device=split.images.device) / 255

@@ -1,4 +1,4 @@
-"""Trains a network behind a quantiser, and the quantiser's thresholds with it: our reconstruction of QuSecNets."""
+"""Trains a network behind a quantiser, and the thresholds of the quantiser with it: a reconstruction of QuSecNets."""
 
 from typing import Any, Literal, get_args
 
@@ -27,16 +27,25 @@ def train_quantized(
     finetune_epochs: int = 1,
     **options: Any,
 ) -> dict[str, Tensor]:
-    """Train the network behind a quantiser and, in the schemes "joint" and "alternating", its thresholds.
+    """Train the network behind a quantiser, and its thresholds where the scheme says so.
 
-    While thresholds are learned the layer is soft and its hardness grows geometrically between the two values of
-    ``hardness`` (None: it stays as it is); "alternating" trains the network in even epochs and the thresholds in odd
-    ones. The last ``finetune_epochs`` of the ``epochs`` train the network alone behind the hard layer as deployed,
-    which removes the mismatch between soft and hard. "frozen" trains the network behind the deployed layer throughout.
+    Args:
+        model: The quantised network, trained in place.
+        split: Training images and labels.
+        epochs: All epochs, those of fine-tuning included.
+        generator: Source of all random numbers.
+        scheme: "joint" learns network and thresholds together; "alternating" the network in even epochs and the
+            thresholds in odd ones; "frozen" the network alone, behind the layer as deployed.
+        hardness: While thresholds are learned the layer is soft, and its hardness grows geometrically from the first
+            value to the second. None: it stays as it is.
+        threshold_rate: Learning rate of the thresholds.
+        finetune_epochs: How many of the epochs, at the end, train the network alone behind the hard layer as deployed.
+            That removes the mismatch between soft and hard.
+        **options: Go to :func:`advdef.training.fit`.
 
-    Returns ``{"thresholds": (1 + learning epochs, ...)}``, their values before training and after each epoch of it that
-    is no fine-tuning. Raises ValueError for an unknown scheme, for one that learns thresholds on a quantiser that is
-    not trainable (they would silently stay) or with no epoch left to learn in, and for a hardness that is not positive.
+    Returns ``{"thresholds": (1 + learning epochs, ...)}``: the thresholds before training, and after each epoch that is
+    not fine-tuning. Raises ValueError for an unknown scheme; for one that learns thresholds on a quantiser that is not
+    trainable (they would silently stay), or with no epoch left to learn in; and for a hardness that is not positive.
     """
     if scheme not in get_args(Scheme):
         raise ValueError(f"no scheme {scheme!r}; there are {', '.join(get_args(Scheme))}")

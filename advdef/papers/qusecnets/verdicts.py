@@ -13,7 +13,7 @@ __all__ = [
     "gain_on_mnist",
     "little_clean_loss",
     "no_hidden_gradient",
-    "spread",
+    "gains_in_short",
     "trainable_wins",
 ]
 
@@ -88,7 +88,7 @@ def no_hidden_gradient(
     return conditions
 
 
-def spread(gains: Gains) -> str:
+def gains_in_short(gains: Gains) -> str:
     """The smallest and the largest gain of each attacker, for clean and for released layers, in one line."""
     told = []
     for layer in ("clean", "released"):

@@ -1,4 +1,4 @@
-"""What the attacks on features share: signed-gradient steps that ascend an objective of what named layers give."""
+"""What attacks on features share: steps by the sign of a gradient that ascend an objective of layers' outputs."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,18 +19,22 @@ from advdef.taps import tapped
 __all__ = ["Begin", "Features", "FeatureObjective", "ascend_features", "check_neurons", "typical"]
 
 Features = Mapping[str, Tensor]
-"""Layer -> its output, (N, C) or (N, C, H, W)."""
+"""The output of each layer by name, (N, C) or (N, C, H, W)."""
 
 
 class FeatureObjective(Protocol):
-    """What a run ascends: one value per image (N,), of this image alone."""
+    """What a run ascends: one value for each image (N,), which depends on this image alone."""
 
     def __call__(self, step: int, seen: Features, kept: Features, logits: Tensor, goal: Goal) -> Tensor:
-        """``seen`` and ``logits`` of the point at ``step`` (0, 1, ..); ``kept``, features of the reference images."""
+        """``seen`` and ``logits`` are those of the points at ``step`` (0, 1, ...), ``kept`` those of the reference
+        images.
+        """
 
 
 Begin = Callable[[Features, Tensor], FeatureObjective]
-"""Makes the objective of one run, once its options are seen to fit the features and logits of the reference images."""
+"""Called at the start of a run with the features and logits of the reference images; checks options, and returns the
+objective.
+"""
 
 
 @torch.inference_mode(False)
@@ -54,10 +58,16 @@ def ascend_features(
     targets: Tensor | None = None,
     any_wrong: bool = False,
 ) -> Tensor:
-    """Each image's best iterate (by the margin of ``model``) of projected ascents of an objective.
+    """Ascend an objective of features, and return each image's best iterate by the margin of ``model``.
 
-    ``layers`` are those of ``network`` (default ``model``), which runs once in each forward pass of ``model``. Each run
-    keeps their output on ``reference(rows)``, images that stand beside the images ``rows`` (default: these themselves).
+    Args:
+        begin: Makes the objective of a run.
+        layers: The layers of ``network`` that the objective sees.
+        network: A network that runs once in each forward pass of ``model``. Default: the model itself.
+        reference: Maps rows of the batch to images whose features are kept for comparison. Default: the images of these
+            rows.
+
+    All other parameters and the contract are those of :func:`advdef.attacks.pgd`.
     """
     if step_size is not None and not 0 < step_size < float("inf"):
         raise ValueError(f"step_size must be positive and finite, not {step_size}")
@@ -71,13 +81,13 @@ def ascend_features(
 
 
 def typical(values: Tensor) -> Tensor:
-    """Mean size of each image's values, (N, ...) -> (N,), to divide by: 1 where there is nothing but zeros."""
+    """Mean absolute value of each image's values, (N, ...) -> (N,), to divide by: 1 where all of them are zero."""
     sizes = values.detach().abs().flatten(1).mean(1)
     return torch.where(sizes < 1e-12, torch.ones_like(sizes), sizes)
 
 
 def check_neurons(name: str, neurons: Tensor, number: int) -> None:
-    """Raise TypeError or ValueError unless ``neurons`` is int64 (k,) of indices below ``number``."""
+    """Raise TypeError or ValueError unless ``neurons`` are int64 indices (k,) below ``number``."""
     if neurons.dtype != torch.int64 or neurons.dim() != 1:
         raise TypeError(f"{name} must be int64 indices (k,), not {neurons.dtype} of shape {tuple(neurons.shape)}")
     if len(neurons) and not (int(neurons.min()) >= 0 and int(neurons.max()) < number):
@@ -119,7 +129,7 @@ def _run(
     begin: Begin,
     reference: Callable[[Tensor], Tensor] | None,
 ) -> None:
-    """An :class:`advdef.attacks.restarts.Ascent`: that of the gradient family, with an objective for its loss."""
+    """An :class:`advdef.attacks.restarts.Ascent`: that of the gradient family, with an objective as its loss."""
     with torch.no_grad():
         logits = ask(model, around.images if reference is None else reference(rows))
     for layer in layers:

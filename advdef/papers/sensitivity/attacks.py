@@ -1,4 +1,4 @@
-"""Attacks on features: towards an image of another class, through a few named neurons, or around them."""
+"""Attacks on features: towards an image of another class, through a few chosen neurons, or around them."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -36,16 +36,21 @@ def feature_adversary(
     stop_early: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Descend the distance of an image's features to those of a guide of another class.
+    """Move the features of an image towards those of a guide, an image of another class.
 
-    Adversarial manipulation of deep representations (https://arxiv.org/abs/1511.05122), by signed gradients instead of
-    L-BFGS. For each image and restart a guide is drawn from ``guides`` (M, C, H, W) in [0, 1], labelled
-    ``guide_labels`` (M,). The distance is the sum over ``layers`` of ``network`` (default ``model``; it runs inside
-    ``model``) of the mean squared difference, relative to the mean size of the activation of the layer on the guide.
-    What is returned is still the iterate of largest margin. The other options and the contract are those of
-    :func:`advdef.attacks.pgd`.
+    Adversarial manipulation of deep representations (https://arxiv.org/abs/1511.05122), by signed gradients in place of
+    L-BFGS. The distance that is descended is the mean squared difference of a layer's activations, relative to their
+    mean size on the guide, summed over ``layers``. For each image and restart a guide is drawn. The iterate of the
+    largest margin is returned, whatever its distance.
 
-    Raises ValueError for an unknown layer, guides of another shape, and a label for which there is no guide.
+    Args:
+        guides: (M, C, H, W), in [0, 1]: where guides are drawn from.
+        guide_labels: (M,), int64: their labels.
+        layers: Names of layers of ``network``.
+        network: A network that runs once in each pass of ``model``. Default: the model itself.
+
+    All other parameters and the contract are those of :func:`advdef.attacks.pgd`. Raises ValueError for an unknown
+    layer, guides of another shape than the images, and a label for which there is no guide.
     """
     images, labels, _ = validate(images, labels, eps, norm=norm)
     guides, guide_labels, _ = validate(guides, guide_labels, 0.0)
@@ -95,16 +100,22 @@ def neuron_targeted(
     stop_early: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Ascend what some units of a layer contribute to the lead of a wrong class, for the likeliest ``classes`` in turn.
+    """Raise what some units of a layer contribute to a wrong class, for the most likely wrong classes in turn.
 
-    ``layer`` of ``network`` (default ``model``; it runs inside ``model``) gives units (N, C), of which ``head`` (K, C)
-    makes the logits. Towards class t of an image of class y the objective is the sum over ``units`` (k,) of
-    (head[t, u] - head[y, u]) * unit u. (A loss on a single sensitive neuron attacks nearly as well as one on the whole
-    model in https://arxiv.org/abs/2003.09372.) Any wrong class counts as success. The other options and the contract
-    are those of :func:`advdef.attacks.pgd`.
+    Towards class t, for an image of class y, the objective is the sum over the units u of (head[t, u] - head[y, u]) *
+    u. (In https://arxiv.org/abs/2003.09372 a loss on a single sensitive neuron attacks nearly as well as one on the
+    whole model.) Any wrong class counts as success.
 
-    Raises ValueError for an unknown layer, one that does not give (N, C), a head that does not fit it and the logits,
-    and for units that it does not have.
+    Args:
+        layer: A layer of ``network`` that gives units (N, C).
+        head: (K, C): the weights that make logits of these units.
+        units: (k,), int64: which units count.
+        classes: How many wrong classes are tried.
+        network: A network that runs once in each pass of ``model``. Default: the model itself.
+
+    All other parameters and the contract are those of :func:`advdef.attacks.pgd`. Raises ValueError for an unknown
+    layer, for one that does not give (N, C), for a head that does not fit it and the logits, and for units that it does
+    not have.
     """
     if not len(units):
         raise ValueError("no units")
@@ -152,19 +163,26 @@ def feature_routing(
     stop_early: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Ascend the margin, and with it the change of the neurons that are not ``chosen``.
+    """Ascend the margin, and with it the change of those neurons that training did not hold still.
 
-    Sensitive Neuron Stabilizing (https://arxiv.org/abs/1909.06978) holds the chosen neurons (layer -> int64 indices) of
-    the named layers of ``network`` (default ``model``; it runs inside ``model``). With d(l, m) the mean size of the
-    change of neuron m of layer l since the clean image, two thirds of the steps ascend
+    Sensitive Neuron Stabilizing (https://arxiv.org/abs/1909.06978) holds the ``chosen`` neurons still; this attack goes
+    around them. Let d(l, m) be the mean size of the change of neuron m of layer l since the clean image. Two thirds of
+    the steps ascend
 
         margin / s + sum over l of (gamma * mean of d(l, m), m not chosen, - eta * mean of d(l, m), m chosen) / s(l)
 
-    and the last third the margin alone. The divisors, constants of the gradient, free gamma and eta of the scale of
-    model and layers: s is the mean absolute deviation of the logits at the point, s(l) the mean size of the activations
-    of the layer on the clean image. The other options and the contract are those of :func:`advdef.attacks.pgd`.
+    and the last third the margin alone. The divisors make gamma and eta independent of the scale of model and layers,
+    and are constants of the gradient: s is the mean absolute deviation of the logits at the point, s(l) the mean size
+    of the layer's activations on the clean image.
 
-    Raises ValueError for an unknown layer, an index that it does not have, and gamma or eta negative or not finite.
+    Args:
+        chosen: The neurons that were held still: int64 indices (k,) by layer of ``network``.
+        gamma: Weight of the change of all other neurons; 0 or more.
+        eta: Weight by which a change of the chosen ones counts against it; 0 or more.
+        network: A network that runs once in each pass of ``model``. Default: the model itself.
+
+    All other parameters and the contract are those of :func:`advdef.attacks.pgd`. Raises ValueError for an unknown
+    layer, an index that it does not have, and a gamma or eta that is negative or not finite.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> image, label = torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])

@@ -1,4 +1,4 @@
-"""A network trained to keep its sensitive neurons still, as deployed, with the attacks that know which these are."""
+"""A network that was trained to keep its sensitive neurons still, and the attacks that know which ones these are."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -17,15 +17,23 @@ __all__ = ["Stabilized"]
 
 
 class Stabilized(Undefended):
-    """A network trained by SNS or a sibling (https://arxiv.org/abs/1909.06978).
+    """A network trained by SNS or one of its variants (https://arxiv.org/abs/1909.06978).
 
-    Its attacks route the change around the neurons that training ``held`` still (layer -> indices; default: the
-    sensitive ones), push the sensitive features, and move features towards those of ``guides`` with other labels.
-    ``sensitivity`` has (C,) for each layer, of which the largest ``ratio`` count as sensitive; ``features`` names the
-    layer (N, C) that the linear layer ``head`` reads. The network is deterministic and differentiable, so there is
-    nothing to stand in for.
+    Its attacks route the change around the neurons that were held still, push the sensitive features, and move features
+    towards those of an image with another label. The network is deterministic and differentiable, so there are no
+    surrogates.
 
-    Raises ValueError for a layer that the network does not have, or features without sensitivity.
+    Args:
+        classifier: The trained network.
+        sensitivity: Sensitivities (C,) by layer.
+        guides: Images whose features an attack may imitate.
+        held: The neurons that training held still, as indices by layer. Default: the sensitive ones.
+        ratio: The share of each layer's neurons, those with the largest sensitivities, that counts as sensitive.
+        features: The layer (N, C) that ``head`` reads.
+        head: The linear layer that makes the logits.
+        twin: A network that was trained without SNS, which the oblivious attacker crafts on.
+
+    Raises ValueError for a layer that the network does not have, and where ``sensitivity`` lacks that of ``features``.
     """
 
     def __init__(
@@ -51,7 +59,9 @@ class Stabilized(Undefended):
         self.features, self.head = features, head
 
     def adaptive_attacks(self, eps: float) -> Suite:
-        """Feature routing with four weights, neuron-targeted (one unit and all sensitive ones), feature adversary."""
+        """Feature routing with four weights; neuron-targeted, at one unit and at all sensitive ones; the feature
+        adversary.
+        """
         head: Tensor = self.network.get_submodule(self.head).weight.detach()  # type: ignore[operator]
         # what breaks is judged on this very network, so an image is left alone once it is broken
         inside: dict[str, Any] = {"network": self.network, "stop_early": True}

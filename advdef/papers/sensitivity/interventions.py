@@ -1,8 +1,9 @@
-"""What neurons do for a decision: overwrite their activations and go on from there.
+"""What neurons do for a decision: their activations are overwritten, and the forward pass goes on from there.
 
-Substitution (clean activations in an adversarial pass) and ablation test whether sensitive neurons cause the wrong
-decisions under attack (https://arxiv.org/abs/1909.06978); the controls are random neurons of like perturbation energy
-or like activation.
+Substitution (of clean activations into an adversarial pass) and ablation test whether sensitive neurons cause the wrong
+decisions under attack (https://arxiv.org/abs/1909.06978). The controls are random neurons whose change has the same
+energy, or whose activation is alike. ``rescaled`` changes the sensitivity of neurons, and not the function of the
+network.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,16 +30,18 @@ __all__ = [
 ]
 
 Chosen = Mapping[str, Tensor]
-"""Neurons by layer, as int64 indices (k,): channels of (N, C, H, W) or units of (N, C)."""
+"""Neurons by layer, as int64 indices (k,) of channels of (N, C, H, W) or of units of (N, C)."""
 
 
 def substitute(model: nn.Module, images: Tensor, source: Tensor, chosen: Chosen, *, batch_size: int = 250) -> Tensor:
-    """Logits (N, K) of ``images`` when the chosen neurons do what they do on the paired images ``source``.
+    """Logits (N, K) of ``images`` when the chosen neurons have the activations that they have on ``source``.
 
-    Both are (N, C, H, W) in [0, 1], the source usually the clean partners of adversarial images. The pass goes on from
-    the overwritten activations, in evaluation mode; of several layers, each gets those of the source. Without indices
-    a layer stays as it is. Raises as :func:`advdef.taps.tapped` does, ValueError for images that do not pair up and for
-    a layer or a neuron that takes no part, TypeError for indices that are not int64.
+    Both are (N, C, H, W) in [0, 1] and pair up; the source are usually the clean partners of adversarial images. The
+    pass, in evaluation mode, goes on from the overwritten activations; where several layers are chosen, each gets those
+    of the source. A layer without indices stays as it is.
+
+    Raises what :func:`advdef.taps.tapped` raises; ValueError for images that do not pair up, and for a layer or a
+    neuron that takes no part; TypeError for indices that are not int64.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> clean, adversarial = torch.rand(5, 1, 2, 2), torch.rand(5, 1, 2, 2)
@@ -51,10 +54,11 @@ def substitute(model: nn.Module, images: Tensor, source: Tensor, chosen: Chosen,
 def correct_after_substitution(
     model: nn.Module, images: Tensor, source: Tensor, labels: Tensor, sets: Sequence[Chosen], *, batch_size: int = 250
 ) -> Tensor:
-    """(S, N) booleans: images classified as their label (N,) when each of S sets is substituted by itself.
+    """For each of S sets of neurons, which images are classified as their label when it is substituted: (S, N)
+    booleans.
 
-    The logits are those of :func:`substitute`, with one pass of the source for all sets. Raises as that does, and
-    TypeError or ValueError for images, labels or logits that are none.
+    Each set is substituted by itself, as in :func:`substitute`; one pass of the source serves all. Raises what that
+    raises, and TypeError or ValueError for what are no images, labels or logits.
     """
     validate(images, labels, 0.0)
     logits = _substituted(model, images, source, sets, batch_size)
@@ -78,11 +82,13 @@ def _substituted(model: nn.Module, images: Tensor, source: Tensor, sets: Sequenc
 
 
 class Ablated(nn.Module):
-    """The model with its chosen neurons fixed at zero, or at ``values`` (C,) of their layers: images -> logits.
+    """The model with its chosen neurons fixed at zero, or at ``values`` (C,) of each layer: images -> logits.
 
-    Differentiable, so that an attack can be recomputed on it; ``network`` is the model, which stays as it is outside
-    of this module's own passes. ``values`` are usually :func:`mean_activations`. Raises as :func:`substitute` does and
-    ValueError for values that do not fit, in the first pass where only that can tell.
+    It is differentiable, so that an attack can be computed anew on it. ``values`` are usually :func:`mean_activations`.
+    ``network`` is the model itself, which is as before outside of this module's own passes.
+
+    Raises what :func:`substitute` raises, and ValueError for values that do not fit, in the first pass where only that
+    can tell.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> torch.equal(Ablated(model, {"2": torch.arange(3)})(torch.rand(1, 1, 2, 2)), model[3].bias[None])
@@ -105,10 +111,10 @@ class Ablated(nn.Module):
 def mean_activations(
     model: nn.Module, images: Tensor, layers: Iterable[str], *, batch_size: int = 250
 ) -> dict[str, Tensor]:
-    """Each neuron's mean activation (C,) over images (N, C, H, W) and positions, by layer, on the CPU.
+    """The mean activation (C,) of each neuron over images (N, C, H, W) and positions, by layer, on the CPU.
 
-    The model is in evaluation mode. Raises as :func:`advdef.taps.tapped` does, and ValueError for a layer that takes no
-    part in the pass.
+    The model is asked in evaluation mode. Raises what :func:`advdef.taps.tapped` raises, and ValueError for a layer
+    that takes no part in the pass.
     """
     totals = dict.fromkeys(check_layers(model, layers), torch.zeros(()))
     with borrowed(model, quiet=True), torch.no_grad(), tapped(model, totals) as seen:
@@ -121,15 +127,18 @@ def mean_activations(
 
 
 def energy_matched(energy: Tensor, chosen: Tensor, *, generator: torch.Generator) -> Tensor:
-    """Random neurons of a layer whose total energy is nearest to that of the chosen ones: indices (k',).
+    """A control for :func:`substitute`: random neurons whose total energy is nearest to that of the chosen ones, (k',).
 
-    ``energy`` (C,) is the mean size of the change of each neuron over the pairs that are substituted. Substitution
-    removes it by construction, so the most sensitive neurons have a lead over as many others; this asks what is
-    restored per energy. The chosen neurons come last in a random order, whose beginning is the control: it has none of
-    them unless the energy of all others falls short, and then no more than it needs. (Drawn from all neurons alike it
-    would share some and hide a part of the difference.) The totals differ by at most half the energy of one neuron, the
-    sizes maybe by much. The generator is a CPU one. Raises ValueError for a negative or infinite energy and an unknown
-    neuron.
+    ``energy`` (C,) is the mean size of each neuron's change over the pairs that are substituted. Substitution removes
+    that energy, so the most sensitive neurons have a lead over as many others by construction; this control asks what
+    is restored per energy.
+
+    All other neurons are put in random order, the chosen ones after them, and the control is the beginning of that
+    order. So it contains chosen ones only where the energy of all others falls short, and then no more than needed.
+    (Drawn from all neurons alike, it would share some with the chosen and hide a part of the difference.) The two
+    totals differ by at most half the energy of one neuron; the numbers of neurons may differ much.
+
+    ``generator`` is a CPU one. Raises ValueError for a negative or infinite energy and an unknown neuron.
 
     >>> energy = torch.tensor([4.0, 1.0, 1.0, 1.0, 1.0, 0.0])
     >>> energy[energy_matched(energy, torch.tensor([0]), generator=torch.Generator())].sum()
@@ -142,11 +151,11 @@ def energy_matched(energy: Tensor, chosen: Tensor, *, generator: torch.Generator
 
 
 def activation_matched(activation: Tensor, chosen: Tensor, *, generator: torch.Generator) -> Tensor:
-    """For each chosen neuron, in random order, the other one of the most similar activation: indices (k,).
+    """A control for :func:`substitute`: for each chosen neuron another one of the most similar activation, (k,).
 
-    ``activation`` (C,) is the mean size of the activation of each neuron of a layer. No neuron is taken twice, ties are
-    broken at random, and when no other is left, a chosen one stands for itself. Generator and errors:
-    :func:`energy_matched`.
+    ``activation`` (C,) is the mean size of each neuron's activation. The chosen neurons take their partners in random
+    order; no neuron is taken twice, ties are broken at random, and when no other one is left, a chosen neuron stands
+    for itself. For generator and errors see :func:`energy_matched`.
     """
     scores, inside, outside = _shuffled(activation, chosen, generator)
     size, free, taken = scores.tolist(), outside.tolist(), []
@@ -157,7 +166,7 @@ def activation_matched(activation: Tensor, chosen: Tensor, *, generator: torch.G
 
 
 def _shuffled(scores: Tensor, chosen: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """The scores (C,) on the CPU, the chosen neurons and all others, both in random order."""
+    """The scores (C,) on the CPU; the chosen neurons, and all others, each in random order."""
     scores = scores.detach().cpu().double()
     if scores.dim() != 1 or not bool(((scores >= 0) & (scores < float("inf"))).all()):
         raise ValueError("expected one mean absolute value per neuron, (C,), finite and not negative")
@@ -167,12 +176,14 @@ def _shuffled(scores: Tensor, chosen: Tensor, generator: torch.Generator) -> tup
 
 
 def _on_cpu(model: nn.Module, chosen: Chosen) -> dict[str, Tensor]:
-    """The chosen set, its layers checked; there, a check of the indices in every pass waits for no device."""
+    """The chosen neurons, their layers checked, on the CPU: there the check of indices in every pass waits for no
+    device.
+    """
     return {name: chosen[name].cpu() for name in check_layers(model, chosen)}
 
 
 def _intervened(model: nn.Module, images: Tensor, chosen: Chosen, values: Mapping[str, Tensor]) -> Tensor:
-    """Logits when the chosen neurons have these values."""
+    """Logits when the chosen neurons have the given values."""
     changes = {name: partial(_put, name, indices, values[name]) for name, indices in chosen.items()}
     with replaced(model, changes), tapped(model, changes) as seen:
         logits: Tensor = model(images)
@@ -202,15 +213,15 @@ def _put(name: str, indices: Tensor, value: Tensor, output: Tensor) -> Tensor:
 
 
 def rescaled(model: nn.Module, norm: str, following: str, factors: Tensor) -> nn.Module:
-    """A copy in which neuron m of the layer ``norm`` is multiplied by ``factors[m]`` (C,), and the model does the same.
+    """A copy of a model that computes the same, with neuron m of the layer ``norm`` multiplied by ``factors[m]`` (C,).
 
-    As ReLU(c x) = c ReLU(x) for c > 0, weight and bias of ``norm`` (batch normalisation, or a Conv2d or Linear without
-    one) are multiplied and what ``following`` (Conv2d or Linear) multiplies the neuron with is divided. The function
-    stays the same if nothing but ReLU, pooling, flattening and dropout lies between the two, and no other layer reads
-    the neurons; whether that is so is not checked here. Dinh et al. (https://arxiv.org/abs/1703.04933) did so to the
-    sharpness of minima.
+    Weight and bias of ``norm`` (batch normalisation, or a Conv2d or Linear without one) are multiplied, and the weights
+    by which ``following`` (Conv2d or Linear) reads the neuron are divided, since ReLU(c x) = c ReLU(x) for c > 0. The
+    function stays the same if only ReLU, pooling, flattening and dropout lie between the two and no other layer reads
+    the neurons; that is not checked here. Dinh et al. (https://arxiv.org/abs/1703.04933) did so to the sharpness of
+    minima.
 
-    Raises ValueError for an unknown layer, for factors that are not positive and finite or do not fit the layers;
+    Raises ValueError for an unknown layer, and for factors that are not positive and finite or do not fit the layers;
     TypeError for layers of another kind.
 
     >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))

@@ -1,6 +1,6 @@
 """How much each neuron changes under attack: neuron sensitivity (https://arxiv.org/abs/1909.06978), in seven readings.
 
-A neuron is a channel of a layer (N, C, H, W) or a unit of a layer (N, C). The paper compares its output on benign
+A neuron is a channel of a layer (N, C, H, W), or a unit of a layer (N, C). The paper compares its output on benign
 images with that on their adversarial partners, averaged over such dual pairs.
 """
 
@@ -39,10 +39,11 @@ _FLOOR = 1e-3
 
 
 class _Sums:
-    """Running sums over the pairs of one layer, in float64 where the device has it: batches of any size give the same.
+    """Running sums over the pairs of one layer, in float64 where the device has it: the size of batches does not
+    matter.
 
-    The variance of a channel's clean values is joined batch by batch as Chan, Golub and LeVeque do: the difference of
-    two large sums would leave nothing of a small one.
+    The variance of a channel's clean values is joined batch by batch, as Chan, Golub and LeVeque do: as the difference
+    of two large sums nothing would be left of a small one.
     """
 
     def __init__(self, clean: Tensor) -> None:
@@ -54,7 +55,7 @@ class _Sums:
         self.variance = torch.zeros_like(self.mean)
 
     def add(self, clean: Tensor, adversarial: Tensor) -> None:
-        """One batch; all in one buffer, as memory that was never touched costs more than the arithmetic."""
+        """Add one batch. All is done in one buffer: memory that was never touched costs more than the arithmetic."""
         if clean.dim() == 2:
             clean, adversarial = clean[..., None, None], adversarial[..., None, None]
         space = (2, 3)
@@ -80,12 +81,12 @@ class _Sums:
         self.mean += share * drift
 
     def divisor(self, definition: Literal["relative", "standardized"]) -> Tensor:
-        """(C,): what is divided by, before a floor is put under it."""
+        """What is divided by (C,), before a floor is put under it."""
         size = self.totals[1] / self.pairs / self.positions
         return size if definition == "relative" else self.variance.clamp(min=0).sqrt()
 
     def sensitivity(self, definition: Definition) -> Tensor:
-        """(C,)"""
+        """One definition's sensitivities (C,)."""
         change, _, pooled, length, ratio, largest = self.totals / self.pairs
         if definition in ("relative", "standardized"):
             scale = self.divisor(definition)
@@ -99,30 +100,34 @@ class _Sums:
 
 
 def _typical(values: Tensor) -> Tensor:
-    """The upper quartile (..., 1) of those of (..., C) that are not 0: quiet ones hardly move it, nor a large one."""
+    """The upper quartile (..., 1) of those of (..., C) values that are not 0; neither quiet nor very large ones move it
+    much.
+    """
     alive = (values > 0).sum(-1, keepdim=True)
     return values.sort(-1, descending=True).values.gather(-1, alive // 4)
 
 
 class SensitivityMeter:
-    """Adds up what pairs of activations differ by, batch by batch, for all definitions at once.
+    """Adds up, batch by batch, by what pairs of activations differ, for all definitions at once.
 
-    With a the clean and b the adversarial output of a neuron, of ``dim`` values each, averages over pairs are taken of
+    Let a be the clean and b the adversarial output of a neuron, of ``dim`` values each. The definitions are averages
+    over pairs of
 
-    - ``absolute``: `|b - a|_1 / dim`, sensitivity as the authors' laboratory codes it;
-    - ``relative``: the same, and the average over pairs is divided by that of `|a|_1 / dim`;
-    - ``relative_per_pair``: `|b - a|_1 / |a|_1`, 1 where a is 0, as the authors' laboratory has it
+    - ``absolute``: `|b - a|_1 / dim`, sensitivity as the authors' laboratory codes it
       (https://github.com/DIG-Beihang/AISafety);
-    - ``pooled``: `|mean(b) - mean(a)|`, where changes of both signs in one map cancel;
-    - ``standardized``: ``absolute`` over the standard deviation of all clean values of the neuron;
-    - ``absolute_l2``: `|b - a|_2 / dim`, as the laboratory divides it;
+    - ``relative``: the same, where the average over pairs is divided by that of `|a|_1 / dim`;
+    - ``relative_per_pair``: `|b - a|_1 / |a|_1`, and 1 where a is 0, as the same laboratory has it;
+    - ``pooled``: `|mean(b) - mean(a)|`, in which changes of both signs in one map cancel;
+    - ``standardized``: ``absolute``, divided by the standard deviation of all clean values of the neuron;
+    - ``absolute_l2``: `|b - a|_2 / dim`, with the divisor of the laboratory's code;
     - ``largest``: the largest `|b - a|` of the map, which a local change moves most.
 
-    ``relative``, ``relative_per_pair`` and ``standardized`` do not depend on the scale of the layer, nor on that of a
-    neuron that is not quiet. A neuron is quiet if what is divided by is less than a thousandth of its upper quartile
-    over the layer's neurons (for ``relative_per_pair`` on the same image; those of 0 do not count): it is divided by
-    that thousandth, else a nearly dead neuron would show the rounding of the network. In a layer that is 0 (constant)
-    on all clean images, neurons have 0 if attacks leave them so, and else 1.
+    ``relative``, ``relative_per_pair`` and ``standardized`` do not depend on the scale of a layer, nor on that of one
+    neuron, unless it is quiet. Dividing by the activation of a nearly dead neuron would only show the rounding of the
+    network. So no divisor is smaller than a thousandth of what is typical of the layer, the upper quartile of its
+    neurons' divisors, zeros aside (for ``relative_per_pair``: on the same image); a neuron below that is quiet. In a
+    layer that is 0 on all clean images (for ``standardized``: constant), ``relative`` and ``standardized`` are 0 for a
+    neuron that the attack leaves so, and else 1.
 
     >>> meter = SensitivityMeter()
     >>> meter.update({"relu": torch.tensor([[1.0, 2.0], [3.0, 0.0]])}, {"relu": torch.tensor([[1.0, 4.0], [2.0, 0.0]])})
@@ -136,7 +141,7 @@ class SensitivityMeter:
         self._sums: dict[str, _Sums] = {}
 
     def update(self, clean: Mapping[str, Tensor], adversarial: Mapping[str, Tensor]) -> None:
-        """Add pairs of activations by layer, (N, C) or (N, C, H, W).
+        """Add a batch of pairs: clean and adversarial activations by layer, (N, C) or (N, C, H, W).
 
         Raises ValueError, and adds nothing, for layers that are not the same on both sides and in all batches, or whose
         shapes do not fit.
@@ -169,7 +174,7 @@ class SensitivityMeter:
         return {layer: sums.sensitivity(definition).cpu() for layer, sums in self._sums.items()}
 
     def quiet(self, definition: Literal["relative", "standardized"] = "relative") -> dict[str, int]:
-        """How many neurons of each layer are quiet: dead, or so nearly dead that the floor is divided by.
+        """How many neurons of each layer are quiet: dead, or so nearly dead that they are divided by the floor.
 
         >>> meter = SensitivityMeter()
         >>> meter.update({"relu": torch.tensor([[2.0, 0.0, 1.0]])}, {"relu": torch.tensor([[2.0, 0.1, 2.0]])})
@@ -183,9 +188,10 @@ class SensitivityMeter:
 def measure(
     model: nn.Module, pairs: Pairs, *, layers: Iterable[str] | None = None, batch_size: int = 250
 ) -> SensitivityMeter:
-    """A meter of the layers (default: those in the model's ``taps``) on all pairs, the model in evaluation mode.
+    """A meter that has seen all pairs, for the named layers (default: those in the model's ``taps``).
 
-    Raises as :func:`advdef.taps.tapped` does, and ValueError for a layer that takes no part in the forward pass.
+    The model is asked in evaluation mode. Raises what :func:`advdef.taps.tapped` raises, and ValueError for a layer
+    that takes no part in the forward pass.
     """
     names = check_layers(model, default_taps(model) if layers is None else layers)
     meter = SensitivityMeter()
@@ -207,5 +213,5 @@ def sensitivity(
     layers: Iterable[str] | None = None,
     batch_size: int = 250,
 ) -> dict[str, Tensor]:
-    """One definition's sensitivities (C,) by layer; see :func:`measure` and :class:`SensitivityMeter`."""
+    """Sensitivities (C,) by layer in one definition; see :func:`measure` and :class:`SensitivityMeter`."""
     return measure(model, pairs, layers=layers, batch_size=batch_size).compute(definition)

@@ -1,4 +1,4 @@
-"""Dual pairs: images and their adversarial partners on one model."""
+"""Dual pairs: images beside their adversarial partners on one model."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -17,9 +17,9 @@ Keep = Literal["correct", "successful", "all"]
 
 @dataclass(frozen=True)
 class Pairs:
-    """Images (N, C, H, W) in [0, 1], their adversarial partners and their labels (N,).
+    """Images (N, C, H, W) in [0, 1], their adversarial partners of the same shape, and their labels (N,).
 
-    Raises TypeError or ValueError for images that are none and for partners of another shape.
+    Raises TypeError or ValueError for what are no images or labels, and for partners of another shape.
     """
 
     images: Tensor
@@ -52,10 +52,18 @@ def make_pairs(
     keep: Keep = "correct",
     batch_size: int = 250,
 ) -> Pairs:
-    """Pairs of images (N, C, H, W) in [0, 1] and what ``attack`` makes of them on ``model``, in evaluation mode.
+    """Pair images with what an attack makes of them on ``model``, in evaluation mode.
 
-    ``keep``: the images that the model classifies as their label (N,), those of them that the attack turned, or all.
-    Random attacks draw from ``generator`` batch by batch.
+    Args:
+        model: What is attacked.
+        images: (N, C, H, W), in [0, 1].
+        labels: (N,), int64.
+        attack: The attack.
+        eps: Its budget, in its own norm.
+        generator: What random attacks draw from, batch by batch.
+        keep: Which pairs: of images that the model classifies as their label ("correct"), of those among them that the
+            attack turned ("successful"), or of all images ("all").
+        batch_size: Images attacked at a time.
 
     Raises ValueError when no pair is left, UnsoundAttack when the attack leaves its budget.
     """

@@ -48,19 +48,35 @@ def train_sns(
     step_size: float = 0.25,
     **options: Any,
 ) -> dict[str, Tensor]:
-    """Adversarial training with ``weight`` times the change of chosen neurons between x and x'.
+    """Adversarial training that also keeps chosen neurons still: ``weight`` times their change between x and x' is
+    added.
 
-    Of each layer (default: the model's taps) the share ``ratio`` is chosen by sensitivity, measured on PGD pairs of the
-    first ``probe`` training images: the "top" (SNS), the "bottom", "random" ones, or "all" (vulnerability suppression,
-    https://arxiv.org/abs/1908.04355). They are chosen anew every ``reselect_every`` epochs from the first with a
-    weight, or once (None). With ``match`` each layer's term is scaled by how much more sensitive the top neurons are
-    than the chosen ones, so that all choices weigh equally (in l1, and nearly in the other distances). ``distance``,
-    ``relative`` and ``detach_clean`` are those of :func:`stabilizing_loss`; further ``options``, among them ``alpha``
-    and ``ramp``, those of :func:`advdef.training.adversarial.fit_pairs`.
+    Args:
+        model: The network to train, in place.
+        split: Training images and labels.
+        eps: Linf budget of the inner attack, in pixel units.
+        steps: Its gradient steps.
+        epochs: Passes over the split.
+        generator: Source of all random numbers.
+        weight: Weight of the change in the loss.
+        which: Which neurons are chosen, by sensitivity: "top" (SNS), "bottom", "random", or "all" (vulnerability
+            suppression, https://arxiv.org/abs/1908.04355).
+        ratio: Which share of each layer's neurons is chosen.
+        layers: The layers that count. Default: those in the model's ``taps``.
+        distance: How a change is measured; see :func:`stabilizing_loss`.
+        relative: Whether it is divided by the clean activation; see there. Sensitivity is then relative, too.
+        detach_clean: Whether the clean branch takes no gradient; see there.
+        match: Scale each layer's term by how much more sensitive its top neurons are than the chosen ones, so that all
+            choices weigh equally (in l1, and nearly in the other distances).
+        reselect_every: Neurons are chosen anew every so many epochs, counted from the first with a weight; None: once.
+        probe: Sensitivity is measured on PGD pairs of so many images, the first of the split.
+        probe_steps: Steps of that PGD.
+        step_size: Size of a step, of both attacks, relative to eps.
+        **options: Go to :func:`advdef.training.fit_pairs`, ``alpha`` and ``ramp`` among them.
 
-    Returns ``loss`` (epochs,) and for each layer, one row per selection, ``sensitivity.<layer>`` (selections, C) and
-    ``chosen.<layer>`` (selections, k). Raises ValueError for a layer that the model does not have, or another setting
-    that makes no sense.
+    Returns ``loss`` (epochs,) and for each layer, with one row per selection, ``sensitivity.<layer>`` (selections, C)
+    and ``chosen.<layer>`` (selections, k). Raises ValueError for a layer that the model does not have, or another
+    setting that makes no sense.
     """
     names = check_layers(model, default_taps(model) if layers is None else layers)
     if reselect_every is not None and reselect_every < 1:
@@ -128,12 +144,12 @@ def stabilizing_loss(
     relative: bool = False,
     detach_clean: bool = False,
 ) -> Tensor:
-    """Change of the chosen neurons (k,) of a layer (N, C) or (N, C, H, W), averaged over the batch and over them.
+    """Change of the chosen neurons (k,) of a layer (N, C) or (N, C, H, W): the mean over the batch and over them.
 
-    "l1" is the sensitivity of definition D1, as a loss; "l2" squares the differences; "cosine" is one minus the
-    similarity of the maps (which says little about a unit of a dense layer). ``relative`` divides each neuron's
-    distance by its clean mean activation, through which the gradient flows, so that shrinking activations gains
-    nothing. ``detach_clean`` lets no gradient through the clean branch.
+    ``distance`` is "l1" (definition ``absolute`` of the sensitivity, as a loss), "l2" (squared differences) or "cosine"
+    (one minus the similarity of the maps, which says little about a unit of a dense layer). ``relative`` divides each
+    neuron's distance by its mean clean activation; the gradient flows through that too, so that shrinking activations
+    gains nothing. ``detach_clean`` lets no gradient through the clean branch.
 
     Raises ValueError for an unknown distance, and for a relative cosine, which has no scale to be relative to.
 

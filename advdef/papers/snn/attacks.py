@@ -1,4 +1,4 @@
-"""Attacks on a defence with a detector that decides which of two branches is asked, or that an image is refused."""
+"""Attacks on a defence with a detector, which decides between two branches or refuses an image."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -30,10 +30,13 @@ def both_branches(
     stop_early: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Ascend the smallest margin over all ``branches``, so that it does not matter which one the gate takes.
+    """Ascend the smallest margin over all branches, so that it does not matter which of them the detector chooses.
 
-    Each branch maps images to logits. ``model``, the defence, only judges. The other options and the contract are
-    those of :func:`advdef.attacks.pgd`. Raises ValueError for no branches.
+    Args:
+        model: The defence; it only judges.
+        branches: Modules that map images to logits, at least one.
+
+    All other parameters and the contract are those of :func:`advdef.attacks.pgd`. Raises ValueError for no branches.
 
     >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     >>> image, label = torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])
@@ -77,13 +80,21 @@ def unnoticed(
     stop_early: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Fool the bare ``network`` where a detector stays quiet: where ``distance`` (N,) is at most ``threshold``.
+    """Fool the bare network where the detector stays quiet.
 
-    Ascends min(margin(network(x)), enough) - weight * relu(distance(x) - threshold): once the network is fooled by a
-    lead of ``enough`` logits, all that counts is the detector. ``model``, the defence, only judges. The other options
-    and the contract are those of :func:`advdef.attacks.pgd`.
+    It ascends min(margin(network(x)), enough) - weight * relu(distance(x) - threshold): once the network is fooled by a
+    lead of ``enough`` logits, only the detector counts.
 
-    Raises ValueError for a weight that is negative or not finite, and for an ``enough`` that is not positive.
+    Args:
+        model: The defence; it only judges.
+        network: The bare classifier: images to logits.
+        distance: What the detector measures: images -> (N,).
+        threshold: Up to which distance the detector stays quiet.
+        weight: Weight of the detector's term, 0 or more.
+        enough: The lead, in logits, beyond which more gains nothing; positive.
+
+    All other parameters and the contract are those of :func:`advdef.attacks.pgd`. Raises ValueError for a weight that
+    is negative or not finite, and for an ``enough`` that is not positive.
     """
     if not 0 <= weight < float("inf"):
         raise ValueError(f"weight must be finite and not negative, not {weight}")

@@ -1,7 +1,7 @@
-"""Spiking classifiers: images (N, C, H, W) in [0, 1] -> logits (N, classes), the mean over time of what they put out.
+"""Spiking classifiers: images (N, C, H, W) in [0, 1] -> logits (N, K), the mean of their output over time.
 
-An image is shown as a constant current (direct coding): the first convolution sees it once, for all time steps. The
-last layer is linear, so that the mean over time may be taken before it. Both save passes and change no value.
+An image is shown as a constant current (direct coding), so the first convolution runs once for all time steps. The last
+layer is linear, so the mean over time is taken before it. Both save work and change no value.
 """
 
 from collections.abc import Sequence
@@ -28,14 +28,14 @@ def _check(images: Tensor, stem: "_Unit") -> None:
 
 
 def _normal(model: nn.Module) -> None:
-    """Kaiming's normal initialisation, as in the released code of MLF."""
+    """Kaiming's normal initialisation of all convolutions, as in the released code of MLF."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)
 
 
 class _Unit(nn.Module):
-    """Convolution, tdBN, a gate if asked for, and neurons."""
+    """A convolution, tdBN, a gate if ``gated``, and neurons."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class _Unit(nn.Module):
 
 
 class _Block(nn.Module):
-    """Two units and a shortcut, added after the neurons: what leaves are counts of spikes that grow with depth."""
+    """Two units and a shortcut, added after the neurons: its output are counts of spikes, which grow with depth."""
 
     def __init__(
         self, inputs: int, outputs: int, stride: int, steps: int, thresholds: tuple[float, ...], gated: bool
@@ -80,15 +80,25 @@ class _Block(nn.Module):
 
 
 class SpikingResNet(nn.Module):
-    """Spiking DS-ResNet with multi-level firing, and with squeeze-and-excitation if ``gated``.
+    """Spiking DS-ResNet with multi-level firing: the network of MLF (https://arxiv.org/abs/2210.06386).
 
-    The network of MLF (https://arxiv.org/abs/2210.06386): a 3x3 stem, stages of ``blocks[i]`` blocks of
-    ``width * 2**i`` channels, each but the first at half the resolution, global pooling and a linear layer.
-    ``blocks=(3, 3, 3)`` and ``width=64`` give its ResNet-20 (4.33 million parameters). ``levels`` is K, 1 for LIF.
-    Where the gate goes is our choice: on the current of a block's second neurons, so that what leaves is still spikes.
-    Pixels are shifted and scaled to [-1, 1] inside. H and W may be any.
+    A 3x3 stem, stages of residual blocks of which each but the first halves the resolution, global pooling and a linear
+    layer. ``blocks=(3, 3, 3)`` and ``width=64`` give their ResNet-20 (4.33 million parameters). Pixels are shifted and
+    scaled to [-1, 1] inside. H and W may be any.
 
-    Raises ValueError for levels outside 1 to 3, no blocks, and for images without as many channels.
+    Args:
+        shape: Channels, height and width of the images; only the channels matter.
+        num_classes: Number of classes.
+        steps: Time steps T.
+        levels: Firing levels, 1 to 3; 1 gives plain LIF neurons.
+        gated: Add squeeze-and-excitation. Where it goes is our choice: on the current of a block's second neurons, so
+            that what leaves is still spikes.
+        blocks: Number of blocks of each stage.
+        width: Channels of the first stage; they double with each stage.
+        stem_stride: Stride of the stem.
+
+    Raises ValueError for levels outside 1 to 3, a stage without a block, and for images with another number of
+    channels.
 
     >>> network = SpikingResNet((3, 32, 32), 10, steps=4)
     >>> f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f}"
@@ -132,7 +142,7 @@ class SpikingResNet(nn.Module):
 
 
 class SmallSpikingResNet(SpikingResNet):
-    """Three blocks and a stem of stride 2, for a CPU: at the default width as many channels as :class:`SmallResNet`."""
+    """Three blocks and a stem of stride 2, for a CPU; as wide, by default, as :class:`advdef.models.SmallResNet`."""
 
     def __init__(
         self,
@@ -150,11 +160,11 @@ class SmallSpikingResNet(SpikingResNet):
 
 
 class SpikingVGG(nn.Module):
-    """Spiking VGG: stages of 3x3 convolutions with tdBN and neurons, average pooling between them, linear layers.
+    """Spiking VGG: stages of 3x3 convolutions with tdBN and neurons, average pooling between them, and linear layers.
 
-    ``stages`` holds the channels of each stage's convolutions, ``hidden`` the widths of linear layers with neurons.
-    Raises ValueError for levels outside 1 to 3, an empty stage, and for images that cannot be halved as often or have
-    other channels.
+    ``stages`` holds the channels of each stage's convolutions, ``hidden`` the widths of the linear layers with neurons,
+    ``steps`` and ``levels`` are those of :class:`SpikingResNet`. Raises ValueError for levels outside 1 to 3, an empty
+    stage, and for images whose sides cannot be halved between all stages or that have other channels.
     """
 
     def __init__(

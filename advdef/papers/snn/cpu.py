@@ -1,7 +1,7 @@
 """Multi-level firing on a CPU, compiled by numba: the passes of :mod:`advdef.papers.snn.fused`, neuron by neuron.
 
-In PyTorch each addition is a pass over memory of its own; here a block of neurons stays in the first cache for all
-levels and steps. Values are those of PyTorch's operations, to the last bit in the forward pass.
+In PyTorch each addition is a pass over memory of its own; here a block of neurons stays in the first-level cache for
+all levels and steps. In the forward pass the values are those of PyTorch to the last bit.
 """
 
 from typing import Any
@@ -12,13 +12,13 @@ from numba import njit
 __all__ = ["KINDS", "gradient", "spikes"]
 
 KINDS = ("rectangle", "triangle", "exponential", "arctan", "fast sigmoid", "straight-through")
-"""Surrogates by their number in :func:`gradient`."""
+"""Surrogates, in the order of the numbers by which :func:`gradient` knows them."""
 
 _BLOCK = 512
 
 
 def compiled(function: Any) -> Any:
-    """Compiled by numba, and kept on disk where there is a folder for it."""
+    """``function``, compiled by numba and kept on disk, where there is a folder for that."""
     try:
         return njit(cache=True, nogil=True)(function)
     except RuntimeError:  # no folder can be written
@@ -27,7 +27,7 @@ def compiled(function: Any) -> Any:
 
 @compiled
 def spikes(current: np.ndarray, out: np.ndarray, thresholds: np.ndarray, decay: np.float32) -> None:
-    """Fill ``out`` (T, M) with the spikes of ``current`` (T or 1, M), all float32."""
+    """Write the spikes of ``current`` (T or 1, M) into ``out`` (T, M); all are float32."""
     steps, neurons = out.shape
     constant = len(current) != steps
     membranes = np.empty(_BLOCK, np.float32)
@@ -57,7 +57,18 @@ def gradient(
     width: np.float32,
     scale: np.float32,
 ) -> None:
-    """Fill ``out`` (T or 1, M) with the gradient at ``current``, given that at the spikes, ``incoming`` (T, M)."""
+    """Write the gradient at the currents into ``out``, given that at the spikes; all arrays are float32.
+
+    Args:
+        current: (T, M), or (1, M) where it is constant.
+        incoming: (T, M): the gradient at the spikes.
+        out: (T, M) or (1, M), like the current.
+        thresholds: (K,).
+        decay: By what a membrane is multiplied in each step.
+        kind: The surrogate, as its place in ``KINDS``.
+        width: Its width.
+        scale: Its scale.
+    """
     steps, neurons = incoming.shape
     constant = len(current) != steps
     membranes = np.empty((steps, _BLOCK), np.float32)
@@ -110,7 +121,7 @@ def _slopes(
     scale: np.float32,
     out: np.ndarray,
 ) -> None:
-    """Fill ``out`` with ds/du, in one loop for each kind: a branch inside would keep them from being vectorised."""
+    """Write ds/du into ``out``, in one loop for each kind: a branch inside would keep it from being vectorised."""
     zero, one, half = np.float32(0), np.float32(1), width / np.float32(2)
     if kind == 0:
         height = one / width

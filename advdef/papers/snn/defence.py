@@ -1,6 +1,6 @@
-"""Image purification as a defence, and spiking classifiers: what an attacker knows of their gradients.
+"""Image purification as a defence, and spiking classifiers, each with what an attacker knows of its gradient.
 
-A preprocessor in front of a classifier that stays as it was has been broken time and again
+A preprocessor in front of a classifier that stays as it was has been broken again and again
 (https://arxiv.org/abs/1802.00420, https://arxiv.org/abs/2202.13711).
 """
 
@@ -28,11 +28,12 @@ _STRAIGHT, _RATE = Surrogate("straight-through"), Surrogate("rate")
 
 
 class Purification(Preprocessed):
-    """The classifier on purified images: C(clip(x + R(x, N(x)), 0, 1)).
+    """The classifier on purified images: C(clip(x + R(x, N(x)), 0, 1)), with noise extraction N and restoration R.
 
-    Source: the abstract of https://arxiv.org/abs/2404.17092; a reconstruction. All of it is differentiable up to the
-    derivative of a spike, so plain autograd on it is an end-to-end attack; the surrogates are the identity in place of
-    the purifier's gradient, other derivatives, and others in the purifier alone. The classifier may be any.
+    Source: the abstract of https://arxiv.org/abs/2404.17092; a reconstruction. Except for the derivative of a spike all
+    of it is differentiable, so plain autograd is an end-to-end attack. The surrogates are the identity as the
+    purifier's gradient, other ``derivatives`` of a spike throughout, and two of them in the purifier alone. The
+    classifier may be spiking or not.
 
     Raises ValueError for a classifier that is in training mode or has trainable parameters.
     """
@@ -55,22 +56,24 @@ class Purification(Preprocessed):
         return purified
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits."""
+        """Logits (N, K)."""
         return self.decide(images, self.prepare(images))
 
     def decide(self, images: Tensor, purified: Tensor) -> Tensor:
-        """Logits, given an image and what the purifier made of it."""
+        """Logits (N, K) of images, given what the purifier made of them."""
         return ask(self.classifier, purified)
 
     def surrogates(self) -> dict[str, nn.Module]:
-        """The identity as the purifier's gradient ("BPDA"); each derivative throughout; two in the purifier alone."""
+        """The identity as the purifier's gradient ("BPDA"); each derivative throughout; two of them in the purifier
+        alone.
+        """
         mixed = {f"purifier {rule}": {"purifier": rule} for rule in (_STRAIGHT, _RATE)}
         found = {"BPDA": _Bypassed(self)} | spiking_stand_ins(self, self.derivatives)
         return found | spiking_stand_ins(self, mixed if spiking_stand_ins(self.purifier, {"": _RATE}) else {})
 
 
 class _Bypassed(nn.Module):
-    """A defence's own values, with the identity for the purifier's gradient."""
+    """The defence's own values, with the identity as the purifier's gradient."""
 
     def __init__(self, defence: Purification) -> None:
         super().__init__()
@@ -86,10 +89,11 @@ class _Bypassed(nn.Module):
 
 
 class GatedPurification(Purification):
-    """Purification where a detector asks for it: the label of C(P(x)) if D(x) > threshold, else that of C(x).
+    """Purification only where a detector asks for it: the class of C(P(x)) if D(x) > threshold, else that of C(x).
 
-    D is the largest difference between the classifier's probabilities for x and for P(x). The second version of the
-    paper has a detector; that its criterion is a norm of that kind is told by a secondary source, of what is not known.
+    P is the purifier, and D the largest difference between the classifier's probabilities for x and for P(x). The
+    second version of the paper has a detector. That it compares a norm of this kind is told by a secondary source,
+    which does not say a norm of what.
 
     Raises ValueError for a threshold outside [0, 1].
     """
@@ -117,9 +121,10 @@ class GatedPurification(Purification):
         false_alarms: float = 0.05,
         derivatives: Mapping[str, Surrogate] = REDUCED,
     ) -> "GatedPurification":
-        """With the threshold that a share ``false_alarms`` of clean images (N, C, H, W) exceeds.
+        """A defence whose threshold is exceeded by the share ``false_alarms`` of clean images (N, C, H, W).
 
-        They should have been in nobody's training. Raises ValueError for a share outside (0, 1) or no images.
+        The images should have had no part in any training. Raises ValueError for a share outside (0, 1) and for no
+        images.
         """
         if not 0 < false_alarms < 1 or len(images) == 0:
             raise ValueError(f"needs images and a share in (0, 1), not {len(images)} and {false_alarms}")
@@ -133,16 +138,16 @@ class GatedPurification(Purification):
         return f"threshold={self.threshold:g}"
 
     def distance(self, images: Tensor) -> Tensor:
-        """D (N,), in [0, 1]."""
+        """What the detector compares with the threshold: D (N,), in [0, 1]."""
         return _apart(ask(self.classifier, images), ask(self.classifier, self.prepare(images)))
 
     def decide(self, images: Tensor, purified: Tensor) -> Tensor:
-        """Logits of the branch that the gate takes."""
+        """Logits of the branch that the detector chooses."""
         bare, cleaned = ask(self.classifier, images), ask(self.classifier, purified)
         return torch.where((_apart(bare, cleaned) > self.threshold)[:, None], cleaned, bare)
 
     def adaptive_attacks(self, eps: float) -> Suite:
-        """Fooling both branches at once, by two gradients; and the bare one so that the detector keeps quiet."""
+        """Fooling both branches at once, with two gradients of the purifier; and fooling the bare one unnoticed."""
         purified = Purification(self.classifier, self.purifier)
         together = partial(both_branches, stop_early=True)
         return {
@@ -155,15 +160,15 @@ class GatedPurification(Purification):
 
 
 def _apart(logits: Tensor, others: Tensor) -> Tensor:
-    """The largest difference of probabilities (N,)."""
+    """The largest difference between the two probabilities of a class (N,)."""
     return (logits.softmax(1) - others.softmax(1)).abs().amax(1)
 
 
 class SpikingClassifier(Undefended):
-    """A spiking network alone. Its surrogates are itself with other derivatives of a spike.
+    """A spiking network alone, whose surrogates are itself with other ``derivatives`` of a spike.
 
-    How well a white-box attack does depends on that derivative (https://arxiv.org/abs/2209.03358), and the one of
-    training need not be the attacker's. Raises ValueError for a network without spiking layers.
+    How well a white-box attack does depends on that derivative (https://arxiv.org/abs/2209.03358), and the attacker
+    need not take the one of training. Raises ValueError for a network without spiking layers.
     """
 
     def __init__(
@@ -174,5 +179,5 @@ class SpikingClassifier(Undefended):
         self.derivatives = dict(derivatives)
 
     def surrogates(self) -> dict[str, nn.Module]:
-        """The same network, through each derivative."""
+        """The same network, once with each derivative."""
         return spiking_stand_ins(self, self.derivatives)

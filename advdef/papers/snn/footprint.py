@@ -14,7 +14,14 @@ __all__ = ["Footprint", "footprint"]
 
 @dataclass(frozen=True)
 class Footprint:
-    """Parameters; then for one image: multiply-adds and spikes of a forward pass, bytes kept for the backward pass."""
+    """What a network needs: its parameters and, for one image, operations, spikes and memory.
+
+    Attributes:
+        parameters: How many numbers are learnt.
+        multiply_adds: Multiply-adds of a forward pass.
+        spikes: Spikes of a forward pass.
+        kept_bytes: Bytes that a forward pass keeps for the backward pass.
+    """
 
     parameters: int
     multiply_adds: float
@@ -23,10 +30,11 @@ class Footprint:
 
 
 def footprint(model: nn.Module, images: Tensor) -> Footprint:
-    """Counted on images (N, C, H, W), all time steps together; ``model`` gives one row per image.
+    """Count what ``model`` needs on images (N, C, H, W), all time steps together; it must give one row per image.
 
     Multiply-adds are those of convolutions and linear layers as they are carried out here. A neuron that fires at three
-    levels at once counts for three spikes. Kept are the tensors that autograd stores, parameters aside, each once.
+    levels at once counts for three spikes. The bytes are those of the tensors that autograd stores, parameters aside,
+    each counted once.
     """
     spikes = 0.0
     kept: dict[int, int] = {}

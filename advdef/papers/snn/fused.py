@@ -31,7 +31,9 @@ __all__ = ["Unit", "fire"]
 
 @dataclass(frozen=True)
 class Unit:
-    """What a spiking neuron is: time steps, one threshold per level, decay, and the surrogate of its gradient."""
+    """What a spiking neuron is: its time steps, a threshold for each level, its decay, and the surrogate of its
+    gradient.
+    """
 
     steps: int
     thresholds: tuple[float, ...]
@@ -43,9 +45,11 @@ Pass = Callable[..., Tensor]
 
 
 def fire(current: Tensor, unit: Unit) -> Tensor:
-    """Spikes (T, M, ...) from currents (T, M, ...), or from a constant current (1, M, ...) that flows for T steps.
+    """Spikes (T, M, ...) of M neurons, from currents (T, M, ...) or from a constant current (1, M, ...) for all T
+    steps.
 
-    It has no second derivative. The surrogate "membrane" takes M for groups and what follows for a group's members.
+    It has no second derivative. For the surrogate "membrane", M counts groups, and the axes after it are the members of
+    a group.
     """
     spikes: Tensor = _Fire.apply(current, unit)
     return spikes
@@ -71,12 +75,12 @@ class _Fire(torch.autograd.Function):
 
 
 def _spiking(current: Tensor, unit: Unit) -> Tensor:
-    """Spikes, which do not depend on the surrogate: one kernel serves for all."""
+    """Spikes, which do not depend on the surrogate: so one kernel serves for all surrogates."""
     return _run(_spikes, replace(unit, surrogate=RECTANGLE), (unit.steps, *current.shape[1:]), current)
 
 
 def _run(function: Pass, unit: Unit, shape: tuple[int, ...], *inputs: Tensor) -> Tensor:
-    """``function`` of inputs (T or 1, M, ...), to a result of a shape (T or 1, M, ...)."""
+    """``function`` of inputs (T or 1, M, ...), on the device where they are; the result has the given shape."""
     current = inputs[0]
     static = _Static(unit, len(current) != unit.steps, torch.promote_types(current.dtype, torch.float32))
     if current.is_cuda:
@@ -87,7 +91,7 @@ def _run(function: Pass, unit: Unit, shape: tuple[int, ...], *inputs: Tensor) ->
 
 
 def _on_cpu(unit: Unit, shape: tuple[int, ...], *inputs: Tensor) -> Tensor:
-    """The same by numba: spikes from currents, or their gradient from currents and that at the spikes."""
+    """The same by numba: spikes from currents or, from currents and the gradient at the spikes, that at currents."""
     from advdef.papers.snn import cpu as _cpu  # numba takes a second to import
 
     arrays = [x.detach().flatten(1).contiguous().numpy() for x in inputs]
@@ -104,14 +108,14 @@ def _on_cpu(unit: Unit, shape: tuple[int, ...], *inputs: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Static:
-    """What a kernel is made for: a neuron, whether its current is constant, and the type that it computes in."""
+    """What a kernel is compiled for: a neuron, whether its current is constant, and the type that it computes in."""
 
     unit: Unit
     constant: bool
     dtype: torch.dtype
 
     def rows(self, values: Tensor) -> list[Tensor]:
-        """The currents of each step."""
+        """The currents of each step, as a list."""
         if self.constant:
             return [values[0].to(self.dtype)] * self.unit.steps
         return [values[t].to(self.dtype) for t in range(self.unit.steps)]
@@ -119,10 +123,10 @@ class _Static:
 
 @lru_cache(maxsize=256)
 def _kernel(function: Pass, static: _Static, inputs: int) -> Pass:
-    """``function`` for CUDA: one kernel where Triton is there and it pays, else as it stands.
+    """``function`` for CUDA: compiled to one kernel where Triton is there and it pays, else as it stands.
 
-    A kernel takes seconds to compile. Constant currents, which one layer of a network has, and surrogates that only
-    attacks use do not run often enough to win them back.
+    A kernel takes seconds to compile. Constant currents, which only one layer of a network has, and surrogates that
+    only attacks use do not run often enough to win that back.
     """
     if not has_triton() or static.constant or static.unit.surrogate != RECTANGLE:
         return lambda *inputs: function(*inputs, static)
@@ -137,7 +141,7 @@ def _kernel(function: Pass, static: _Static, inputs: int) -> Pass:
 
 
 def _membranes(current: Tensor, static: _Static, threshold: float) -> list[Tensor]:
-    """Those of one level, (M, ...) for each step."""
+    """The membranes of one level: (M, ...) for each step."""
     found: list[Tensor] = []
     for now in static.rows(current):
         found.append(torch.where(found[-1] > threshold, 0.0, found[-1]) * static.unit.decay + now if found else now)
@@ -158,7 +162,7 @@ def _by_slope(current: Tensor, gradient: Tensor, static: _Static) -> Tensor:
 
 
 def _by_membrane(current: Tensor, gradient: Tensor, static: _Static) -> Tensor:
-    """The same, with a slope that follows the spread of the membranes so far."""
+    """Backpropagation through time with a slope that follows the spread of the membranes so far."""
 
     def slope(u: list[Tensor], threshold: float) -> Tensor:
         spread = torch.stack(u).transpose(0, 1).flatten(1).std(1, correction=0).clamp_min(1e-6)

@@ -1,4 +1,4 @@
-"""Parts of spiking networks besides the neurons; all see maps whose time is folded into the batch, time first."""
+"""Parts of spiking networks besides neurons. In all maps time is folded into the batch, time first."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,12 +7,12 @@ __all__ = ["SqueezeExcitation", "ThresholdNorm", "over_time"]
 
 
 def over_time(maps: Tensor, steps: int) -> Tensor:
-    """The mean over time, (N, ...), of maps (T * N, ...)."""
+    """The mean over time (N, ...) of maps (T * N, ...) of T ``steps``."""
     return maps.unflatten(0, (steps, -1)).mean(0)
 
 
 class ThresholdNorm(nn.BatchNorm2d):
-    """tdBN (https://arxiv.org/abs/2011.05280): batch normalisation over time, batch and space to a threshold's size.
+    """tdBN (https://arxiv.org/abs/2011.05280): batch normalisation, also over time, to the size of a threshold.
 
     gamma * threshold * (x - mean) / sqrt(variance + eps) + beta. The released code adds eps outside of the root.
     """
@@ -34,9 +34,9 @@ class ThresholdNorm(nn.BatchNorm2d):
 
 
 class SqueezeExcitation(nn.Module):
-    """Each channel times a gate in (0, 1) that follows from the means of all channels (https://arxiv.org/abs/1709.01507).
+    """Each channel times a gate in (0, 1) that is computed from the means of all channels.
 
-    Of each time step by itself, since time lies in the batch.
+    https://arxiv.org/abs/1709.01507. As time lies in the batch, each time step has gates of its own.
     """
 
     def __init__(self, channels: int, reduction: int = 16) -> None:

@@ -16,24 +16,24 @@ from advdef.papers.snn.surrogates import RECTANGLE, Surrogate
 __all__ = ["LEVELS", "DeadNetworkWarning", "Firing", "firing_rates", "leaky_neurons", "unrolled", "using"]
 
 LEVELS = (0.6, 1.6, 2.6)
-"""Thresholds of multi-level firing; a rectangle of width 1 around each covers (0.1, 3.1) without a gap."""
+"""The thresholds of multi-level firing; rectangles of width 1 around them cover (0.1, 3.1) without a gap."""
 
 
 class DeadNetworkWarning(UserWarning):
-    """A spiking layer never fires: what follows sees nothing, and no gradient passes it."""
+    """A spiking layer never fires: what follows it sees nothing, and no gradient passes it."""
 
 
 class Firing(nn.Module):
-    """Leaky integrate-and-fire neurons with one threshold per level (multi-level firing; with one, plain LIF).
+    """Leaky integrate-and-fire neurons with multi-level firing: one threshold per level, K in all (1: plain LIF).
 
-    Each level is a neuron of its own on the same current, with a hard reset of its own; the output is how many of them
-    fire: currents -> whole numbers from 0 to K. Source: the released code of MLF (https://arxiv.org/abs/2210.06386).
+    Each level is a neuron by itself on the same current, with its own hard reset. The output is how many of them fire:
+    currents -> whole numbers from 0 to K. Source: the released code of MLF (https://arxiv.org/abs/2210.06386).
 
-    Time is folded into the batch: currents (T * N, ...), time first, or (N, ...) with ``constant=True`` for a current
-    that stays the same over all T ``steps``; spikes (T * N, ...). Each call starts from rest.
+    Time is folded into the batch, time first: currents and spikes are (T * N, ...) for T ``steps``. With
+    ``constant=True`` the currents are (N, ...) and stay the same over all steps. Each call starts from rest.
 
-    Raises ValueError for fewer than one step, thresholds that do not increase from above zero, and a decay outside
-    [0, 1]; in a call, for a number of currents that is no multiple of T.
+    Raises ValueError for fewer than one step, thresholds that do not increase from above zero, and a decay outside [0,
+    1]; in a call, for a number of currents that is no multiple of T.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class Firing(nn.Module):
         self.steps, self.thresholds, self.decay, self.surrogate = steps, levels, float(decay), surrogate
 
     def extra_repr(self) -> str:
-        """What the neurons are; the surrogate too, since training depends on it."""
+        """What the neurons are, and the surrogate too, since training depends on it."""
         return f"{self.steps}, thresholds={self.thresholds}, decay={self.decay:g}, surrogate={self.surrogate}"
 
     def forward(self, currents: Tensor, *, constant: bool = False) -> Tensor:
-        """Spikes (T * N, ...)."""
+        """Spikes (T * N, ...) of currents (T * N, ...) or, where they are constant, (N, ...)."""
         if not constant and len(currents) % self.steps:
             raise ValueError(f"{len(currents)} currents are no whole number of images at {self.steps} steps")
         unit = Unit(self.steps, self.thresholds, self.decay, self.surrogate)
@@ -76,9 +76,9 @@ class Firing(nn.Module):
 
 
 def leaky_neurons(neuron: Firing) -> list[snntorch.Leaky]:
-    """The same neurons as one of snntorch's per level, whose spikes add up to those of ``neuron``.
+    """The same neurons as snntorch's, one for each level; their spikes add up to those of ``neuron``.
 
-    Their state has to be given in each call: one that is not given is kept from the last call, with its graph.
+    Give them their state in each call: one that is not given is kept from the last call, with its graph.
     """
     surrogate = neuron.surrogate
 
@@ -100,11 +100,13 @@ def leaky_neurons(neuron: Firing) -> list[snntorch.Leaky]:
 
 
 def unrolled(neuron: Firing, currents: Tensor, states: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Spikes (T, N, ...) and last membranes (K, N, ...) of currents (T, N, ...), from other membranes or from rest.
+    """Spikes (T, N, ...) and last membranes (K, N, ...) of currents (T, N, ...), step by step, by snntorch's neurons.
 
-    Step by step, by snntorch's neurons: for the surrogates that look at one membrane at a time, the definition of what
-    ``neuron`` computes at once. Any number of steps may be given. Raises ValueError for states of another shape, and
-    TypeError for currents that are not float32, as snntorch's thresholds are.
+    They begin with the membranes ``states`` (K, N, ...), or at rest; any number of steps may be given. For surrogates
+    that look at one membrane at a time, this is the definition of what ``neuron`` computes at once.
+
+    Raises ValueError for states of another shape, and TypeError for currents that are not float32, as snntorch's
+    thresholds are.
     """
     if currents.dtype != torch.float32:
         raise TypeError(f"currents must be float32, as snntorch holds thresholds so, not {currents.dtype}")
@@ -134,10 +136,11 @@ def neurons_of(model: nn.Module) -> dict[str, Firing]:
 
 @contextmanager
 def using(model: nn.Module, surrogates: Surrogate | Mapping[str, Surrogate]) -> Iterator[None]:
-    """Another gradient for what is computed inside; spikes stay as they are.
+    """Give spiking layers another surrogate gradient for what is computed inside the block; spikes stay as they are.
 
-    One surrogate for all spiking layers, or one for those whose names begin with a key (the longest counts); the others
-    keep theirs. The gradient may be taken after the block. Raises ValueError for a key that names no spiking layer.
+    ``surrogates`` is one for all layers, or a mapping from beginnings of their names; the longest that fits counts, and
+    layers that none fits keep their own. The gradient may be taken after the block. Raises ValueError for a key that
+    fits no spiking layer.
     """
     layers = neurons_of(model)
     chosen = {"": surrogates} if isinstance(surrogates, Surrogate) else dict(surrogates)
@@ -161,7 +164,7 @@ def _below(name: str, prefix: str) -> bool:
 
 
 def firing_rates(model: nn.Module, images: Tensor) -> dict[str, float]:
-    """Spikes per neuron and step of each spiking layer on images (N, C, H, W), in the order of their calls.
+    """Spikes per neuron and step of each spiking layer on images (N, C, H, W), in the order in which they are called.
 
     Warns with DeadNetworkWarning, once, naming the layers that never fire. Raises ValueError for a model without
     spiking layers.

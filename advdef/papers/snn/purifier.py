@@ -1,7 +1,7 @@
-"""The purifier: a network that estimates the perturbation, and one that takes it off, both spiking or both not.
+"""The purifier: a network that estimates the perturbation and one that takes it off, both spiking or both not.
 
-Source: the abstract of https://arxiv.org/abs/2404.17092 (noise extraction, and a non-blind residual U-Net); layers
-after CBDNet (https://arxiv.org/abs/1807.04686), which has the same two parts. A reconstruction.
+Source: the abstract of https://arxiv.org/abs/2404.17092, which names noise extraction and a non-blind residual U-Net;
+the layers are those of CBDNet (https://arxiv.org/abs/1807.04686), which has the same two parts. A reconstruction.
 """
 
 from collections.abc import Callable
@@ -19,13 +19,15 @@ __all__ = ["UNIT", "NoiseMap", "NoiseExtractor", "Purifier", "UNet"]
 NoiseMap = Literal["magnitude", "signed", "none"]
 
 UNIT = 8 / 255
-"""The noise map is in units of this many pixels: its square would vanish beside the other losses."""
+"""The unit of the noise map, in pixel values; in whole pixel values its square would vanish beside the other losses."""
 
 Activation = Callable[[], nn.Module]
 
 
 class _Currents(nn.Sequential):
-    """Convolutions and their neurons in turn; the first may see one image for all time steps."""
+    """Convolutions and their neurons in turn; with ``constant`` the first convolution sees one image for all time
+    steps.
+    """
 
     def forward(self, maps: Tensor, constant: bool = False) -> Tensor:
         for layer in self:
@@ -44,7 +46,7 @@ def _convolutions(inputs: int, outputs: int, depth: int, activation: Activation)
 class NoiseExtractor(nn.Module):
     """Five convolutions with neurons between them: images (N, C, H, W) -> a noise map (N, C, H, W), the mean over time.
 
-    "magnitude" is `|perturbation|`, kept positive by softplus; "signed" the perturbation itself.
+    The map is `|perturbation|`, kept positive by softplus ("magnitude"), or the perturbation itself ("signed").
     """
 
     def __init__(self, channels: int, width: int, steps: int, activation: Activation, noise: NoiseMap) -> None:
@@ -61,10 +63,10 @@ class NoiseExtractor(nn.Module):
 
 
 class UNet(nn.Module):
-    """CBDNet's non-blind U-Net: 17 convolutions, two poolings, two transposed convolutions added to the skips.
+    """CBDNet's non-blind U-Net: images and their noise map (N, 2 C, H, W) -> what is added to the images (N, C, H, W).
 
-    No batch normalisation. Images and their noise map, (N, 2 C, H, W) -> what to add to the images, (N, C, H, W), the
-    mean over time. The last convolution starts at zero: untrained, it changes nothing.
+    17 convolutions, two poolings, two transposed convolutions that are added to the skips, and no batch normalisation;
+    the output is the mean over time.
     """
 
     def __init__(self, channels: int, width: int, steps: int, activation: Activation) -> None:
@@ -80,7 +82,7 @@ class UNet(nn.Module):
         self.out = nn.Conv2d(width, channels, 1)
 
     def forward(self, stacked: Tensor) -> Tensor:
-        """What to add."""
+        """What is to be added to the images."""
         wide = self.entrance(stacked, True)
         middle = self.down(F.avg_pool2d(wide, 2))
         low = self.bottom(F.avg_pool2d(middle, 2))
@@ -93,14 +95,22 @@ class UNet(nn.Module):
 class Purifier(nn.Module):
     """Images (N, C, H, W) in [0, 1] -> images without the perturbation, clipped to [0, 1].
 
-    ``width`` is that of the U-Net's first stage (CBDNet has 64), ``extractor_width`` that of the noise extraction. With
-    ``spiking=False`` the same layers have ReLU in place of neurons, and one time step: a control of equal size. With
-    ``noise="none"`` the U-Net sees zeros for the noise map. Weights are drawn by Kaiming's rule, and the neurons have
-    ``threshold`` 0.3 and ``decay`` 0.5: without batch normalisation, the usual initialisation and a threshold of 0.6
-    leave most layers without a single spike.
+    Untrained it changes nothing, as its last convolution starts at zero; the other weights are drawn by Kaiming's rule.
 
-    Raises ValueError for an unknown ``noise``, and in a call for images that cannot be halved twice or have other
-    channels.
+    Args:
+        channels: Channels of the images.
+        width: Channels of the U-Net's first stage; CBDNet has 64.
+        extractor_width: Channels of the noise extraction.
+        steps: Time steps T.
+        spiking: With False the same layers have ReLU in place of neurons and one time step: a control of equal size.
+        noise: What the noise map is: "magnitude" or "signed" (see :class:`NoiseExtractor`), or "none": the U-Net sees
+            zeros.
+        threshold: That of the neurons. Without batch normalisation, the usual 0.6 leaves most layers without a single
+            spike.
+        decay: That of the neurons.
+
+    Raises ValueError for an unknown ``noise``; in a call, for images whose sides cannot be halved twice or that have
+    other channels.
 
     >>> images = torch.rand(2, 3, 32, 32)
     >>> torch.equal(Purifier(3, width=4, extractor_width=4)(images), images)  # untrained
@@ -140,7 +150,7 @@ class Purifier(nn.Module):
         nn.init.zeros_(self.restorer.out.weight)
 
     def extra_repr(self) -> str:
-        """What the noise map means, which no weight tells."""
+        """What the noise map is, which no weight tells."""
         return f"noise={self.noise!r}"
 
     def extract(self, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What stands for the derivative of a spike, in training and in attacks; what a spike is does not depend on it."""
+"""What stands for the derivative of a spike, in training and in attacks. The spikes themselves do not depend on it."""
 
 import math
 from collections.abc import Mapping
@@ -54,11 +54,14 @@ class Surrogate:
 
     @property
     def pointwise(self) -> bool:
-        """Whether the rule looks at one membrane at one time alone."""
+        """Whether the rule looks at one membrane at one time step alone."""
         return self.kind not in ("membrane", "rate")
 
     def slope(self, distance: Tensor) -> Tensor:
-        """ds/du at membranes that lie ``distance`` above their threshold; for pointwise rules."""
+        """ds/du where membranes lie ``distance`` above their threshold.
+
+        Raises ValueError for "membrane" and "rate", which look at the whole time of a neuron.
+        """
         size = distance.abs()
         match self.kind:
             case "rectangle":
@@ -99,7 +102,7 @@ REDUCED: Mapping[str, Surrogate] = _named(
     Surrogate("rate"),
     Surrogate("membrane"),
 )
-"""Seven ways to attack a spiking network, for a small budget."""
+"""Seven surrogates with which to attack a spiking network, for a small budget."""
 
 ENSEMBLE: Mapping[str, Surrogate] = _named(
     *(Surrogate("triangle", width) for width in (0.25, 0.5, 1.0, 2.0, 3.0)),
@@ -110,4 +113,6 @@ ENSEMBLE: Mapping[str, Surrogate] = _named(
     Surrogate("rate"),
     Surrogate("membrane"),
 )
-"""Twenty ways: shapes and widths after the ensemble of RobustSNNConversion (https://arxiv.org/abs/2311.09266)."""
+"""Twenty surrogates, with shapes and widths after the ensemble of RobustSNNConversion
+(https://arxiv.org/abs/2311.09266).
+"""

@@ -1,4 +1,4 @@
-"""Stand-ins for spiking networks that differ in their gradient alone."""
+"""Stand-ins for spiking networks, which differ from them in their gradient alone."""
 
 from collections.abc import Mapping
 
@@ -11,10 +11,10 @@ __all__ = ["Through", "spiking_stand_ins"]
 
 
 class Through(nn.Module):
-    """A model with its own values, and the gradient that other surrogates give its spiking layers.
+    """A model with its own values, and the gradient that other surrogates give to its spiking layers.
 
-    ``surrogates`` as in :func:`advdef.papers.snn.neurons.using`. Weights are shared with the model. Raises ValueError
-    for a key that names no spiking layer, and for a model that has none.
+    ``surrogates`` are those of :func:`advdef.papers.snn.neurons.using`. Weights are shared with the model. Raises
+    ValueError for a key that fits no spiking layer, and for a model that has none.
     """
 
     def __init__(self, model: nn.Module, surrogates: Surrogate | Mapping[str, Surrogate]) -> None:
@@ -35,7 +35,9 @@ class Through(nn.Module):
 def spiking_stand_ins(
     model: nn.Module, surrogates: Mapping[str, Surrogate | Mapping[str, Surrogate]]
 ) -> dict[str, nn.Module]:
-    """One stand-in for each entry; none for a model without spiking layers, whose own gradient is exact."""
+    """A stand-in for each entry of ``surrogates``; none for a model without spiking layers, whose own gradient is
+    exact.
+    """
     try:
         neurons_of(model)
     except ValueError:

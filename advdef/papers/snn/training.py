@@ -1,8 +1,8 @@
-"""Trains a purifier in front of a frozen classifier, and spiking classifiers by regularised adversarial training.
+"""Trains a purifier in front of a frozen classifier, and spiking classifiers by regularised adversarial training (RAT).
 
-Regularised adversarial training is a common baseline (SNN-RAT, https://openreview.net/forum?id=xwBdjfKt7_W): after each
-step every weight matrix W is drawn towards rows that are orthonormal, W <- (1 + b) W - b W W^T W. Written from a
-description of the method; its projection of skip weights has no counterpart in our networks.
+RAT is a common baseline (SNN-RAT, https://openreview.net/forum?id=xwBdjfKt7_W): after each training step every weight
+matrix W is drawn towards orthonormal rows, W <- (1 + b) W - b W W^T W. Written from a description of the method; its
+projection of skip weights has no counterpart in our networks.
 """
 
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ __all__ = ["Losses", "asymmetric", "charbonnier", "orthogonalise", "roughness", 
 
 
 def charbonnier(difference: Tensor, eps: float = 1e-3) -> Tensor:
-    """Mean of sqrt(d^2 + eps^2): the absolute value, rounded at zero."""
+    """Mean of sqrt(d^2 + eps^2) over the differences d: their absolute value, rounded off at zero."""
     return (difference.square() + eps**2).sqrt().mean()
 
 
 def asymmetric(estimate: Tensor, truth: Tensor, alpha: float = 0.3) -> Tensor:
-    """Mean of `|alpha - 1(|e| < |t|)| (e - t)^2`: with alpha below 1/2, too small an estimate costs more.
+    """Mean of `|alpha - 1(|e| < |t|)| (e - t)^2` for estimate e and truth t: too small an estimate costs more.
 
-    CBDNet's loss (https://arxiv.org/abs/1807.04686, eq. 3), whose public re-implementations have the sides exchanged.
+    CBDNet's loss (https://arxiv.org/abs/1807.04686, eq. 3); its public re-implementations have the two sides exchanged.
     Raises ValueError for an alpha outside (0, 1/2).
 
     >>> one = torch.ones(1)
@@ -44,17 +44,23 @@ def asymmetric(estimate: Tensor, truth: Tensor, alpha: float = 0.3) -> Tensor:
 
 
 def roughness(maps: Tensor) -> Tensor:
-    """Total variation as CBDNet has it: the mean square of differences between neighbours, in each direction."""
+    """Total variation as CBDNet has it: the mean square of differences between neighbours, for both directions."""
     return maps.diff(dim=-1).square().mean() + maps.diff(dim=-2).square().mean()
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Weights: ``charbonnier`` + ``asymmetric`` + ``roughness`` (of the noise map) + ``divergence``.
+    """Weights of the losses of a purifier.
 
-    The divergence is KL(softmax C(x) || softmax C(P(x'))) of the frozen classifier C. That these four are added is told
-    by a secondary source; the weights are CBDNet's and, for the divergence, ours. Raises ValueError for weights that
-    are negative or not finite, and where neither Charbonnier nor divergence is left.
+    That these four are added is told by a secondary source; the weights are CBDNet's and, for the divergence, ours.
+    Raises ValueError for weights that are negative or not finite, and where neither ``charbonnier`` nor ``divergence``
+    is left.
+
+    Attributes:
+        charbonnier: Of the difference between the purified and the clean image.
+        asymmetric: Of the noise map beside the true perturbation.
+        roughness: Of the noise map.
+        divergence: KL(softmax C(x) || softmax C(P(x'))), with the frozen classifier C and the purifier P.
     """
 
     charbonnier: float = 1.0
@@ -84,13 +90,23 @@ def train_purifier(
 ) -> dict[str, Tensor]:
     """Minimise the ``losses`` over the purifier alone; returns ``{"loss": (epochs,)}``.
 
-    Pairs are made on the classifier alone by ``recipe`` and cached (``pairs_seed`` draws them). With ``end_to_end``
-    each batch is attacked when needed, through the purifier as it is then: adversarial training of the purifier. Labels
-    serve the attack, and no loss. The weights are those after the last epoch: nothing is chosen.
+    Labels serve the attack, and no loss. The weights are those after the last epoch: nothing is chosen.
 
-    ``options`` go to :func:`advdef.training.loop.fit`.
+    Args:
+        model: The purifier, trained in place.
+        split: Clean training images and labels.
+        generator: Source of all random numbers but those of cached pairs.
+        classifier: The frozen classifier.
+        recipe: What is done to images before the purifier sees them.
+        epochs: Passes over the images.
+        losses: The weights of the losses. Default: ``Losses()``.
+        end_to_end: Attack each batch when it is needed, through the purifier as it is then: adversarial training of the
+            purifier. Default: read pairs from the cache, made on the classifier alone.
+        pairs_seed: Seed of the cached pairs.
+        schedule: What happens to the learning rate; see :func:`advdef.training.fit`.
+        **options: Go to :func:`advdef.training.fit`.
 
-    Raises ValueError for a classifier that is not frozen and for augmentation that is not the recipe's;
+    Raises ValueError for a classifier that is not frozen, and for ``shift`` or ``flip``, which belong to the recipe;
     TrainingDiverged when a loss is not finite.
     """
     check_frozen(classifier)
@@ -139,10 +155,10 @@ _MANY_ROWS = 200
 
 
 def orthogonalise(model: nn.Module, beta: float, *, generator: torch.Generator | None = None) -> None:
-    """One step for the weights of all convolutions and linear layers, in place.
+    """Draw the weights of all convolutions and linear layers one step towards orthonormal rows, in place.
 
-    Of linear layers with 200 rows and more, 30 % of the rows take part, drawn anew each time. Raises ValueError for a
-    beta that is negative or not finite.
+    ``beta`` is the size of the step, b in the formula of the module. Of linear layers with 200 rows or more, 30 % of
+    the rows take part, drawn anew each time. Raises ValueError for a beta that is negative or not finite.
     """
     _check_beta(beta)
     with torch.no_grad():
@@ -178,9 +194,11 @@ def train_rat(
     beta: float = 5e-4,
     **options: Any,
 ) -> dict[str, Tensor]:
-    """Adversarial training with orthogonal weights; ``options`` as in :func:`advdef.training.adversarial.train_at`.
+    """Adversarial training with weights that are drawn towards orthonormal rows after each step.
 
-    The original has no weight decay. Raises what ``train_at`` and :func:`orthogonalise` raise.
+    ``beta`` is the size of that draw, see :func:`orthogonalise`; all other parameters, ``options`` among them, and what
+    is returned are those of :func:`advdef.training.train_at`. The original has no weight decay. Raises what the two
+    raise.
     """
     _check_beta(beta)
     follow = partial(orthogonalise, model, beta, generator=generator)

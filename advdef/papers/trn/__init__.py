@@ -1,6 +1,7 @@
 """TRN: two-stream restoration, https://arxiv.org/abs/2202.01117.
 
-``maps`` are the gradient maps and their controls, ``models`` the restorers, ``training`` trains them, ``defence`` puts
-one in front of a classifier; ``ladder`` climbs from weak to strong attacks, with the decoy of ``attacks`` and the
-smooth twins of ``smoothing``.
+``maps`` are the gradient maps and their controls, ``models`` the restorers, ``training`` trains them, and ``defence``
+puts one in front of a classifier. ``ladder`` climbs from weak attacks on it to strong ones, with the decoy of
+``attacks``, and with the smooth twins of ``smoothing`` that make second derivatives useful. What its page compares is in
+``variants``; ``measure``, ``tables`` and ``figures`` show what comes out, and ``verdicts`` decides its claims.
 """

@@ -1,4 +1,4 @@
-"""The attack made for a defence that is told by its own classifier's gradient what was done to an image."""
+"""The decoy: an attack on a defence that goes by the gradient of its own classifier."""
 
 import torch
 from torch import Tensor, nn
@@ -30,15 +30,22 @@ def decoy(
     stop_early: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Fool the defence while the bare ``network`` stays right, so that its gradient map looks like a clean image's.
+    """Fool the defence while the bare classifier stays right, so that its gradient map looks like a clean image's.
 
-    Ascends margin(through(x)) - weight * relu(margin(network(x)) + lead), both in logits: positive margins are wrong,
-    and the second term is zero where the network is right by at least ``lead``. ``through`` maps images to the logits
-    of a stand-in for the defence that can be differentiated. ``model``, the defence, only judges: of two images that
-    fool it the one with the larger margin is returned, whatever the network says of it. The other options and the
-    contract are those of :func:`advdef.attacks.pgd`, which with its margin on ``through`` is what weight 0 is.
+    It ascends margin(through(x)) - weight * relu(margin(network(x)) + lead). A margin is positive where the model is
+    wrong, so the second term is zero while the classifier is right by at least ``lead``. Of two images that fool the
+    defence, the one with the larger margin there is returned, whatever the classifier says of it. With weight 0 this is
+    PGD with the margin on ``through``.
 
-    Raises ValueError for a weight or a lead that is negative or not finite.
+    Args:
+        model: The defence; it only judges.
+        network: The bare classifier: images to logits.
+        through: A stand-in for the defence that can be differentiated: images to logits.
+        weight: Weight of the second term, 0 or more.
+        lead: By how many logits the classifier is to be right, 0 or more.
+
+    All other parameters and the contract are those of :func:`advdef.attacks.pgd`. Raises ValueError for a weight or a
+    lead that is negative or not finite.
 
     >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     >>> image, label = torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])

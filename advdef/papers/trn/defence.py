@@ -18,13 +18,18 @@ __all__ = ["OracleRestoration", "Restoration"]
 
 
 class Restoration(Preprocessed):
-    """The classifier on clip(x - restorer(x, map(x)), 0, 1): restoration from the image and a map of its gradient.
+    """The classifier on clip(x - restorer(x, map(x)), 0, 1): restored from the image and a map of the gradient at it.
 
-    Source: the abstract of https://arxiv.org/abs/2202.01117; a reconstruction. ``maps`` makes the maps (N, M, H, W)
-    from images (N, C, H, W) alone (:class:`advdef.papers.trn.maps.GradientMap`, or a control); None for a restorer that
-    sees only the image. All of it is differentiable, so plain autograd on it is the end-to-end attack, second
-    derivatives of the classifier included. Defences of this kind, a preprocessor in front of a classifier that stays as
-    it was, have been broken time and again (https://arxiv.org/abs/1802.00420, https://arxiv.org/abs/2202.13711).
+    Source: the abstract of https://arxiv.org/abs/2202.01117; a reconstruction. All of it is differentiable, so plain
+    autograd is the end-to-end attack, the classifier's second derivatives included. Defences of this kind, a
+    preprocessor in front of a classifier that stays as it was, have been broken again and again
+    (https://arxiv.org/abs/1802.00420, https://arxiv.org/abs/2202.13711).
+
+    Args:
+        classifier: The frozen classifier (see :func:`advdef.contract.frozen`).
+        restorer: The trained restorer.
+        maps: Makes maps (N, M, H, W) of images (N, C, H, W) alone: a :class:`advdef.papers.trn.maps.GradientMap` or one
+            of its controls. None for a restorer that sees only the image.
 
     Raises ValueError for a classifier that is in training mode or has trainable parameters, for maps that need a label,
     and for a restorer that was built with a map and gets none, or the reverse.
@@ -48,23 +53,24 @@ class Restoration(Preprocessed):
         return self.prepare_with(images, None if self.maps is None else self.maps(images))
 
     def prepare_with(self, images: Tensor, maps: Tensor | None) -> Tensor:
-        """Restored images, with maps (N, M, H, W) in place of their own."""
+        """Restored images, with the given maps (N, M, H, W) in place of their own."""
         restored: Tensor = images - self.restorer(images, maps)
         return restored.clamp(0, 1)
 
     def surrogates(self) -> dict[str, nn.Module]:
-        """The identity in place of the restoration's gradient; and, where there is a map, the map as a constant."""
+        """BPDA, with the identity as the restoration's gradient; and, where there is a map, the map as a constant."""
         return super().surrogates() | ({} if self.maps is None else {"detached map": _Mapped(self)})
 
     def through(self, maps: nn.Module) -> nn.Module:
-        """The defence's own values, with the gradient that it would have if its maps were differentiated as ``maps``.
+        """A stand-in with the defence's own values, in whose gradient other ``maps`` take the place of its own.
 
-        For a smooth twin of the classifier, whose second derivatives say more (:mod:`advdef.papers.trn.smoothing`).
+        For maps of a smooth twin of the classifier, whose second derivatives say more
+        (:mod:`advdef.papers.trn.smoothing`).
         """
         return _Mapped(self, maps)
 
     def adaptive_attacks(self, eps: float) -> Suite:
-        """Fooling the defence while the bare classifier stays right, so that its map looks like a clean image's."""
+        """The decoy, where there is a map; see :func:`advdef.papers.trn.attacks.decoy`."""
         if self.maps is None:
             return {}
         through = self.surrogates()["detached map"]
@@ -88,7 +94,7 @@ class _Mapped(nn.Module):
 
 
 class OracleRestoration(nn.Module):
-    """Restoration from the map of the *true* label: no defence, since it is told the answer. For comparison only."""
+    """Restoration from the map of the *true* label: no defence, as it is told the answer; for comparison only."""
 
     def __init__(self, classifier: nn.Module, restorer: Restorer, maps: OracleMap) -> None:
         super().__init__()

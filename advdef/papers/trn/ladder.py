@@ -1,10 +1,11 @@
-"""Ten rungs of attacks on a defence that restores images, from one that ignores it to those made against it."""
+"""A ladder of ten rungs: attacks on a defence that restores images, from one that ignores it to those made for it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from advdef.attacks.attack import Suite
 from advdef.attacks.auto_pgd import apgd
@@ -14,11 +15,11 @@ from advdef.attacks.libraries.pyautoattack import square
 from advdef.attacks.noise import uniform_noise
 from advdef.attacks.suites import stopping
 from advdef.defenses.base import Defense
-from advdef.evaluation import Attempt
+from advdef.evaluation import Attempt, Outcome, Threat
 from advdef.papers.trn.defence import Restoration
 from advdef.papers.trn.maps import GradientMap
 
-__all__ = ["RUNGS", "ladder"]
+__all__ = ["RUNGS", "ladder", "robust_by_rung", "rung_attacker"]
 
 RUNGS: Mapping[str, str] = {
     "A0": "oblivious: PGD on the bare classifier",
@@ -45,13 +46,21 @@ def ladder(
     twin: nn.Module | None = None,
     transfer: Mapping[str, nn.Module] | None = None,
 ) -> dict[str, list[Attempt]]:
-    """What is tried, in Linf, on each rung (see ``RUNGS``); those that make no sense for a defence are left out.
+    """The attempts of each rung, by its name; ``RUNGS`` says what each rung is. All attacks are in Linf.
 
-    ``twin`` makes maps like the defence's of a smooth twin of its classifier (A4, for gradient maps alone);
-    ``transfer`` models are attacked in the defence's stead (A8). On a defence without maps A2 is plain autograd on it,
-    and without restoration there is no A1. A5 and A7 climb the same model as A2: where autograd finds no gradient in
-    it, as in JPEG, A1 is the rung to look at. Attacks on models that give the defence's own values stop at their first
-    success. DLR needs at least three classes, and Square the extra ``eval``.
+    Rungs that make no sense for a defence are left out: without restoration there is no A1, without maps A2 is plain
+    autograd. A5 and A7 climb the same model as A2; where autograd finds no gradient in that, as in JPEG, look at A1.
+    Attacks on models with the defence's own values stop at their first success.
+
+    Args:
+        defence: What is attacked.
+        eps: The budget, which the defence's own attacks may depend on.
+        steps: Steps of every attack with a gradient.
+        restarts: Restarts of APGD (A7).
+        classes: Wrong classes that A5 aims at in turn.
+        queries: Queries of Square (A9), which needs the extra ``eval``.
+        twin: Makes maps like the defence's, of a smooth twin of its classifier (A4; for gradient maps alone).
+        transfer: Relatives of the defence, by name, which A8 attacks in its stead.
     """
     surrogates = defence.surrogates()
     mapped = surrogates.get("detached map")
@@ -88,3 +97,19 @@ def ladder(
     gradient_free = {"noise": partial(uniform_noise), f"Square-{queries}": partial(square, queries=queries)}
     rungs["A9"] = on(defence, gradient_free)
     return rungs
+
+
+def rung_attacker(rung: str, rungs: Collection[str]) -> Threat:
+    """Who makes the attacks of a rung, one of those that a defence has.
+
+    A0 ignores the defence; the direct attacker's rung is plain autograd on it, A3, or A2 where there is no map.
+    """
+    if rung == "A0":
+        return "oblivious"
+    return "direct" if rung == ("A3" if "A3" in rungs else "A2") else "adaptive"
+
+
+def robust_by_rung(outcomes: Mapping[str, Outcome]) -> dict[str, Tensor]:
+    """Which images (N,) are right: "clean", after each rung alone, and, as the "worst" case, after all of them."""
+    alone = {rung: outcome.robust for rung, outcome in outcomes.items()}
+    return {"clean": outcomes["A0"].clean, **alone, "worst": torch.stack(list(alone.values())).all(0)}

@@ -1,9 +1,9 @@
 """Maps of where a classifier is sensitive, estimated without the label: what guides a two-stream restoration.
 
 The loss gradient of https://arxiv.org/abs/2202.01117 needs a label, which a defender does not have. The abstract names
-a Gradient Map Estimation Mechanism and does not say how it does without; what stands here is our reconstruction. With
-J the Jacobian of the logits, p the softmax and e_k the unit vectors, the gradient of cross-entropy to class k is
-J'(p - e_k); its mean over the classes, J'(p - 1/K), takes a single backward pass.
+a Gradient Map Estimation Mechanism and does not say how that does without; what stands here is our reconstruction. With
+J the Jacobian of the logits, p the softmax and e_k the unit vectors, the gradient of the cross-entropy to class k is
+J'(p - e_k). Its mean over the classes, J'(p - 1/K), takes a single backward pass.
 """
 
 import zlib
@@ -35,20 +35,23 @@ _CLIP = 4.0
 
 
 class GradientMap(nn.Module):
-    """Gradient of a frozen classifier's cross-entropy at images (N, C, H, W), without a label: (N, C or K C, H, W).
+    """The gradient of a frozen classifier's cross-entropy at images (N, C, H, W), without a label: (N, C or K C, H, W).
 
-    ``label`` says which class stands in for the unknown one: the "average" over all classes, the "predicted" one, the
-    "second" most or the "least" likely one, or each in turn, as a "stack" of K maps per channel of the image, in the
-    order of the classes. ``scale`` is "mean" (divided by the mean size over the image and cut to [-4, 4]), "sign",
-    "range" (each image's values moved to [0, 1]) or "none". A map depends on its own image alone, not on the batch; one
-    of zeros stays so.
+    A map depends on its own image alone, not on the batch. Where the caller's images require a gradient, the map has
+    one too, through the second derivative of the classifier. Images of half precision are read as float32, in which the
+    maps come back. The module stays in evaluation mode, whatever is done to the pipeline that holds it.
 
-    Where the caller's images carry a gradient, the map does too, through the second derivative of the classifier.
-    Images of half precision are read as float32, in which the maps come back. The module cannot be put into training
-    mode, so that a pipeline which holds it can.
+    Args:
+        classifier: The frozen classifier (see :func:`advdef.contract.frozen`).
+        label: Which class stands in for the unknown one: the "predicted", the "second" most likely, or the "least"
+            likely one; the "average" of the gradients to all classes; or a "stack" of these, K maps per channel of the
+            image in the order of the classes.
+        scale: "mean": divided by the mean size over the image, and cut to [-4, 4]; "sign"; "range": each image's values
+            moved to [0, 1]; or "none". A map of zeros stays so.
 
-    Raises ValueError for a classifier in training mode or with trainable parameters (see :func:`frozen`).
+    Raises ValueError for a classifier in training mode or with trainable parameters.
 
+    >>> from advdef.contract import frozen
     >>> images = torch.rand(5, 1, 28, 28)
     >>> GradientMap(frozen(nn.Sequential(nn.Flatten(), nn.Linear(784, 10))))(images).shape
     torch.Size([5, 1, 28, 28])
@@ -69,11 +72,11 @@ class GradientMap(nn.Module):
         return self
 
     def extra_repr(self) -> str:
-        """What the cache of trained weights tells maps apart by."""
+        """The settings, by which the cache of trained weights tells maps apart."""
         return f"label={self.label!r}, scale={self.scale!r}"
 
     def forward(self, images: Tensor) -> Tensor:
-        """The maps."""
+        """The maps, (N, C, H, W) or, as a stack, (N, K C, H, W)."""
         check_frozen(self.classifier)
         through = torch.is_grad_enabled() and images.requires_grad
         # the caller may have switched gradients off; a tensor made in inference mode takes none, a copy does
@@ -90,7 +93,7 @@ class GradientMap(nn.Module):
 
 
 def _loss(logits: Tensor, label: MapLabel) -> Tensor:
-    """(N,): cross-entropy to the class that stands in for the label; which one it is is a constant."""
+    """(N,): the cross-entropy to the class that stands in for the label; the choice of that class is a constant."""
     if label == "average":
         return -logits.log_softmax(1).mean(1)
     order = logits.detach().argsort(dim=1, descending=True, stable=True)
@@ -99,10 +102,10 @@ def _loss(logits: Tensor, label: MapLabel) -> Tensor:
 
 
 def _cross_entropies(logits: Tensor) -> Tensor:
-    """(N, K): cross-entropy to each class, as softplus of the other classes' lead over it.
+    """(N, K): the cross-entropy to each class, as softplus of the lead that all other classes have over it.
 
-    The usual form subtracts 1 from the softmax in its gradient, which rounds to 0 where a classifier is very sure, and
-    leaves a gradient of another direction.
+    In its usual form the gradient is softmax minus 1, which rounds to 0 where a classifier is very sure; what remains
+    then points in another direction.
     """
     own = torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)
     others = logits[:, None].masked_fill(own, float("-inf")).logsumexp(2)
@@ -110,9 +113,9 @@ def _cross_entropies(logits: Tensor) -> Tensor:
 
 
 def class_gradients(logits: Tensor, images: Tensor, *, create_graph: bool = False) -> Tensor:
-    """(K, N, C, H, W): gradient at ``images`` of the cross-entropy to each class, in one batched backward pass.
+    """The gradient at ``images`` of the cross-entropy to each class, in one batched backward pass: (K, N, C, H, W).
 
-    ``logits`` (N, K) were computed from ``images`` with gradients on.
+    ``logits`` (N, K) must have been computed from ``images`` with gradients on.
     """
     count = logits.shape[1]
     losses = _cross_entropies(logits)
@@ -122,9 +125,9 @@ def class_gradients(logits: Tensor, images: Tensor, *, create_graph: bool = Fals
 
 
 def scaled(gradient: Tensor, scale: MapScale) -> Tensor:
-    """Each image's gradient (N, M, H, W) in a size that a network can take.
+    """Each image's gradient (N, M, H, W), scaled to a size that a network can take; see :class:`GradientMap`.
 
-    One of a mean size below 1e-12 fades out. Raises ValueError for an unknown scale.
+    One whose mean size is below 1e-12 fades out. Raises ValueError for an unknown scale.
     """
     if scale == "mean":
         return (gradient / (gradient.abs().mean((1, 2, 3), keepdim=True) + 1e-12)).clamp(-_CLIP, _CLIP)
@@ -139,9 +142,10 @@ def scaled(gradient: Tensor, scale: MapScale) -> Tensor:
 
 
 def alignment(maps: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """Of two maps (N, C, H, W) of each image: their cosine (N,), and the share of equal signs where neither is zero.
+    """How alike two maps (N, C, H, W) of each image are: their cosine (N,), and the share (N,) of equal signs.
 
-    NaN where there is nothing to compare. Raises ValueError for unlike shapes.
+    Signs are compared where neither value is zero. NaN where there is nothing to compare. Raises ValueError for unlike
+    shapes.
 
     >>> alignment(torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[2.0, -1.0]]]]))
     (tensor([0.], dtype=torch.float64), tensor([0.5000], dtype=torch.float64))
@@ -156,7 +160,7 @@ def alignment(maps: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class RandomMap(nn.Module):
-    """Gaussian noise (N, C, H, W), always the same for the same image (N, C, H, W), whatever else is in the batch."""
+    """A control: Gaussian noise of the images' shape, always the same for the same image, whatever the batch."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Noise, drawn on the CPU from a checksum of each image's pixels."""
@@ -169,7 +173,7 @@ class RandomMap(nn.Module):
 
 
 class SobelMap(nn.Module):
-    """Length of the spatial gradient of each channel (N, C, H, W), by Sobel's filters: free, and blind to a classifier.
+    """A control: the length of each channel's spatial gradient by Sobel's filters, which knows nothing of a classifier.
 
     Scaled as gradient maps are. The maps of SPSR (https://arxiv.org/abs/2003.13081), from which the words "gradient
     map" and "fusion block" are known, are of this kind.
@@ -183,11 +187,11 @@ class SobelMap(nn.Module):
         self.filters: Tensor
 
     def extra_repr(self) -> str:
-        """What the cache of trained weights tells maps apart by."""
+        """The settings, by which the cache of trained weights tells maps apart."""
         return f"scale={self.scale!r}"
 
     def forward(self, images: Tensor) -> Tensor:
-        """The maps."""
+        """The maps (N, C, H, W)."""
         padded = F.pad(images, (1, 1, 1, 1), mode="replicate").flatten(0, 1)[:, None]
         slopes = F.conv2d(padded, self.filters.to(images))
         # the root of nothing has no derivative
@@ -196,7 +200,7 @@ class SobelMap(nn.Module):
 
 
 class ShuffledMap(nn.Module):
-    """The maps of other images: each image gets that of its neighbour in the batch.
+    """A control: each image gets the map of its neighbour in the batch.
 
     Raises ValueError for a single image.
     """
@@ -216,7 +220,7 @@ class ShuffledMap(nn.Module):
 class OracleMap(nn.Module):
     """The gradient of a frozen classifier's cross-entropy to the *true* class: it tells a restorer the answer.
 
-    No defence has it. Kept apart from :class:`advdef.papers.trn.maps.GradientMap`, which takes no label.
+    No defence has it. It is kept apart from :class:`advdef.papers.trn.maps.GradientMap`, which takes no label.
     """
 
     def __init__(self, classifier: nn.Module, *, scale: MapScale = "mean") -> None:
@@ -230,7 +234,7 @@ class OracleMap(nn.Module):
         return self
 
     def extra_repr(self) -> str:
-        """What the cache of trained weights tells maps apart by."""
+        """The settings, by which the cache of trained weights tells maps apart."""
         return f"scale={self.scale!r}"
 
     def forward(self, images: Tensor, *, labels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Networks that restore images: two streams, one for the image and one for a map of it, or the image's alone."""
+"""Networks that restore images: with one stream for the image and one for a map of it, or with the image's alone."""
 
 from collections.abc import Mapping
 from typing import Literal, get_args
@@ -13,7 +13,9 @@ SIZES: Mapping[str, Mapping[str, int]] = {
     "S": {"width": 48, "streams": 4, "tail": 2},
     "B": {"width": 64, "streams": 6, "tail": 4},
 }
-"""Channels, and residual blocks of each stream and of the tail; 0.03, 0.47 and 1.27 million parameters for RGB."""
+"""Channels, and residual blocks of each stream and of the tail. On RGB they have 0.03, 0.47 and 1.27 million
+parameters.
+"""
 
 Fusion = Literal["early", "sum", "concat", "gated", "heavy"]
 
@@ -39,7 +41,7 @@ def _blocks(width: int, depth: int) -> nn.Sequential:
 
 
 class _Gate(nn.Module):
-    """Each channel times a number in (0, 1) that follows from the means of all channels."""
+    """Each channel times a number in (0, 1), which a small network makes of the means of all channels."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
@@ -62,7 +64,7 @@ class _Sum(nn.Module):
 
 
 def _fusion(kind: Fusion, width: int) -> nn.Module:
-    """What makes ``width`` channels of both streams' ``2 * width``."""
+    """What makes ``width`` channels of the ``2 * width`` of both streams."""
     if kind == "heavy":
         return nn.Sequential(_ResidualBlock(2 * width), _conv(2 * width, width))
     mixed = _Sum() if kind == "sum" else nn.Conv2d(2 * width, width, 1)
@@ -71,10 +73,10 @@ def _fusion(kind: Fusion, width: int) -> nn.Module:
 
 
 class Restorer(nn.Module):
-    """Images (N, C, H, W) in [0, 1] and maps of them (N, M, H, W) -> what to subtract from the images, (N, C, H, W).
+    """Images (N, C, H, W) in [0, 1] and maps of them (N, M, H, W) -> what is to be subtracted, (N, C, H, W).
 
-    H and W may be any. The last convolution starts at zero: an untrained restorer changes nothing. ``map_channels`` is
-    M, 0 for one that sees the images alone. Raises ValueError for images or maps of another shape.
+    H and W may be any. The last convolution starts at zero, so an untrained restorer changes nothing. ``map_channels``
+    is M; 0 for a restorer that sees the images alone. Raises ValueError for images or maps of another shape.
     """
 
     def __init__(self, channels: int, map_channels: int, width: int, depth: int) -> None:
@@ -102,11 +104,17 @@ class TwoStreamRestorer(Restorer):
     """TRN, a reconstruction: a stream for the image, one for its gradient map, and a block that fuses them.
 
     The abstract of https://arxiv.org/abs/2202.01117 names the two streams and the Fusion Block; all else is our choice.
-    A convolution and ``streams`` residual blocks for each input; the fusion; ``tail`` residual blocks; a long skip from
-    the first convolution of the image. ``fusion`` is "gated" (the channels of both streams, weighted by a gate that
-    sees their means, mixed by a 1x1 convolution, and a residual block), the same without the gate ("concat") or with
-    the streams added ("sum"), "heavy" (a residual block on the channels of both, in the manner of SPSR,
-    https://arxiv.org/abs/2003.13081) or "early" (both inputs stacked in front of one stream of as many blocks).
+    Each input goes through a convolution and ``streams`` residual blocks; then come the fusion, ``tail`` residual
+    blocks, and a long skip from the first convolution of the image.
+
+    ``fusion`` says how ``2 * width`` channels become ``width``:
+
+    - "gated": a gate that sees the means of all channels weights them, a 1x1 convolution mixes them, and a residual
+      block follows;
+    - "concat": the same without the gate;
+    - "sum": the same with the streams added instead;
+    - "heavy": a residual block on the channels of both, in the manner of SPSR (https://arxiv.org/abs/2003.13081);
+    - "early": no fusion; both inputs are stacked in front of one stream of as many blocks.
     """
 
     def __init__(
@@ -127,7 +135,7 @@ class TwoStreamRestorer(Restorer):
         self.fusion = _fusion(fusion, width)
 
     def forward(self, images: Tensor, maps: Tensor | None = None) -> Tensor:
-        """What to subtract."""
+        """What is to be subtracted from the images."""
         self.check(images, maps)
         assert maps is not None
         if self.kind == "early":
@@ -141,7 +149,7 @@ class TwoStreamRestorer(Restorer):
 
 
 class ImageRestorer(Restorer):
-    """The control without a map: a single stream with as many residual blocks as both streams and the fusion of TRN.
+    """A control without a map: a single stream with as many residual blocks as both streams and the fusion of TRN.
 
     >>> one, two = ImageRestorer(3, **SIZES["B"]), TwoStreamRestorer(3, 3, **SIZES["B"])
     >>> [sum(p.numel() for p in network.parameters()) for network in (one, two)]
@@ -153,7 +161,7 @@ class ImageRestorer(Restorer):
         self.head, self.trunk = _conv(channels, width), _blocks(width, 2 * streams + 1)
 
     def forward(self, images: Tensor, maps: Tensor | None = None) -> Tensor:
-        """What to subtract."""
+        """What is to be subtracted from the images."""
         self.check(images, maps)
         skip = self.head(images)
         residual: Tensor = self.out(self.tail(self.trunk(skip)) + skip)

@@ -1,7 +1,7 @@
-"""Smooth twins of ReLU networks, for whoever wants to differentiate a gradient of the network once more.
+"""Smooth twins of ReLU networks, for whoever differentiates a gradient of the network once more.
 
-The gradient of a ReLU network is constant between its kinks, but for the softmax, and the softmax saturates: its second
-derivative tells an attacker little about where the gradient will go. With softplus for ReLU it does, which is how
+Between its kinks the gradient of a ReLU network is constant, but for the softmax, and the softmax saturates: so its
+second derivative says little about where the gradient will go. With softplus in place of ReLU it does, which is how
 https://arxiv.org/abs/1906.07983 steers gradient maps; and a temperature takes the softmax out of saturation.
 """
 
@@ -30,8 +30,8 @@ class _Tempered(nn.Module):
 def smoothed(network: nn.Module, *, beta: float = 10.0, temperature: float = 1.0) -> nn.Module:
     """A frozen copy with softplus(beta x) / beta in place of every ReLU module, and logits divided by ``temperature``.
 
-    Softplus exceeds ReLU by at most log(2) / beta, at zero. ReLUs that are called as functions stay, and max-pooling
-    too.
+    Softplus exceeds ReLU by at most log(2) / beta, at zero. ReLUs that are called as functions stay, and so does
+    max-pooling.
 
     Raises ValueError for a network without an ``nn.ReLU`` module, and for beta or temperature not positive and finite.
 
@@ -56,10 +56,10 @@ def smoothed(network: nn.Module, *, beta: float = 10.0, temperature: float = 1.0
 def matching_temperature(network: nn.Module, images: Tensor, *, top: float = 0.9) -> float:
     """The temperature at which the largest softmax probability is ``top`` on average over images (N, C, H, W).
 
-    At least 1, which it is where the probabilities are that small already. The network is asked in evaluation mode.
+    It is at least 1: where the probabilities are that small already, it is 1. The network is asked in evaluation mode.
 
-    Raises TypeError or ValueError for images or logits that are none, and ValueError unless ``top`` lies between 1/K,
-    with K classes, and 1.
+    Raises TypeError or ValueError for what are no images or logits, and ValueError unless ``top`` lies between 1/K and
+    1.
 
     >>> image = torch.tensor([[[[0.25, 1.0]]]])  # both pixels are logits here
     >>> matching_temperature(nn.Flatten(), image), round(matching_temperature(nn.Flatten(), image, top=0.6), 3)

@@ -20,7 +20,9 @@ __all__ = ["map_of", "train_restorer"]
 
 
 def map_of(maps: nn.Module | None, images: Tensor, labels: Tensor) -> Tensor | None:
-    """The maps (N, M, H, W) of images (N, C, H, W); only an oracle is shown the labels (N,)."""
+    """The maps (N, M, H, W) of images (N, C, H, W), or None without ``maps``; only an oracle gets to see the labels
+    (N,).
+    """
     if maps is None:
         return None
     found: Tensor = maps(images, labels=labels) if isinstance(maps, OracleMap) else maps(images)
@@ -49,20 +51,35 @@ def train_restorer(
 ) -> dict[str, Tensor]:
     """Minimise `pixel |T - x| + feature |phi(T) - phi(x)| + cross_entropy CE(f(T), y)` over the restorer alone.
 
-    T is the restored image (clipped in the last two terms, as deployed, and not in the first), phi the last tapped
-    layer of the frozen ``classifier`` f. Labels enter the last term, and nothing else unless ``maps`` is an
-    :class:`advdef.papers.trn.maps.OracleMap`. A recipe of ours, in the manner of HGD (https://arxiv.org/abs/1712.02976)
-    and NRP (https://arxiv.org/abs/2006.04924).
+    T is the restored image; in the last two terms it is clipped, as deployed, in the first not. phi is the last tapped
+    layer of the frozen classifier f. Labels enter the last term and, unless ``maps`` is an
+    :class:`advdef.papers.trn.maps.OracleMap`, nothing else. The recipe is ours, in the manner of HGD
+    (https://arxiv.org/abs/1712.02976) and NRP (https://arxiv.org/abs/2006.04924).
 
-    Pairs come from the cache (``pairs_seed`` draws them), or with ``fresh`` each batch is attacked when needed. The
-    deployed weights are a running average with a factor of at most ``average`` per step, taken after the epoch where
-    they did best on the last ``validation`` of the images, which are not trained on. Returns the losses of each epoch:
-    ``{"loss", "validation"}`` (epochs,), and ``{"epoch"}`` (), the one taken, counted from 1.
+    The deployed weights are a running average, taken after the epoch in which they did best on held-out images.
 
-    ``options`` go to :func:`advdef.training.loop.fit`.
+    Args:
+        model: The restorer, trained in place.
+        split: Clean training images and labels.
+        generator: Source of all random numbers but those of cached pairs.
+        classifier: The frozen classifier f.
+        recipe: What is done to images before the restorer sees them.
+        epochs: Passes over the images.
+        maps: Makes the maps that the restorer sees; None for one without.
+        fresh: Attack each batch when it is needed, in place of reading pairs from the cache.
+        pixel: Weight of the first term.
+        cross_entropy: Weight of the last term.
+        feature: Weight of the second term.
+        average: The largest factor, in [0, 1), of the running average in a step; it is smaller at first.
+        validation: Share of the images, the last ones, that are held out.
+        learning_rate: That of the optimiser.
+        schedule: What happens to the learning rate; see :func:`advdef.training.fit`.
+        pairs_seed: Seed of the cached pairs.
+        **options: Go to :func:`advdef.training.fit`.
 
-    Raises ValueError for a classifier that is not frozen, for weights or shares that make no sense and for augmentation
-    that is not the recipe's; TrainingDiverged when a loss is not finite.
+    Returns ``{"loss", "validation"}``, the losses of each epoch (epochs,), and ``{"epoch"}`` (), the one that was
+    taken, counted from 1. Raises ValueError for a classifier that is not frozen, for weights or shares that make no
+    sense, and for ``shift`` or ``flip``, which belong to the recipe; TrainingDiverged when a loss is not finite.
     """
     check_frozen(classifier)
     if min(pixel, cross_entropy, feature) < 0 or pixel + cross_entropy + feature <= 0:

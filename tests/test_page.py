@@ -31,8 +31,8 @@ from advdef.store import tally
 def test_wrong_choices_list_what_exists_in_one_line() -> None:
     for wrong, expected in [
         (lambda: choose({"smoke": 1, "laptop": 2}, "huge"), "unknown profile 'huge'; profiles: smoke, laptop"),
-        (lambda: choose_datasets("imagenet", ()), "unknown data set 'imagenet'; data sets: digits"),
-        (lambda: choose_device("tpu"), "no device 'tpu' here; devices: cpu"),
+        (lambda: choose_datasets("imagenet", ()), "no data set 'imagenet'; there are digits"),
+        (lambda: choose_device("tpu"), "no device 'tpu'; there are cpu"),
     ]:
         with pytest.raises(ValueError, match=expected) as error:
             wrong()

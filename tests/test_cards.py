@@ -1,4 +1,4 @@
-"""Records of all pages read together: which counts, tables across papers, result cards, pages made from them."""
+"""Tables across papers, result cards, and the pages made from them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from advdef.book.cards import cards, own_pages, read_records
+from advdef.book.cards import cards, own_pages
 from advdef.book.pages import Page, generated
-from advdef.book.recordfile import read_record
+from advdef.book.recordfile import read_record, read_records
 from advdef.book.repository import InputError, Repository
 from advdef.papers import PAPERS
 from advdef.plotting import COLOURS
@@ -40,33 +40,7 @@ def worst(defence: str, threat: str, correct: int, *, eps: float = 0.1, **change
     return row | {"part": "curve", "n": 100, "correct": correct, "accuracy": correct / 100} | changes
 
 
-def test_the_larger_profile_counts_and_papers_come_in_their_order(tmp_path: Path) -> None:
-    put(tmp_path, "trn", "digits-smoke")
-    put(tmp_path, "trn", "digits-paper")
-    put(tmp_path, "trn", "digits-laptop")
-    put(tmp_path, "another", "digits-smoke")
-    put(tmp_path, "qusecnets", "mnist-smoke")
-    found = [(r["paper"], r["dataset"], r["profile"]) for r in read_records(tmp_path)]
-    assert found == [("qusecnets", "mnist", "smoke"), ("trn", "digits", "paper"), ("another", "digits", "smoke")]
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"paper": "trn"}', '{"provenance": {}}', '{"provenance": 1}'])
-def test_a_file_that_is_no_record_is_named(tmp_path: Path, text: str) -> None:
-    put(tmp_path, "trn", "digits-smoke").write_text(text)
-    with pytest.raises(InputError, match=r"digits-smoke\.json is not a record file"):
-        read_records(tmp_path)
-
-
-def test_a_file_without_a_profile_in_its_name_is_named(tmp_path: Path) -> None:
-    put(tmp_path, "trn", "digits-huge")
-    with pytest.raises(InputError, match=r"digits-huge\.json .* its profile is 'huge', not one of smoke, laptop"):
-        read_records(tmp_path)
-
-
-def test_no_checkout_has_no_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("ADVDEF_ROOT", raising=False)
-    assert read_records() == []
+def test_no_records_make_no_rows_and_no_cards() -> None:
     assert own_pages([]) == []
     assert cards([]) == {}
 

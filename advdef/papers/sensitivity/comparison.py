@@ -1,0 +1,108 @@
+"""Trained networks compared: under three attackers, with each other, and by what goes with robustness."""
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from advdef.attacks.suites import Suite
+from advdef.contract import borrowed
+from advdef.defenses.base import Defense
+from advdef.evaluation import Attempt, Outcome, Threat, adaptive, direct, evaluate_curve, oblivious
+from advdef.papers.sensitivity.interventions import mean_activations
+from advdef.statistics import Interval, over_seeds, paired_difference, partial_spearman, spearman
+
+__all__ = ["Gain", "activity", "correlations", "gain_over", "worst_cases"]
+
+Network = tuple[str, int]
+"""A training and its seed."""
+
+
+class Gain(NamedTuple):
+    """How much more robust accuracy one training gives than another, networks of one seed compared.
+
+    ``over_seeds`` is Student's interval (would other networks differ too?), ``over_images`` the paired one (would
+    other images?), ``by_seed`` the difference of each two networks.
+    """
+
+    over_seeds: Interval
+    over_images: Interval
+    by_seed: tuple[float, ...]
+
+
+def gain_over(control: Sequence[Outcome], treated: Sequence[Outcome]) -> Gain:
+    """What the ``treated`` networks gain over the ``control`` ones; both have one outcome per seed, of the same images.
+
+    Raises ValueError for sequences of unequal length and for fewer than two seeds.
+    """
+    pairs = zip(treated, control, strict=True)
+    by_seed = tuple(mine.interval.value - other.interval.value for mine, other in pairs)
+    rights = [torch.stack([outcome.robust for outcome in outcomes]) for outcomes in (treated, control)]
+    return Gain(over_seeds(by_seed), paired_difference(*rights), by_seed)
+
+
+def worst_cases(
+    defence: Defense,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    budgets: Sequence[float],
+    suite: Suite,
+    replay: Suite,
+    steps: int,
+    transfer: Mapping[str, nn.Module],
+    seed: int,
+    resume: Path | None = None,
+) -> dict[Threat, dict[float, Outcome]]:
+    """Worst case per image under each of the three attackers, by attacker and budget (Linf).
+
+    The oblivious attacker has the attacks ``replay``, the direct one ``suite``; the adaptive one has ``replay``, the
+    defence's own attacks with this many ``steps``, what ``replay`` makes on the networks ``transfer``, and all that the
+    other two broke. What fell to a smaller budget counts as fallen to a larger one. Images (N, C, H, W) in [0, 1],
+    labels (N,). Raises as :func:`advdef.evaluation.evaluate` does.
+    """
+    draws = torch.Generator().manual_seed(seed)
+
+    def run(tried: dict[float, list[Attempt]], known: Sequence[Mapping[float, Outcome]] = ()) -> dict[float, Outcome]:
+        return evaluate_curve(defence, tried, images, labels, generator=draws, known=known, resume=resume)
+
+    first = run({eps: oblivious(defence, replay) for eps in budgets})
+    second = run({eps: direct(defence, suite) for eps in budgets})
+    tried = {eps: adaptive(defence, replay, eps=eps, steps=steps, transfer=transfer) for eps in budgets}
+    return {"oblivious": first, "direct": second, "adaptive": run(tried, known=(first, second))}
+
+
+def correlations(
+    sensitivities: Mapping[str, Mapping[Network, float]],
+    robust: Mapping[Network, float],
+    *,
+    activations: Mapping[Network, float],
+    adversarial: Collection[Network],
+) -> dict[str, Interval]:
+    """Spearman's rank correlation of sensitivity, by definition, and robust accuracy, over the networks of ``robust``.
+
+    For each definition: over all networks; the same with their mean activation partialled out, which is the scale of a
+    network; and over those alone whose training was ``adversarial``. Raises as :func:`advdef.statistics.spearman` does.
+    """
+    accuracy, scale = torch.tensor(list(robust.values())), torch.tensor([activations[key] for key in robust])
+    chosen, found = torch.tensor([key in adversarial for key in robust]), {}
+    for label, levels in sensitivities.items():
+        values = torch.tensor([levels[key] for key in robust])
+        found[f"{label}, all"] = spearman(values, accuracy)
+        found[f"{label}, all, activation partialled out"] = partial_spearman(values, accuracy, scale)
+        found[f"{label}, adversarially trained"] = spearman(values[chosen], accuracy[chosen])
+    return found
+
+
+def activity(model: nn.Module, images: Tensor, layers: Sequence[str]) -> tuple[int, float]:
+    """How many classes a network predicts at all on images (N, C, H, W), and its layers' mean activation.
+
+    The latter is that on the first 200 images.
+    """
+    with borrowed(model, quiet=True), torch.no_grad():
+        classes = len(model(images).argmax(1).unique())
+    means = mean_activations(model, images[:200], layers)
+    return classes, float(np.mean([float(values.mean()) for values in means.values()]))

@@ -1,0 +1,166 @@
+"""What sensitive neurons do, with controls: what mending them restores, what losing them costs, what they look at."""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from advdef.contract import borrowed
+from advdef.evaluation import correct
+from advdef.papers.sensitivity.interventions import (
+    Ablated,
+    activation_matched,
+    correct_after_substitution,
+    energy_matched,
+    mean_activations,
+)
+from advdef.papers.sensitivity.measure import Pairs, Which, channel_mask, select, sensitivity
+from advdef.taps import tapped
+
+__all__ = ["CONTROLS", "channel_views", "occluded_accuracy", "restored_accuracy"]
+
+Mode = Literal["zero", "mean"]
+Inputs = dict[str, Callable[[nn.Module], Tensor]]
+
+_OCCLUDED: tuple[Which, ...] = ("top", "random", "bottom")
+
+CONTROLS = ("most sensitive", "equal energy", "random", "equally active", "least sensitive")
+"""Which neurons :func:`restored_accuracy` substitutes: the most sensitive ones, and what they are compared with."""
+
+
+def restored_accuracy(
+    model: nn.Module,
+    turned: Pairs,
+    ranking: Mapping[str, Tensor],
+    *,
+    shares: Sequence[float],
+    draws: int,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """How often each attacked image is right when some neurons of one layer get their clean activations back.
+
+    By control, (shares, layers, N) in [0, 1]. ``ranking`` has sensitivities (C,) of the layers. Besides the most and
+    the least sensitive share of a layer's neurons there are ``draws`` sets of random ones: as many as the most
+    sensitive, as many as carry the same change of ``turned``, and as many of like activation, whose results are
+    averaged. The generator is a CPU one. Raises as :func:`~advdef.papers.sensitivity.interventions.substitute` does.
+    """
+    energy, active = sensitivity(model, turned), mean_activations(model, turned.images, ranking)
+    found: dict[str, list[Tensor]] = {control: [] for control in CONTROLS}
+    for layer in ranking:
+        plan = [_controls(layer, share, ranking, energy, active, draws, generator) for share in shares]
+        sets = [(at, control, rows) for at, sets in enumerate(plan) for control in CONTROLS for rows in sets[control]]
+        chosen = [{layer: rows} for _, _, rows in sets]
+        right = correct_after_substitution(model, turned.adversarial, turned.images, turned.labels, chosen).double()
+        for control in CONTROLS:
+            places = [[i for i, (at, c, _) in enumerate(sets) if (at, c) == (n, control)] for n in range(len(shares))]
+            found[control].append(torch.stack([right[rows].mean(0) for rows in places]))
+    return {control: torch.stack(layers, 1) for control, layers in found.items()}
+
+
+def _controls(
+    layer: str,
+    share: float,
+    ranking: Mapping[str, Tensor],
+    energy: Mapping[str, Tensor],
+    active: Mapping[str, Tensor],
+    draws: int,
+    generator: torch.Generator,
+) -> dict[str, list[Tensor]]:
+    """Sets of neurons by control: one, or several draws of a random one."""
+    sigma = {layer: ranking[layer]}
+    top = select(sigma, ratio=share)[layer]
+
+    def drawn(draw: Callable[[], Tensor]) -> list[Tensor]:
+        return [draw() for _ in range(draws)]
+
+    return {
+        "most sensitive": [top],
+        "equal energy": drawn(lambda: energy_matched(energy[layer], top, generator=generator)),
+        "random": drawn(lambda: select(sigma, ratio=share, which="random", generator=generator)[layer]),
+        "equally active": drawn(lambda: activation_matched(active[layer], top, generator=generator)),
+        "least sensitive": [select(sigma, ratio=share, which="bottom")[layer]],
+    }
+
+
+def occluded_accuracy(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    ranking: Mapping[str, Tensor],
+    *,
+    shares: Sequence[float],
+    draws: int,
+    generator: torch.Generator,
+    reference: Tensor,
+    attack: Callable[[nn.Module], Tensor] | None = None,
+) -> dict[tuple[Mode, Which], dict[str, Tensor]]:
+    """How often each image is right when a share of one layer's neurons is set to zero, or to their mean.
+
+    By mode, chosen neurons and accuracy, (shares, layers, N) in [0, 1]; images (N, C, H, W), labels (N,). Means are
+    those on the images ``reference``. ``ranking`` has sensitivities (C,) of the layers: the "top" or "bottom" share is
+    occluded, or a "random" one, for which ``draws`` sets are averaged. Accuracy is "clean"; with an ``attack``, which
+    makes adversarial images for a network, there is also, for neurons at zero, that on the examples of the intact
+    network ("replayed") and on those of the occluded one ("attacked anew"). The generator is a CPU one. Raises as
+    :class:`~advdef.papers.sensitivity.interventions.Ablated` does.
+    """
+    clean: Inputs = {"clean": lambda without: images}
+    under_attack = clean
+    if attack is not None:
+        replayed = attack(model)
+        under_attack = clean | {"replayed": lambda without: replayed, "attacked anew": attack}
+    means = mean_activations(model, reference, ranking)
+    found: dict[tuple[Mode, Which], dict[str, Tensor]] = {}
+    modes: dict[Mode, tuple[Mapping[str, Tensor] | None, Inputs]] = {
+        "zero": (None, under_attack),
+        "mean": (means, clean),
+    }
+    for (mode, (values, inputs)), which in product(modes.items(), _OCCLUDED):
+        found[mode, which] = _without(model, labels, ranking, which, shares, draws, generator, values, inputs)
+    return found
+
+
+def _without(
+    model: nn.Module,
+    labels: Tensor,
+    ranking: Mapping[str, Tensor],
+    which: Which,
+    shares: Sequence[float],
+    draws: int,
+    generator: torch.Generator,
+    values: Mapping[str, Tensor] | None,
+    inputs: Inputs,
+) -> dict[str, Tensor]:
+    """Accuracy by kind of input, (shares, layers, N); ``inputs`` gives the images for the network that is left."""
+    found: dict[str, list[Tensor]] = {kind: [] for kind in inputs}
+    for share in shares:
+        for layer in ranking:
+            hits: dict[str, list[Tensor]] = {kind: [] for kind in inputs}
+            for _ in range(draws if which == "random" else 1):
+                rows = select({layer: ranking[layer]}, ratio=share, which=which, generator=generator)
+                left = Ablated(model, rows, values=values)
+                for kind, images in inputs.items():
+                    hits[kind].append(correct(left, images(left), labels))
+            for kind, drawn in hits.items():
+                found[kind].append(torch.stack(drawn).double().mean(0))
+    return {kind: torch.stack(cells).unflatten(0, (len(shares), -1)) for kind, cells in found.items()}
+
+
+def channel_views(model: nn.Module, pairs: Pairs, layer: str, sigma: Tensor) -> dict[str, Tensor]:
+    """Images, and where the most and the least sensitive channel of a layer are active on them and on their partners.
+
+    By name, (N, C, H, W), dimmed where the channel is not active. ``sigma`` (C,) are the sensitivities; channels of
+    less than the median activation do not count, as there is nothing to see.
+    """
+    active = mean_activations(model, pairs.images, [layer])[layer]
+    seen = active >= active.median()
+    most, least = int(sigma.where(seen, -1).argmax()), int(sigma.where(seen, torch.inf).argmin())
+    views = {"clean": pairs.images}
+    for what, channel in (("most sensitive", most), ("least sensitive", least)):
+        for kind, images in (("clean", pairs.images), ("adversarial", pairs.adversarial)):
+            with borrowed(model, quiet=True), torch.no_grad(), tapped(model, [layer]) as maps:
+                model(images)
+            mask = channel_mask(maps[layer][:, channel], (images.shape[2], images.shape[3]))
+            views[f"{what}\n(channel {channel}), {kind}"] = images * (0.2 + 0.8 * mask[:, None])
+    return views

@@ -1,0 +1,173 @@
+"""The figures of the page; each function takes what was measured and gives a figure."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from advdef.papers.sensitivity.comparison import Network
+from advdef.papers.sensitivity.experiments import Mode
+from advdef.plotting import COLOURS
+from advdef.selection import Which, layer_score
+
+__all__ = [
+    "draw_links", "draw_occlusion", "draw_overlap", "draw_profiles", "draw_readings", "draw_substitution",
+    "draw_trade_off",
+]  # fmt: skip
+
+_OTHER = "0.6"  # the grey of networks that have no colour of their own
+
+
+def draw_readings(tables: Mapping[str, pd.DataFrame], curves: Mapping[str, Mapping[int, float]]) -> Figure:
+    """Rank correlations of the readings, a matrix per network, and of D1 from the first n pairs with D1 from all."""
+    widths = [*[1] * len(tables), 0.8]
+    figure, axes = plt.subplots(1, len(widths), figsize=(10.5, 3.9), gridspec_kw={"width_ratios": widths})
+    for panel, (k, table) in zip(axes, tables.items(), strict=False):
+        _matrix(panel, table, title=k, names=panel is axes[0], colours="RdBu", low=-1, pale=(-0.7, 0.7))
+    for k, found in curves.items():
+        axes[-1].plot(list(found), list(found.values()), "o-", color=COLOURS[k], label=k)
+    axes[-1].set(xlabel="pairs", ylabel="rank correlation with all pairs", xscale="log")
+    ticks = sorted({n for found in curves.values() for n in found})
+    axes[-1].set_xticks(ticks, ticks, fontsize=7)
+    axes[-1].minorticks_off()
+    axes[-1].legend(fontsize=8)
+    return figure
+
+
+def draw_overlap(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """Common shares (Jaccard) of choices, a matrix per network."""
+    figure, axes = plt.subplots(1, len(tables), figsize=(5 * len(tables), 4.2), squeeze=False)
+    for panel, (k, table) in zip(axes[0], tables.items(), strict=True):
+        _matrix(panel, table, title=k, names=panel is axes[0][0], colours="viridis", low=0, pale=(0.6, 1))
+    return figure
+
+
+def _matrix(
+    panel: Axes, table: pd.DataFrame, *, title: str, names: bool, colours: str, low: float, pale: tuple[float, float]
+) -> None:
+    """A square table as cells with their numbers, coloured from ``low`` to 1; on what is ``pale`` they are black."""
+    panel.imshow(table, vmin=low, vmax=1, cmap=colours)
+    for (i, j), value in np.ndenumerate(table.to_numpy()):
+        shade = "black" if pale[0] <= value <= pale[1] else "white"
+        panel.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7, color=shade)
+    panel.set_xticks(range(len(table)), table.columns, rotation=60, ha="right", fontsize=8)
+    panel.set_yticks(range(len(table)), table.index if names else [], fontsize=8)
+    panel.set_title(title)
+    panel.grid(False)
+
+
+def draw_profiles(sensitivities: Mapping[str, Mapping[str, Mapping[str, Tensor]]]) -> Figure:
+    """Sensitivity by layer, and its distribution over neurons; a column per definition.
+
+    ``sensitivities[definition][method]`` has (C,) by layer; the distribution is relative to the mean of each layer of
+    the first method.
+    """
+    figure, axes = plt.subplots(2, len(sensitivities), figsize=(5 * len(sensitivities), 6), squeeze=False)
+    for (above, below), (label, found) in zip(axes.T, sensitivities.items(), strict=True):
+        reference = layer_score(next(iter(found.values())))
+        for k, sigma in found.items():
+            above.plot(list(layer_score(sigma).values()), "o-", color=COLOURS[k], label=k)
+            values = torch.cat([sigma[layer] / level for layer, level in reference.items()]).numpy().clip(0, 2.5)
+            below.hist(values, np.linspace(0, 2.5, 26), histtype="step", color=COLOURS[k], density=True)
+        above.set(title=f"{label}, mean of a layer", yscale="log")
+        above.set_xticks(range(len(reference)), list(reference), rotation=45, ha="right", fontsize=7)
+        below.set(xlabel=f"{label} / mean of the standard network", ylabel="density")
+    axes[0][0].set_ylabel("sensitivity")
+    axes[0][-1].legend(fontsize=7, ncol=2)
+    return figure
+
+
+def draw_substitution(restored: Mapping[str, Mapping[str, Tensor]], shares: Sequence[float]) -> Figure:
+    """Restored accuracy against the share of substituted neurons, for each control; a panel per network and attack.
+
+    ``restored[network][control]`` is (shares, layers, N), and there are four networks.
+    """
+    figure, axes = plt.subplots(2, 2, figsize=(9.5, 5.6), sharex=True, sharey=True)
+    for panel, (k, table) in zip(axes.flat, restored.items(), strict=True):
+        for (control, right), style in zip(table.items(), ("o-", "s-", "^--", "v--", "x:"), strict=True):
+            panel.plot(shares, right.mean((1, 2)).tolist(), style, label=control)
+        panel.set(title=k)
+    for panel in axes[1]:
+        panel.set_xlabel("share of the layer's neurons")
+    for row in axes:
+        row[0].set_ylabel("restored accuracy")
+    axes[0][0].legend(fontsize=8)
+    return figure
+
+
+def draw_occlusion(
+    lost: Mapping[str, Mapping[tuple[Mode, Which], Mapping[str, Tensor]]],
+    shares: Sequence[float],
+    intact: Mapping[str, float],
+) -> Figure:
+    """Accuracy against the share of neurons that are set to zero.
+
+    ``lost[network]`` is what :func:`~advdef.papers.sensitivity.experiments.occluded_accuracy` gives, ``intact`` has the
+    clean accuracy of the whole networks.
+    """
+    tones: dict[Which, str] = {"top": "#D55E00", "random": "#7F7F7F", "bottom": "#0072B2"}
+    names = {"top": "most sensitive", "random": "random", "bottom": "least sensitive"}
+    figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.2))
+    lines = [
+        (axes[0], "standard", "clean", "o-"), (axes[1], "AT", "clean", "o-"), (axes[2], "AT", "attacked anew", "o-"),
+        (axes[2], "AT", "replayed", ".:"),
+    ]  # fmt: skip
+    for which, tone in tones.items():
+        for panel, k, what, style in lines:
+            line, label = lost[k]["zero", which][what].mean((1, 2)).tolist(), names[which] if style == "o-" else None
+            panel.plot(shares, line, style, color=tone, label=label)
+    for panel, title in zip(axes, ("standard, clean", "AT, clean", "AT, under attack"), strict=True):
+        panel.set(title=title, xlabel="share occluded")
+    axes[0].set_ylabel("accuracy")
+    for panel, k in ((axes[0], "standard"), (axes[1], "AT")):
+        panel.axhline(intact[k], color="black", lw=0.8, ls="--")
+    axes[0].legend(fontsize=8)
+    return figure
+
+
+def draw_trade_off(
+    points: Mapping[Network, tuple[float, float]], *, methods: Collection[str], seed: int, sweep: Sequence[str]
+) -> Figure:
+    """Robust against clean accuracy, one point (clean, robust) per network; a line joins ``sweep``, of the first seed.
+
+    ``methods`` have colours and stand in the legend, other trainings are named beside their point.
+    """
+    figure, panel = plt.subplots(figsize=(6.5, 4))
+    for (k, s), (x, y) in points.items():
+        if k in methods:
+            panel.plot(x, y, "o", color=COLOURS[k], label=k if s == seed else None)
+        else:
+            panel.plot(x, y, ".", color=_OTHER)
+            panel.annotate(k, (x, y), fontsize=6, xytext=(3, 3), textcoords="offset points")
+    line = [points[k, seed] for k in sweep]
+    panel.plot(*zip(*line, strict=True), "-", color=COLOURS["SNS"], lw=1)
+    panel.set(xlabel="clean accuracy", ylabel="robust accuracy (PGD)")
+    panel.legend(fontsize=7, ncol=2)
+    return figure
+
+
+def draw_links(
+    sensitivities: Mapping[str, Mapping[Network, float]],
+    robust: Mapping[Network, float],
+    *,
+    methods: Collection[str],
+    seed: int,
+) -> Figure:
+    """Robust accuracy against mean sensitivity, one point per network; a panel per definition.
+
+    The legend names ``methods``, by their network of the first seed.
+    """
+    figure, axes = plt.subplots(1, len(sensitivities), figsize=(4.5 * len(sensitivities), 3.5), sharey=True)
+    for panel, (label, values) in zip(axes, sensitivities.items(), strict=True):
+        for (k, s), accuracy in robust.items():
+            named = k if s == seed and k in methods else None
+            panel.plot(values[k, s], accuracy, "o", color=COLOURS.get(k, _OTHER), label=named)
+        panel.set_xlabel(f"mean sensitivity, {label}")
+    axes[0].set_ylabel("robust accuracy")
+    axes[-1].legend(fontsize=7)
+    return figure

@@ -1,0 +1,100 @@
+"""What is measured besides accuracy: the noise map, what happens to an image, firing, the detector, dead gradients."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import roc_auc_score, roc_curve
+from torch import Tensor, nn
+
+from advdef.contract import slope
+from advdef.papers.snn.purifier import UNIT, Purifier
+from advdef.taps import tapped
+
+__all__ = ["Detection", "detection", "noise_map_size", "purification_stages", "spike_raster", "zero_gradients"]
+
+
+@dataclass(frozen=True)
+class Detection:
+    """How well a distance tells attacked images from clean ones, over all thresholds.
+
+    ``area`` lies under the curve of the share of attacked images ``found`` (K,) against the share of clean images
+    flagged, ``false_alarms`` (K,).
+    """
+
+    area: float
+    false_alarms: Tensor
+    found: Tensor
+
+
+def detection(clean: Tensor, attacked: Tensor) -> Detection:
+    """The receiver operating characteristic of distances (N,) of clean images and (M,) of attacked ones.
+
+    >>> detection(torch.tensor([0.1, 0.2]), torch.tensor([0.15, 0.3])).area
+    0.75
+    """
+    truth = [0] * len(clean) + [1] * len(attacked)
+    distances = torch.cat([clean, attacked]).tolist()
+    false_alarms, found, _ = roc_curve(truth, distances)
+    area = float(roc_auc_score(truth, distances))
+    return Detection(area, torch.as_tensor(false_alarms), torch.as_tensor(found))
+
+
+def noise_map_size(purifier: Purifier, attacked: Tensor, clean: Tensor) -> tuple[float, float, float | None]:
+    """Mean size of the perturbation and of the noise map, in pixels of range [0, 1], and their correlation over pixels.
+
+    Images are (N, C, H, W). The correlation is None where either is the same in all pixels.
+    """
+    with torch.no_grad():
+        found = UNIT * purifier.extract(attacked)
+    true = (attacked - clean).abs()
+    together = torch.corrcoef(torch.stack([found.flatten(), true.flatten()]))[0, 1]
+    return true.mean().item(), found.mean().item(), None if together.isnan() else together.item()
+
+
+def purification_stages(purifier: Purifier, attacked: Tensor, clean: Tensor) -> dict[str, Tensor]:
+    """Pictures (N, C, H, W) in [0, 1] of what an attack, the noise extraction and the purifier did to each image.
+
+    Changes are scaled so that they can be seen, no change is grey; noise maps go from black, which is none, to white.
+    """
+    with torch.no_grad():
+        noise, purified = purifier.extract(attacked), purifier(attacked)
+    largest = noise.flatten(1).amax(1)[:, None, None, None].clamp_min(1e-9)
+    return {
+        "clean": clean,
+        "attacked": attacked,
+        "attacked\n− clean": _visible(attacked - clean),
+        "noise map": (noise / largest).clamp(0, 1),
+        "purified": purified,
+        "purified\n− attacked": _visible(purified - attacked),
+        "purified\n− clean": _visible(purified - clean),
+    }
+
+
+def _visible(change: Tensor) -> Tensor:
+    size = change.abs().flatten(1).quantile(0.99, dim=1)[:, None, None, None]
+    return (0.5 + 0.5 * change / size.clamp_min(1e-12)).clamp(0, 1)
+
+
+def spike_raster(model: nn.Module, image: Tensor, layer: str, *, neurons: int = 60) -> Tensor:
+    """Spikes (neurons, T) of the first neurons of a spiking layer over time, for one image (1, C, H, W).
+
+    Raises ValueError for an unknown layer.
+    """
+    with torch.no_grad(), tapped(model, [layer]) as layers:
+        model(image)
+        return layers[layer].flatten(1).T[:neurons]
+
+
+def zero_gradients(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Shares of pixels, and of whole images (N, C, H, W), where the gradient of the cross-entropy is exactly zero.
+
+    An attack through such a gradient does nothing. Labels are (N,).
+
+    >>> zero_gradients(nn.Flatten(), torch.zeros(2, 1, 1, 3), torch.tensor([0, 1]))
+    (0.0, 0.0)
+    """
+    point = images.clone().requires_grad_()
+    loss = F.cross_entropy(model(point), labels, reduction="sum")
+    zero = slope(loss, point).flatten(1) == 0
+    return zero.float().mean().item(), zero.all(1).float().mean().item()

@@ -1,0 +1,169 @@
+"""How the claims about SNN purification are decided: each rule gives the conditions that must hold.
+
+``hits[defence][attack]`` are booleans (N,), which images a defence is right on: "none" is the bare classifier,
+"purifier" the spiking purifier in front of it. But for those of "purifier + FGSM-AT" and of "FGSM-AT", which have
+their own, images were made on the bare classifier, at the main eps; those of "clean" were not attacked. ``worst`` and
+``black_box`` have such booleans by defence, for the worst case of all attackers and for attacks without gradients.
+"""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from advdef.claims import Condition, rule
+from advdef.papers.snn.footprint import Footprint
+from advdef.statistics import mean_interval, paired_difference
+
+__all__ = [
+    "detector_helps", "levels_and_gate_help", "one_step_suffices", "purifier_cleans", "purifier_combines",
+    "purifier_does_well", "purifier_is_better_and_cheaper",
+]  # fmt: skip
+
+Hits = Mapping[str, Mapping[str, Tensor]]
+
+
+@rule("snn_purification-C1")
+def purifier_cleans(hits: Hits, *, sharper: Mapping[str, Tensor]) -> list[Condition]:
+    """On images made on the bare classifier at the main eps, for FGSM and for PGD each: at least half of the accuracy
+    that the attack took is given back (paired 95 % intervals of the gain above zero and of the gain minus half the loss
+    above zero); and purified images are nearer to the clean ones than attacked ones are (95 % interval of the mean
+    difference of PSNR above zero).
+
+    ``sharper`` has that difference in dB (N,) by attack. It is not finite for images that the attack or purification
+    left as they were: these do not count.
+    """
+    back = [_given_back_by("purifier", hits, attack) for attack in sharper]
+    # an interval is printed in percent: of a hundredth of the gain, this is dB
+    gains = {attack: mean_interval(found[found.isfinite()].double() / 100) for attack, found in sharper.items()}
+    return back + [Condition.above(f"PSNR in dB, {attack}", gain, 0.0) for attack, gain in gains.items()]
+
+
+@rule("snn_purification-C2")
+def levels_and_gate_help(robust: Hits) -> list[Condition]:
+    """At a quarter and at half of the main eps, each network attacked through all derivatives and without gradients,
+    worst case per image: SE-MLF3 is right on more images than LIF, and than MLF3 without the gate (paired 95 %
+    intervals above zero).
+
+    ``robust[eps][classifier]`` (N,), with eps as it is printed.
+    """
+    return [
+        Condition.above(f"SE-MLF3 − {k}, eps {eps}", paired_difference(found["SE-MLF3"], found[k]), 0.0)
+        for eps, found in robust.items()
+        for k in ("LIF", "MLF3")
+        if k in found
+    ]
+
+
+@rule("snn_purification-C3")
+def purifier_combines(hits: Hits, *, attack: str) -> list[Condition]:
+    """Trained without the classifier's part in the loss (but on attacks on it), the purifier gives back half of what
+    PGD took, as in C1. And the purifier of the other claims, trained with that part, in front of the adversarially
+    trained classifier, which it has never seen, raises its accuracy under PGD on that classifier (paired 95 % interval
+    above zero) at the cost of at most 2 points of clean accuracy.
+
+    ``attack`` names PGD; the purifier without the classifier's part is "no divergence".
+    """
+    both, alone = hits["purifier + FGSM-AT"], hits["FGSM-AT"]
+    gain, cost = (paired_difference(both[a], alone[a]) for a in (attack, "clean"))
+    return [
+        _given_back_by("no divergence", hits, attack),
+        Condition.above(f"purifier + FGSM-AT − FGSM-AT, {attack}", gain, 0.0),
+        Condition.above("the same, clean", cost, -0.02),
+    ]
+
+
+@rule("snn_purification-C4")
+def purifier_is_better_and_cheaper(
+    worst: Mapping[str, Tensor], *, seconds: Mapping[str, float], pipeline: Footprint, classifier: Footprint
+) -> list[Condition]:
+    """Against FGSM adversarial training and RAT, at the main eps: the purifier in front of the bare classifier is right
+    on more images in the worst case (paired 95 % intervals above zero); it is trained in less time (without the bare
+    classifier's, on the profile's images and epochs); and no more bytes are kept for a training image and no more
+    multiply-adds needed at inference than for the classifier alone (which a pipeline that contains it cannot fulfil:
+    the numbers say by how much). The paper's baselines are not known to us.
+
+    ``seconds`` are those of training, by defence; a rival that ``worst`` does not have is left out. ``pipeline`` is
+    what the purifier and the classifier need together.
+    """
+    rivals, mine = [k for k in ("FGSM-AT", "RAT") if k in worst], seconds["purifier"]
+    gains = {k: paired_difference(worst["purifier"], worst[k]) for k in rivals}
+    kept = pipeline.kept_bytes, classifier.kept_bytes
+    needed = pipeline.multiply_adds, classifier.multiply_adds
+    return [
+        *(Condition.above(f"purifier − {k}, worst case", gains[k], 0.0) for k in rivals),
+        *(
+            Condition(f"seconds of training, {k}", mine < seconds[k], f"{mine:.0f} against {seconds[k]:.0f}")
+            for k in rivals
+        ),
+        _no_more("memory of a training image, MiB", *kept, unit=2**20),
+        _no_more("multiply-adds at inference, millions", *needed, unit=1e6),
+    ]
+
+
+@rule("snn_purification-C5")
+def detector_helps(hits: Hits, *, area: float, slipped: float, attack: str) -> list[Condition]:
+    """Area under the ROC curve of D at least 0.9 for PGD on the bare classifier; of images made to go unnoticed, at
+    most a tenth are wrong on the bare classifier and not flagged; and the mean of clean accuracy and accuracy under PGD
+    on the bare classifier rises with the gate (paired 95 % interval above zero).
+
+    ``area`` is the first number, ``slipped`` the second, a share; ``attack`` names PGD, and "gate" is the purifier
+    behind the detector.
+    """
+    on, off = ((hits[k]["clean"].double() + hits[k][attack].double()) / 2 for k in ("gate", "purifier"))
+    return [
+        Condition(f"area, {attack}", area >= 0.9, f"{area:.2f}"),
+        Condition("wrong and not flagged %, unnoticed", slipped <= 0.1, f"{100 * slipped:.0f}"),
+        Condition.above(f"gate on − off, mean of clean and {attack}", mean_interval(on - off), 0.0),
+    ]
+
+
+@rule("snn_purification-C6")
+def one_step_suffices(hits: Hits, *, times: float, attack: str) -> list[Condition]:
+    """Trained on FGSM, the purifier loses at most 2 points under PGD on the bare classifier to the one trained on PGD-7
+    (paired 95 % interval above -2 points); and FGSM takes less time for the same images (as one step must).
+
+    ``times`` is how many times as long making the images with PGD-7 took as with FGSM; ``attack`` names PGD. Where
+    ``hits`` have no "PGD-7 pairs", the purifier trained on these, nothing is decided.
+    """
+    if "PGD-7 pairs" not in hits:
+        return []
+    gain = paired_difference(hits["purifier"][attack], hits["PGD-7 pairs"][attack])
+    return [
+        Condition("time for the same images, PGD-7 / FGSM", times > 1, f"{times:.1f}"),
+        Condition.above(f"trained on FGSM − on PGD-7, {attack}", gain, -0.02),
+    ]
+
+
+@rule("snn_purification-C7")
+def purifier_does_well(
+    hits: Hits, *, black_box: Mapping[str, Tensor], worst: Mapping[str, Tensor], clean: Tensor, attack: str
+) -> list[Condition]:
+    """At least half of what the attack took is given back, as in C1: under PGD on the bare classifier; without its
+    gradient (Square, noise and PGD on other networks, against what the same takes from the bare classifier); and in the
+    worst case of all attackers.
+
+    ``clean`` (N,) is what the bare classifier is right on of the images of ``black_box`` and ``worst``; ``attack``
+    names PGD.
+    """
+    return [
+        _given_back_by("purifier", hits, attack),
+        _given_back("black box", black_box["purifier"], bare=black_box["none"], clean=clean),
+        _given_back("worst case", worst["purifier"], bare=worst["none"], clean=clean),
+    ]
+
+
+def _given_back_by(defence: str, hits: Hits, attack: str) -> Condition:
+    bare = hits["none"]
+    return _given_back(f"{defence}, {attack}", hits[defence][attack], bare=bare[attack], clean=bare["clean"])
+
+
+def _given_back(what: str, treated: Tensor, *, bare: Tensor, clean: Tensor) -> Condition:
+    """At least half of what an attack took is given back: it left ``bare`` of ``clean``, now it is ``treated``."""
+    gain = paired_difference(treated, bare)
+    taken = (clean.double().mean() - bare.double().mean()).item()
+    half = mean_interval(treated.double() - (clean.double() + bare.double()) / 2)
+    return Condition(what, gain.low > 0 and half.low > 0, f"{gain:+} points of {100 * taken:.1f} taken")
+
+
+def _no_more(what: str, mine: float, theirs: float, *, unit: float) -> Condition:
+    return Condition(what, mine <= theirs, f"{mine / unit:.1f} against {theirs / unit:.1f}")

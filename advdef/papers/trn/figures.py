@@ -1,0 +1,150 @@
+"""The figures of TRN's page."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from advdef.papers.trn.ladder import RUNGS
+from advdef.papers.trn.maps import GradientMap, OracleMap, SobelMap
+from advdef.plotting import COLOURS, image_grid
+from advdef.statistics import wilson
+
+__all__ = [
+    "accuracy_by_eps",
+    "accuracy_by_rung",
+    "accuracy_by_steps",
+    "class_turns",
+    "example_grid",
+    "held_out_losses",
+    "map_pictures",
+    "map_sizes",
+    "restored_pictures",
+    "visible_change",
+]
+
+
+def visible_change(change: Tensor) -> Tensor:
+    """Any change of pixels (N, C, H, W), each image's scaled into [0, 1]; no change is grey."""
+    size = change.abs().flatten(1).quantile(0.99, dim=1)[:, None, None, None]
+    return (0.5 + 0.5 * change / size.clamp_min(1e-12)).clamp(0, 1)
+
+
+def map_pictures(classifier: nn.Module, images: Tensor, labels: Tensor, adversarial: Tensor) -> dict[str, Tensor]:
+    """Clean and attacked images (N, C, H, W), the perturbation, and maps at the attacked ones, scaled to be seen."""
+    changes = {
+        "δ": adversarial - images,
+        "true": OracleMap(classifier)(adversarial, labels=labels),
+        "average": GradientMap(classifier)(adversarial),
+        "predicted": GradientMap(classifier, "predicted")(adversarial),
+        "Sobel": SobelMap()(adversarial),
+    }
+    return {"clean": images, "attacked": adversarial} | {k: visible_change(v) for k, v in changes.items()}
+
+
+def restored_pictures(images: Tensor, adversarial: Tensor, restored: Tensor) -> dict[str, Tensor]:
+    """Clean, attacked and restored images (N, C, H, W), what was subtracted, and what is left, scaled to be seen."""
+    changes = {"subtracted": adversarial - restored, "restored\n− clean": restored - images}
+    shown = {"clean": images, "attacked": adversarial, "restored": restored}
+    return shown | {k: visible_change(v) for k, v in changes.items()}
+
+
+def class_turns(names: Sequence[str], labels: Tensor, *logits: Tensor) -> list[list[str]]:
+    """For each image the name of its label (N,) and, one after the other, of what each of the logits (N, K) say."""
+    turns = torch.stack([labels, *(values.argmax(1) for values in logits)], 1)
+    return [[names[number] for number in turn] for turn in turns.tolist()]
+
+
+def example_grid(examples: Sequence[Mapping[str, Tensor]], *, classes: Sequence[Sequence[str]]) -> Figure:
+    """Rows of images by name: those of each data set (N, C, H, W), which may differ in size, beside each other.
+
+    ``classes`` (see :func:`class_turns`) of each image stand above its column.
+    """
+    rows = {name: [image for pictures in examples for image in pictures[name]] for name in examples[0]}
+    return image_grid(rows, columns=[" →\n".join(turn) for turn in classes])
+
+
+def held_out_losses(losses: Mapping[str, Mapping[str, Sequence[Tensor]]]) -> Figure:
+    """A panel per title, a line per variant: the loss after each epoch (epochs,), its mean over the seeds given."""
+    figure, axes = plt.subplots(1, len(losses), figsize=(4.5 * len(losses), 3.4), sharey=True, squeeze=False)
+    for panel, (title, variants) in zip(axes[0], losses.items(), strict=True):
+        for variant, runs in variants.items():
+            line = torch.stack(list(runs)).mean(0)
+            panel.plot(range(1, len(line) + 1), line, marker=".", color=COLOURS[variant], label=variant)
+        panel.set(xlabel="epoch", title=title)
+        panel.legend(fontsize=7)
+    axes[0][0].set_ylabel("held-out loss")
+    return figure
+
+
+def map_sizes(sizes: Mapping[str, Mapping[str, Tensor]]) -> Figure:
+    """A panel per data set, a histogram per map: the logarithm of the sizes (N,) of maps."""
+    figure, axes = plt.subplots(1, len(sizes), figsize=(4.2 * len(sizes) + 0.4, 3), squeeze=False)
+    for panel, (title, maps) in zip(axes[0], sizes.items(), strict=True):
+        logarithms = {label: values.clamp_min(1e-30).log10().cpu() for label, values in maps.items()}
+        ends = torch.cat(list(logarithms.values())).aminmax()
+        bins = torch.linspace(float(ends.min), float(ends.max), 60).numpy()
+        for label, values in logarithms.items():
+            tone = COLOURS["TRN" if label == "average" else label]
+            panel.hist(values.numpy(), bins=bins, color=tone, alpha=0.7, label=label)
+        panel.set(xlabel="log10 of the mean absolute value", title=title)
+    axes[0][0].set_ylabel("images")
+    axes[0][0].legend(fontsize=8)
+    return figure
+
+
+def accuracy_by_eps(curves: Mapping[str, Mapping[str, Mapping[float, Tensor]]], *, trained: Sequence[float]) -> Figure:
+    """A panel per title, a line with its 95 % Wilson band per defence: accuracy against eps.
+
+    ``curves[title][defence][eps]`` are hits (N,); ``trained`` holds the largest eps of training for each panel, where a
+    dashed line stands.
+    """
+    figure, axes = plt.subplots(1, len(curves), figsize=(4.4 * len(curves) + 0.4, 3.6), sharey=True, squeeze=False)
+    for panel, (title, defences), end in zip(axes[0], curves.items(), trained, strict=True):
+        for defence, hits in defences.items():
+            found = [wilson(int(right.sum()), len(right)) for right in hits.values()]
+            panel.plot(list(hits), [i.value for i in found], marker=".", color=COLOURS[defence], label=defence)
+            low, high = [i.low for i in found], [i.high for i in found]
+            panel.fill_between(list(hits), low, high, color=COLOURS[defence], alpha=0.12, lw=0)
+        panel.axvline(end, color="0.4", ls="--", lw=0.8)
+        panel.set(title=title, xlabel="eps", ylim=(-0.03, 1.03))
+    axes[0][0].set_ylabel("accuracy")
+    lines = axes[0][0].get_legend_handles_labels()
+    figure.legend(*lines, loc="outside lower center", ncols=5, fontsize=7)
+    return figure
+
+
+def accuracy_by_rung(hits: Mapping[str, Mapping[str, Tensor]]) -> Figure:
+    """Bars for each data set: accuracy after each rung and, as the "worst" case, after all; no rung, no bar.
+
+    ``hits[dataset]`` are those of :func:`advdef.papers.trn.ladder.robust_by_rung`.
+    """
+    figure, panel = plt.subplots(figsize=(8, 3))
+    width, tones = 0.8 / len(hits), [COLOURS[name] for name in ("TRN", "HGD-style", "image only")]
+    for number, (dataset, found) in enumerate(hits.items()):
+        rungs = [found.get(rung) for rung in (*RUNGS, "worst")]
+        heights = [math.nan if right is None else right.float().mean().item() for right in rungs]
+        at = [place + (number - (len(hits) - 1) / 2) * width for place in range(len(rungs))]
+        bars = panel.bar(at, heights, width, color=tones[number % len(tones)], label=dataset)
+        panel.bar_label(bars, [f"{100 * height:.0f}" for height in heights], fontsize=7)
+    panel.set_xticks(range(len(RUNGS) + 1), [*RUNGS, "all"])
+    panel.set(ylabel="accuracy", ylim=(0, 1.05))
+    panel.legend(fontsize=8)
+    return figure
+
+
+def accuracy_by_steps(lines: Mapping[str, Mapping[int, float]]) -> Figure:
+    """A line for each of five ways to attack: accuracy against the number of steps."""
+    tones, styles = ("0.6", "#E69F00", "#D55E00", "#0072B2", "#009E73"), (":", "--", "-", "-.", "-.")
+    figure, panel = plt.subplots(figsize=(6, 3.4))
+    for (way, line), tone, style in zip(lines.items(), tones, styles, strict=True):
+        panel.plot(list(line), list(line.values()), style, marker="o", color=tone, label=way)
+    counts = sorted({steps for line in lines.values() for steps in line})
+    panel.set(xscale="log", xlabel="steps", ylabel="accuracy", ylim=(-0.03, 1.03))
+    panel.set_xticks(counts, [str(steps) for steps in counts])
+    panel.minorticks_off()
+    panel.legend(fontsize=8)
+    return figure

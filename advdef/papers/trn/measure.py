@@ -1,0 +1,150 @@
+"""What the page of TRN measures besides accuracy: how good maps are, who leads by how much, what leaks."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from advdef.contract import ask
+from advdef.defenses import Preprocessed
+from advdef.evaluation import correct, psnr
+from advdef.papers.trn.defence import OracleRestoration, Restoration
+from advdef.papers.trn.maps import GradientMap, MapLabel, OracleMap, alignment
+from advdef.statistics import Interval, mean_interval, over_seeds
+
+__all__ = [
+    "MapStudy", "blank_images", "lead_over", "newly_wrong", "replay", "restored_quality", "right_of",
+    "right_with_maps", "share_withstood", "study_maps",
+]  # fmt: skip
+
+
+def newly_wrong(classifier: nn.Module, images: Tensor, labels: Tensor, adversarial: Tensor) -> Tensor:
+    """(N,) booleans: images (N, C, H, W) that are right, and wrong once attacked."""
+    return correct(classifier, images, labels) & ~correct(classifier, adversarial, labels)
+
+
+def right_of(defence: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = 500) -> Tensor:
+    """(N,) booleans: images (N, C, H, W) that a defence gives their label (N,); an oracle is told it."""
+    if not isinstance(defence, OracleRestoration):
+        return correct(defence, images, labels, batch_size=batch_size)
+    return _right(lambda x, y: defence(x, labels=y), images, labels, batch_size)
+
+
+def replay(defence: nn.Module, attacked: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
+    """Hits (n,) of a defence, or of an oracle, by attack, on images (n, C, H, W) made of the first n labelled ones."""
+    return {attack: right_of(defence, images, labels[: len(images)]) for attack, images in attacked.items()}
+
+
+def right_with_maps(
+    defence: Restoration, maps: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, *, batch_size: int = 250
+) -> Tensor:
+    """(N,) booleans: images that are right when ``maps`` of them take the place of the defence's own."""
+
+    def logits(images: Tensor, labels: Tensor) -> Tensor:
+        return ask(defence.classifier, defence.prepare_with(images, maps(images)))
+
+    return _right(logits, images, labels, batch_size)
+
+
+def _right(logits: Callable[[Tensor, Tensor], Tensor], images: Tensor, labels: Tensor, batch_size: int) -> Tensor:
+    """Which images get their label from a function of images and labels."""
+    parts = zip(images.split(batch_size), labels.split(batch_size), strict=True)
+    with torch.no_grad():
+        return torch.cat([logits(x, y).argmax(1) == y for x, y in parts])
+
+
+def share_withstood(hits: Mapping[str, Tensor], attacks: Iterable[str]) -> Tensor:
+    """Of several attacks the share that each image withstands, (..., N), from hits (..., N) by attack.
+
+    >>> share_withstood({"FGSM": torch.tensor([True, True]), "PGD": torch.tensor([True, False])}, ["FGSM", "PGD"])
+    tensor([1.0000, 0.5000], dtype=torch.float64)
+    """
+    return torch.stack([hits[attack].double() for attack in attacks]).mean(0)
+
+
+def lead_over(treated: Tensor, control: Tensor) -> list[Interval]:
+    """Mean of ``treated - control``, both (S, N) for S seeds and the same images, or (N,) for a single seed.
+
+    Student's interval over images, for these seeds; and, with several seeds, that over seeds.
+
+    >>> lead = lead_over(torch.ones(2, 3), torch.tensor([[1.0, 0.0, 0.5], [0.5, 0.5, 0.5]]))
+    >>> [f"{interval:+}" for interval in lead]
+    ['+50.0 [-12.1, +112.1]', '+50.0 [+50.0, +50.0]']
+    """
+    difference = (treated - control).reshape(-1, treated.shape[-1])
+    seeds = [over_seeds(difference.mean(1).tolist())] if len(difference) > 1 else []
+    return [mean_interval(difference.mean(0)), *seeds]
+
+
+@dataclass(frozen=True)
+class MapStudy:
+    """How maps of attacked images compare, before scaling, by the label that stands in for the unknown one.
+
+    ``cosines`` and ``signs`` (the share that agrees), (N,) each: under "average" to the gradient at the true label,
+    under "average, delta" to the perturbation, and so for other labels; under "true, delta" those of the true label's.
+    ``sizes`` (N,) are mean absolute values.
+    """
+
+    cosines: Mapping[str, Tensor]
+    signs: Mapping[str, Tensor]
+    sizes: Mapping[str, Tensor]
+
+    def means(self) -> dict[str, list[float]]:
+        """The mean cosine and share of equal signs of each comparison, but for those with maps of zeros alone."""
+        found = {
+            what: [values.nanmean().item(), self.signs[what].nanmean().item()] for what, values in self.cosines.items()
+        }
+        return {what: means for what, means in found.items() if not math.isnan(means[0])}
+
+
+def study_maps(
+    classifier: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    adversarial: Tensor,
+    *,
+    estimates: Sequence[MapLabel] = ("average", "predicted", "second", "least"),
+    batch_size: int = 250,
+) -> MapStudy:
+    """Compare gradient maps at ``adversarial`` images with the true label's and with what was added to ``images``.
+
+    Both are (N, C, H, W), ``labels`` (N,); ``classifier`` is frozen.
+    """
+    oracle, delta = OracleMap(classifier, scale="none"), adversarial - images
+    parts = zip(adversarial.split(batch_size), labels.split(batch_size), strict=True)
+    true = torch.cat([oracle(x, labels=y) for x, y in parts])
+    pairs, sizes = {"true, delta": (true, delta)}, {}
+    for label in estimates:
+        estimate = GradientMap(classifier, label, scale="none")
+        maps = torch.cat([estimate(x) for x in adversarial.split(batch_size)])
+        pairs |= {label: (maps, true), f"{label}, delta": (maps, delta)}
+        sizes[str(label)] = maps.abs().mean((1, 2, 3))
+    found = {what: alignment(*pair) for what, pair in pairs.items()}
+    cosines, signs = ({what: pair[i] for what, pair in found.items()} for i in (0, 1))
+    return MapStudy(cosines, signs, sizes)
+
+
+def restored_quality(
+    defence: Preprocessed, images: Tensor, clean: Tensor, *, batch_size: int = 250
+) -> tuple[float, float]:
+    """Of restored images (N, C, H, W): their median PSNR to the clean ones in dB, and how right the restoration is.
+
+    That is the mean cosine of what was subtracted to the perturbation, NaN where there is none.
+    """
+    with torch.no_grad():
+        restored = torch.cat([defence.prepare(x) for x in images.split(batch_size)])
+    cosine = alignment(images - restored, images - clean)[0].nanmean().item()
+    return psnr(restored, clean).median().item(), cosine
+
+
+def blank_images(
+    kind: Literal["noise", "grey"], shape: tuple[int, int, int], classes: int, *, n: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Images (n, C, H, W) that show nothing, of uniform noise or of one grey each, and labels (n,) drawn at random."""
+    images = torch.rand((n, *shape), generator=generator)
+    if kind == "grey":
+        images = images[:, :1, :1, :1].expand(-1, *shape).clone()
+    return images, torch.randint(classes, (n,), generator=generator)

@@ -1,0 +1,184 @@
+"""What the page on SNN purification measures and draws besides accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import pytest
+import torch
+from matplotlib.colors import to_hex
+from torch import Tensor, nn
+
+from advdef.papers.snn.classifiers import SmallSpikingResNet
+from advdef.papers.snn.figures import (
+    detection_curves,
+    firing_by_layer,
+    more_steps_and_larger_budgets,
+    purifier_losses,
+)
+from advdef.papers.snn.measure import (
+    detection,
+    noise_map_size,
+    purification_stages,
+    spike_raster,
+    zero_gradients,
+)
+from advdef.papers.snn.neurons import firing_rates
+from advdef.papers.snn.purifier import UNIT, Purifier
+from advdef.plotting import COLOURS
+
+
+@pytest.fixture(autouse=True)
+def _no_window() -> Iterator[None]:
+    mpl.use("Agg")
+    yield
+    plt.close("all")
+
+
+class Told(Purifier):
+    """A purifier that takes off a given perturbation, and reports ``factor`` times its size as noise."""
+
+    def __init__(self, perturbation: Tensor, factor: float = 1.0) -> None:
+        super().__init__(1, width=2, extractor_width=2, steps=1)
+        self.perturbation, self.factor = perturbation, factor
+
+    def extract(self, images: Tensor) -> Tensor:
+        return self.factor * self.perturbation.abs() / UNIT
+
+    def restore(self, images: Tensor, noise: Tensor) -> Tensor:
+        return images - self.perturbation
+
+
+def clean_and_perturbation() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    clean = 0.3 + 0.4 * torch.rand(3, 1, 8, 8, generator=generator)
+    return clean, 0.2 * torch.rand(3, 1, 8, 8, generator=generator) - 0.1
+
+
+def test_the_area_is_the_share_of_pairs_in_the_right_order() -> None:
+    clean, attacked = torch.tensor([0.1, 0.4, 0.2, 0.3]), torch.tensor([0.3, 0.5, 0.05])
+    pairs = (attacked[:, None] > clean).double() + 0.5 * (attacked[:, None] == clean).double()
+    found = detection(clean, attacked)
+    assert found.area == pytest.approx(pairs.mean().item())
+    assert (found.false_alarms[0], found.found[0]) == (0, 0)
+    assert (found.false_alarms[-1], found.found[-1]) == (1, 1)
+    assert found.area == pytest.approx(torch.trapezoid(found.found, found.false_alarms).item())
+
+
+def test_the_noise_map_is_compared_in_pixels() -> None:
+    clean, perturbation = clean_and_perturbation()
+    true, estimate, together = noise_map_size(Told(perturbation, 2.0), clean + perturbation, clean)
+    assert true == pytest.approx(perturbation.abs().mean().item(), rel=1e-4)
+    assert estimate == pytest.approx(2 * true, rel=1e-4)
+    assert together == pytest.approx(1, abs=1e-4)
+
+
+def test_without_a_perturbation_there_is_no_correlation() -> None:
+    clean, perturbation = clean_and_perturbation()
+    true, estimate, together = noise_map_size(Told(perturbation), clean, clean)
+    assert (true, together) == (0, None)
+    assert estimate > 0
+
+
+def test_stages_show_what_was_done_to_each_image() -> None:
+    clean, perturbation = clean_and_perturbation()
+    clean[0], perturbation[0] = 0.5, 0.0
+    perturbation[0, 0, 0] = torch.tensor([0.1] * 4 + [-0.1] * 4)
+    stages = purification_stages(Told(perturbation), clean + perturbation, clean)
+    assert [name.replace("\n", " ") for name in stages] == [
+        "clean", "attacked", "attacked − clean", "noise map", "purified", "purified − attacked", "purified − clean",
+    ]  # fmt: skip
+    torch.testing.assert_close(stages["purified"], clean)
+    change = stages["attacked\n− clean"]
+    torch.testing.assert_close(change[0, 0, 0], torch.tensor([1.0] * 4 + [0.0] * 4))
+    torch.testing.assert_close(change[0, 0, 1:], torch.full((7, 8), 0.5))
+    torch.testing.assert_close(stages["purified\n− attacked"], 1 - change)
+    assert stages["noise map"].flatten(1).amax(1).tolist() == pytest.approx([1, 1, 1])
+    assert all(shown.min() >= 0 and shown.max() <= 1 for shown in stages.values())
+
+
+def test_no_change_is_grey() -> None:
+    clean, perturbation = clean_and_perturbation()
+    stages = purification_stages(Told(0 * perturbation), clean, clean)
+    assert stages["attacked\n− clean"].unique().tolist() == [0.5]
+    assert stages["noise map"].unique().tolist() == [0]
+
+
+def test_a_raster_has_a_row_for_each_neuron_and_a_column_for_each_step() -> None:
+    torch.manual_seed(0)
+    model, image = SmallSpikingResNet((1, 8, 8), 4, steps=3, width=4).eval(), torch.rand(1, 1, 8, 8)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.data *= 5  # so that every layer fires
+    layer, rate = list(firing_rates(model, image).items())[-1]
+    whole, part = spike_raster(model, image, layer, neurons=10_000), spike_raster(model, image, layer, neurons=5)
+    assert part.shape == (5, 3)
+    assert torch.equal(part, whole[:5])
+    assert whole.mean().item() == pytest.approx(rate)
+    assert not part.requires_grad
+    with pytest.raises(ValueError, match="no layer 'x'"):
+        spike_raster(model, image, "x")
+
+
+class Cut(nn.Module):
+    """Logits that see the left half of the first image, and of the second image nothing."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        seen = torch.zeros_like(images)
+        seen[0, :, :, :2] = 1
+        return (images * seen).flatten(1)
+
+
+def test_zero_gradients_are_counted_by_pixels_and_by_images() -> None:
+    images, labels = torch.rand(2, 1, 4, 4), torch.tensor([0, 1])
+    pixels, whole = zero_gradients(Cut(), images, labels)
+    assert (pixels, whole) == (0.75, 0.5)
+    assert not images.requires_grad
+
+
+def test_losses_are_drawn_for_each_seed_with_one_name_for_a_variant() -> None:
+    first, second = torch.tensor([3.0, 2.0]), torch.tensor([4.0, 1.0])
+    (panel,) = purifier_losses({"purifier": [first, second], "ANN purifier": [second]}).axes
+    assert [line.get_ydata().tolist() for line in panel.lines] == [[3, 2], [4, 1], [4, 1]]
+    assert panel.lines[0].get_xdata().tolist() == [1, 2]
+    assert [line.get_alpha() for line in panel.lines] == [None, 0.5, None]
+    assert panel.get_legend_handles_labels()[1] == ["purifier", "ANN purifier"]
+
+
+def test_firing_has_the_purifier_left_of_the_classifier_and_a_raster_for_each_image() -> None:
+    rasters = {k: torch.full((5, 2), n) for n, k in enumerate(("clean", "attacked", "purified"))}
+    inside = {k: [0.1 * n, 0.2] for n, k in enumerate(rasters)}
+    figure = firing_by_layer({"clean": [0.3, 0.4, 0.5], "attacked": [0.6, 0.7, 0.8]}, inside, rasters)
+    rates, *panels = figure.axes
+    lines = [list(line.get_xdata()) for line in rates.lines]
+    assert lines == [[3, 4]] * 3 + [[0, 1, 2]] * 2 + [[2.5, 2.5]]
+    assert to_hex(rates.lines[1].get_color()) == to_hex(rates.lines[4].get_color())
+    assert [panel.get_title() for panel in panels] == list(rasters)
+    assert [panel.images[0].get_array().max() for panel in panels] == [0, 1, 2]
+    assert [text.get_text() for text in panels[0].get_xticklabels()] == ["1", "2"]
+
+
+def test_an_oblivious_attack_is_dotted_in_the_colour_of_the_defence() -> None:
+    line = {1: 0.9, 10: 0.5}
+    wide = {"purifier": {0.1: 0.4, 0.2: 0.0}}
+    left, right = more_steps_and_larger_budgets({"purifier": line, "purifier, oblivious": line}, wide).axes
+    assert [drawn.get_linestyle() for drawn in left.lines] == ["-", ":"]
+    assert {drawn.get_color() for drawn in left.lines} == {COLOURS["purifier"]}
+    assert left.lines[1].get_xydata().tolist() == [[1, 0.9], [10, 0.5]]
+    assert [text.get_text() for text in left.get_xticklabels()] == ["1", "10"]
+    assert right.lines[0].get_xydata().tolist() == [[0.1, 0.4], [0.2, 0]]
+
+
+def test_detection_has_a_curve_for_each_attack_and_the_share_it_was_set_to() -> None:
+    distances = torch.tensor([0.1, 0.2])
+    found = {k: detection(distances, distances + 0.1 * n) for n, k in enumerate("abcd")}
+    (panel,) = detection_curves(found, false_alarms=0.1).axes
+    *curves, chance, share = panel.lines
+    assert [line.get_label() for line in curves] == [f"{k}: area {v.area:.2f}" for k, v in found.items()]
+    assert curves[1].get_xydata().tolist() == [
+        [x, y] for x, y in zip(found["b"].false_alarms.tolist(), found["b"].found.tolist(), strict=True)
+    ]
+    assert chance.get_xydata().tolist() == [[0, 0], [1, 1]]
+    assert list(share.get_xdata()) == [0.1, 0.1]

@@ -1,0 +1,316 @@
+"""What TRN's page measures, trains and draws: each against a computation by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+from contract import seeded, tiny
+from torch import Tensor, nn
+
+from advdef.contract import frozen
+from advdef.data import Dataset, Split
+from advdef.evaluation import Cost, Outcome, correct, psnr
+from advdef.papers.trn import figures, measure, tables, variants
+from advdef.papers.trn.defence import OracleRestoration, Restoration
+from advdef.papers.trn.ladder import RUNGS, robust_by_rung, rung_attacker
+from advdef.papers.trn.maps import GradientMap, OracleMap, alignment
+from advdef.papers.trn.models import SIZES, ImageRestorer, Restorer, TwoStreamRestorer
+from advdef.training import Recipe
+
+SHAPE, CLASSES = (2, 6, 5), 4
+SIZE = {"width": 4, "streams": 1, "tail": 1}
+
+
+def classifier() -> nn.Module:
+    return frozen(tiny(3, SHAPE, CLASSES))
+
+
+def pictures(n: int = 12, seed: int = 0) -> Tensor:
+    return torch.rand(n, *SHAPE, generator=seeded(seed))
+
+
+def labels_of(n: int = 12) -> Tensor:
+    return torch.arange(n) % CLASSES
+
+
+def restorer(map_channels: int) -> Restorer:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = TwoStreamRestorer(2, map_channels, **SIZE) if map_channels else ImageRestorer(2, **SIZE)
+        nn.init.normal_(made.out.weight, std=0.05)
+    return made
+
+
+# Hits
+
+
+def test_newly_wrong_are_right_before_and_wrong_after() -> None:
+    model, x, moved = classifier(), pictures(40), pictures(40, seed=1)
+    y = model(x).argmax(1)
+    y[:10] = (y[:10] + 1) % CLASSES  # wrong from the start
+    found = measure.newly_wrong(model, x, y, moved)
+    assert torch.equal(found, (torch.arange(40) >= 10) & (model(moved).argmax(1) != y))
+    assert 0 < found.sum() < 30
+
+
+def test_only_an_oracle_is_told_the_label() -> None:
+    model, x, y = classifier(), pictures(), labels_of()
+    plain = Restoration(model, restorer(0))
+    assert torch.equal(measure.right_of(plain, x, y), correct(plain, x, y))
+    oracle = OracleRestoration(model, restorer(2), OracleMap(model))
+    wanted = oracle(x, labels=y).argmax(1) == y
+    assert torch.equal(measure.right_of(oracle, x, y), wanted)
+    assert torch.equal(measure.right_of(oracle, x, y, batch_size=5), wanted)
+
+
+def test_attacks_on_fewer_images_are_replayed_with_their_labels() -> None:
+    model, x, y = classifier(), pictures(), labels_of()
+    found = measure.replay(model, {"clean": x, "Square": x[:5]}, y)
+    assert list(found) == ["clean", "Square"]
+    assert torch.equal(found["clean"], correct(model, x, y))
+    assert torch.equal(found["Square"], found["clean"][:5])
+
+
+def test_other_maps_take_the_place_of_the_own_ones() -> None:
+    model, x, y = classifier(), pictures(), labels_of()
+    trn = Restoration(model, restorer(2), GradientMap(model))
+    others = variants.other_maps(model)
+    assert next(iter(others)) == "its own"
+    own = measure.right_with_maps(trn, others["its own"], x, y)
+    assert torch.equal(own, correct(trn, x, y))
+    for name, other in others.items():
+        logits = model(trn.prepare_with(x, other(x)))
+        assert torch.equal(measure.right_with_maps(trn, other, x, y), logits.argmax(1) == y), name
+    assert torch.equal(others["the same, sign turned"](x), -others["its own"](x))
+    assert torch.equal(others["the neighbour's"](x)[1], others["its own"](x)[0])
+    assert not others["zeros"](x).any()
+
+
+# Leads
+
+
+def test_a_lead_over_seeds_needs_several() -> None:
+    one, other = torch.rand(3, 20, generator=seeded(1)).round(), torch.rand(3, 20, generator=seeded(2)).round()
+    images, seeds = measure.lead_over(one, other)
+    assert images.value == pytest.approx(seeds.value) == pytest.approx(float((one - other).mean()))
+    assert measure.lead_over(one[0], other[0]) == measure.lead_over(one[:1], other[:1])
+    assert len(measure.lead_over(one[0], other[0])) == 1
+
+
+# Maps
+
+
+def test_maps_are_compared_before_scaling_whatever_the_batch() -> None:
+    model, x, y = classifier(), pictures(), labels_of()
+    moved = (x + 0.1 * torch.rand(x.shape, generator=seeded(5))).clamp(0, 1)
+    study = measure.study_maps(model, x, y, moved, estimates=("average", "least"), batch_size=5)
+    assert list(study.cosines) == ["true, delta", "average", "average, delta", "least", "least, delta"]
+    true, average = OracleMap(model, scale="none")(moved, labels=y), GradientMap(model, scale="none")(moved)
+    torch.testing.assert_close(study.cosines["average"], alignment(average, true)[0])
+    torch.testing.assert_close(study.signs["average, delta"], alignment(average, moved - x)[1])
+    torch.testing.assert_close(study.sizes["average"], average.abs().mean((1, 2, 3)))
+    assert study.means()["true, delta"][0] == pytest.approx(alignment(true, moved - x)[0].mean().item())
+
+
+def test_a_map_of_zeros_has_no_mean() -> None:
+    nothing, some = torch.full((3,), math.nan), torch.tensor([0.5, math.nan, 0.7])
+    study = measure.MapStudy({"a": nothing, "b": some}, {"a": nothing, "b": some}, {})
+    assert list(study.means()) == ["b"]
+    assert study.means()["b"] == pytest.approx([0.6, 0.6])
+
+
+def test_restoration_that_takes_the_perturbation_off_has_a_cosine_of_one() -> None:
+    class Undo(Restoration):
+        def prepare(self, images: Tensor) -> Tensor:
+            return images - 0.1
+
+    clean = 0.2 + 0.5 * pictures()
+    defence = Undo(classifier(), restorer(0))
+    quality, cosine = measure.restored_quality(defence, clean + 0.1, clean, batch_size=5)
+    assert cosine == pytest.approx(1)
+    assert quality == pytest.approx(psnr(clean + 0.1 - 0.1, clean).median().item())
+    quality, cosine = measure.restored_quality(defence, clean, clean)
+    assert quality == pytest.approx(20, abs=1e-3)
+    assert math.isnan(cosine)
+
+
+def test_blank_images_show_nothing_and_have_labels_of_chance() -> None:
+    noise, y = measure.blank_images("noise", SHAPE, CLASSES, n=500, generator=seeded())
+    grey, same = measure.blank_images("grey", SHAPE, CLASSES, n=500, generator=seeded())
+    assert noise.shape == grey.shape == (500, *SHAPE)
+    assert torch.equal(y, same)
+    assert y.unique().tolist() == list(range(CLASSES))
+    assert (grey == grey[:, :1, :1, :1]).all()
+    assert len(grey[:, 0, 0, 0].unique()) > 400
+    assert torch.equal(grey[:, 0, 0, 0], noise[:, 0, 0, 0])
+
+
+# Rungs
+
+
+def test_the_direct_attacker_has_the_rung_of_plain_autograd() -> None:
+    assert [rung_attacker(rung, ("A0", "A1", "A2", "A3")) for rung in ("A0", "A1", "A2", "A3")] == [
+        "oblivious", "adaptive", "adaptive", "direct",
+    ]  # fmt: skip
+    assert [rung_attacker(rung, ("A0", "A2", "A5")) for rung in ("A0", "A2", "A5")] == [
+        "oblivious", "direct", "adaptive",
+    ]  # fmt: skip
+
+
+def outcome(*robust: bool) -> Outcome:
+    hits = torch.tensor(robust)
+    return Outcome(0.1, torch.ones_like(hits), hits, torch.zeros(len(hits), 1, 1, 1))
+
+
+def test_the_worst_case_is_over_all_rungs() -> None:
+    found = robust_by_rung({"A0": outcome(True, True, False), "A2": outcome(True, False, True)})
+    assert {rung: hits.tolist() for rung, hits in found.items()} == {
+        "clean": [True, True, True],
+        "A0": [True, True, False],
+        "A2": [True, False, True],
+        "worst": [True, False, False],
+    }
+
+
+def test_rows_of_the_ladder() -> None:
+    hits = robust_by_rung({"A0": outcome(True, True, False, True), "A2": outcome(True, False, False, True)})
+    row = tables.ladder_row(hits, None)
+    assert list(row) == ["clean %", *RUNGS, "worst case %", "− Fast-AT"]
+    assert (row["clean %"], row["A0"], row["A1"], row["A2"], row["− Fast-AT"]) == ("100", "75", "–", "50", "–")
+    assert tables.ladder_row(hits, hits)["− Fast-AT"].startswith("+0.0 [")
+    threats = {"oblivious": outcome(True, True), "direct": outcome(True, False), "adaptive": outcome(False, False)}
+    assert tables.attackers_row(threats, None)["adaptive − undefended"] == "–"  # type: ignore[arg-type]
+    told = tables.attackers_row(threats, torch.tensor([True, True]))  # type: ignore[arg-type]
+    assert told["adaptive − undefended"].startswith("-100.0 [")
+    assert told["direct %"].startswith("50.0 [")
+    every = {"none": hits, "image only": hits, "Fast-AT": hits, "TRN": hits | {"A1": hits["A0"]}}
+    assert list(tables.headline_row(every).values()) == ["75", "75", "75", "50", "50", "50", "50"]
+
+
+def test_the_cost_is_told_beside_the_bare_classifiers() -> None:
+    row = tables.cost_row(Cost(2.0, 0.5, 1.0, 1.0), Cost(1.0, 0.25, 1.0, 0.0), batch=64)
+    assert list(row.values()) == ["1", "1", "2.00", "0.500", "2.0"]
+    assert "in batches of 64, ms" in row
+
+
+# Variants
+
+
+def trained_as(monkeypatch: pytest.MonkeyPatch, name: str) -> tuple[nn.Module | None, Restorer, dict[str, Any]]:
+    """Maps, untrained network and settings of a variant."""
+    split, given = Split((255 * pictures()).byte(), labels_of()), {}
+
+    def instead(build: Any, train: Any, data: Dataset, **settings: Any) -> Any:
+        given.update(settings)
+        return build()
+
+    monkeypatch.setattr(variants, "trained", instead)
+    data = Dataset("made up", split, split, CLASSES, SHAPE, tuple("abcd"), "0" * 16)
+    model, recipe = classifier(), Recipe(eps=(0.1,))
+    maps, made = variants.train_variant(
+        name, model, data, recipe=recipe, size="XS", epochs=2, learning_rate=0.01, seed=7
+    )
+    return maps, made, given  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("name", variants.VARIANTS)
+def test_each_variant_fits_its_maps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    maps, made, given = trained_as(monkeypatch, name)
+    assert (given["seed"], given["pairs_seed"], given["epochs"], given["learning_rate"]) == (7, 7, 2, 0.01)
+    placed = variants.restoration(classifier(), made, maps)
+    assert isinstance(placed, OracleRestoration) == (name == "oracle map")
+    logits = placed(pictures(), labels=labels_of()) if name == "oracle map" else placed(pictures())
+    assert logits.shape == (12, CLASSES)
+    chosen = variants.VARIANTS[name]
+    assert {loss: given[loss] for loss in ("pixel", "cross_entropy", "feature") if loss in given} == chosen.losses
+    if isinstance(made, TwoStreamRestorer):
+        assert made.kind == chosen.fusion
+        assert made.map_channels == (2 * CLASSES if name == "stack" else 2)
+
+
+def test_variants_differ_from_trn_in_one_thing() -> None:
+    plain = variants.VARIANTS["TRN"]
+    for name, chosen in variants.VARIANTS.items():
+        changed = (chosen.maps != plain.maps) + (chosen.fusion != plain.fusion) + bool(chosen.losses)
+        assert changed == {"TRN": 0, "HGD-style": 2}.get(name, 1), name
+
+
+@pytest.mark.parametrize("name", variants.TRANSFORMS)
+def test_transforms_are_defences_in_front_of_the_classifier(name: str) -> None:
+    model, x = classifier(), pictures()
+    if name == "JPEG 75":
+        x, model = x[:, :1], frozen(tiny(3, (1, 6, 5), CLASSES))  # JPEG knows images of one and of three channels
+    assert variants.TRANSFORMS[name](model)(x).shape == (12, CLASSES)
+
+
+# Figures
+
+
+def test_a_change_is_seen_around_grey() -> None:
+    change = torch.tensor([-2.0, 0.0, 2.0]).view(1, 1, 1, 3)
+    assert figures.visible_change(change).flatten().tolist() == pytest.approx([0, 0.5, 1])
+    assert figures.visible_change(torch.zeros(1, 1, 2, 2)).eq(0.5).all()
+
+
+def test_names_of_the_label_and_of_what_logits_say() -> None:
+    logits = torch.eye(3)
+    found = figures.class_turns("abc", torch.tensor([2, 1, 0]), logits, logits.flip(1))
+    assert found == [["c", "a", "c"], ["b", "b", "b"], ["a", "c", "a"]]
+
+
+def test_a_missing_rung_has_no_bar() -> None:
+    hits = robust_by_rung({"A0": outcome(True, True), "A2": outcome(True, False)})
+    figure = figures.accuracy_by_rung({"one": hits, "other": hits})
+    heights = [bar.get_height() for bar in figure.axes[0].patches]
+    assert len(heights) == 2 * (len(RUNGS) + 1)
+    assert [height for height in heights if not math.isnan(height)] == [1.0, 0.5, 0.5] * 2
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == [*RUNGS, "all"]
+    plt.close(figure)
+
+
+def test_curves_hold_what_was_measured() -> None:
+    hits = torch.arange(10)
+    curves = {"one": {"TRN": {0.0: hits < 9, 0.2: hits < 5}}, "other": {"none": {0.0: hits < 8}}}
+    figure = figures.accuracy_by_eps(curves, trained=[0.1, 0.3])
+    line, end = figure.axes[0].lines
+    assert line.get_ydata().tolist() == [0.9, 0.5]
+    assert end.get_xdata()[0] == 0.1
+    assert [axes.get_title() for axes in figure.axes] == ["one", "other"]
+    plt.close(figure)
+    ways = {way: {1: 0.5, 10: number / 10} for number, way in enumerate("abcde")}
+    figure = figures.accuracy_by_steps(ways)
+    assert [line.get_ydata()[1] for line in figure.axes[0].lines] == [0.0, 0.1, 0.2, 0.3, 0.4]
+    plt.close(figure)
+    figure = figures.held_out_losses({"by map": {"TRN": [torch.tensor([3.0, 1.0]), torch.tensor([1.0, 1.0])]}})
+    assert figure.axes[0].lines[0].get_ydata().tolist() == [2.0, 1.0]
+    plt.close(figure)
+    figure = figures.map_sizes({"one": {"average": torch.rand(20) + 0.1, "predicted": torch.zeros(20)}})
+    assert sum(bar.get_height() for bar in figure.axes[0].patches) == 40
+    plt.close(figure)
+
+
+def test_examples_of_images_of_several_sizes_stand_in_one_grid() -> None:
+    small, large = torch.rand(2, 1, 4, 4), torch.rand(1, 3, 6, 6)
+    first, second = (figures.restored_pictures(x, x, x) for x in (small, large))
+    figure = figures.example_grid([first, second], classes=[["a", "b"], ["c", "d"], ["e", "f"]])
+    assert len(figure.axes) == 5 * 3
+    assert [axes.get_title() for axes in figure.axes[:3]] == ["a →\nb", "c →\nd", "e →\nf"]
+    plt.close(figure)
+    rows = figures.map_pictures(classifier(), pictures(3), labels_of(3), pictures(3, seed=1))
+    assert list(rows) == ["clean", "attacked", "δ", "true", "average", "predicted", "Sobel"]
+    assert all(row.shape == (3, *SHAPE) and 0 <= row.min() <= row.max() <= 1 for row in rows.values())
+
+
+def test_growth_counts_parameters_and_multiply_adds() -> None:
+    rows = {(row["restorer"], row["classes"], row["image"]): row for row in tables.growth_rows()}
+    assert len(rows) == 4 * len(SIZES)
+    built = TwoStreamRestorer(3, 3, **SIZES["XS"])
+    row = rows["TRN-XS", "10", "3x32x32"]
+    assert row["average: parameters"] == f"{sum(p.numel() for p in built.parameters()):,}"
+    convolutions = [m for m in built.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+    estimate = sum(m.weight.numel() for m in convolutions) * 32**2 / 1e6
+    assert float(row["average: multiply-adds, millions"]) == pytest.approx(estimate, rel=0.03)
