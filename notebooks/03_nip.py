@@ -771,7 +771,7 @@ for case in cases:
     costs, images = {}, case.x[:batch]
     for k in ("none", *(k for k in case.defences if k not in ("none", "AT"))):
         costs[k] = cost(case.defences[k], images, rounds=rounds)
-        row = tables.cost_row(costs[k], costs["none"], batch=len(images))
+        row = tables.passes_row(costs[k], costs["none"], batch=len(images))
         rows.append(case.about | {"defence": k} | row)
         case.run.values[f"{case.kind}/cost/{k}"] = vars(costs[k])
 fits = ", ".join(f"{c.fitted_in:.1f} s ({c.name}, {c.kind})" for c in cases)

@@ -290,7 +290,7 @@ def test_rows_say_what_was_found() -> None:
     shifts = {"front": torch.tensor([0.1, 0.3]), "front, size": torch.tensor([0.2, 0.4])}
     row = tables.shift_row(shifts)
     assert (row["images"], row["front"][:6], row["front, size"]) == ("2", "+0.20 ", "0.30")
-    cost = tables.cost_row(Cost(2.0, 0.5, 20, 10), Cost(0.2, 0.1, 1, 0), batch=64)
+    cost = tables.passes_row(Cost(2.0, 0.5, 20, 10), Cost(0.2, 0.1, 1, 0), batch=64)
     assert list(cost.values()) == ["20", "10", "2.00", "0.500", "5.0"]
     assert "in batches of 64, ms" in cost
 

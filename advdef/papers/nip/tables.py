@@ -11,8 +11,8 @@ from advdef.statistics import Interval, mcnemar, mean_interval, paired_differenc
 from advdef.training import Training
 
 __all__ = [
-    "cost_row",
     "oracle_row",
+    "passes_row",
     "percent",
     "reach_row",
     "repair_row",
@@ -113,7 +113,7 @@ def threat_row(found: Mapping[Threat, Outcome], undefended: Outcome | None) -> R
     return row | {"adaptive − undefended": f"{gain:+}" if gain else "–"}
 
 
-def cost_row(found: Cost, bare: Cost, *, batch: int) -> Row:
+def passes_row(found: Cost, bare: Cost, *, batch: int) -> Row:
     """Passes and milliseconds for one image, the latter alone, in batches and beside those of the bare classifier."""
     return {
         "forward passes": f"{found.forwards:g}",
