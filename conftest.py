@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from _pytest.doctest import DoctestItem
 
 
 @pytest.fixture(autouse=True)
 def _seeded_examples(request: pytest.FixtureRequest) -> None:
-    if isinstance(request.node, DoctestItem):
+    if isinstance(request.node, pytest.DoctestItem):
         torch.manual_seed(0)
