@@ -3,4 +3,8 @@
 ``measure`` is the sensitivity, on the dual ``pairs``; ``interventions`` test whether sensitive neurons cause the wrong
 decisions. ``training`` is SNS, ``defence`` the network that comes of it, and ``attacks`` are those made against it, all
 by the feature ascent of ``ascent``.
+
+For its page, ``experiments`` intervene on every layer and share of neurons, ``readings`` compare the readings of
+sensitivity, ``migration`` follows choices from one network to another, ``comparison`` sets defences side by side;
+``tables`` and ``figures`` show all of it, and ``verdicts`` decides the claims.
 """

@@ -184,6 +184,7 @@ def feature_routing(
     All other parameters and the contract are those of :func:`advdef.attacks.pgd`. Raises ValueError for an unknown
     layer, an index that it does not have, and a gamma or eta that is negative or not finite.
 
+    >>> _ = torch.manual_seed(1)  # with neurons that are active
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> image, label = torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])
     >>> found = feature_routing(model, image, label, eps=0.1, chosen={"2": torch.tensor([0])}, steps=6)
