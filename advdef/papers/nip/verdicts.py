@@ -11,6 +11,7 @@ from advdef.statistics import Interval, mean_interval, paired_difference
 
 __all__ = [
     "LABEL_FREE",
+    "Rates",
     "Shifts",
     "adapts_to_the_size",
     "gains_under_adaptive_attack",
@@ -167,8 +168,9 @@ def _in_most(what: str, margins: list[list[Tensor]]) -> Condition:
 
 def _best(found: Mapping[str, Result], score: Callable[[Result], float]) -> tuple[str, str]:
     """The best of the variants and the best of the other defences, by their names; of equals the first."""
-    ranked = sorted(found, key=lambda name: -score(found[name]))
-    return next(n for n in ranked if n in LABEL_FREE), next(n for n in ranked if n not in LABEL_FREE)
+    variants, others = ([n for n in found if (n in LABEL_FREE) == mine] for mine in (True, False))
+    best, rival = (max(group, key=lambda name: score(found[name])) for group in (variants, others))
+    return best, rival
 
 
 def _lead(rates: Rates) -> list[Condition]:
