@@ -2,6 +2,5 @@
 
 ``maps`` are the gradient maps and their controls, ``models`` the restorers, ``training`` trains them, ``defence`` puts
 one in front of a classifier; ``ladder`` climbs from weak to strong attacks, with the decoy of ``attacks`` and the
-smooth twins of ``smoothing``. What its page compares is in ``variants``; ``measure``, ``tables`` and ``figures`` show
-what comes out, and ``verdicts`` are the rules that decide its claims.
+smooth twins of ``smoothing``.
 """
