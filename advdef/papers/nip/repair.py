@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from advdef.contract import ask, borrowed, check_logits, validate
 from advdef.statistics import Interval, wilson
 
-__all__ = ["Repair", "repair", "repairs"]
+__all__ = ["Repair", "repair", "repairs", "success_by_image"]
 
 
 Key = TypeVar("Key")
@@ -111,6 +111,11 @@ def repairs(
             restored=defended == before,
         )
     return found
+
+
+def success_by_image(found: Repair) -> Tensor:
+    """(N,), float64: whether D(x') = y, NaN where the attack has not fooled f; their mean is the success rate."""
+    return torch.where(found.clean & ~found.attacked, found.defended.double(), torch.nan)
 
 
 def _predicted(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> Tensor:

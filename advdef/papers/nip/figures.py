@@ -1,0 +1,131 @@
+"""The figures of the page on NIP."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from advdef.papers.nip.repair import Repair
+from advdef.plotting import COLOURS, image_grid
+from advdef.statistics import mean_interval
+
+__all__ = ["elastic_steps", "shifts_by_attack", "tradeoffs", "visible", "what_is_added", "what_the_oracle_restores"]
+
+
+def shifts_by_attack(shifts: Mapping[str, Mapping[str, Tensor]]) -> Figure:
+    """Mean change of front and tail with 95 % intervals, a line per attack, beside each its two controls.
+
+    ``shifts`` has what :func:`advdef.papers.nip.measure.front_and_tail_shifts` finds, by attack.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(9, 0.36 * len(shifts) + 1.2), sharey=True)
+    styles = (
+        ("", "o", COLOURS["V0 oracle"], "attack", 0.2),
+        (", matched", "s", "0.55", "attack, matched random features", 0.0),
+        (", noise", "^", COLOURS["V2 mean-logit"], "noise of equal length", -0.2),
+    )
+    for panel, part in zip(axes, ("front", "tail"), strict=True):
+        for suffix, marker, colour, label, height in styles:
+            for line, found in enumerate(shifts.values()):
+                if part + suffix not in found:
+                    continue
+                mean = mean_interval(found[part + suffix])
+                panel.errorbar(
+                    mean.value, line + height, xerr=[[mean.value - mean.low], [mean.high - mean.value]], fmt=marker,
+                    color=colour, label=label if line == 0 else None, capsize=2,
+                )  # fmt: skip
+        panel.axvline(0, color="0.3", lw=0.8)
+        panel.set(xlabel=f"change of the {part} (mean activation = 1)")
+    axes[0].set_yticks(range(len(shifts)), list(shifts))
+    axes[0].invert_yaxis()
+    axes[0].legend(fontsize=7, loc="best")
+    return figure
+
+
+def what_the_oracle_restores(restored: Mapping[str, Mapping[float, Mapping[str, Tensor]]]) -> Figure:
+    """Share of clean predictions that return, against the step: a panel per attack, a line per control.
+
+    ``restored[attack][step]`` is what :func:`advdef.papers.nip.measure.oracle_and_controls` finds.
+    """
+    figure, axes = plt.subplots(1, len(restored), figsize=(9, 3.6), sharey=True)
+    for panel, (attack, by_step) in zip(axes, restored.items(), strict=True):
+        for control in next(iter(by_step.values()), ()):
+            plus_only = control.endswith("plus only")
+            alike = "V0 oracle" if control.startswith("V0") else "white noise, oracle sign"
+            colour = COLOURS[alike if plus_only else control.split(" of ")[0]]
+            shares = [by_step[step][control].float().mean().item() for step in sorted(by_step)]
+            panel.plot(sorted(by_step), shares, ":" if plus_only else "-", marker="o", color=colour, label=control)
+        panel.set(xscale="log", xlabel="step (RMS, in pixels)", title=attack, ylim=(-0.03, 1.03))
+    axes[0].set_ylabel("clean prediction restored")
+    axes[1].legend(fontsize=7)
+    return figure
+
+
+def tradeoffs(swept: Mapping[str, Sequence[tuple[Repair, Repair]]], *, undefended: float, eps: str) -> Figure:
+    """Benign accuracy against success on PGD-min and against accuracy under PGD: a line per defence over its steps.
+
+    ``swept`` has what the defence makes of these two, by defence, from the smallest step to the largest; ``undefended``
+    is the benign accuracy without a defence, ``eps`` the budget of PGD as it is written.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8), sharey=True)
+    for name, steps in swept.items():
+        benign = [fixed.benign_accuracy.value for _, fixed in steps]
+        restored = [smallest.dsr.value if smallest.dsr else 0.0 for smallest, _ in steps]
+        held = [fixed.robust.value for _, fixed in steps]
+        for panel, gained in ((left, restored), (right, held)):
+            style = "-" if name.startswith("V") else ":"
+            panel.plot(gained, benign, style, marker="o", color=COLOURS[name], label=name)
+    for panel in (left, right):
+        panel.axhline(undefended, color="0.3", lw=0.8)
+    left.set(xlabel="defence success rate on PGD-min", ylabel="benign accuracy")
+    right.set(xlabel=f"accuracy under PGD, eps {eps}")
+    right.legend(fontsize=7)
+    return figure
+
+
+def elastic_steps(right: Mapping[str, Mapping[float, Mapping[str, Tensor]]]) -> Figure:
+    """Accuracy against eps: a panel per network, a line per way to choose the step.
+
+    ``right[network][eps]`` has hits (N,) of "none", "stable step", "oracle step" and of each fixed step ("step ...").
+    """
+    figure, axes = plt.subplots(1, len(right), figsize=(3.2 * len(right) + 1.2, 3.4), sharey=True, squeeze=False)
+    own = {"oracle step": COLOURS["V0 oracle"], "none": "k", "stable step": COLOURS["V2 stable step"]}
+    for panel, (network, by_eps) in zip(axes[0], right.items(), strict=True):
+        for number, name in enumerate(by_eps[0.0]):
+            shares = [hits[name].float().mean().item() for hits in by_eps.values()]
+            colour = own.get(name) or plt.get_cmap("Greys")(0.3 + 0.1 * number)
+            width = 1 if name.startswith("step") else 2
+            panel.plot(list(by_eps), shares, "-", marker=".", lw=width, color=colour, label=name)
+        panel.set(title=network, xlabel="eps", ylim=(-0.03, 1.03))
+    axes[0][0].set_ylabel("accuracy under PGD")
+    axes[0][0].legend(fontsize=7)
+    return figure
+
+
+def what_is_added(
+    images: Tensor,
+    attacked: Tensor,
+    directions: Mapping[str, Tensor],
+    edited: Mapping[str, Tensor],
+    *,
+    columns: Sequence[str],
+) -> Figure:
+    """Images, attacked and ``edited`` ones (by variant), and between them the attack and the directions, to be seen.
+
+    All are (N, C, H, W), with a title each in ``columns``.
+    """
+    changes = {"attack": attacked - images, **directions}
+    rows = {"clean": images, "attacked": attacked} | {name: visible(change) for name, change in changes.items()}
+    rows |= {f"defended\n({name})": result for name, result in edited.items()}
+    return image_grid(rows, columns=columns)
+
+
+def visible(change: Tensor) -> Tensor:
+    """Changes of pixels (N, C, H, W), scaled into [0, 1] to be seen; no change is grey.
+
+    >>> import torch
+    >>> visible(torch.tensor([[[[-0.01, 0.0, 0.01]]]]))
+    tensor([[[[0.0000, 0.5000, 1.0000]]]])
+    """
+    size = change.abs().flatten(1).quantile(0.99, dim=1)[:, None, None, None]
+    return (0.5 + 0.5 * change / size.clamp_min(1e-12)).clamp(0, 1)

@@ -1,0 +1,284 @@
+"""What attacks move, what the released protocol restores and its controls do, and what a defence may cost."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from math import nan
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advdef.contract import borrowed
+from advdef.data import Split
+from advdef.evaluation import correct
+from advdef.norms import rms_normalised
+from advdef.papers.nip.bank import DirectionBank
+from advdef.papers.nip.defence import NIPSelf
+from advdef.papers.nip.influence import class_directions, front_and_tail, influence, inverse_direction, trace
+from advdef.papers.nip.oracle import NIPOracle
+from advdef.papers.nip.repair import repair
+from advdef.papers.nip.shift import equal_norm_noise, features, matched, shift
+from advdef.taps import tapped
+
+__all__ = [
+    "InfluenceFacts",
+    "Reach",
+    "bank_cosines",
+    "costs_little",
+    "direction_facts",
+    "front_and_tail_maps",
+    "front_and_tail_shifts",
+    "influence_facts",
+    "open_settings",
+    "oracle_and_controls",
+    "reach",
+    "under_settings",
+]
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What an attack does to a classifier: whom it fools, (N,) of all images, and the median size of those changes.
+
+    ``share`` is of the images that were right; the sizes are NaN where no image is fooled.
+    """
+
+    fooled: Tensor
+    share: float
+    linf: float
+    l2: float
+
+
+def reach(model: nn.Module, images: Tensor, adversarial: Tensor, labels: Tensor) -> Reach:
+    """What the perturbations ``adversarial - images`` (N, C, H, W) of images with labels (N,) do to a classifier.
+
+    >>> from advdef.models import LeNet5
+    >>> images = torch.rand(4, 1, 28, 28)
+    >>> reach(LeNet5((1, 28, 28), 10).eval(), images, images, torch.arange(4)).share
+    0.0
+    """
+    right = correct(model, images, labels)
+    fooled = right & ~correct(model, adversarial, labels)
+    change = (adversarial - images)[fooled].flatten(1)
+    share = int(fooled.sum()) / max(1, int(right.sum()))
+    if not len(change):
+        return Reach(fooled, share, float("nan"), float("nan"))
+    return Reach(fooled, share, change.abs().amax(1).median().item(), change.norm(dim=1).median().item())
+
+
+def front_and_tail_shifts(
+    model: nn.Module,
+    images: Tensor,
+    adversarial: Tensor,
+    labels: Tensor,
+    *,
+    layer: str,
+    match_seed: int,
+    noise_seed: int | None,
+) -> dict[str, Tensor]:
+    """How far attacked images (N, C, H, W) move front and tail, 5 % of the features each, by influence on labels (N,).
+
+    Returns mean changes (N,) in units of the mean activation. "middle", "front" and "tail" are those of the features;
+    "front, matched" of other features, of the middle (:func:`advdef.papers.nip.shift.matched`); "front, noise" of the
+    same features under noise as long as the perturbation; the tail has both. All but the first have their mean size
+    as "..., size". "front, activation of matched" is the activation of the matched features, as a share of the set's.
+    Noise is left out without a seed, and where none in [0, 1] is as long as a perturbation.
+    """
+    clean, after = (features(model, x, layer) for x in (images, adversarial))
+    noisy = None
+    if noise_seed is not None:
+        generator = torch.Generator().manual_seed(noise_seed)
+        with suppress(ValueError):  # longer than any noise in [0, 1]
+            noisy = features(model, equal_norm_noise(images, adversarial, generator=generator), layer)
+    weights = front_and_tail(influence(model, images, labels), front=0.05, tail=0.05)
+    unit = clean.mean()
+    found = {"middle": shift(clean, after, weights == 0) / unit}
+    for part, sign in (("front", 1), ("tail", -1)):
+        chosen, opposite = weights == sign, weights == -sign
+        # out of reach, so that the control comes from the middle; what little is reached is left out
+        away = clean.masked_fill(opposite, -1e6 if sign > 0 else 1e6)
+        control = matched(away, chosen, generator=torch.Generator().manual_seed(match_seed)) & ~opposite
+        own, others = ((clean * which).sum(1) / which.sum(1).clamp_min(1) for which in (chosen, control))
+        found[f"{part}, activation of matched"] = others / own.mean()
+        states = [(part, after, chosen), (f"{part}, matched", after, control)]
+        states += [] if noisy is None else [(f"{part}, noise", noisy, chosen)]
+        for name, state, which in states:
+            found[name] = shift(clean, state, which) / unit
+            found[f"{name}, size"] = shift(torch.zeros_like(clean), (state - clean).abs(), which) / unit
+    return found
+
+
+def front_and_tail_maps(
+    model: nn.Module, images: Tensor, adversarial: Tensor, labels: Tensor, *, layer: str
+) -> dict[str, Tensor]:
+    """The maps of ``layer`` that hold the features of largest and smallest influence on labels (N,): (N, 1, h, w) each.
+
+    They are called by part, "front" or "tail", and state, "clean" or "attacked", on two lines; each pair is scaled by
+    its largest value. The layer must have the channels of the classifier's features, in their order.
+    """
+    values = influence(model, images, labels)
+    with borrowed(model, quiet=True), torch.no_grad(), tapped(model, [layer]) as seen:
+        states = []
+        for x in (images, adversarial):
+            model(x)
+            states.append(seen[layer])
+    found: dict[str, Tensor] = {}
+    for part, feature in (("front", values.argmax(1)), ("tail", values.argmin(1))):
+        channel = feature // (values.shape[1] // states[0].shape[1])
+        maps = [state[torch.arange(len(images), device=images.device), channel] for state in states]
+        top = torch.maximum(*maps).amax((1, 2), keepdim=True).clamp_min(1e-12)
+        found |= {f"{part},\n{of}": (m / top)[:, None] for of, m in zip(("clean", "attacked"), maps, strict=True)}
+    return found
+
+
+def oracle_and_controls(
+    classifier: nn.Module, images: Tensor, adversarial: Tensor, *, step: float, noises: int
+) -> dict[str, Tensor]:
+    """Which attacked images (N, C, H, W) get the prediction of the clean ones back, (N,) by control.
+
+    "V0 oracle" is the released protocol (:class:`advdef.papers.nip.oracle.NIPOracle` with a front of 1, a tail of 5 and
+    the probability). The controls replace its direction, by that of another image, white noise and the best of
+    ``noises`` noises; or take its knowledge of the sign away.
+    """
+    with borrowed(classifier, quiet=True), torch.no_grad():
+        answer = classifier(images).argmax(1)
+    twin = inverse_direction(classifier, images, front=1, tail=5, score="probability")
+    generator = torch.Generator().manual_seed(11)
+    white = [rms_normalised(torch.randn(images.shape, generator=generator).to(images)) for _ in range(noises)]
+    directions = {
+        "V0 oracle": [twin],
+        "another image's direction": [twin.roll(1, 0)],
+        "white noise, oracle sign": white[:1],
+        f"best of {noises} noises, oracle sign": white,
+        "V0, plus only": [twin],
+        "white noise, plus only": white[:1],
+    }
+    found = {}
+    for name, tried in directions.items():
+        told = NIPOracle(classifier, step=step, sign="plus" if name.endswith("plus only") else "oracle")
+        repaired = told(adversarial, clean_prediction=answer, directions=tried)
+        found[name] = repaired.argmax(1) == answer
+    return found
+
+
+def bank_cosines(model: nn.Module, images: Tensor, bank: DirectionBank, *others: DirectionBank) -> list[Tensor]:
+    """Cosine of what images (N, C, H, W) themselves ask for, for each of K classes, with what banks offer: (K, N) each.
+
+    The weights of the features are those of the first bank.
+    """
+    own = class_directions(model, images, bank.weights).flatten(2)
+    return [torch.cosine_similarity(own, b.directions.flatten(1)[:, None], dim=2) for b in (bank, *others)]
+
+
+def open_settings(taps: Sequence[str], *, front: int) -> dict[str, dict[str, Any]]:
+    """What the definitions leave open, as settings of :func:`advdef.papers.nip.influence.inverse_direction`, by name.
+
+    ``taps`` are the layers that the network declares, ``front`` a number of features of which a front may consist.
+    """
+    return {
+        "default": {},
+        "probability instead of the logit": {"score": "probability"},
+        "tail: the other script's slice": {"tail_slice": "skipping"},
+        "front and tail 1": {"front": 1, "tail": 1},
+        "front 1, tail 5 (released)": {"front": 1, "tail": 5},
+        "front and tail 10": {"front": 10, "tail": 10},
+        f"front and tail {front}": {"front": front, "tail": front},
+        "front and tail 5 %": {"front": 0.05, "tail": 0.05},
+        f"layer {taps[-2]} (the last maps)": {"layer": taps[-2]},
+        f"layer {taps[0]} (the first maps)": {"layer": taps[0]},
+    }
+
+
+def under_settings(
+    model: nn.Module,
+    sample: Tensor,
+    images: Tensor,
+    attacked: Mapping[str, Tensor],
+    labels: Tensor,
+    *,
+    step: float,
+    settings: Mapping[str, Any],
+) -> tuple[float, dict[str, float]]:
+    """What other settings of :func:`advdef.papers.nip.influence.inverse_direction` change.
+
+    First the mean cosine of the directions of a ``sample`` (M, C, H, W) to those of the default settings. Then, of
+    images (N, C, H, W) that the classifier has right, the percentages that are right at ``step``: of the ``attacked``
+    versions by V0 and by V1, and of the images themselves by V1.
+    """
+    default, changed = (inverse_direction(model, sample, **chosen).flatten(1) for chosen in ({}, settings))
+    twin = inverse_direction(model, images, **settings)
+    told, own = NIPOracle(model, step=step), NIPSelf(model, step=step, **settings)
+    found = {}
+    for attack, partners in attacked.items():
+        restored = told(partners, clean_prediction=labels, directions=[twin]).argmax(1) == labels
+        repaired = repair(own, images, partners, labels)
+        found[f"{attack}: right with V0"] = float(100 * restored.float().mean())
+        found[f"{attack}: right with V1"] = 100 * repaired.robust.value
+        found["benign with V1"] = 100 * repaired.benign_accuracy.value
+    return float(torch.cosine_similarity(default, changed).mean()), found
+
+
+def direction_facts(directions: Tensor) -> dict[str, float]:
+    """Medians over directions (N, C, H, W): of root mean square and largest pixels, and of neighbours' cosines."""
+    pixels = directions.abs().flatten(1)
+    cosines = torch.cosine_similarity(directions.flatten(1)[:-1], directions.flatten(1)[1:])
+    medians = {
+        "RMS": directions.square().mean((1, 2, 3)).sqrt(),
+        "largest pixel": pixels.amax(1),
+        "99th percentile": pixels.quantile(0.99, dim=1),
+        "size of the cosine between two images": cosines.abs(),
+    }
+    return {name: float(values.median()) for name, values in medians.items()}
+
+
+@dataclass(frozen=True)
+class InfluenceFacts:
+    """Medians and shares of influence on the predicted class, over images.
+
+    ``sure`` counts predictions of a probability above 0.99; the medians, of the largest influence, are over these
+    (NaN: there are none). ``agreement`` is the mean share of the ``front`` largest features by logit that are among
+    those by probability. ``silent`` is the share of features that are zero; ``against`` and ``against_skipping`` are
+    those of images where both definitions of a tail of 5 have negative influence alone.
+    """
+
+    features: int
+    silent: float
+    against: float
+    against_skipping: float
+    sure: int
+    on_probability: float
+    on_logit: float
+    front: int
+    agreement: float
+
+
+def influence_facts(model: nn.Module, images: Tensor) -> InfluenceFacts:
+    """What influence is like at images (N, C, H, W), at the last layer that the model declares."""
+    traced = trace(model, images)
+    predicted = traced.logits.argmax(1)
+    by_logit, by_probability = traced.influence(predicted), traced.influence(predicted, score="probability")
+    count = by_logit.shape[1]
+    front = min(50, count // 4)
+    one, other = (front_and_tail(values, front=front, tail=front) == 1 for values in (by_logit, by_probability))
+    lowest = by_logit.sort(1).values
+    sure = traced.logits.detach().softmax(1).amax(1) > 0.99
+    largest = [float(v[sure].abs().amax(1).median()) if sure.any() else nan for v in (by_probability, by_logit)]
+    return InfluenceFacts(
+        features=count,
+        silent=float((traced.features == 0).float().mean()),
+        against=float((lowest[:, 4] < 0).float().mean()),
+        against_skipping=float((lowest[:, 5:10] < 0).all(1).float().mean()),
+        sure=int(sure.sum()),
+        on_probability=largest[0],
+        on_logit=largest[1],
+        front=front,
+        agreement=float(((one & other).sum(1) / front).mean()),
+    )
+
+
+def costs_little(classifier: nn.Module, defence: nn.Module, benign: Split) -> bool:
+    """Whether a defence costs the classifier at most one point of accuracy on benign images."""
+    images, labels = benign.float_images(), benign.labels
+    before, after = (float(correct(model, images, labels).double().mean()) for model in (classifier, defence))
+    return after >= before - 0.01 - 1e-9

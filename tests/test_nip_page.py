@@ -1,0 +1,379 @@
+"""What the page on NIP measures, judges, tabulates and draws, on small networks and by hand."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import pytest
+import torch
+from contract import seeded
+from torch import Tensor, nn
+
+from advdef.attacks import uniform_noise
+from advdef.data import Dataset, Split
+from advdef.evaluation import Cost, Outcome, correct
+from advdef.papers.nip import figures, judging, measure, tables
+from advdef.papers.nip.bank import fit_bank, random_bank
+from advdef.papers.nip.defence import NIPSelf
+from advdef.papers.nip.influence import inverse_direction
+from advdef.papers.nip.repair import Repair, success_by_image
+from advdef.statistics import wilson
+from advdef.training import Training
+
+YES, NO = True, False
+
+
+@pytest.fixture(autouse=True)
+def _no_window() -> Iterator[None]:
+    mpl.use("Agg")
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def model(_trained_network: nn.Sequential) -> nn.Sequential:
+    """The network trained on digits, which now names layers, the last of which is read."""
+    network = copy.deepcopy(_trained_network).eval()
+    network.taps = ("0", "1", "4")  # type: ignore[assignment]
+    return network
+
+
+@pytest.fixture(scope="module")
+def images(digits: Dataset, model: nn.Sequential) -> Tensor:
+    """Thirty that the network has right, a little away from black and white."""
+    test, labels = 0.05 + 0.9 * digits.test.float_images()[:60], digits.test.labels[:60]
+    return test[correct(model, test, labels)][:30]
+
+
+@pytest.fixture(scope="module")
+def labels(model: nn.Sequential, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(images).argmax(1)
+
+
+@pytest.fixture(scope="module")
+def attacked(model: nn.Sequential, images: Tensor, labels: Tensor) -> Tensor:
+    return judging.pgd_min(trials=10, steps=10)(model, images, labels, eps=1.0, generator=seeded())
+
+
+def hits(*values: bool) -> Tensor:
+    return torch.tensor(values)
+
+
+def right_on(*rows: int) -> Tensor:
+    return torch.isin(torch.arange(4), torch.tensor(rows))
+
+
+class Brightness(nn.Module):
+    """Takes bright images for class 1, others for class 0."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        mean = images.flatten(1).mean(1)
+        return torch.stack([0.5 - mean, mean - 0.5], 1)
+
+
+# what attacks move
+
+
+def test_reach_counts_right_images_that_turn_and_measures_these() -> None:
+    dark, bright = torch.full((1, 1, 2, 2), 0.4), torch.full((1, 1, 2, 2), 0.7)
+    clean = torch.cat([dark, dark, bright, dark])
+    moved = torch.cat([dark + 0.2, dark + 0.05, bright, dark + 0.3])
+    found = measure.reach(Brightness(), clean, moved, torch.tensor([0, 0, 1, 1]))  # the last is wrong before
+    assert found.fooled.tolist() == [True, False, False, False]
+    assert found.share == pytest.approx(1 / 3)
+    assert (found.linf, found.l2) == (pytest.approx(0.2), pytest.approx(0.4))
+    row = tables.reach_row(found)
+    assert row == {"images": "4", "fooled %": "33", "median Linf x 255": "51.0", "median L2": "0.40"}
+    nobody = tables.reach_row(measure.reach(Brightness(), clean, clean, torch.tensor([0, 0, 1, 0])))
+    assert nobody == {"images": "4", "fooled %": "0", "median Linf x 255": "nan", "median L2": "nan"}
+
+
+def test_shifts_of_front_and_tail_have_both_controls(
+    model: nn.Sequential, images: Tensor, labels: Tensor, attacked: Tensor
+) -> None:
+    find = partial(measure.front_and_tail_shifts, model, layer=model.taps[-1], match_seed=7)
+    found = find(images, attacked, labels, noise_seed=6)
+    parts = [f"{part}{control}" for part in ("front", "tail") for control in ("", ", matched", ", noise")]
+    of_matched = {f"{part}, activation of matched" for part in ("front", "tail")}
+    assert set(found) == {"middle", *parts, *(f"{part}, size" for part in parts), *of_matched}
+    assert all(values.shape == (30,) for values in found.values())
+    assert float(found["front"].mean()) < 0 < float(found["front, size"].mean())
+    assert float(found["front, size"].mean()) > float(found["front, noise, size"].mean())
+    assert all(bool((found[part].abs() <= found[f"{part}, size"] + 1e-5).all()) for part in parts)
+    alone = find(images, attacked, labels, noise_seed=None)
+    assert set(alone) == {name for name in found if "noise" not in name}
+    assert all(torch.equal(found[name], alone[name]) for name in alone)
+    too_far = find(torch.zeros_like(images), torch.ones_like(images), labels, noise_seed=6)
+    assert set(too_far) == set(alone)  # no noise in [0, 1] is as long
+    nothing = find(images, images, labels, noise_seed=6)
+    assert all(bool((nothing[part] == 0).all()) for part in parts)
+
+
+def test_maps_hold_the_feature_of_most_and_of_least_influence(
+    model: nn.Sequential, images: Tensor, labels: Tensor, attacked: Tensor
+) -> None:
+    maps = measure.front_and_tail_maps(model, images, attacked, labels, layer="3")
+    assert list(maps) == ["front,\nclean", "front,\nattacked", "tail,\nclean", "tail,\nattacked"]
+    for part in ("front", "tail"):
+        pair = torch.stack([maps[f"{part},\nclean"], maps[f"{part},\nattacked"]])
+        assert pair.shape[1:3] == (30, 1)
+        assert 0 <= float(pair.min()) <= float(pair.max()) == 1
+    same = measure.front_and_tail_maps(model, images, images, labels, layer="3")
+    assert torch.equal(same["tail,\nclean"], same["tail,\nattacked"])
+
+
+# what directions are
+
+
+def test_facts_of_directions_by_hand() -> None:
+    one = torch.tensor([3.0, -4.0, 0.0, 0.0]).view(1, 1, 2, 2)
+    facts = measure.direction_facts(torch.cat([one, one, one]))
+    assert facts["RMS"] == 2.5
+    assert facts["largest pixel"] == 4
+    assert facts["size of the cosine between two images"] == pytest.approx(1)
+
+
+def test_facts_of_influence(model: nn.Sequential, images: Tensor) -> None:
+    facts = measure.influence_facts(model, images)
+    assert (facts.features, facts.front) == (400, 50)
+    assert 0 < facts.silent < 1
+    assert 0 < facts.agreement <= 1
+    assert facts.against >= facts.against_skipping
+    sharp, dull = copy.deepcopy(model), copy.deepcopy(model)
+    for network, factor in ((sharp, 1e3), (dull, 1e-3)):
+        network[5].weight.data *= factor
+        network[5].bias.data *= factor
+    sure = measure.influence_facts(sharp, images)
+    assert sure.sure == 30
+    assert sure.on_probability < 0.01 * sure.on_logit
+    nobody = measure.influence_facts(dull, images)
+    assert nobody.sure == 0
+    assert math.isnan(nobody.on_logit)
+
+
+def test_every_open_setting_gives_a_direction_and_the_default_is_none(
+    model: nn.Sequential, images: Tensor, labels: Tensor, attacked: Tensor
+) -> None:
+    settings = measure.open_settings(model.taps, front=50)
+    assert len(settings) == 10
+    for name, chosen in settings.items():
+        cosine, shares = measure.under_settings(
+            model, images[:5], images, {"PGD-min": attacked, "clean": images}, labels, step=0.01, settings=chosen
+        )
+        assert set(shares) == {
+            "benign with V1", *(f"{attack}: right with {v}" for attack in ("PGD-min", "clean") for v in ("V0", "V1"))
+        }  # fmt: skip
+        assert cosine == pytest.approx(1) if name == "default" else cosine < 0.999
+        assert shares["clean: right with V0"] == 100
+        assert shares["clean: right with V1"] == shares["benign with V1"]
+    assert shares["PGD-min: right with V0"] > shares["PGD-min: right with V1"]
+
+
+def test_the_oracle_knows_more_than_its_controls(model: nn.Sequential, images: Tensor, attacked: Tensor) -> None:
+    found = measure.oracle_and_controls(model, images, attacked, step=0.005, noises=5)
+    assert list(found) == [
+        "V0 oracle", "another image's direction", "white noise, oracle sign", "best of 5 noises, oracle sign",
+        "V0, plus only", "white noise, plus only",
+    ]  # fmt: skip
+    assert all(values.shape == (30,) and values.dtype == torch.bool for values in found.values())
+    assert bool((found["V0 oracle"] >= found["V0, plus only"]).all())
+    assert bool((found["best of 5 noises, oracle sign"] >= found["white noise, oracle sign"]).all())
+    assert int(found["V0 oracle"].sum()) > int(found["white noise, plus only"].sum())
+
+
+def test_images_agree_with_their_bank_and_not_with_noise(model: nn.Sequential, images: Tensor, digits: Dataset) -> None:
+    fitted = fit_bank(model, digits.train, per_class=20, kept=2)
+    cosines = measure.bank_cosines(model, images[:6], fitted, random_bank(fitted, generator=seeded()))
+    assert [c.shape for c in cosines] == [(10, 6)] * 2
+    assert float(cosines[0].mean()) > 0.1 > 0.05 > float(cosines[1].abs().mean())
+
+
+@pytest.mark.parametrize(("lost", "little"), [(0, True), (1, True), (2, False)])
+def test_one_point_of_benign_accuracy_is_little(lost: int, little: bool) -> None:
+    pixels = torch.full((100, 1, 2, 2), 255, dtype=torch.uint8)
+    pixels[:lost] = 140  # bright, but not by much
+
+    class Darker(Brightness):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images - 0.1)
+
+    benign = Split(pixels, torch.ones(100, dtype=torch.long))
+    assert measure.costs_little(Brightness(), Darker(), benign) == little
+
+
+def test_success_is_counted_on_fooled_images_alone() -> None:
+    clean, attacked, defended = hits(YES, YES, YES, NO), hits(NO, NO, YES, NO), hits(YES, NO, YES, YES)
+    found = Repair(clean, attacked, clean, defended, clean, defended)
+    rates = success_by_image(found)
+    assert rates[:2].tolist() == [1.0, 0.0]
+    assert bool(rates[2:].isnan().all())
+    assert found.dsr is not None
+    assert float(rates.nanmean()) == found.dsr.value
+
+
+# judging
+
+
+def test_the_adaptive_attacker_knows_what_the_others_found(
+    model: nn.Sequential, images: Tensor, labels: Tensor
+) -> None:
+    x, y = images[:6], labels[:6]
+    defence, asked = NIPSelf(model, step=0.02), partial(judging.threat_curves, steps=2, seed=3)
+    found = asked(defence, x, y, budgets=(0.01, 0.05))
+    assert list(found) == ["oblivious", "direct", "adaptive"]
+    for eps in (0.01, 0.05):
+        weaker = found["oblivious"][eps].robust & found["direct"][eps].robust
+        assert bool((found["adaptive"][eps].robust <= weaker).all())
+    extra = {"noise": partial(uniform_noise)}
+    single = judging.three_threats(defence, x, y, eps=0.01, steps=2, seed=3, extra=extra)
+    for threat in ("oblivious", "direct"):
+        assert torch.equal(single[threat].robust, found[threat][0.01].robust)
+    assert [f.name for f in single["adaptive"].findings][-1] == "noise"
+    assert "noise" not in [f.name for f in found["adaptive"][0.01].findings]
+
+
+def test_attacks_with_a_fixed_budget_use_it(model: nn.Sequential, images: Tensor, labels: Tensor) -> None:
+    pytest.importorskip("pyautoattack")
+    for name, attack in judging.fixed_suite(steps=3, queries=50).items():
+        found = attack(model, images[:5], labels[:5], eps=0.5, generator=seeded())
+        assert 0.25 < float((found - images[:5]).abs().max()) < 0.5 + 1e-6, name
+    assert list(judging.suite_of(3)) == ["PGD", "APGD, margin"]
+
+
+class Dead(NIPSelf):
+    """Adds something whatever the step is, and its surrogate has no gradient."""
+
+    def offset(self, images: Tensor, classes: Tensor | None = None) -> Tensor:
+        return torch.full_like(images, 0.3)
+
+    def surrogates(self) -> dict[str, nn.Module]:
+        return {"straight-through": Flat()}
+
+
+class Flat(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return 0 * images.flatten(1)[:, :10]
+
+
+def test_six_tests_hold_for_a_sound_evaluation_and_fail_for_a_dead_gradient(
+    model: nn.Sequential, images: Tensor, labels: Tensor
+) -> None:
+    pytest.importorskip("pyautoattack")
+    asked = partial(
+        judging.six_tests, images=images[:6], labels=labels[:6], eps=0.02, huge=0.6, steps=(3, 6), queries=5, seed=0
+    )
+    found = asked(NIPSelf(model, step=0.01), NIPSelf(model, step=0.0))
+    assert [name.split()[0] for name in found] == ["(i)", "(ii)", "(iii)", "(iv)", "(v)", "(vi)"]
+    assert all(holds for name, (holds, _) in found.items() if name[:5] != "(iii)"), found
+    assert found["(vi) no zero gradients"][1] == "0 of 6"
+    with pytest.warns(UserWarning, match="gradient"):
+        dead = asked(Dead(model, step=0.01), Dead(model, step=0.0))
+    assert dead["(vi) no zero gradients"] == (False, "6 of 6")
+    assert not dead["(v) step 0 is the bare classifier"][0]
+    assert not dead["(ii) a huge eps leaves nothing"][0]
+
+
+# tables
+
+
+def test_rows_say_what_was_found() -> None:
+    done = Training(nn.Linear(999, 2), {}, 12.4, NO)
+    clean = {"parameters": "2,000", "clean accuracy %": f"{wilson(3, 4)}", "trained in s": "12"}
+    assert tables.training_row(done, hits(YES, YES, YES, NO)) == clean
+    shifts = {"front": torch.tensor([0.1, 0.3]), "front, size": torch.tensor([0.2, 0.4])}
+    row = tables.shift_row(shifts)
+    assert (row["images"], row["front"][:6], row["front, size"]) == ("2", "+0.20 ", "0.30")
+    cost = tables.passes_row(Cost(2.0, 0.5, 20, 10), Cost(0.2, 0.1, 1, 0), batch=64)
+    assert list(cost.values()) == ["20", "10", "2.00", "0.500", "5.0"]
+    assert "in batches of 64, ms" in cost
+
+
+def test_rows_of_the_oracle() -> None:
+    controls = {
+        "V0 oracle": right_on(0, 1, 2),
+        "white noise, oracle sign": right_on(2, 3),
+        "V0, plus only": right_on(0),
+    }
+    row = tables.oracle_row(controls)
+    assert (row["fooled images"], row["V0 oracle %"], row["only V0 / only noise"]) == ("4", "75.0", "2 / 1")
+    assert row["V0 − noise, points"].startswith("+25.0 [")
+    without = tables.without_row(controls, wilson(0, 4), {"V0 oracle": right_on()}, eps="0.1")
+    assert list(without.values()) == ["75.0", "50.0", "25.0", "0.0", "0.0"]
+    nobody = tables.without_row(controls, None, {}, eps="0.1")
+    assert nobody["own image's direction, no answer (V1) %"] == "–"
+    assert nobody["V0, attack with fixed eps 0.1 %"] == "–"
+
+
+def test_rows_of_a_defence() -> None:
+    every, clean = right_on(0, 1, 2, 3), right_on(0, 1, 2)
+    found = Repair(clean, right_on(0), every, right_on(0, 1), right_on(0, 1, 2), every)
+    spared = replace(found, attacked=right_on())
+    row = tables.repair_row({"PGD-min": found, 0.5: found, 1.0: found, 2.0: spared}, (0.5, 1.0, 2.0))
+    assert row["PGD-min: DSR %"] == f"{wilson(1, 2)}"
+    assert (row["benign labels changed %"], row["damage %"]) == ("25.0", "0.0")
+    assert [row[f"PGD, {size} eps: right %"] for size in ("half", "main", "twice")] == ["50.0"] * 3
+    unharmed = replace(found, attacked=clean)
+    row = tables.repair_row({"PGD-min": unharmed, 0.5: spared, 1.0: found, 2.0: found}, (0.5, 1.0, 2.0))
+    assert (row["PGD-min: DSR %"], row["damage %"]) == ("–", "–")
+    outcome = Outcome(0.1, every, clean, torch.zeros(4, 1, 1, 1))
+    outcomes = {"oblivious": outcome, "direct": outcome, "adaptive": replace(outcome, robust=right_on(0))}
+    row = tables.threat_row(outcomes, replace(outcome, robust=right_on(0, 3)))
+    assert (row["benign %"], row["direct %"], row["adaptive %"]) == ("100.0", f"{wilson(3, 4)}", f"{wilson(1, 4)}")
+    assert row["adaptive − undefended"].startswith("-25.0 [")
+    assert tables.threat_row(outcomes, None)["adaptive − undefended"] == "–"
+
+
+# figures
+
+
+def test_each_attack_has_a_line_and_each_control_that_it_has_a_mark() -> None:
+    def about(mean: float) -> Tensor:
+        return mean + torch.tensor([-0.1, 0.1])
+
+    full = {part + c: about(m) for part, m in (("front", -1), ("tail", 2)) for c in ("", ", matched", ", noise")}
+    without = {name: values for name, values in full.items() if "noise" not in name}
+    figure = figures.shifts_by_attack({"PGD": full, "AUNA": without})
+    left, right = figure.axes
+    assert [len(panel.containers) for panel in figure.axes] == [5, 5]
+    assert [label.get_text() for label in left.get_yticklabels()] == ["PGD", "AUNA"]
+    assert [c.lines[0].get_xdata()[0] for c in right.containers] == pytest.approx([2.0] * 5)
+    assert len(left.get_legend().get_texts()) == 3
+
+
+def test_what_the_oracle_restores_is_drawn_over_the_steps() -> None:
+    steps = {0.02: {"V0 oracle": right_on(0, 1)}, 0.01: {"V0 oracle": right_on(0)}}
+    noise = {step: found | {"best of 3 noises, oracle sign": right_on()} for step, found in steps.items()}
+    figure = figures.what_the_oracle_restores({"PGD-min": noise, "PGD": steps})
+    assert [panel.get_title() for panel in figure.axes] == ["PGD-min", "PGD"]
+    assert [len(panel.lines) for panel in figure.axes] == [2, 1]
+    assert figure.axes[0].lines[0].get_xydata().tolist() == [[0.01, 0.25], [0.02, 0.5]]
+
+
+def test_tradeoffs_and_elastic_steps_have_a_line_per_choice() -> None:
+    every, some = right_on(0, 1, 2, 3), right_on(0, 1)
+    weak, strong = (Repair(every, right_on(3), b, d, b, d) for b, d in ((every, some), (some, every)))
+    figure = figures.tradeoffs({"V1 self": [(weak, weak), (strong, strong)]}, undefended=0.9, eps="0.1")
+    left, right = (panel.lines[0].get_xydata().tolist() for panel in figure.axes)
+    assert left == [[pytest.approx(2 / 3), 1.0], [1.0, 0.5]]
+    assert right == [[0.5, 1.0], [1.0, 0.5]]
+    assert figure.axes[1].get_xlabel() == "accuracy under PGD, eps 0.1"
+    hits = {"step 0.01": some, "oracle step": every, "stable step": some, "none": right_on()}
+    figure = figures.elastic_steps({"digits, LeNet-5": {0.0: hits, 0.1: hits}, "gtsrb, CNN": {0.0: hits}})
+    assert [panel.get_title() for panel in figure.axes] == ["digits, LeNet-5", "gtsrb, CNN"]
+    assert [line.get_label() for line in figure.axes[0].lines] == list(hits)
+    assert figure.axes[0].lines[1].get_xydata().tolist() == [[0.0, 1.0], [0.1, 1.0]]
+
+
+def test_the_grid_shows_what_is_added(model: nn.Sequential, images: Tensor, attacked: Tensor) -> None:
+    own = inverse_direction(model, images[:2])
+    figure = figures.what_is_added(images[:2], attacked[:2], {"V1": own}, {"V1": images[:2]}, columns=["a", "b"])
+    names = [axes.get_ylabel() for axes in figure.axes[::2]]
+    assert names == ["clean", "attacked", "attack", "V1", "defended\n(V1)"]
+    assert float(figures.visible(torch.zeros(1, 1, 2, 2)).mean()) == 0.5
