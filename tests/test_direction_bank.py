@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import pickle
 from dataclasses import fields, replace
-from pathlib import Path
 
 import pytest
-import safetensors.torch
 import torch
 from contract import seeded
 from torch import Tensor, nn
@@ -16,13 +12,10 @@ from torch import Tensor, nn
 from advdef.data import Split
 from advdef.norms import rms_normalised
 from advdef.papers.nip.bank import (
-    BankError,
     DirectionBank,
     fit_bank,
-    load_bank,
     phase_scrambled,
     random_bank,
-    save_bank,
 )
 
 TENSORS = ("weights", "directions", "samples", "mean", "deviation")
@@ -219,59 +212,3 @@ def test_scrambled_directions_keep_amplitudes_and_colours(height: int, width: in
         # one phase for all channels: products of channels, which hold their difference, stay
         products = [spectrum(value)[..., 0, :, :] * spectrum(value)[..., 1, :, :].conj() for value in (before, after)]
         assert torch.allclose(*products, rtol=4e-5, atol=1e-4)
-
-
-# Files
-
-
-def test_a_bank_comes_back_from_a_file_bit_for_bit(bank: DirectionBank, tmp_path: Path) -> None:
-    path = tmp_path / "new" / "bank.safetensors"
-    # as they may lie in memory: not contiguous, and sharing it
-    stored = replace(bank, directions=bank.directions.transpose(2, 3), mean=bank.deviation)
-    save_bank(stored, path)
-    assert_same(load_bank(path), stored)
-    assert_same(load_bank(path, device=torch.device("cpu")), stored)
-    assert [entry.name for entry in path.parent.iterdir()] == ["bank.safetensors"]
-    double = DirectionBank("x", *(getattr(bank, name).double() for name in TENSORS))
-    save_bank(double, path)
-    assert_same(load_bank(path), double)
-
-
-def test_other_files_are_refused(bank: DirectionBank, tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(pickle.dumps({"weights": [1.0]}))
-    with pytest.raises(BankError, match="file is no safetensors file"):
-        load_bank(path)
-    torch.save({name: getattr(bank, name) for name in TENSORS}, path)
-    with pytest.raises(BankError, match="file is no safetensors file"):
-        load_bank(path)
-    for metadata in (None, {"format": "pt"}, {"layer": "2"}):
-        safetensors.torch.save_file({name: getattr(bank, name) for name in TENSORS}, path, metadata)
-        with pytest.raises(BankError, match="file holds no direction bank; write one with save_bank"):
-            load_bank(path)
-    save_bank(bank, path)
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(BankError, match="file is no safetensors file"):
-        load_bank(path)
-    with pytest.raises(FileNotFoundError):
-        load_bank(tmp_path / "none")
-
-
-def test_an_interrupted_write_leaves_what_was_there(
-    bank: DirectionBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(source: Path, target: Path) -> None:
-        raise KeyboardInterrupt
-
-    path = tmp_path / "bank"
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            save_bank(bank, path)
-        assert not list(tmp_path.iterdir())
-    save_bank(bank, path)
-    monkeypatch.setattr(os, "replace", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        save_bank(wide(), path)
-    assert_same(load_bank(path), bank)
-    assert len(list(tmp_path.iterdir())) == 1

@@ -18,7 +18,6 @@ from advdef.models import (
     LeNet5,
     ResNet,
     ResNet18,
-    SmallInception,
     SmallResNet,
     SmallVGG,
 )
@@ -83,11 +82,6 @@ def residual(a: int, b: int) -> int:
     return convolution(a, b) + convolution(b, b) + (convolution(a, b, 1) if a != b else 0)
 
 
-def mixed(a: int, b: int) -> int:
-    """Four branches of b channels: 1x1; 1x1, 3x3; 1x1, 3x3, 3x3; pooling, 1x1."""
-    return 4 * convolution(a, b, 1) + 3 * convolution(b, b)
-
-
 def dense(a: int, b: int, normalised: bool = False) -> int:
     """A linear layer from a to b units; batch normalisation in place of its bias gives each of b two numbers."""
     return a * b + (2 * b if normalised else b)
@@ -101,12 +95,10 @@ def test_parameters_are_counted_by_hand(channels: int) -> None:
     blocks = sum(residual(a, b) for a, b in pairwise(widths))
     resnet = convolution(channels, 64) + blocks + 512 * 10 + 10
     small = convolution(channels, 16) + residual(16, 16) + residual(16, 32) + residual(32, 64) + 64 * 10 + 10
-    inception = convolution(channels, 16) + mixed(16, 16) + mixed(64, 32) + mixed(128, 64) + 256 * 10 + 10
     shape = (channels, 32, 32)
     assert parameters(VGG16(shape, 10)) == vgg
     assert parameters(ResNet18(shape, 10)) == resnet
     assert parameters(SmallResNet(shape, 10)) == small
-    assert parameters(SmallInception(shape, 10)) == inception
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -153,7 +145,7 @@ def multiply_adds(model: nn.Module, shape: tuple[int, int, int]) -> int:
 
 
 def test_the_small_networks_cost_what_their_docstrings_say() -> None:
-    for build, millions in ((SmallResNet, "3.1"), (SmallInception, "6.7"), (SmallVGG, "9.9")):
+    for build, millions in ((SmallResNet, "3.1"), (SmallVGG, "9.9")):
         cost = multiply_adds(build((3, 32, 32), 10), (3, 32, 32))
         assert f"{cost / 1e6:.1f}" == millions
         assert f"{millions} million multiply-adds" in " ".join(str(build.__doc__).split())
@@ -175,8 +167,6 @@ CASES: list[tuple[Build, tuple[int, int, int], list[tuple[int, ...]]]] = [
     (ResNet18, (3, 32, 32), maps((5, 64, 32), (4, 128, 16), (4, 256, 8), (4, 512, 4), features=512)),
     (SmallResNet, (1, 28, 28), maps((3, 16, 14), (2, 32, 7), (2, 64, 4), features=64)),
     (SmallResNet, (3, 32, 32), maps((3, 16, 16), (2, 32, 8), (2, 64, 4), features=64)),
-    (SmallInception, (1, 28, 28), maps((1, 16, 14), (1, 64, 14), (1, 128, 7), (1, 256, 4), features=256)),
-    (SmallInception, (3, 32, 32), maps((1, 16, 16), (1, 64, 16), (1, 128, 8), (1, 256, 4), features=256)),
 ]
 
 
@@ -217,7 +207,7 @@ class TestTaps:
 
 
 def test_every_relu_before_the_head_is_tapped_or_inside_a_tapped_branch() -> None:
-    builds = (CleverhansCNN, VGG16, VGG19, SmallVGG, LeNet5, AlexNet, ResNet18, SmallResNet, SmallInception)
+    builds = (CleverhansCNN, VGG16, VGG19, SmallVGG, LeNet5, AlexNet, ResNet18, SmallResNet)
     for build in builds:
         with torch.device("meta"):
             model = build((3, 32, 32), 10)
@@ -245,23 +235,6 @@ def test_wider_and_deeper_networks_declare_their_taps() -> None:
         with tapped(model, default_taps(model)) as seen:
             model(torch.rand(2, 1, 8, 8))
         assert seen["pool"].shape == (2, features)
-    wide = SmallInception((1, 8, 8), 3, width=4)
-    with tapped(wide, default_taps(wide)) as seen:
-        wide(torch.rand(2, 1, 8, 8))
-    assert [value.shape[1] for value in seen.values()] == [4, 16, 32, 64, 64]
-
-
-def test_an_inception_module_sets_its_branches_side_by_side() -> None:
-    module = SmallInception((3, 32, 32), 10).eval().get_submodule("mixed.2")
-    branches = module.get_submodule("branches")
-    images = torch.rand(2, 64, 8, 8)
-    assert torch.equal(module(images), torch.cat([branch(images) for branch in branches.children()], 1))
-    windows = [
-        [(type(part).__name__, part.kernel_size) for part in branch.modules() if hasattr(part, "kernel_size")]
-        for branch in branches.children()
-    ]
-    one, three = ("Conv2d", (1, 1)), ("Conv2d", (3, 3))
-    assert windows == [[one], [one, three], [one, three, three], [("AvgPool2d", 3), one]]
 
 
 def test_vgg_takes_every_multiple_of_32() -> None:

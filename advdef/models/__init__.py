@@ -1,7 +1,6 @@
 """Networks of the papers: classifiers, (N, C, H, W) in [0, 1] -> logits (N, classes), and restorers of images."""
 
 from advdef.models.classic import AlexNet, CleverhansCNN, LeNet5
-from advdef.models.inception import SmallInception
 from advdef.models.resnet import ResNet, ResNet18, SmallResNet
 from advdef.models.vgg import VGG, VGG16, VGG19, SmallVGG
 
@@ -14,7 +13,6 @@ __all__ = [
     "LeNet5",
     "ResNet",
     "ResNet18",
-    "SmallInception",
     "SmallResNet",
     "SmallVGG",
 ]

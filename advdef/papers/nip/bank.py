@@ -7,26 +7,16 @@ ours.
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from advdef.contract import borrowed
 from advdef.data import Split
 from advdef.norms import rms_normalised
 from advdef.papers.nip.influence import Score, feature_layer, front_and_tail, trace
-from advdef.store import write_atomically
 
-__all__ = ["BankError", "DirectionBank", "fit_bank", "load_bank", "phase_scrambled", "random_bank", "save_bank"]
-
-_FORMAT = "advdef direction bank 1"
-
-
-class BankError(ValueError):
-    """A file that holds no direction bank."""
+__all__ = ["DirectionBank", "fit_bank", "phase_scrambled", "random_bank"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -146,28 +136,6 @@ def phase_scrambled(bank: DirectionBank, *, generator: torch.Generator) -> Direc
         return rms_normalised(torch.fft.irfft2(torch.fft.rfft2(value) * phases, s=value.shape[-2:]))
 
     return replace(bank, directions=scrambled(bank.directions), samples=scrambled(bank.samples))
-
-
-def save_bank(bank: DirectionBank, path: Path) -> None:
-    """Write a bank as safetensors, atomically; unlike a pickle, such a file runs nothing when it is read."""
-    tensors = {field.name: getattr(bank, field.name) for field in fields(bank) if field.name != "layer"}
-    contiguous = {
-        name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()
-    }
-    write_atomically(path, safetensors.torch.save(contiguous, {"format": _FORMAT, "layer": bank.layer}))
-
-
-def load_bank(path: Path, *, device: torch.device | str = "cpu") -> DirectionBank:
-    """Read what :func:`save_bank` wrote; raises BankError for another file, FileNotFoundError for none."""
-    try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            facts = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
-    except SafetensorError as error:
-        raise BankError(f"{path} is no safetensors file: {error}") from error
-    if facts.get("format") != _FORMAT or set(tensors) != {field.name for field in fields(DirectionBank)} - {"layer"}:
-        raise BankError(f"{path} holds no direction bank; write one with save_bank")
-    return DirectionBank(facts["layer"], **tensors)
 
 
 def _mapped(bank: DirectionBank, change: Callable[[Tensor], Tensor]) -> DirectionBank:
