@@ -94,10 +94,10 @@ MUTANTS = (
         "SNS holds the least sensitive neurons", "neuron_sensitivity",
     ),
     Mutant(
-        "looser rule", "notebooks/02_neuron_sensitivity.py",
-        'Condition.above(f"{k}, lead over equal energy", LEADS[k, "equal energy"], 0.0)',
-        'Condition.above(f"{k}, lead over equal energy", LEADS[k, "equal energy"], -1.0)',
-        "the bound of a verdict's rule lies where everything holds", "neuron_sensitivity",
+        "looser rule", "advdef/papers/sensitivity/verdicts.py",
+        'Condition.above(f"{k}, lead over equal energy", leads[k], 0.0)',
+        'Condition.above(f"{k}, lead over equal energy", leads[k], -1.0)',
+        "the bound of a verdict's rule lies where everything holds", "tests/test_verdicts_sensitivity.py",
     ),
     Mutant(
         "wrong layer", "advdef/papers/nip/influence.py",
