@@ -6,6 +6,7 @@ import copy
 import enum
 import functools
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -259,8 +260,6 @@ def test_a_part_without_content_is_named(part: object) -> None:
 
 
 PROGRAM = """
-import sys
-sys.path.insert(0, {folder!r})
 import torch, numpy as np
 from functools import partial
 from torch import nn
@@ -269,45 +268,57 @@ from advdef.training import train_at
 from advdef.models import SmallResNet
 import theirs
 
-scale = {{"b", "a", "c"}}
+scale = {"b", "a", "c"}
 
 class Own(nn.Module):
     def forward(self, x):
-        return theirs.helper(x) if x in {{"p", "q", "r"}} else len(scale)
+        return theirs.helper(x) if x in {"p", "q", "r"} else len(scale)
 
 torch.manual_seed(0)
-parts = {{
-    "set": {{"x", "y", "z"}}, "model": SmallResNet((1, 28, 28), 10, width=4), "train": partial(train_at, eps=0.1),
+parts = {
+    "set": {"x", "y", "z"}, "model": SmallResNet((1, 28, 28), 10, width=4), "train": partial(train_at, eps=0.1),
     "own": Own(), "array": np.arange(5), "lambda": lambda x: (x, theirs.RATE), "rng": np.random.default_rng(0),
-}}
+}
 print(store.key("x", **parts).digest)
+"""
+THEIRS = "RATE = 0.1\n\ndef helper(x):\n    return 2 * x\n"
+IN_TURN = """
+import importlib, json, pathlib, sys
+
+folder, programs = json.loads(sys.stdin.read())
+sys.path.insert(0, folder)
+for program, theirs in programs:
+    pathlib.Path(folder, "theirs.py").write_text(theirs)
+    sys.modules.pop("theirs", None)
+    importlib.invalidate_caches()
+    exec(compile(program, "<string>", "exec"), {"__name__": "__main__"})
 """
 
 
 def test_another_process_finds_the_same_key_and_sees_changed_code(tmp_path: Path) -> None:
-    def asked(seed: str, program: str = PROGRAM, helper: str = "return 2 * x", rate: str = "0.1") -> str:
-        theirs = f"RATE = {rate}\n\ndef helper(x):\n    {helper}\n"
-        (tmp_path / "theirs.py").write_text(theirs)
+    def asked(seed: str, *programs: tuple[str, str]) -> list[str]:
+        """The keys of programs, each with the text of their module, all in one process: starting it is what is dear."""
         environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONDONTWRITEBYTECODE": "1"}
         environment["PYTHONPATH"] = str(Path(advdef.__file__).parents[1])
         done = subprocess.run(
-            [sys.executable, "-c", program.format(folder=str(tmp_path))],
+            [sys.executable, "-c", IN_TURN],
+            input=json.dumps([str(tmp_path), programs]),
             env=environment,
             capture_output=True,
             text=True,
         )
         assert done.returncode == 0, done.stderr
-        return done.stdout
+        return done.stdout.split()
 
-    first = asked("0")
-    assert asked("1") == first
-    assert asked("2", "# a comment\n\n" + PROGRAM) == first
-    others = [
-        asked("0", helper="return 3 * x"),
-        asked("0", rate="0.2"),
-        asked("0", PROGRAM.replace("return theirs.helper(x) if", "return -theirs.helper(x) if")),
-        asked("0", PROGRAM.replace('"b", "a"', '"b"')),
+    changed = [
+        (PROGRAM, THEIRS.replace("return 2 * x", "return 3 * x")),
+        (PROGRAM, THEIRS.replace("0.1", "0.2")),
+        (PROGRAM.replace("return theirs.helper(x) if", "return -theirs.helper(x) if"), THEIRS),
+        (PROGRAM.replace('"b", "a"', '"b"'), THEIRS),
     ]
+    first, *others = asked("0", (PROGRAM, THEIRS), *changed)
+    assert asked("1", ("# a comment\n\n" + PROGRAM, THEIRS)) == [first]
+    assert len(others) == 4
     assert len({first, *others}) == 5
 
 
