@@ -113,29 +113,29 @@ def test_a_missing_library_is_named(attack: Attack, library: str, monkeypatch: p
         attack(tiny(), *tiny_batch(), eps=0.1)
 
 
-@pytest.mark.parametrize(
-    ("attack", "options", "message"),
-    [
-        (carlini_wagner, {"steps": 0}, "steps must be at least 1, not 0"),
-        (carlini_wagner, {"binary_search_steps": 0}, "binary_search_steps must be"),
-        (carlini_wagner, {"norm": "L3"}, "no norm 'L3'"),
-        (deepfool, {"norm": "L1"}, "no DeepFool in norm 'L1'; there are L2, Linf"),
-        (deepfool, {"candidates": 1}, "candidates must be at least 2"),
-        (ead, {"steps": 0}, "steps must be"),
-        (ddn, {"steps": 0}, "steps must be"),
-        (boundary, {"steps": 0}, "steps must be"),
-        (hop_skip_jump, {"norm": "L1"}, "no HopSkipJump in norm 'L1'; there are L2, Linf"),
-        (hop_skip_jump, {"first_evaluations": 0}, "first_evaluations must be"),
-        (autoattack, {"norm": "L1"}, "no ball in norm 'L1'"),
-        (autoattack, {"version": "plus"}, "no version 'plus' of AutoAttack; there are standard, rand"),
-        (autoattack, {"batch_size": 0}, "batch_size must be"),
-        (square, {"queries": 0}, "queries must be"),
-        (fab, {"steps": 0}, "steps must be"),
-    ],
-)
-def test_bad_options_are_refused(attack: Attack, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        attack(tiny(), *tiny_batch(), eps=0.1, **options)
+REFUSED: list[tuple[Any, ...]] = [
+    (carlini_wagner, {"steps": 0}, "steps must be at least 1, not 0"),
+    (carlini_wagner, {"binary_search_steps": 0}, "binary_search_steps must be"),
+    (carlini_wagner, {"norm": "L3"}, "no norm 'L3'"),
+    (deepfool, {"norm": "L1"}, "no DeepFool in norm 'L1'; there are L2, Linf"),
+    (deepfool, {"candidates": 1}, "candidates must be at least 2"),
+    (ead, {"steps": 0}, "steps must be"),
+    (ddn, {"steps": 0}, "steps must be"),
+    (boundary, {"steps": 0}, "steps must be"),
+    (hop_skip_jump, {"norm": "L1"}, "no HopSkipJump in norm 'L1'; there are L2, Linf"),
+    (hop_skip_jump, {"first_evaluations": 0}, "first_evaluations must be"),
+    (autoattack, {"norm": "L1"}, "no ball in norm 'L1'"),
+    (autoattack, {"version": "plus"}, "no version 'plus' of AutoAttack; there are standard, rand"),
+    (autoattack, {"batch_size": 0}, "batch_size must be"),
+    (square, {"queries": 0}, "queries must be"),
+    (fab, {"steps": 0}, "steps must be"),
+]
+
+
+def test_bad_options_are_refused() -> None:
+    for attack, options, message in REFUSED:
+        with pytest.raises(ValueError, match=message):
+            attack(tiny(), *tiny_batch(), eps=0.1, **options)
 
 
 # Targets

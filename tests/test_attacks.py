@@ -211,29 +211,29 @@ def test_stopping_early_never_goes_on_to_the_next_class(network: nn.Module, batc
 # Models and options that are not as they should be
 
 
-@pytest.mark.parametrize(
-    ("attack", "options", "message"),
-    [
-        (pgd, {"steps": 0}, "steps and restarts"),
-        (pgd, {"restarts": 0}, "steps and restarts"),
-        (pgd, {"step_size": 0.0}, "step_size"),
-        (pgd, {"step_size": float("nan")}, "step_size"),
-        (pgd, {"loss": "hinge"}, "ce, margin, dlr"),
-        (pgd, {"norm": "L1"}, "Linf, L2"),
-        (pgd, {"start": torch.zeros(1, 2, 3, 3)}, "shape of images"),
-        (pgd, {"start": torch.full((6, 2, 3, 3), float("nan"))}, "start must be finite"),
-        (apgd, {"steps": 0}, "steps and restarts"),
-        (apgd, {"loss": "hinge"}, "ce, margin, dlr"),
-        (apgd, {"norm": "L1"}, "Linf, L2"),
-        (apgd, {"start": torch.zeros(1, 2, 3, 3)}, "shape of images"),
-        (each_class, {"attack": partial(apgd), "classes": 0}, "classes must be"),
-        (level_spaced, {"steps": 0}, "steps and restarts"),
-        (level_spaced, {"repairs": -1}, "repairs"),
-    ],
-)
-def test_bad_options_are_refused(attack: Callable[..., Tensor], options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        attack(tiny(), *random_batch(), eps=0.1, **options)
+REFUSED: list[tuple[Any, ...]] = [
+    (pgd, {"steps": 0}, "steps and restarts"),
+    (pgd, {"restarts": 0}, "steps and restarts"),
+    (pgd, {"step_size": 0.0}, "step_size"),
+    (pgd, {"step_size": float("nan")}, "step_size"),
+    (pgd, {"loss": "hinge"}, "ce, margin, dlr"),
+    (pgd, {"norm": "L1"}, "Linf, L2"),
+    (pgd, {"start": torch.zeros(1, 2, 3, 3)}, "shape of images"),
+    (pgd, {"start": torch.full((6, 2, 3, 3), float("nan"))}, "start must be finite"),
+    (apgd, {"steps": 0}, "steps and restarts"),
+    (apgd, {"loss": "hinge"}, "ce, margin, dlr"),
+    (apgd, {"norm": "L1"}, "Linf, L2"),
+    (apgd, {"start": torch.zeros(1, 2, 3, 3)}, "shape of images"),
+    (each_class, {"attack": partial(apgd), "classes": 0}, "classes must be"),
+    (level_spaced, {"steps": 0}, "steps and restarts"),
+    (level_spaced, {"repairs": -1}, "repairs"),
+]
+
+
+def test_bad_options_are_refused() -> None:
+    for attack, options, message in REFUSED:
+        with pytest.raises(ValueError, match=message):
+            attack(tiny(), *random_batch(), eps=0.1, **options)
 
 
 def test_sizes_by_hand() -> None:

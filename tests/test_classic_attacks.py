@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from itertools import combinations
@@ -43,33 +42,31 @@ def watch(model: nn.Module) -> list[Tensor]:
 # Options
 
 
-@pytest.mark.parametrize(
-    ("attack", "options", "error", "message"),
-    [
-        (uniform_noise, {"draws": 0}, ValueError, "draws"),
-        (uniform_noise, {"norm": "L1"}, ValueError, "no ball in norm 'L1'"),
-        (minimal, {"attack": bim}, TypeError, "must be a partial"),
-        (minimal, {"attack": partial(bim, norm="L1")}, ValueError, "no eps in Linf or L2, but in L1"),
-        (minimal, {"attack": partial(jsma)}, ValueError, "no eps in Linf or L2, but in no norm"),
-        (minimal, {"attack": partial(bim), "search": "down"}, ValueError, "there are bisection, upwards"),
-        (minimal, {"attack": partial(bim), "trials": 0}, ValueError, "trials"),
-        (jsma, {"theta": 0.0}, ValueError, "theta"),
-        (jsma, {"theta": 1.5}, ValueError, "theta"),
-        (jsma, {"theta": float("nan")}, ValueError, "theta"),
-        (jsma, {"targets": torch.tensor([9] * 6)}, ValueError, r"targets must lie in 0\.\.3"),
-        (single_pixel, {"pixels": 0}, ValueError, "pixels"),
-        (universal, {"norm": "L0"}, ValueError, "no ball in norm 'L0'"),
-        (universal, {"steps": 0}, ValueError, "steps"),
-        (universal, {"step_size": 0.0}, ValueError, "step_size"),
-        (universal, {"step_size": inf}, ValueError, "step_size"),
-        (universal, {"ceiling": float("nan")}, ValueError, "ceiling"),
-    ],
-)
-def test_bad_options_are_refused(
-    attack: Callable[..., Tensor], options: dict[str, Any], error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message):
-        attack(tiny(), *random_batch(), **{"eps": 1.0, **options})
+REFUSED: list[tuple[Any, ...]] = [
+    (uniform_noise, {"draws": 0}, ValueError, "draws"),
+    (uniform_noise, {"norm": "L1"}, ValueError, "no ball in norm 'L1'"),
+    (minimal, {"attack": bim}, TypeError, "must be a partial"),
+    (minimal, {"attack": partial(bim, norm="L1")}, ValueError, "no eps in Linf or L2, but in L1"),
+    (minimal, {"attack": partial(jsma)}, ValueError, "no eps in Linf or L2, but in no norm"),
+    (minimal, {"attack": partial(bim), "search": "down"}, ValueError, "there are bisection, upwards"),
+    (minimal, {"attack": partial(bim), "trials": 0}, ValueError, "trials"),
+    (jsma, {"theta": 0.0}, ValueError, "theta"),
+    (jsma, {"theta": 1.5}, ValueError, "theta"),
+    (jsma, {"theta": float("nan")}, ValueError, "theta"),
+    (jsma, {"targets": torch.tensor([9] * 6)}, ValueError, r"targets must lie in 0\.\.3"),
+    (single_pixel, {"pixels": 0}, ValueError, "pixels"),
+    (universal, {"norm": "L0"}, ValueError, "no ball in norm 'L0'"),
+    (universal, {"steps": 0}, ValueError, "steps"),
+    (universal, {"step_size": 0.0}, ValueError, "step_size"),
+    (universal, {"step_size": inf}, ValueError, "step_size"),
+    (universal, {"ceiling": float("nan")}, ValueError, "ceiling"),
+]
+
+
+def test_bad_options_are_refused() -> None:
+    for attack, options, error, message in REFUSED:
+        with pytest.raises(error, match=message):
+            attack(tiny(), *random_batch(), **{"eps": 1.0, **options})
 
 
 # Random search

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -111,32 +110,30 @@ def test_layers_that_are_not_there_are_named() -> None:
         routing(model, *random_batch(), eps=0.1, network=model.network)
 
 
-@pytest.mark.parametrize(
-    ("attack", "options", "error", "message"),
-    [
-        (routing, {"chosen": {"3": torch.tensor([16])}}, ValueError, r"'3' must lie in 0\.\.15; seen: 16 to 16"),
-        (routing, {"chosen": {"3": torch.tensor([-1, 2])}}, ValueError, r"0\.\.15; seen: -1 to 2"),
-        (routing, {"chosen": {"3": torch.tensor([True, False])}}, TypeError, "'3' must be int64"),
-        (routing, {"chosen": {"3": torch.tensor(3)}}, TypeError, r"of shape \(\)"),
-        (routing, {"gamma": -1.0}, ValueError, "gamma must be finite"),
-        (routing, {"eta": float("nan")}, ValueError, "eta must be finite"),
-        (routing, {"step_size": 0.0}, ValueError, "step_size"),
-        (routing, {"steps": 0}, ValueError, "steps and restarts"),
-        (routing, {"norm": "L1"}, ValueError, "Linf, L2"),
-        (neurons, {"layer": "0"}, ValueError, r"'0' must give units \(N, C\), not maps \(6, 2, 3, 3\)"),
-        (neurons, {"units": torch.tensor([0, 16])}, ValueError, r"units must lie in 0\.\.15; seen: 0 to 16"),
-        (neurons, {"units": torch.tensor([0.0])}, TypeError, "units must be int64"),
-        (neurons, {"units": torch.tensor([], dtype=torch.int64)}, ValueError, "no units"),
-        (neurons, {"head": torch.zeros(16, 4)}, ValueError, r"head must have shape \(4, 16\), .*'3', not \(16, 4\)"),
-        (neurons, {"head": torch.zeros(5, 16)}, ValueError, r"head must have shape \(4, 16\)"),
-        (neurons, {"classes": 0}, ValueError, "classes"),
-    ],
-)
-def test_bad_options_are_refused(
-    attack: Callable[..., Tensor], options: dict[str, Any], error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message):
-        attack(net(), *random_batch(), eps=0.1, **options)
+REFUSED: list[tuple[Any, ...]] = [
+    (routing, {"chosen": {"3": torch.tensor([16])}}, ValueError, r"'3' must lie in 0\.\.15; seen: 16 to 16"),
+    (routing, {"chosen": {"3": torch.tensor([-1, 2])}}, ValueError, r"0\.\.15; seen: -1 to 2"),
+    (routing, {"chosen": {"3": torch.tensor([True, False])}}, TypeError, "'3' must be int64"),
+    (routing, {"chosen": {"3": torch.tensor(3)}}, TypeError, r"of shape \(\)"),
+    (routing, {"gamma": -1.0}, ValueError, "gamma must be finite"),
+    (routing, {"eta": float("nan")}, ValueError, "eta must be finite"),
+    (routing, {"step_size": 0.0}, ValueError, "step_size"),
+    (routing, {"steps": 0}, ValueError, "steps and restarts"),
+    (routing, {"norm": "L1"}, ValueError, "Linf, L2"),
+    (neurons, {"layer": "0"}, ValueError, r"'0' must give units \(N, C\), not maps \(6, 2, 3, 3\)"),
+    (neurons, {"units": torch.tensor([0, 16])}, ValueError, r"units must lie in 0\.\.15; seen: 0 to 16"),
+    (neurons, {"units": torch.tensor([0.0])}, TypeError, "units must be int64"),
+    (neurons, {"units": torch.tensor([], dtype=torch.int64)}, ValueError, "no units"),
+    (neurons, {"head": torch.zeros(16, 4)}, ValueError, r"head must have shape \(4, 16\), .*'3', not \(16, 4\)"),
+    (neurons, {"head": torch.zeros(5, 16)}, ValueError, r"head must have shape \(4, 16\)"),
+    (neurons, {"classes": 0}, ValueError, "classes"),
+]
+
+
+def test_bad_options_are_refused() -> None:
+    for attack, options, error, message in REFUSED:
+        with pytest.raises(error, match=message):
+            attack(net(), *random_batch(), eps=0.1, **options)
 
 
 def test_feature_adversary_refuses_guides_that_do_not_fit() -> None:

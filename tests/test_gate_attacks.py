@@ -38,24 +38,24 @@ def test_every_branch_is_left_as_it_was() -> None:
         assert branch.training
 
 
-@pytest.mark.parametrize(
-    ("attack", "options", "message"),
-    [
-        *[(attack, {"steps": 0}, "steps and restarts") for attack in (branched, quiet)],
-        *[(attack, {"step_size": 0.0}, "step_size") for attack in (branched, quiet)],
-        *[(attack, {"norm": "L1"}, "Linf, L2") for attack in (branched, quiet)],
-        (branched, {"branches": ()}, "there must be a branch"),
-        (quiet, {"weight": -0.1}, r"weight must be finite and not negative, not -0\.1"),
-        (quiet, {"weight": math.nan}, "weight must be finite and not negative, not nan"),
-        (quiet, {"weight": math.inf}, "weight must be finite and not negative, not inf"),
-        (quiet, {"enough": 0.0}, r"enough must be positive, not 0\.0"),
-        (quiet, {"enough": -1.0}, r"enough must be positive, not -1\.0"),
-        (quiet, {"enough": math.nan}, "enough must be positive, not nan"),
-    ],
-)
-def test_bad_options_are_refused(attack: Callable[..., Tensor], options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        attack(net(), *random_batch(), eps=0.1, **options)
+REFUSED: list[tuple[Any, ...]] = [
+    *[(attack, {"steps": 0}, "steps and restarts") for attack in (branched, quiet)],
+    *[(attack, {"step_size": 0.0}, "step_size") for attack in (branched, quiet)],
+    *[(attack, {"norm": "L1"}, "Linf, L2") for attack in (branched, quiet)],
+    (branched, {"branches": ()}, "there must be a branch"),
+    (quiet, {"weight": -0.1}, r"weight must be finite and not negative, not -0\.1"),
+    (quiet, {"weight": math.nan}, "weight must be finite and not negative, not nan"),
+    (quiet, {"weight": math.inf}, "weight must be finite and not negative, not inf"),
+    (quiet, {"enough": 0.0}, r"enough must be positive, not 0\.0"),
+    (quiet, {"enough": -1.0}, r"enough must be positive, not -1\.0"),
+    (quiet, {"enough": math.nan}, "enough must be positive, not nan"),
+]
+
+
+def test_bad_options_are_refused() -> None:
+    for attack, options, message in REFUSED:
+        with pytest.raises(ValueError, match=message):
+            attack(net(), *random_batch(), eps=0.1, **options)
 
 
 # The deployed model only judges
