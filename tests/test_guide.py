@@ -147,7 +147,7 @@ def test_the_site_shows_the_page_and_its_verdicts(checkout: Repository) -> None:
         ("class", "lower-case"),
         ("2nd", "lower-case"),
         ("trn", r"taken by notebooks/04_trn\.ipynb"),
-        ("noise", r"taken by advdef/defenses/noise\.py"),
+        ("broken", r"taken by advdef/defenses/broken\.py"),
     ],
 )
 def test_a_name_that_is_none_or_is_taken_is_refused_and_nothing_written(
