@@ -109,6 +109,7 @@ PLANS = {
             "curve_images": 2, "checks": "fast", "timed": (4, 1), "long": (1, 2), "cw": (1, 2),
         },
         changes={
+            "import VGG19, AlexNet": "import VGG, VGG19, AlexNet",
             '"VGG-19": VGG19,': '"VGG-19": partial(VGG, stages=((4, 1), (8, 1), (8, 1)), hidden=(16,)),',
             # so few images make enough steps to learn every class
             'schedule="one_cycle", shift=2, **flip': 'schedule="one_cycle", batch_size=20',
@@ -118,7 +119,7 @@ PLANS = {
             "curve=[eps / 4, eps / 2,": "curve=[eps / 2,",
             "(0.001, 0.002, 0.005, 0.01, 0.02, 0.05)": "(0.001, 0.005, 0.02)",
         },
-        imports="from advdef.models.vgg import VGG",
+        imports="",
         images=pale_digits,
     ),
     "trn": Plan(
