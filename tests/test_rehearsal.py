@@ -115,8 +115,7 @@ PLANS = {
             'schedule="one_cycle", shift=2, **flip': 'schedule="one_cycle", batch_size=20',
             '"AlexNet": AlexNet,': '"AlexNet": partial(VGG, stages=((4, 1), (8, 1), (8, 1))),',
             "eps, scale = (4 / 255, 1)": "eps, scale = (2 / 255, 1)",
-            # the same again: more budgets and more steps
-            "curve=[eps / 4, eps / 2,": "curve=[eps / 2,",
+            # the same again: more steps
             "(0.001, 0.002, 0.005, 0.01, 0.02, 0.05)": "(0.001, 0.005, 0.02)",
         },
         imports="",
