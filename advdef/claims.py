@@ -8,8 +8,9 @@ from importlib import resources
 from typing import Any, Literal
 
 import yaml
+from torch import Tensor
 
-from advdef.statistics import Interval
+from advdef.statistics import Interval, mean_interval, paired_difference
 
 __all__ = [
     "SOURCES", "Claim", "Condition", "Rule", "Verdict", "VerdictWord", "all_claims", "badge", "claims", "decide",
@@ -54,6 +55,17 @@ class Condition:
     def overlaps(cls, what: str, interval: Interval, low: float, high: float) -> "Condition":
         """The 95 % interval has a point in common with [low, high]."""
         return cls(what, interval.low <= high and interval.high >= low, f"{interval:+}")
+
+    @classmethod
+    def half_given_back(cls, what: str, treated: Tensor, *, bare: Tensor, clean: Tensor) -> "Condition":
+        """At least half of the accuracy that an attack took is given back, and more than nothing.
+
+        All are hits (N,) on the same images: of ``clean`` ones the attack left ``bare``, and now it is ``treated``.
+        """
+        gain = paired_difference(treated, bare)
+        taken = (clean.double().mean() - bare.double().mean()).item()
+        half = mean_interval(treated.double() - (clean.double() + bare.double()) / 2)
+        return cls(what, gain.low > 0 and half.low > 0, f"{gain:+} points of {100 * taken:.1f} taken")
 
     @classmethod
     def above(cls, what: str, interval: Interval, bound: float) -> "Condition":

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from advdef.evaluation import Outcome
 
-__all__ = ["COLOURS", "image_grid", "robustness_curves", "threat_panels", "use_style"]
+__all__ = ["COLOURS", "image_grid", "robustness_curves", "threat_panels", "use_style", "visible_change"]
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart. The five defences that are compared with
 # each other (TQ, SNS, V2 mean-logit, TRN, purifier) have five colours, the same on every page.
@@ -185,3 +185,14 @@ def image_grid(rows: Mapping[str, Iterable[Tensor]], *, columns: Sequence[str], 
     for cell, title in zip(axes[0], columns, strict=True):
         cell.set_title(title, fontsize=8)
     return figure
+
+
+def visible_change(change: Tensor) -> Tensor:
+    """Changes of pixels (N, C, H, W), each image's scaled into [0, 1] to be seen; no change is grey.
+
+    >>> import torch
+    >>> visible_change(torch.tensor([[[[-0.01, 0.0, 0.01]]]]))
+    tensor([[[[0.0000, 0.5000, 1.0000]]]])
+    """
+    size = change.abs().flatten(1).quantile(0.99, dim=1)[:, None, None, None]
+    return (0.5 + 0.5 * change / size.clamp_min(1e-12)).clamp(0, 1)

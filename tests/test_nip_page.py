@@ -23,6 +23,7 @@ from advdef.papers.nip.bank import fit_bank, random_bank
 from advdef.papers.nip.defence import NIPSelf
 from advdef.papers.nip.influence import inverse_direction
 from advdef.papers.nip.repair import Repair, success_by_image
+from advdef.plotting import visible_change
 from advdef.statistics import wilson
 from advdef.training import Training
 
@@ -376,4 +377,4 @@ def test_the_grid_shows_what_is_added(model: nn.Sequential, images: Tensor, atta
     figure = figures.what_is_added(images[:2], attacked[:2], {"V1": own}, {"V1": images[:2]}, columns=["a", "b"])
     names = [axes.get_ylabel() for axes in figure.axes[::2]]
     assert names == ["clean", "attacked", "attack", "V1", "defended\n(V1)"]
-    assert float(figures.visible(torch.zeros(1, 1, 2, 2)).mean()) == 0.5
+    assert float(visible_change(torch.zeros(1, 1, 2, 2)).mean()) == 0.5

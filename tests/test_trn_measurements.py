@@ -19,6 +19,7 @@ from advdef.papers.trn.defence import OracleRestoration, Restoration
 from advdef.papers.trn.ladder import RUNGS, robust_by_rung, rung_attacker
 from advdef.papers.trn.maps import GradientMap, OracleMap, alignment
 from advdef.papers.trn.models import SIZES, ImageRestorer, Restorer, TwoStreamRestorer
+from advdef.plotting import visible_change
 from advdef.training import Recipe
 
 SHAPE, CLASSES = (2, 6, 5), 4
@@ -252,8 +253,8 @@ def test_transforms_are_defences_in_front_of_the_classifier(name: str) -> None:
 
 def test_a_change_is_seen_around_grey() -> None:
     change = torch.tensor([-2.0, 0.0, 2.0]).view(1, 1, 1, 3)
-    assert figures.visible_change(change).flatten().tolist() == pytest.approx([0, 0.5, 1])
-    assert figures.visible_change(torch.zeros(1, 1, 2, 2)).eq(0.5).all()
+    assert visible_change(change).flatten().tolist() == pytest.approx([0, 0.5, 1])
+    assert visible_change(torch.zeros(1, 1, 2, 2)).eq(0.5).all()
 
 
 def test_names_of_the_label_and_of_what_logits_say() -> None:

@@ -7,10 +7,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from advdef.papers.nip.repair import Repair
-from advdef.plotting import COLOURS, image_grid
+from advdef.plotting import COLOURS, image_grid, visible_change
 from advdef.statistics import mean_interval
 
-__all__ = ["elastic_steps", "shifts_by_attack", "tradeoffs", "visible", "what_is_added", "what_the_oracle_restores"]
+__all__ = ["elastic_steps", "shifts_by_attack", "tradeoffs", "what_is_added", "what_the_oracle_restores"]
 
 
 def shifts_by_attack(shifts: Mapping[str, Mapping[str, Tensor]]) -> Figure:
@@ -115,17 +115,6 @@ def what_is_added(
     All are (N, C, H, W), with a title each in ``columns``.
     """
     changes = {"attack": attacked - images, **directions}
-    rows = {"clean": images, "attacked": attacked} | {name: visible(change) for name, change in changes.items()}
+    rows = {"clean": images, "attacked": attacked} | {name: visible_change(change) for name, change in changes.items()}
     rows |= {f"defended\n({name})": result for name, result in edited.items()}
     return image_grid(rows, columns=columns)
-
-
-def visible(change: Tensor) -> Tensor:
-    """Changes of pixels (N, C, H, W), scaled into [0, 1] to be seen; no change is grey.
-
-    >>> import torch
-    >>> visible(torch.tensor([[[[-0.01, 0.0, 0.01]]]]))
-    tensor([[[[0.0000, 0.5000, 1.0000]]]])
-    """
-    size = change.abs().flatten(1).quantile(0.99, dim=1)[:, None, None, None]
-    return (0.5 + 0.5 * change / size.clamp_min(1e-12)).clamp(0, 1)

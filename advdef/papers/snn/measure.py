@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from advdef.contract import slope
 from advdef.papers.snn.purifier import UNIT, Purifier
+from advdef.plotting import visible_change
 from advdef.taps import tapped
 
 __all__ = ["Detection", "detection", "noise_map_size", "purification_stages", "spike_raster", "zero_gradients"]
@@ -63,17 +64,12 @@ def purification_stages(purifier: Purifier, attacked: Tensor, clean: Tensor) -> 
     return {
         "clean": clean,
         "attacked": attacked,
-        "attacked\n− clean": _visible(attacked - clean),
+        "attacked\n− clean": visible_change(attacked - clean),
         "noise map": (noise / largest).clamp(0, 1),
         "purified": purified,
-        "purified\n− attacked": _visible(purified - attacked),
-        "purified\n− clean": _visible(purified - clean),
+        "purified\n− attacked": visible_change(purified - attacked),
+        "purified\n− clean": visible_change(purified - clean),
     }
-
-
-def _visible(change: Tensor) -> Tensor:
-    size = change.abs().flatten(1).quantile(0.99, dim=1)[:, None, None, None]
-    return (0.5 + 0.5 * change / size.clamp_min(1e-12)).clamp(0, 1)
 
 
 def spike_raster(model: nn.Module, image: Tensor, layer: str, *, neurons: int = 60) -> Tensor:

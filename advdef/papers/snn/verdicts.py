@@ -147,22 +147,16 @@ def purifier_does_well(
     """
     return [
         _given_back_by("purifier", hits, attack),
-        _given_back("black box", black_box["purifier"], bare=black_box["none"], clean=clean),
-        _given_back("worst case", worst["purifier"], bare=worst["none"], clean=clean),
+        Condition.half_given_back("black box", black_box["purifier"], bare=black_box["none"], clean=clean),
+        Condition.half_given_back("worst case", worst["purifier"], bare=worst["none"], clean=clean),
     ]
 
 
 def _given_back_by(defence: str, hits: Hits, attack: str) -> Condition:
     bare = hits["none"]
-    return _given_back(f"{defence}, {attack}", hits[defence][attack], bare=bare[attack], clean=bare["clean"])
-
-
-def _given_back(what: str, treated: Tensor, *, bare: Tensor, clean: Tensor) -> Condition:
-    """At least half of what an attack took is given back: it left ``bare`` of ``clean``, now it is ``treated``."""
-    gain = paired_difference(treated, bare)
-    taken = (clean.double().mean() - bare.double().mean()).item()
-    half = mean_interval(treated.double() - (clean.double() + bare.double()) / 2)
-    return Condition(what, gain.low > 0 and half.low > 0, f"{gain:+} points of {100 * taken:.1f} taken")
+    return Condition.half_given_back(
+        f"{defence}, {attack}", hits[defence][attack], bare=bare[attack], clean=bare["clean"]
+    )
 
 
 def _no_more(what: str, mine: float, theirs: float, *, unit: float) -> Condition:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from advdef.papers.trn.ladder import RUNGS
 from advdef.papers.trn.maps import GradientMap, OracleMap, SobelMap
-from advdef.plotting import COLOURS, image_grid
+from advdef.plotting import COLOURS, image_grid, visible_change
 from advdef.statistics import wilson
 
 __all__ = [
@@ -23,14 +23,7 @@ __all__ = [
     "map_pictures",
     "map_sizes",
     "restored_pictures",
-    "visible_change",
 ]
-
-
-def visible_change(change: Tensor) -> Tensor:
-    """Any change of pixels (N, C, H, W), each image's scaled into [0, 1]; no change is grey."""
-    size = change.abs().flatten(1).quantile(0.99, dim=1)[:, None, None, None]
-    return (0.5 + 0.5 * change / size.clamp_min(1e-12)).clamp(0, 1)
 
 
 def map_pictures(classifier: nn.Module, images: Tensor, labels: Tensor, adversarial: Tensor) -> dict[str, Tensor]:

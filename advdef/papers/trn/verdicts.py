@@ -11,7 +11,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from advdef.claims import Condition, rule
-from advdef.statistics import Interval, mean_interval, paired_difference
+from advdef.statistics import Interval, paired_difference
 
 __all__ = [
     "Replayed",
@@ -51,12 +51,7 @@ class Replayed(NamedTuple):
 
 
 def _recovered(what: str, hits: Replayed) -> Condition:
-    """At least half of the accuracy that the attack took is given back."""
-    clean, bare, restored = hits
-    gain = paired_difference(restored, bare)
-    taken = (clean.double().mean() - bare.double().mean()).item()
-    half = mean_interval(restored.double() - (clean.double() + bare.double()) / 2)
-    return Condition(what, gain.low > 0 and half.low > 0, f"{gain:+} points of {100 * taken:.1f} taken")
+    return Condition.half_given_back(what, hits.restored, bare=hits.bare, clean=hits.clean)
 
 
 def _exceeds(leads: Mapping[str, Sequence[Interval]], others: Iterable[str]) -> list[Condition]:
