@@ -3,8 +3,8 @@
 The *oblivious* attacker ignores the defence: he runs ordinary attacks on the classifier behind it. The *direct* one
 differentiates through the defence as it is deployed, with the ordinary attacks and with strong ones. The *adaptive* one
 runs the strong ones through every surrogate of the defence, and besides them the defence's own attacks, attacks without
-gradients, and what fools other models; he keeps what the first two found. So what he finds beyond the direct one is
-owed to knowledge of the defence and to attacks without gradients, not to effort. A page may add attacks to these and
+gradients, and what fools other models; he keeps what the first two found. Each of his attacks is as long as the
+direct one's; he has more of them, since he knows more targets. A page may add attacks to these and
 never takes one away.
 """
 
