@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from networks import small_network
 from torch import Tensor, nn
 from variants import THREADS
 
@@ -51,18 +52,6 @@ def _threads() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def digits() -> Dataset:
     return load("digits")
-
-
-def small_network() -> nn.Sequential:
-    """A quick classifier of 28x28 grey images."""
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 5, stride=2, padding=2),
-        nn.ReLU(),
-        nn.Conv2d(8, 16, 5, stride=2),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(16 * 5 * 5, 10),
-    )
 
 
 @pytest.fixture(scope="session")

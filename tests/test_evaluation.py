@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from conftest import small_network
+from networks import small_network
 from torch import Tensor, nn
 
 from advdef import store

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import small_network
 from torch import Tensor, nn
 
 from advdef.attacks import pgd
@@ -296,8 +297,6 @@ def test_level_space_puts_each_pixel_at_the_better_end() -> None:
 @pytest.fixture(scope="module")
 def quantised(digits: Dataset) -> Quantized:
     """A network trained behind a trainable quantiser of 4 levels."""
-    from conftest import small_network
-
     with torch.random.fork_rng():
         torch.manual_seed(0)
         defence = Quantized(small_network(), Quantizer(4, trainable=True))
