@@ -424,6 +424,12 @@ class TestTheRow:
         assert [random[id].status == "not run" for id in table] == [False, False, True, False]
         assert [cut[id].status == "not run" for id in table] == [True, True, False, False]
 
+    def test_checks_that_would_compare_draws_do_not_run_on_a_random_defence(self, noisy: Defense, batch: Batch) -> None:
+        comparing = ("A2", "B7", "C2", "C3", "C7", "C10", "C12", "C13")
+        found = self.row(noisy, batch, only=comparing)
+        assert {check.status for check in found.values()} == {"not run"}
+        assert all("draws random numbers (B2)" in check.detail for check in found.values())
+
     def test_what_does_not_belong_together_is_refused(self, honest: Defense, sound: Outcome, batch: Batch) -> None:
         images, labels = batch
         run = partial(

@@ -620,6 +620,11 @@ def test_a_curve_counts_what_weaker_threat_models_broke() -> None:
         curve = evaluate_curve(defence, idle, images, labels, generator=seeded(), known=known)
         assert [int(o.robust.sum()) for o in curve.values()] == [2, 1]
         assert torch.equal(curve[0.1].adversarial, weaker[0.1].adversarial)
+    # what fell to a smaller budget counts at a larger one that the weaker attacker did not try
+    (outcome,) = evaluate_curve(
+        defence, {0.1: idle[0.1]}, images, labels, generator=seeded(), known=[{0.05: weaker[0.05]}]
+    ).values()
+    assert torch.equal(outcome.robust, weaker[0.05].robust)
     with pytest.raises(ValueError, match=r"known is for eps 0\.1 in Linf"):
         evaluate_curve(defence, {0.05: []}, images, labels, generator=seeded(), known=[{0.05: weaker[0.1]}])
 
