@@ -12,7 +12,7 @@ from importlib import resources
 from typing import Any, get_args
 
 from advdef.book.cards import cards
-from advdef.book.recordfile import Record
+from advdef.book.records import Record
 from advdef.claims import SOURCES, VerdictWord, all_claims, badge
 from advdef.papers import how_decided
 

@@ -16,7 +16,7 @@ import yaml
 
 from advdef.book.notebookfile import LANGUAGE, read_executed, title, without_injected, write
 from advdef.book.pages import Page, generated
-from advdef.book.recordfile import Record, read_records
+from advdef.book.records import Record, read_records
 from advdef.book.repository import Repository
 from advdef.store.files import held, naming, replace_folder
 
