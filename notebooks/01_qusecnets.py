@@ -60,8 +60,8 @@ import torch
 from advdef import checks, plotting
 from advdef.attacks import suites
 from advdef.book import page as notebook
-from advdef.book.page import show_eps
 from advdef.book.glue import record
+from advdef.book.page import show_eps
 from advdef.defenses import Undefended
 from advdef.evaluation import (
     ATTACKERS,
@@ -231,7 +231,9 @@ for name, data in page.data.items():
             layer = isinstance(model, Quantized)
             ready[k] = model if layer else Undefended(model, twin=plain)
         if s == seed:
-            ready["bit depth"] = Quantized(plain, Quantizer(levels)).to(page.device).eval()
+            ready["bit depth"] = (
+                Quantized(plain, Quantizer(levels)).to(page.device).eval()
+            )
         for defence in ready.values():
             if isinstance(defence, Quantized):
                 defence.undefended = plain
