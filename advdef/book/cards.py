@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import html
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
 from typing import Any
 
 from advdef.book.records import COMPARISON, Record, worst_cases
@@ -13,7 +16,7 @@ from advdef.evaluation.results import Row
 from advdef.evaluation.threats import ATTACKERS
 from advdef.papers import PAPERS, Paper
 
-__all__ = ["cards", "own_pages"]
+__all__ = ["card_schema", "cards", "own_pages"]
 
 
 def own_pages(records: Iterable[Record]) -> list[dict[str, str]]:
@@ -38,6 +41,13 @@ def own_pages(records: Iterable[Record]) -> list[dict[str, str]]:
                 row[f"{threat} %"] = " / ".join(shown)
             rows.append(row | {"images": str(worst[defence, model, eps]["adaptive"]["n"])})
     return rows
+
+
+@functools.cache
+def card_schema() -> dict[str, Any]:
+    """The JSON schema of a result card, with a description of every field."""
+    schema: dict[str, Any] = json.loads(resources.files("advdef.book").joinpath("card.schema.json").read_text("utf-8"))
+    return schema
 
 
 def cards(records: Sequence[Record]) -> dict[str, dict[str, Any]]:

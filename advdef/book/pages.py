@@ -8,11 +8,10 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any, get_args
 
-from advdef.book.cards import cards
-from advdef.book.records import Record
+from advdef.book.cards import card_schema, cards
+from advdef.book.records import Record, record_schema
 from advdef.claims import SOURCES, VerdictWord, all_claims, badge
 from advdef.papers import how_decided
 
@@ -41,8 +40,8 @@ def generated(records: Sequence[Record], pages: Sequence[Page]) -> dict[str, str
     """Files to write into the folder of prose pages, by name: fragments that these include, and the cards.
 
     >>> sorted(generated([], []))
-    ['_generated/cards.md', '_generated/conclusion.md', '_generated/schema.md', '_generated/status.md',
-     '_generated/verdicts.md']
+    ['_generated/cards.md', '_generated/conclusion.md', '_generated/record.md', '_generated/schema.md',
+     '_generated/status.md', '_generated/verdicts.md']
     """
     made = cards(records)
     return {
@@ -50,7 +49,8 @@ def generated(records: Sequence[Record], pages: Sequence[Page]) -> dict[str, str
         "_generated/status.md": _status(records, pages),
         "_generated/cards.md": _cards(made),
         "_generated/conclusion.md": _conclusion(made),
-        "_generated/schema.md": _schema(),
+        "_generated/schema.md": _schema("The fields of a result card", card_schema()),
+        "_generated/record.md": _schema("The fields of a record", record_schema()),
         **{f"_static/cards/{paper}.json": json.dumps(card, indent=1) + "\n" for paper, card in made.items()},
     }
 
@@ -199,11 +199,10 @@ def _conclusion(made: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
-def _schema() -> str:
-    """The fields of a card, from its JSON schema."""
-    schema = json.loads(resources.files("advdef.book").joinpath("card.schema.json").read_text("utf-8"))
+def _schema(caption: str, schema: Mapping[str, Any]) -> str:
+    """The fields that a JSON schema describes."""
     rows = [[f"<code>{name}</code>", html.escape(about)] for name, about in _fields(schema)]
-    return _table("The fields of a result card", ["field", "meaning"], rows)
+    return _table(caption, ["field", "meaning"], rows)
 
 
 def _fields(schema: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -211,6 +210,7 @@ def _fields(schema: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]
     for name, part in schema.get("properties", {}).items():
         found.append((f"{prefix}{name}", part.get("description", "")))
         found += _fields(part, f"{prefix}{name}.")
+        found += _fields(part.get("items", {}), f"{prefix}{name}[].")
     return found
 
 
