@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 from advdef.book.cards import cards, own_pages
-from advdef.book.pages import Page, generated
+from advdef.book.pages import Chapter, generated
 from advdef.book.records import read_record, read_records
 from advdef.book.repository import InputError, Repository
 from advdef.papers import PAPERS
@@ -21,7 +21,7 @@ from advdef.plotting import COLOURS
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = json.loads(resources.files("advdef.book").joinpath("card.schema.json").read_text("utf-8"))
 COMMITTED = read_records(Repository(ROOT).committed_results)
-PAGES = [Page(paper, path.stem, f"{paper}: a page") for paper, path in Repository(ROOT).notebooks.items()]
+PAGES = [Chapter(paper, path.stem, f"{paper}: a page") for paper, path in Repository(ROOT).notebooks.items()]
 RAN = {"seed": 0, "date": "d", "commit": "c", "device": "cpu", "device_name": "x", "python": "3", "versions": {}}
 RAN |= {"wall_seconds": 60, "data_checksum": "0"}
 

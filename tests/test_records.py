@@ -21,7 +21,7 @@ from advdef.book.records import (
     read_records,
     record_schema,
     results_folder,
-    worst_cases,
+    three_attacker_rows,
 )
 from advdef.book.repository import InputError
 from advdef.checks.result import Check
@@ -133,10 +133,10 @@ def test_a_page_that_renames_what_the_site_shows_fails_by_itself(digits: Dataset
         every.save()
 
 
-def test_a_table_of_worst_cases_goes_before_a_curve(run: Run) -> None:
+def test_a_table_of_three_attacker_rows_goes_before_a_curve(run: Run) -> None:
     attacked(run, "mine")
     attacked(run, "mine", "other", part="curve")
-    assert list(worst_cases(read_record(run.save()))) == [("mine", "m", 0.1)]
+    assert list(three_attacker_rows(read_record(run.save()))) == [("mine", "m", 0.1)]
 
 
 def test_a_record_bears_the_id_of_its_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from advdef.book.records import COMPARISON, Record, worst_cases
+from advdef.book.records import COMPARISON, Record, three_attacker_rows
 from advdef.book.repository import PROFILES, InputError
 from advdef.claims import claims
 from advdef.evaluation.results import Row
@@ -29,7 +29,7 @@ def own_pages(records: Iterable[Record]) -> list[dict[str, str]]:
         paper = next((paper for paper in PAPERS if paper.id == record["paper"]), None)
         if paper is None:
             continue
-        worst = worst_cases(record)
+        worst = three_attacker_rows(record)
         for defence, model, eps in sorted(worst):
             if defence != paper.own:
                 continue
@@ -70,7 +70,7 @@ def cards(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
 
 
 def _card(paper: Paper, comparison: Record, records: Sequence[Record]) -> dict[str, Any]:
-    every, run = worst_cases(comparison), comparison["provenance"]
+    every, run = three_attacker_rows(comparison), comparison["provenance"]
     (model,) = comparison["results"].values("model")
     budgets = sorted(eps for defence, _, eps in every if defence == paper.defence)
     largest = {defence: every[defence, model, budgets[-1]] for defence in (paper.defence, "undefended", "AT")}

@@ -15,7 +15,7 @@ from advdef.book.records import Record, record_schema
 from advdef.claims import SOURCES, VerdictWord, all_claims, badge
 from advdef.papers import how_decided
 
-__all__ = ["Page", "generated"]
+__all__ = ["Chapter", "generated"]
 
 _WORDS: tuple[VerdictWord, ...] = get_args(VerdictWord)
 _LONG = 260  # characters of evidence; beyond that its conditions are listed one by one
@@ -28,7 +28,7 @@ _FLAGS = {
 
 
 @dataclass(frozen=True)
-class Page:
+class Chapter:
     """A notebook on the site: its paper, its file's stem and its title."""
 
     paper: str
@@ -36,7 +36,7 @@ class Page:
     title: str
 
 
-def generated(records: Sequence[Record], pages: Sequence[Page]) -> dict[str, str]:
+def generated(records: Sequence[Record], pages: Sequence[Chapter]) -> dict[str, str]:
     """Files to write into the folder of prose pages, by name: fragments that these include, and the cards.
 
     >>> sorted(generated([], []))
@@ -55,7 +55,7 @@ def generated(records: Sequence[Record], pages: Sequence[Page]) -> dict[str, str
     }
 
 
-def _verdicts(records: Sequence[Record], pages: Sequence[Page]) -> str:
+def _verdicts(records: Sequence[Record], pages: Sequence[Chapter]) -> str:
     """A table of counts, then each claim with what every run decided."""
     by_paper = {page: [r for r in records if r["paper"] == page.paper and r["verdicts"]] for page in pages}
     shown = {page: found for page, found in by_paper.items() if found}
@@ -76,11 +76,11 @@ def _verdicts(records: Sequence[Record], pages: Sequence[Page]) -> str:
     return "\n".join(parts)
 
 
-def _label(page: Page) -> str:
+def _label(page: Chapter) -> str:
     return page.paper.replace("_", "-")
 
 
-def _claim(claim: Mapping[str, Any], records: Iterable[Record], page: Page) -> str:
+def _claim(claim: Mapping[str, Any], records: Iterable[Record], page: Chapter) -> str:
     """What all runs decided about the claim of a verdict."""
     decisions = (_decision(v, r) for r in records for v in r["verdicts"] if v["claim"] == claim["claim"])
     rule = _rules().get(claim["claim"], "The record does not say.")
@@ -115,7 +115,7 @@ def _decision(verdict: Mapping[str, Any], record: Record) -> str:
     return f"<li>{head}: {html.escape(evidence)}{listed}</li>"
 
 
-def _status(records: Sequence[Record], pages: Sequence[Page]) -> str:
+def _status(records: Sequence[Record], pages: Sequence[Chapter]) -> str:
     """One line for each record, and the versions that were used."""
     rows, used = [], dict[str, list[str]]()
     for page, record in ((page, record) for page in pages for record in records if record["paper"] == page.paper):

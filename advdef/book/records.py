@@ -30,7 +30,7 @@ from advdef.store import write_atomically
 from advdef.store.files import naming
 
 __all__ = [
-    "COMPARISON", "Record", "Run", "read_record", "read_records", "record_schema", "results_folder", "worst_cases",
+    "COMPARISON", "Record", "Run", "read_record", "read_records", "record_schema", "results_folder", "three_attacker_rows",
 ]  # fmt: skip
 
 COMPARISON = "five_defences"
@@ -231,14 +231,14 @@ def _check_what_the_site_shows(record: Record) -> None:
     wanted = {paper.own, paper.undefended} if paper else set()
     if record["paper"] == COMPARISON:
         wanted = {"undefended", "AT", *(paper.defence for paper in PAPERS)}
-    if missing := wanted - {defence for defence, _, _ in worst_cases(record)}:
+    if missing := wanted - {defence for defence, _, _ in three_attacker_rows(record)}:
         raise ValueError(
             f"the site shows worst cases of {', '.join(sorted(missing))} under all three attackers, and this run has "
             'none with the part "worst" or "curve": keep the names in advdef/papers/__init__.py and on the page equal'
         )
 
 
-def worst_cases(record: Record) -> dict[tuple[str, str, float], dict[Threat, Row]]:
+def three_attacker_rows(record: Record) -> dict[tuple[str, str, float], dict[Threat, Row]]:
     """Worst-case rows of the first seed by (defence, network, eps), where all three attackers tried.
 
     A page that has a table of worst cases beside a curve means the table, which has more images.
