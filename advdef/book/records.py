@@ -30,7 +30,8 @@ from advdef.store import write_atomically
 from advdef.store.files import naming
 
 __all__ = [
-    "COMPARISON", "Record", "Run", "read_record", "read_records", "record_schema", "results_folder", "three_attacker_rows",
+    "COMPARISON", "Record", "Run", "read_record", "read_records", "record_schema", "results_folder",
+    "three_attacker_rows",
 ]  # fmt: skip
 
 COMPARISON = "five_defences"
