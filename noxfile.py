@@ -105,6 +105,7 @@ def lint(session: nox.Session) -> None:
     _run(session, "ruff", "check", "--no-cache", ".")  # a cache hides what another file changed
     _run(session, "ruff", "format", "--check", ".")
     _run(session, "mypy")
+    _run(session, "mypy", "--config-file", "tests/mypy.ini")
     _run(session, "lint-imports", "--no-cache")
     for schema, files in SCHEMAS.items():
         _run(session, "check-jsonschema", "--quiet", "--builtin-schema", schema, *map(str, files))

@@ -72,7 +72,7 @@ def reproduce(
     need("papermill", "jupytext", "ipykernel", "jupyter_book")
     from advdef.book import notebookfile
     from advdef.book import run as reproduction
-    from advdef.book.recordfile import read_records
+    from advdef.book.records import read_records
 
     parameters = reproduction.run_parameters(dataset=dataset, seed=seed, device=device)
     if not selected:
@@ -159,7 +159,7 @@ def verdicts(
     ] = False,
 ) -> None:
     """Print the verdicts on the papers' claims, from the records of runs."""
-    from advdef.book.recordfile import read_records
+    from advdef.book.records import read_records
 
     repository = find()
     profiles = PROFILES if profile is None else (check_profile(profile),)

@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from advdef.evaluation import Outcome
+from advdef.evaluation import Results, Threat
+from advdef.statistics import Interval
 
 __all__ = ["COLOURS", "image_grid", "robustness_curves", "threat_panels", "use_style", "visible_change"]
 
@@ -105,68 +106,71 @@ def use_style() -> None:
     )
 
 
-def robustness_curves(curves: Mapping[str, Mapping[str, Mapping[str, Mapping[float, Outcome]]]]) -> Figure:
-    """Robust accuracy against eps: a row per data set, a panel per defence, a line per threat model, 95 % Wilson bands.
+def robustness_curves(results: Results) -> Figure:
+    """Robust accuracy against eps: a row per data set, a panel per defence, a line per threat model, 95 % bands.
 
-    ``curves[dataset][defence][threat][eps]`` is an outcome.
+    The results are worst cases, one for each of these and each eps.
     """
-    columns = 4
-    depth = {dataset: -(-len(defences) // columns) for dataset, defences in curves.items()}
-    size = (2.2 * columns + 0.6, 2.3 * sum(depth.values()))
-    figure, axes = plt.subplots(sum(depth.values()), columns, figsize=size, sharey=True, squeeze=False)
+    columns, datasets = 4, [results.select(dataset=name) for name in results.values("dataset")]
+    depths = [-(-len(found.values("defence")) // columns) for found in datasets]
+    size = (2.2 * columns + 0.6, 2.3 * sum(depths))
+    figure, axes = plt.subplots(sum(depths), columns, figsize=size, sharey=True, squeeze=False)
     for panel in axes.flat:
         panel.set_visible(False)
     top = 0
-    for dataset, defences in curves.items():
-        rows = axes[top : top + depth[dataset]]
-        for panel, (defence, threats) in zip(rows.flat, defences.items(), strict=False):
-            for threat, outcomes in threats.items():
-                _line(
-                    panel, outcomes, label=threat, style=THREAT_STYLES[threat], colour=COLOURS.get(defence, "#000000")
-                )
+    for found, depth in zip(datasets, depths, strict=True):
+        rows = axes[top : top + depth]
+        for panel, defence in zip(rows.flat, found.values("defence"), strict=False):
+            mine = found.select(defence=defence)
+            for threat in mine.values("threat"):
+                _line(panel, mine.select(threat=threat), label=threat, colour=COLOURS.get(defence, "#000000"))
             panel.set(title=defence, xlabel="eps", ylim=(-0.03, 1.03), visible=True)
         for row in rows:
-            row[0].set_ylabel(f"{dataset}\nrobust accuracy")
-        top += depth[dataset]
+            row[0].set_ylabel(f"{found.rows[0]['dataset']}\nrobust accuracy")
+        top += depth
     axes[0][0].legend(title="attacker", loc="upper right", fontsize=8)
     return figure
 
 
-def threat_panels(curves: Mapping[str, Mapping[str, Mapping[float, Outcome]]]) -> Figure:
-    """Robust accuracy against eps: a panel per threat model, a line per defence, bars for 95 % Wilson intervals.
+def threat_panels(results: Results) -> Figure:
+    """Robust accuracy against eps: a panel per threat model, a line per defence, bars for 95 % intervals.
 
-    ``curves[defence][threat][eps]`` is an outcome; raises ValueError where there is none. Points of different defences
-    stand a little apart, as many of them lie at zero.
+    The results are worst cases, one for each of these and each eps; raises ValueError where there is none. Points of
+    different defences stand a little apart, as many of them lie at zero.
     """
-    if not curves:
+    if not results:
         raise ValueError("there is no defence to draw")
-    threats = list(next(iter(curves.values())))
+    threats, defences = results.values("threat"), results.values("defence")
     size = (3.1 * len(threats), 3.3)
     figure, axes = plt.subplots(1, len(threats), figsize=size, sharey=True, squeeze=False)
     for panel, threat in zip(axes[0], threats, strict=True):
-        for number, (defence, found) in enumerate(curves.items()):
+        for number, defence in enumerate(defences):
             colour = COLOURS.get(defence, _OTHERS[number % len(_OTHERS)])
-            budgets = sorted(found[threat])
-            shift = 0.008 * budgets[-1] * (number - (len(curves) - 1) / 2)
-            intervals = [found[threat][eps].interval for eps in budgets]
+            budgets, intervals = _by_budget(results.select(threat=threat, defence=defence))
+            shift = 0.008 * budgets[-1] * (number - (len(defences) - 1) / 2)
             errors = [[i.value - i.low for i in intervals], [i.high - i.value for i in intervals]]
             panel.errorbar(
                 [eps + shift for eps in budgets], [i.value for i in intervals], yerr=errors, label=defence,
                 color=colour, marker="osD^vPX*"[number % 8], elinewidth=0.8, linewidth=1.4,
             )  # fmt: skip
-        panel.set(title=threat, xlabel="eps", ylim=(-0.03, 1.03), xticks=budgets)
+        panel.set(title=threat, xlabel="eps", ylim=(-0.03, 1.03), xticks=sorted(results.values("eps")))
         panel.xaxis.set_major_formatter("{x:.3g}")
     axes[0][0].set_ylabel("robust accuracy")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
     return figure
 
 
-def _line(axes: Axes, outcomes: Mapping[float, Outcome], *, label: str, style: tuple[str, str], colour: str) -> None:
-    budgets = sorted(outcomes)
-    intervals = [outcomes[eps].interval for eps in budgets]
-    values = [interval.value for interval in intervals]
-    axes.plot(budgets, values, style[0], marker=style[1], color=colour, label=label)
+def _line(axes: Axes, results: Results, *, label: Threat, colour: str) -> None:
+    budgets, intervals = _by_budget(results)
+    line, marker = THREAT_STYLES[label]
+    axes.plot(budgets, [i.value for i in intervals], line, marker=marker, color=colour, label=label)
     axes.fill_between(budgets, [i.low for i in intervals], [i.high for i in intervals], color=colour, alpha=0.12, lw=0)
+
+
+def _by_budget(results: Results) -> tuple[list[float], list[Interval]]:
+    """The budgets in their order, and the accuracy at each."""
+    budgets = sorted(results.values("eps"))
+    return budgets, [results.interval(eps=eps) for eps in budgets]
 
 
 def image_grid(rows: Mapping[str, Iterable[Tensor]], *, columns: Sequence[str], size: float = 1.15) -> Figure:

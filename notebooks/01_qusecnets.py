@@ -60,12 +60,11 @@ import torch
 from advdef import checks, plotting
 from advdef.attacks import suites
 from advdef.book import page as notebook
+from advdef.book.glue import record
 from advdef.book.page import show_eps
-from advdef.book.records import Run, record
-from advdef.claims import claims, decide
-from advdef.data import load
 from advdef.defenses import Undefended
 from advdef.evaluation import (
+    ATTACKERS,
     Attempt,
     correct,
     direct,
@@ -73,8 +72,8 @@ from advdef.evaluation import (
     oblivious,
     three_curves,
 )
+from advdef.evaluation.results import WORST_CASE
 from advdef.models import CleverhansCNN
-from advdef.papers import how_decided
 from advdef.papers.qusecnets import figures
 from advdef.papers.qusecnets import verdicts as rules
 from advdef.papers.qusecnets.certificate import certified
@@ -115,28 +114,17 @@ PROFILES = {
     ),
 }  # fmt: skip
 P = notebook.choose(PROFILES, profile)
-DEVICE = notebook.choose_device(device)
-RESUME = notebook.resume_folder()
+page = notebook.Page(
+    "qusecnets", PROFILES, profile, dataset=dataset, seed=seed, device=device, train=P["train"],
+)  # fmt: skip
 SEEDS = [seed + i for i in range(P["seeds"])]
 
 # what depends on the kind of image: grey (1 channel) or colour (3)
 LEVELS = {1: 2, 3: 4}  # the released configuration has N = 2 on MNIST
 EPS = {1: 0.3, 3: 8 / 255}  # Cleverhans' default; the usual budget on CIFAR-10
-THREATS = ("oblivious", "direct", "adaptive")
 AUGMENT = {1: {}, 3: dict(shift=2, flip=True)}
 
-studies = {}
-for name in notebook.choose_datasets(dataset, P["datasets"]):
-    data = load(name, device=DEVICE)
-    studies[name] = data.subset(train=P["train"] and min(P["train"], len(data.train)))
-runs = {name: Run("qusecnets", profile, data, seed) for name, data in studies.items()}
-run_line = f"profile {profile}, data {' and '.join(studies)}, seed {seed}, device {DEVICE.type}"
-record("run_line", run_line)
-notebook.table(
-    pd.DataFrame(PROFILES).map(str),
-    f"The three profiles; this page: {run_line}",
-    index=True,
-)
+page.profiles()
 
 # %% [markdown]
 # ## The layer
@@ -213,7 +201,7 @@ def train_variant(data, variant, levels, s, **options):
 # %%
 defences = {}  # data set -> seed -> name -> defence
 trainings = {}
-for name, data in studies.items():
+for name, data in page.data.items():
     channels = data.shape[0]
     levels, robust = LEVELS[channels], budget(data) | ROBUST | dict(eps=EPS[channels])
     for s in tqdm(SEEDS, desc=f"{name}, seeds", leave=False):
@@ -243,7 +231,9 @@ for name, data in studies.items():
             layer = isinstance(model, Quantized)
             ready[k] = model if layer else Undefended(model, twin=plain)
         if s == seed:
-            ready["bit depth"] = Quantized(plain, Quantizer(levels)).to(DEVICE).eval()
+            ready["bit depth"] = (
+                Quantized(plain, Quantizer(levels)).to(page.device).eval()
+            )
         for defence in ready.values():
             if isinstance(defence, Quantized):
                 defence.undefended = plain
@@ -259,7 +249,7 @@ def thresholds(defence):
 
 
 clean = {}  # data set -> seed -> name -> (N,) correct
-for name, data in studies.items():
+for name, data in page.data.items():
     test = notebook.sample(data.test, 2_000)
     for s, ready in defences[name].items():
         hits = {
@@ -267,7 +257,7 @@ for name, data in studies.items():
         }
         clean.setdefault(name, {})[s] = hits
         for k, right in hits.items():
-            runs[name].add_clean(right, defence=k, model="cleverhans-cnn", seed=s)
+            page.runs[name].add_clean(right, defence=k, model="cleverhans-cnn", seed=s)
 
 rows = [
     {
@@ -279,10 +269,10 @@ rows = [
         if k in trainings[name][seed]
         else "–",
     }
-    for name in studies
+    for name in page.data
     for k, right in clean[name][seed].items()
 ]
-for name in studies:
+for name in page.data:
     for k in ("TQ", "TQ released"):
         path = trainings[name][seed][k].history["thresholds"]
         assert not torch.equal(path[0], path[-1]), f"{k}: thresholds did not move"
@@ -290,7 +280,6 @@ for name in studies:
     record(f"{name}/parameters", size, kind="count")
     for k in ("undefended", "CQ", "TQ"):
         right = clean[name][seed][k]
-        runs[name].values[f"clean/{k}"] = wilson(int(right.sum()), len(right)).value
         record(f"{name}/clean/{k}", right, kind="hits")
 notebook.table(
     pd.DataFrame(rows), "Clean accuracy with 95 % Wilson intervals, first seed"
@@ -304,7 +293,7 @@ notebook.table(
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Clean accuracy against the number of levels N, deployed hard (solid, with 95 % Wilson intervals) and soft (dotted; TQ at the hardness its training ended with, the others at 10), over the seeds of the sweep.", "name": "fig-levels"}, "image": {"alt": "One panel per data set: clean accuracy against number of levels for constant, trainable and k-means thresholds, with a dashed line for the undefended network."}}
 HARD, SOFT, FLAT = {}, {}, {}  # data set -> layer -> one value per number of levels
-for name, data in studies.items():
+for name, data in page.data.items():
     test = notebook.sample(data.test, 2_000)
     images, labels = test.float_images(), test.labels
     FLAT[name] = clean[name][seed]["undefended"].float().mean().item()
@@ -320,7 +309,7 @@ for name, data in studies.items():
                     model.quantizer.mode = mode
                     hits[mode].append(correct(model, images, labels))
                 model.quantizer.mode = "hard"
-                runs[name].add_clean(
+                page.runs[name].add_clean(
                     hits["hard"][-1], defence=variant, model="cleverhans-cnn", seed=s,
                     part="levels", levels=levels,
                 )  # fmt: skip
@@ -345,15 +334,15 @@ SCHEMES = {
     "alternating, h = 20": dict(scheme="alternating", hardness=(20.0, 20.0)),
 }
 PATHS = {}  # data set -> scheme -> thresholds (epochs, 3)
-for name, data in studies.items():
+for name, data in page.data.items():
     for label, options in SCHEMES.items():
         path = train_variant(data, "TQ", 4, seed, **options).history["thresholds"]
         moved = float((path[-1] - path[0]).abs().max())
         assert moved > 1e-3, f"{label}: thresholds did not move"
-        runs[name].values[f"thresholds/{label}"] = path[-1].tolist()
+        page.runs[name].values[f"thresholds/{label}"] = path[-1].tolist()
         PATHS.setdefault(name, {})[label] = path
 figures.threshold_paths(
-    PATHS, {name: data.train.images / 255 for name, data in studies.items()}
+    PATHS, {name: data.train.images / 255 for name, data in page.data.items()}
 )
 plt.show()
 
@@ -369,7 +358,7 @@ plt.show()
 CLAIMED = ("CQ", "TQ", "CQ released", "TQ released")
 suite = suites.cleverhans()
 measured = {}  # data set -> name -> threat -> outcome; every attack on every image
-for name, data in studies.items():
+for name, data in page.data.items():
     batch = notebook.sample(data.test, P["images"])
     images, labels, eps = batch.float_images(), batch.labels, EPS[data.shape[0]]
     for k in tqdm(("undefended", *CLAIMED, "AT"), desc=name, leave=False):
@@ -383,13 +372,13 @@ for name, data in studies.items():
                 eps=eps,
                 generator=draws,
                 exhaustive=True,
-                resume=RESUME,
+                resume=page.resume,
             )
             for threat, attempts in [("oblivious", oblivious), ("direct", direct)]
         }
         measured.setdefault(name, {})[k] = outcomes
         for threat, outcome in outcomes.items():
-            runs[name].add(
+            page.runs[name].add(
                 outcome, defence=k, threat=threat, model="cleverhans-cnn", part="claims"
             )
 
@@ -415,7 +404,7 @@ RANGES = {
     "cifar10": (0.10, 0.50),
 }  # the abstract's ranges [paper]
 rows = []
-for name in studies:
+for name in page.data:
     low, high = RANGES.get(name, (None, None))
     if low is not None:
         rows.append(
@@ -471,7 +460,7 @@ SHOWN = (
     "AT + CQ",
 )
 curves = {}  # data set -> seed -> name -> threat -> eps -> outcome
-for name, data in studies.items():
+for name, data in page.data.items():
     batch = notebook.sample(data.test, P["adaptive_images"])
     images, labels, grid = batch.float_images(), batch.labels, P["curve"][data.shape[0]]
     for s, ready in defences[name].items():
@@ -481,12 +470,12 @@ for name, data in studies.items():
             found = three_curves(
                 ready[k], images, labels, budgets=grid, generator=torch.Generator().manual_seed(s),
                 steps=P["steps"], restarts=P["restarts"], queries=P["queries"], transfer=twin,
-                resume=RESUME,
+                resume=page.resume,
             )  # fmt: skip
             curves.setdefault(name, {}).setdefault(s, {})[k] = found
             for threat, outcomes in found.items():
                 for outcome in outcomes.values():
-                    runs[name].add(
+                    page.runs[name].add(
                         outcome,
                         defence=k,
                         threat=threat,
@@ -494,45 +483,33 @@ for name, data in studies.items():
                         seed=s,
                         part="curve",
                     )
-figure = plotting.robustness_curves(
-    {name: {k: curves[name][seed][k] for k in SHOWN} for name in studies}
-)
+worst = page.results(part="curve", attack=WORST_CASE, seed=seed)
+figure = plotting.robustness_curves(worst.select(defence=SHOWN))
 plt.show()
 
 # %% tags=["hide-input"]
-rows = []
-for name, data in studies.items():
-    eps = EPS[data.shape[0]]
+for name, data in page.data.items():
+    eps, least = EPS[data.shape[0]], P["curve"][data.shape[0]][0]  # not all are 0 there
     for k, threats in curves[name][seed].items():
-        outcome = threats["adaptive"][eps]
-        rows.append(
-            {
-                "data": name,
-                "defence": k,
-                "clean %": f"{100 * outcome.clean.float().mean():.1f}",
-            }
-            | {f"{threat} %": f"{threats[threat][eps].interval}" for threat in THREATS}
-        )
-        small = threats["adaptive"][P["curve"][data.shape[0]][0]]  # not all are 0 there
-        key = f"{name}/adaptive at {show_eps(small.eps)}/{k}"
-        record(key, small.robust, kind="hits")
-        for threat in THREATS:
-            found = threats[threat][eps]
-            runs[name].values[f"{threat}/{k}"] = found.interval.value
-            record(f"{name}/{threat}/{k}", found.robust, kind="hits")
-budgets = " and ".join(
-    f"eps {show_eps(EPS[data.shape[0]])} on {name}" for name, data in studies.items()
+        key = f"{name}/adaptive at {show_eps(least)}/{k}"
+        record(key, threats["adaptive"][least].robust, kind="hits")
+        for threat in ATTACKERS:
+            record(f"{name}/{threat}/{k}", threats[threat][eps].robust, kind="hits")
+budgets = [
+    f"eps {show_eps(EPS[data.shape[0]])} on {name}" for name, data in page.data.items()
+]
+shown = page.results(
+    part=("clean", "curve"), attack=("none", WORST_CASE), seed=seed,
+    eps=(0.0, *(EPS[data.shape[0]] for data in page.data.values())),
+)  # fmt: skip
+page.headline(
+    shown.pivot(("dataset", "defence"), "threat", name="{} %"),
+    f"Accuracy of {P['adaptive_images']} images (clean: of up to 2,000) under the three attackers at {' and '.join(budgets)}, with 95 % Wilson intervals",
 )
-headline = notebook.table(
-    pd.DataFrame(rows),
-    f"Accuracy of {len(outcome.robust)} images under the three attackers at {budgets}, with 95 % Wilson intervals",
-)
-record("headline_table", headline)
-headline
 
 # %% tags=["hide-input"]
 rows = []
-for name in studies:
+for name in page.data:
     for k, threats in curves[name][seed].items():
         counts = Counter()
         for outcome in threats["adaptive"].values():
@@ -556,8 +533,8 @@ notebook.table(
 # %% tags=["hide-input"]
 AREA = {}  # data set -> threat -> (paired difference, difference of each seed)
 rows = []
-for name in studies:
-    for threat in THREATS:
+for name in page.data:
+    for threat in ATTACKERS:
         robust = {
             k: torch.stack(
                 [
@@ -599,7 +576,7 @@ notebook.table(
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: share of pixels that can change level, φ, against eps for the constant quantiser; dotted: the value 2 eps (N − 1) of uniformly spread pixels. Right: by how much one flip moves the network's input, relative to eps.", "name": "fig-flippable"}, "image": {"alt": "Left panel: share of flippable pixels against eps for several numbers of levels on each data set, with dotted lines for uniform pixels. Right panel: jump size of one flip divided by eps, falling with eps."}}
 sizes = np.linspace(0.005, 0.4, 60)
 SHARES = {}  # data set -> levels -> share of pixels that can flip, for each eps
-for name, data in studies.items():
+for name, data in page.data.items():
     images = notebook.sample(data.test, 200).float_images()
     for levels in (2, 4, 16):
         moved = [
@@ -619,7 +596,7 @@ plt.show()
 
 # %% tags=["hide-input"]
 rows = []
-for name, data in studies.items():
+for name, data in page.data.items():
     batch = notebook.sample(data.test, P["adaptive_images"])
     images, labels = batch.float_images(), batch.labels
     for k in ("CQ", "TQ", "k-means", "AT + CQ"):
@@ -632,7 +609,7 @@ for name, data in studies.items():
                 "an attack broke an image that is proven robust"
             )
             n = int(proven.sum())
-            runs[name].values[f"certified/{k}/{eps:.4g}"] = n / len(labels)
+            page.runs[name].values[f"certified/{k}/{eps:.4g}"] = n / len(labels)
             key = f"{name}/proven/{k}/{show_eps(eps)}"
             record(key, proven, kind="hits")
             rows.append(
@@ -652,7 +629,7 @@ notebook.table(frame, "Lower bound by interval arithmetic and upper bound by att
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Images that the adaptive attacker broke behind the constant quantiser: as given, attacked, and both as the network sees them after quantisation.", "name": "fig-images"}, "image": {"alt": "Rows of small images per data set: clean images, adversarial images, and both after quantisation. The quantised adversarial images show scattered flipped pixels."}}
 rows = {}
-for name, data in studies.items():
+for name, data in page.data.items():
     model = defences[name][seed]["CQ"]
     clean_images = notebook.sample(data.test, P["adaptive_images"]).float_images()
     for outcome in curves[name][seed]["CQ"]["adaptive"].values():
@@ -680,12 +657,12 @@ plt.show()
 
 # %% tags=["hide-input"]
 CARD = dict(goal="any wrong class", norm="Linf", knowledge="all", randomised="nothing")
-shown = {}
-for name, data in studies.items():
+found = {}
+for name, data in page.data.items():
     batch, eps = notebook.sample(data.test, P["adaptive_images"]), EPS[data.shape[0]]
     for k in ("undefended", "CQ", "TQ", "CQ released", "TQ released", "AT"):
-        outcomes = {threat: curves[name][seed][k][threat][eps] for threat in THREATS}
-        found = checks.row(
+        outcomes = {threat: curves[name][seed][k][threat][eps] for threat in ATTACKERS}
+        found[name, k] = checks.row(
             defences[name][seed][k],
             batch.float_images(),
             batch.labels,
@@ -697,23 +674,17 @@ for name, data in studies.items():
             seeds=len(defences[name]) if k in ("undefended", "CQ", "TQ") else 1,
             only=checks.FAST if P["checks"] == "fast" else None,
         )
-        shown[f"{name}<br>{k}"] = found
-        fired = [c.id for c in found if c.status == "fire"]
-        runs[name].values[f"checks/{k}"] = fired
-        # only where the gradient is missing altogether does every machine agree on the row
-        record(
-            f"{name}/checks/{k}",
-            ", ".join(fired) or "none",
-            kind="text" if k in ("CQ", "TQ") else "info",
-        )
-notebook.check_table(shown, "Sanity checks of the direct evaluation, by defence")
+# only where the gradient is missing altogether does every machine agree on the row
+page.checks(
+    found, "Sanity checks of the direct evaluation, by defence", exact=("CQ", "TQ")
+)
 
 # %% [markdown]
 # ## Verdicts
 
 # %% tags=["hide-input"]
-verdicts, table = [], claims("qusecnets")
-for name, data in studies.items():
+conditions, summaries = {}, {}
+for name, data in page.data.items():
     gains = {
         (k, t, a): gain(name, k, t, a)
         for k in CLAIMED
@@ -727,50 +698,29 @@ for name, data in studies.items():
     pairs = {  # defence -> eps -> hits under the direct and the adaptive attacker
         k: {
             f"eps {show_eps(eps)}": tuple(
-                curves[name][seed][k][t][eps].robust for t in THREATS[1:]
+                curves[name][seed][k][t][eps].robust for t in ATTACKERS[1:]
             )
             for eps in P["curve"][data.shape[0]]
         }
         for k in ("undefended", *CLAIMED[:2])
     }
     cases = {f"{k} at {eps}": pairs[k][eps] for k in CLAIMED[:2] for eps in pairs[k]}
-    told = rules.gains_in_short(gains)
-    for rule, results, summary in [
-        (rules.gain_on_mnist, (gains,), told),
-        (rules.gain_on_cifar10, (gains,), told),
-        (rules.trainable_wins, (AREA[name],), ""),
-        (rules.little_clean_loss, (right, plain), ""),
-        (rules.no_hidden_gradient, (cases, pairs["undefended"]), ""),
-    ]:
-        verdicts.append(
-            decide(table[rule.claim], name, rule(*results), summary=summary)
-        )
-
-for name, run in runs.items():
-    run.verdicts = [v.as_record() for v in verdicts if v.dataset == name]
-    run.save()
-for verdict in verdicts:
-    record(f"{verdict.dataset}/verdict/{verdict.claim.id}", verdict.word, kind="text")
-testable = [v for v in verdicts if v.word != "not testable here"]
-elsewhere = sorted(
-    {v.claim.id.split("-")[-1] for v in verdicts}
-    - {v.claim.id.split("-")[-1] for v in testable}
-)
-about = f"; about other data: {', '.join(elsewhere)}" if elsewhere else ""
-shown = notebook.verdict_table(testable, f"Verdicts of this run ({run_line}{about})")
-record("verdict_table", shown)
-shown
+    conditions[name] = {
+        "Q1": rules.gain_on_mnist(gains),
+        "Q2": rules.gain_on_cifar10(gains),
+        "Q3": rules.trainable_wins(AREA[name]),
+        "Q4": rules.little_clean_loss(right, plain),
+        "Q5": rules.no_hidden_gradient(cases, pairs["undefended"]),
+    }
+    summaries[name] = dict.fromkeys(("Q1", "Q2"), rules.gains_in_short(gains))
+page.verdicts(conditions, summaries=summaries)
 
 # %% [markdown]
 # Each verdict follows from a rule; *supported* means that it holds in every case it names, *partly* in some, *not supported*
 # in none.
 
 # %% tags=["hide-input"]
-decided = {k.split("-")[-1]: text for k, text in how_decided("qusecnets").items()}
-notebook.table(
-    pd.DataFrame({"claim": decided.keys(), "holds when": decided.values()}),
-    "How each claim is decided",
-)
+page.rules()
 
 # %% [markdown]
 # What would change a verdict: another number of levels or eps (constants at the top of this page), a stronger attack, or the
@@ -786,7 +736,7 @@ notebook.table(
 
 # %%
 rows = []
-for name, data in studies.items():
+for name, data in page.data.items():
     batch = notebook.sample(data.test, P["adaptive_images"])
     model, eps = defences[name][seed]["CQ"], EPS[data.shape[0]]
     for label, target in [
@@ -819,7 +769,7 @@ notebook.table(
 
 # %% tags=["hide-input"]
 rows = []
-for name in studies:
+for name in page.data:
     for k in ("undefended", "CQ", "TQ", "AT", "AT + CQ"):
         outcomes = curves[name][seed][k]["adaptive"].values()
         rows.append(
@@ -838,4 +788,4 @@ notebook.table(
 )
 
 # %% tags=["hide-input"]
-notebook.provenance_table(runs.values())
+page.finish()

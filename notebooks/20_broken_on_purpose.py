@@ -57,9 +57,8 @@ import torch
 from advdef import checks, plotting
 from advdef.attacks import suites
 from advdef.book import page as notebook
+from advdef.book.glue import record
 from advdef.book.page import show_eps
-from advdef.book.records import Run, record
-from advdef.data import load
 from advdef.defenses import Undefended
 from advdef.defenses.broken import Detached, RandomInput, ScaledLogits
 from advdef.evaluation import adaptive, direct, evaluate, oblivious
@@ -91,22 +90,14 @@ EFFORT = {
     "paper": checks.FULL,
 }  # fmt: skip
 P = notebook.choose(PROFILES, profile)
-DEVICE = notebook.choose_device(device)
 EPS = 0.3  # Cleverhans' default for grey images
-
-(name,) = notebook.choose_datasets(dataset, P["datasets"])
-data = load(name, device=DEVICE)
-data = data.subset(train=P["train"] and min(P["train"], len(data.train)))
+page = notebook.Page(
+    "broken_on_purpose", PROFILES, profile, dataset=dataset, seed=seed, device=device, train=P["train"],
+)  # fmt: skip
+((name, data),) = page.data.items()
 batch = notebook.sample(data.test, P["images"])
 images, labels = batch.float_images(), batch.labels
-run = Run("broken_on_purpose", profile, data, seed)
-run_line = f"profile {profile}, data {name}, seed {seed}, device {DEVICE.type}"
-record("run_line", run_line)
-notebook.table(
-    pd.DataFrame(PROFILES).map(str),
-    f"The three profiles; this page: {run_line}, eps {show_eps(EPS)}",
-    index=True,
-)
+page.profiles()
 
 # %% [markdown]
 # ## One network, four faults
@@ -144,7 +135,7 @@ defences = {
     "detached": Detached(network),
 }
 for defence in defences.values():
-    defence.to(DEVICE).eval()
+    defence.to(page.device).eval()
 
 # %% [markdown]
 # ## What seems, and what is
@@ -169,7 +160,7 @@ for k, defence in tqdm(defences.items(), desc=name, leave=False):
         labels=labels,
         eps=EPS,
         generator=torch.Generator().manual_seed(seed),
-        resume=notebook.resume_folder(),
+        resume=page.resume,
     )
     found = {
         "single": attack(
@@ -182,7 +173,13 @@ for k, defence in tqdm(defences.items(), desc=name, leave=False):
     found["adaptive"] = attack(tried, known=[found["direct"], found["oblivious"]])
     outcomes[k] = found
     for threat in ("direct", "oblivious", "adaptive"):
-        run.add(found[threat], defence=k, threat=threat, model="cleverhans-cnn")
+        page.run.add(
+            found[threat],
+            part="worst",
+            defence=k,
+            threat=threat,
+            model="cleverhans-cnn",
+        )
 
 # %% tags=["hide-input"]
 rows = []
@@ -198,7 +195,6 @@ for k, found in outcomes.items():
         "true": found["adaptive"].interval.value,
     }
     for what, hits in right.items():
-        run.values[f"{what}/{k}"] = accuracy[what]
         record(f"{name}/{what}/{k}", hits, kind="hits")
     error = accuracy["apparent"] - accuracy["true"]
     record(f"{name}/error/{k}", error, kind="number", n=len(images))
@@ -264,7 +260,10 @@ found = {
     )
     for k, defence in tqdm(defences.items(), desc="checks", leave=False)
 }
-notebook.check_table(found, "Sanity checks of the direct evaluation, by defence")
+page.checks(
+    {(name, k): row for k, row in found.items()},
+    "Sanity checks of the direct evaluation, by defence",
+)
 
 # %% [markdown]
 # ## Who must catch what
@@ -296,13 +295,9 @@ for k, row in found.items():
             "fired besides": ", ".join(besides) or "none",
         }
     )
-    run.values[f"checks/{k}"] = fired
     record(f"{name}/missing/{k}", ", ".join(missing) or "none", kind="text")
     record(f"{name}/besides/{k}", ", ".join(besides) or "none")
-run.save()
-expected_table = notebook.table(pd.DataFrame(rows), "Expected and fired")
-record("expected_table", expected_table)
-expected_table
+notebook.table(pd.DataFrame(rows), "Expected and fired")
 
 # %% [markdown]
 # **The honest network** passes all that measures it. E2 fires in every column, and rightly so: it asks for three trained
@@ -372,4 +367,4 @@ expected_table
 # a single image or two says that the attack could be a little stronger.
 
 # %% tags=["hide-input"]
-notebook.provenance_table([run])
+page.finish()

@@ -59,13 +59,12 @@ import torch
 from advdef import peers, plotting
 from advdef.attacks import apgd, bim, carlini_wagner, deepfool, fgsm, mim, pgd
 from advdef.book import page as notebook
+from advdef.book.glue import record
 from advdef.book.page import show_eps
-from advdef.book.records import Run, record
-from advdef.data import load
 from advdef.evaluation import correct
 from advdef.models import CleverhansCNN
+from advdef.peers import figures
 from advdef.peers.agreement import agreement, pairs
-from advdef.statistics import wilson
 from advdef.training import train_standard, trained
 from torch import nn
 
@@ -96,22 +95,10 @@ BUDGETS = {
     3: dict(linf=(1 / 255, 2 / 255), l2=(0.1, 0.2), universal_linf=(12 / 255,)),
 }  # by data set or number of channels; what changes single pixels is alike in all libraries on grey images only
 P = notebook.choose(PROFILES, profile)
-DEVICE = notebook.choose_device(device)
-
-studies = {}
-for name in notebook.choose_datasets(dataset, P["datasets"]):
-    data = load(name, device=DEVICE)
-    studies[name] = data.subset(train=P["train"] and min(P["train"], len(data.train)))
-runs = {
-    name: Run("attack_agreement", profile, data, seed) for name, data in studies.items()
-}
-run_line = f"profile {profile}, data {' and '.join(studies)}, seed {seed}, device {DEVICE.type}"
-record("run_line", run_line)
-notebook.table(
-    pd.DataFrame(PROFILES).map(str),
-    f"The three profiles; this page: {run_line}",
-    index=True,
-)
+page = notebook.Page(
+    "attack_agreement", PROFILES, profile, dataset=dataset, seed=seed, device=device, train=P["train"],
+)  # fmt: skip
+page.profiles()
 
 # %% [markdown]
 # The network is the Cleverhans CNN of the other pages; in the profile `smoke`, a smaller one. It is trained without any
@@ -134,7 +121,7 @@ def network(data):
 
 
 models, batches = {}, {}
-for name, data in studies.items():
+for name, data in page.data.items():
     epochs = P["epochs"][data.shape[0]]
     models[name] = trained(
         partial(network, data),
@@ -155,7 +142,7 @@ for name, data in studies.items():
 
 # %%
 found = {}
-for name, data in studies.items():
+for name, data in page.data.items():
     budgets = BUDGETS.get(name) or BUDGETS[data.shape[0]]
     table = pairs(**budgets, steps=P["steps"], rounds=P["rounds"])
     images, labels = batches[name].float_images(), batches[name].labels
@@ -170,50 +157,37 @@ versions = {f"{c.peer} {c.version}" for row in found.values() for c in row if c.
 rows = []
 for name, comparisons in found.items():
     for c in comparisons:
-        n, left = len(c.ours), int(c.ours.sum())
         size = show_eps(c.eps) if c.norm == "Linf" else f"{c.eps:g}"
         key = f"{name}/{c.attack}/{c.norm} {size}/{c.peer}"
         record(f"{key}/ours", c.ours, kind="hits")
-        theirs = None if c.theirs is None else int(c.theirs.sum())
-        if c.theirs is not None and c.peer in ALWAYS:
-            record(f"{key}/theirs", c.theirs, kind="hits")
-        elif theirs is not None:
-            record(f"{key}/theirs", theirs / n)
-        interval = wilson(left, n)
-        shares = dict(accuracy=interval.value, low=interval.low, high=interval.high)
-        runs[name].rows.append(
-            dict(dataset=name, model="cnn", defence="undefended", threat="direct", attack=c.attack, norm=c.norm)
-            | dict(eps=round(c.eps, 6), seed=seed, n=n, correct=left)
-            | {k: round(v, 4) for k, v in shares.items()}
-            | dict(peer=c.peer, peer_version=c.version, peer_correct=theirs, note=c.note)
-            | dict(only_ours=c.only_ours, only_theirs=c.only_theirs, seconds=round(c.seconds, 3))
-            | dict(peer_seconds=c.their_seconds and round(c.their_seconds, 3))
+        keep = partial(
+            page.runs[name].add_hits, part="agreement", model="cnn", defence="undefended", threat="direct",
+            attack=c.attack, norm=c.norm, eps=c.eps, beside=c.peer,
         )  # fmt: skip
-        row = {"data": name} if len(studies) > 1 else {}
-        row |= {"attack": c.attack, "eps": f"{size} {c.norm}", "peer": c.peer}
-        row |= {"ours %": f"{100 * left / n:.1f}"}
-        if theirs is None:
+        keep(c.ours, library="advdef", seconds=round(c.seconds, 3))
+        row = {"data": name, "attack": c.attack, "eps": f"{size} {c.norm}"}
+        row |= {"peer": c.peer, "ours %": f"{100 * c.ours.double().mean():.1f}"}
+        if c.theirs is None:
             rows.append(row | {"note": "peer not installed here"})
             continue
-        rows.append(
-            row
-            | {
-                "peer %": f"{100 * theirs / n:.1f}",
-                "difference": f"{c.points:+.1f}",
-                "only ours / peer": f"{c.only_ours} / {c.only_theirs}",
-                "time ratio": f"{c.their_seconds / c.seconds:.1f}"
-                if min(c.seconds, c.their_seconds) > 0.2
-                else "–",
-                "note": c.note,
-            }
-        )
-agreement_table = notebook.table(
+        kept = round(c.their_seconds, 3)
+        keep(c.theirs, library=c.peer, version=c.version, seconds=kept, note=c.note)
+        if c.peer in ALWAYS:
+            record(f"{key}/theirs", c.theirs, kind="hits")
+        row |= {
+            "peer %": f"{100 * c.theirs.double().mean():.1f}",
+            "difference": f"{c.points:+.1f}",
+            "only ours / peer": f"{c.only_ours} / {c.only_theirs}",
+            "time ratio": f"{c.their_seconds / c.seconds:.1f}"
+            if min(c.seconds, c.their_seconds) > 0.2
+            else "–",
+        }
+        rows.append(row | {"note": c.note})
+notebook.table(
     pd.DataFrame(rows),
-    f"Robust accuracy of {P['images']} images under the same attack in two libraries ({run_line}); "
+    f"Robust accuracy of {P['images']} images under the same attack in two libraries ({page.run_line}); "
     f"versions: {', '.join(sorted(versions))}",
 )
-record("agreement_table", agreement_table)
-agreement_table
 
 # %% [markdown]
 # ## How to read it
@@ -230,51 +204,7 @@ agreement_table
 #   images at once {cite}`shafahi2020universal`, ART goes from image to image.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: robust accuracy under our attack and under the peer's, one mark per row of the table; on the diagonal they are equal. Right: the difference for attacks that are the same algorithm on both sides; grey: within one point.", "name": "fig-agreement"}, "image": {"alt": "Left panel: marks for four libraries along the diagonal of our against their robust accuracy. Right panel: one line per attack with the difference in points; the marks lie in the grey band of one point around zero."}}
-OTHER = ("single pixel", "universal")  # another algorithm on each side
-figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8), width_ratios=(1, 1.2))
-shown = [
-    c for comparisons in found.values() for c in comparisons if c.theirs is not None
-]
-same = [
-    c for c in shown if c.attack not in OTHER and (c.attack, c.peer) != ("JSMA", "art")
-]
-lines = list(dict.fromkeys(f"{c.attack} {c.norm}" for c in same))
-left.axline((0, 0), slope=1, color="0.7", lw=1, zorder=0)
-right.axvspan(-1, 1, color="0.9", lw=0, zorder=0)
-for (peer, colour), marker in zip(
-    {
-        "foolbox": "#0072B2",
-        "pyautoattack": "#D55E00",
-        "torchattacks": "#009E73",
-        "art": "#CC79A7",
-    }.items(),
-    "osD^",
-    strict=True,
-):
-    mine = [c for c in shown if c.peer == peer]
-    style = dict(color=colour, ls="", marker=marker, ms=5, mfc="none", label=peer)
-    left.plot(
-        [c.theirs.float().mean().item() for c in mine],
-        [c.ours.float().mean().item() for c in mine],
-        **style,
-    )
-    mine = [c for c in same if c.peer == peer]
-    right.plot(
-        [c.points for c in mine],
-        [lines.index(f"{c.attack} {c.norm}") for c in mine],
-        **style,
-    )
-left.set(
-    xlabel="robust accuracy, peer",
-    ylabel="robust accuracy, ours",
-    xlim=(0, 1),
-    ylim=(0, 1),
-)
-left.legend(fontsize=8)
-right.set_yticks(range(len(lines)), lines, fontsize=8)
-right.invert_yaxis()
-reach = max(3, *(1.1 * abs(c.points) for c in same))
-right.set(xlabel="ours minus peer, points", xlim=(-reach, reach))
+figures.ours_and_theirs(found.values())
 plt.show()
 
 # %% [markdown]
@@ -398,6 +328,4 @@ notebook.table(
 # ## Provenance
 
 # %% tags=["hide-input"]
-for run in runs.values():
-    run.save()
-notebook.provenance_table(runs.values())
+page.finish()

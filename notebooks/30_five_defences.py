@@ -46,8 +46,8 @@ seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
 
 # %% tags=["hide-input"]
-import time
 from functools import partial
+from itertools import product
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -55,13 +55,12 @@ import torch
 from advdef import checks, plotting
 from advdef.attacks import fgsm, pgd, square, suites, uniform_noise
 from advdef.book import page as notebook
-from advdef.book.cards import own_pages, read_records
+from advdef.book.cards import own_pages
+from advdef.book.glue import record
 from advdef.book.page import show_eps
-from advdef.book.records import Run, record
-from advdef.contract import frozen
-from advdef.data import load
-from advdef.defenses import Undefended
+from advdef.book.records import read_records
 from advdef.evaluation import (
+    ATTACKERS,
     Attempt,
     correct,
     cost,
@@ -70,25 +69,9 @@ from advdef.evaluation import (
     multiply_adds,
     three_curves,
 )
+from advdef.evaluation.results import WORST_CASE
 from advdef.models import ResNet18, SmallResNet
-from advdef.papers.nip.bank import fit_bank
-from advdef.papers.nip.defence import NIPDictionary
-from advdef.papers.qusecnets.defence import Quantized
-from advdef.papers.qusecnets.quantizer import Quantizer
-from advdef.papers.qusecnets.training import train_quantized
-from advdef.papers.sensitivity.defence import Stabilized
-from advdef.papers.sensitivity.measure import make_pairs, sensitivity
-from advdef.papers.sensitivity.training import train_sns
-from advdef.papers.snn.defence import Purification
-from advdef.papers.snn.purifier import Purifier
-from advdef.papers.snn.surrogates import REDUCED
-from advdef.papers.snn.training import train_purifier
-from advdef.papers.trn.defence import Restoration
-from advdef.papers.trn.maps import GradientMap
-from advdef.papers.trn.models import SIZES, TwoStreamRestorer
-from advdef.papers.trn.training import train_restorer
-from advdef.statistics import paired_difference, wilson
-from advdef.training import Recipe, train_at, train_standard, trained
+from advdef.papers.line_up import line_up
 from tqdm import tqdm
 
 plotting.use_style()
@@ -103,39 +86,34 @@ plotting.use_style()
 # %%
 PROFILES = {
     "smoke": dict(
-        dataset="digits", network="small ResNet", train=(800, 800, 600), epochs=(6, 8, 4),
+        datasets=("digits",), network="small ResNet", train=(800, 800, 600), epochs=(6, 8, 4),
         inner=2, per_class=20, size="XS", purifier=(4, 4, 2), derivatives=2, images=40, few=20, steps=5, restarts=1,
         queries=20, curve=(0.5, 1.0), checks="fast",
     ),
     "laptop": dict(
-        dataset="fashion_mnist", network="small ResNet", train=(20_000, 10_000, 4_000), epochs=(8, 8, 6),
+        datasets=("fashion_mnist",), network="small ResNet", train=(20_000, 10_000, 4_000), epochs=(8, 8, 6),
         inner=3, per_class=100, size="XS", purifier=(6, 8, 4), derivatives=7, images=200, few=60, steps=40, restarts=1,
         queries=500, curve=(0.25, 0.5, 1.0), checks="fast",
     ),
     "paper": dict(
-        dataset="cifar10", network="ResNet-18", train=(None, None, None), epochs=(30, 20, 15),
+        datasets=("cifar10",), network="ResNet-18", train=(None, None, None), epochs=(30, 20, 15),
         inner=7, per_class=200, size="B", purifier=(32, 32, 4), derivatives=7, images=1_000, few=200, steps=100, restarts=5,
         queries=5_000, curve=(0.25, 0.5, 1.0), checks="all",
     ),
 }  # fmt: skip
-P = notebook.choose(PROFILES, profile)
-DEVICE = notebook.choose_device(device)
-RESUME = notebook.resume_folder()
-NETWORKS = {"small ResNet": SmallResNet, "ResNet-18": ResNet18}
-(name,) = notebook.choose_datasets(dataset, (P["dataset"],))
-data = load(name, device=DEVICE)
+page = notebook.Page(
+    "five_defences", PROFILES, profile, dataset=dataset, seed=seed, device=device
+)
+P, run = page.settings, page.run
+((name, data),) = page.data.items()
 colour = data.shape[0] == 3
 EPS = 8 / 255 if colour else 0.1
 BUDGETS = [share * EPS for share in P["curve"]]
-THREATS = ("oblivious", "direct", "adaptive")
-SMALLER = {
-    part: data.subset(train=min(n or len(data.train), len(data.train)))
-    for part, n in zip(("classifier", "restorer", "purifier"), P["train"], strict=True)
-}
+NETWORKS = {"small ResNet": SmallResNet, "ResNet-18": ResNet18}
 test = notebook.sample(data.test, P["images"])
 X, Y = test.float_images(), test.labels
 few = slice(P["few"])
-run = Run("five_defences", profile, data, seed)
+probe = notebook.sample(data.train, 500)
 
 
 def named(eps):
@@ -143,13 +121,7 @@ def named(eps):
     return show_eps(eps) if colour else f"{eps:g}"
 
 
-run_line = f"profile {profile}, {name} with {P['network']}, eps {named(EPS)}, seed {seed}, device {DEVICE.type}"
-record("run_line", run_line)
-notebook.table(
-    pd.DataFrame(PROFILES).map(str),
-    f"The three profiles; this page: {run_line}",
-    index=True,
-)
+page.profiles()
 
 
 # %% [markdown]
@@ -167,107 +139,25 @@ notebook.table(
 #
 # AT and SNS share their inner attack, epochs and schedule, and are trained **for the largest budget of this page**; restorer and purifier see attacks of this and of smaller budgets, TQ and NIP none. NIP, TRN and the purifier stand in front of
 # one and the same frozen classifier, the *undefended* one. On its own page the purifier has a spiking classifier behind it, and SNS another optimiser; the common ones are what makes the rows of this page comparable.
+# NIP has a bank of directions, fitted on training images; its step is the largest of six that costs at most one point on *training* images, as on its page.
+# All settings stand in [`line_up`](../book/api/papers).
 
 
 # %% tags=["hide-input"]
-def draws(offset=0):
-    return torch.Generator().manual_seed(1_000 * seed + offset)
-
-
-def share(hits):
-    return f"{wilson(int(hits.sum()), len(hits))}"
-
-
-EPOCHS = dict(zip(SMALLER, P["epochs"], strict=True))
-BUDGET = dict(
-    epochs=EPOCHS["classifier"], learning_rate=2e-3, schedule="one_cycle",
-    **(dict(shift=2, flip=True) if colour else {}),
-)  # fmt: skip
-INNER = dict(eps=EPS, steps=P["inner"], step_size=1 / P["inner"] + 0.1)
-LEARNING_RATES = {"XS": 8e-3, "S": 3e-3, "B": 5e-4}  # of the restorers
-
-
 def network():
     return NETWORKS[P["network"]](data.shape, data.num_classes)
 
 
-def fitted(train, **settings):
-    return trained(
-        network, train, SMALLER["classifier"], seed=seed, **BUDGET, **settings
-    )
-
-
-TRAINED = {
-    "undefended": fitted(train_standard),
-    "AT": fitted(train_at, **INNER),
-    "SNS": fitted(train_sns, **INNER, ramp=2, probe=200, probe_steps=3),
-}
-PLAIN = frozen(TRAINED["undefended"].model)
-levels = 4 if colour else 2
-TRAINED["TQ"] = trained(
-    lambda: Quantized(network(), Quantizer(levels, trainable=True)), train_quantized,
-    SMALLER["classifier"], seed=seed, **BUDGET,
-)  # fmt: skip
-TRAINED["TRN"] = trained(
-    partial(TwoStreamRestorer, data.shape[0], data.shape[0], **SIZES[P["size"]]),
-    train_restorer, SMALLER["restorer"], seed=seed, classifier=PLAIN, maps=GradientMap(PLAIN),
-    recipe=Recipe(eps=tuple(EPS * s for s in (0.25, 0.5, 0.75, 1.0)), attacks=("FGSM", "PGD-10")),
-    epochs=EPOCHS["restorer"], learning_rate=LEARNING_RATES[P["size"]],
-)  # fmt: skip
-width, extractor, steps = P["purifier"]
-TRAINED["purifier"] = trained(
-    partial(Purifier, data.shape[0], width=width, extractor_width=extractor, steps=steps),
-    train_purifier, SMALLER["purifier"], seed=seed, classifier=PLAIN,
-    recipe=Recipe(eps=tuple(EPS * s for s in (0.5, 1.0, 1.5)), attacks=("FGSM",), clean=0.5, noise=0.0),
-    epochs=EPOCHS["purifier"], batch_size=32, learning_rate=1e-2 if width < 10 else 1e-3,
-)  # fmt: skip
-
-# %% [markdown]
-# NIP has a bank of directions, fitted on training images; its step is the largest of six that costs at most one point on *training* images, as on its page.
-
-# %% tags=["hide-input"]
-started = time.perf_counter()
-bank = fit_bank(PLAIN, data.train, per_class=P["per_class"], kept=2)
-probe = notebook.sample(data.train, 500)
-GRID = [(1 if colour else 4) * s for s in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)]
-
-
-def dictionary(step):
-    return NIPDictionary(PLAIN, bank, steps=(step,), rule="mean-logit")
-
-
-def right(model, split):
-    return correct(model, split.float_images(), split.labels).double().mean().item()
-
-
-allowed = right(PLAIN, probe) - 0.01
-STEP = max([s for s in GRID if right(dictionary(s), probe) >= allowed], default=GRID[0])
-FITTING = time.perf_counter() - started
-sns, at = TRAINED["SNS"].model.eval(), TRAINED["AT"].model.eval()
-pairs = make_pairs(
-    sns, probe.float_images(), probe.labels, partial(pgd, steps=10), eps=EPS,
-    generator=draws(1),
-)  # fmt: skip
-tq = TRAINED["TQ"].model.eval()
-tq.undefended = PLAIN
-derivatives = dict(list(REDUCED.items())[: P["derivatives"]])
-DEFENCES = {
-    "undefended": Undefended(PLAIN),
-    "AT": Undefended(at, twin=PLAIN),
-    "TQ": tq,
-    "SNS": Stabilized(
-        sns, sensitivity=sensitivity(sns, pairs), guides=probe, twin=PLAIN,
-        features=list(sns.taps)[-1],
-    ),
-    "NIP": dictionary(STEP),
-    "TRN": Restoration(PLAIN, TRAINED["TRN"].model, GradientMap(PLAIN)),
-    "purifier": Purification(PLAIN, TRAINED["purifier"].model, derivatives=derivatives),
-}  # fmt: skip
-record("NIP/step", STEP, kind="number")
-thresholds = ", ".join(f"{t:.3f}" for t in tq.quantizer.thresholds.tolist())
+settings = {k: P[k] for k in ("train", "epochs", "inner", "per_class", "size", "purifier", "derivatives")}  # fmt: skip
+LINE = line_up(
+    network, data, probe, eps=EPS, seed=seed, generator=page.draws(1), **settings
+)
+PLAIN, DEFENCES = LINE.classifier, LINE.defences
+record("NIP/step", LINE.step, kind="number")
+thresholds = ", ".join(f"{t:.3f}" for t in DEFENCES["TQ"].quantizer.thresholds.tolist())
 chosen = {
     "thresholds of TQ, pixel values in [0, 1]": thresholds,
-    "step of NIP, root mean square in [0, 1]": f"{STEP:.3g}",
+    "step of NIP, root mean square in [0, 1]": f"{LINE.step:.3g}",
 }
 notebook.table(
     pd.DataFrame(
@@ -284,82 +174,64 @@ notebook.table(
 # network, noise and Square, and all that the other two found. So from *direct* to *adaptive* only the knowledge of the defence, and what needs no gradient, is added. An image is robust when nothing broke it.
 
 # %% tags=["hide-input"]
-SOURCES = {"undefended": PLAIN, "AT": at}
+SOURCES = {"undefended": PLAIN, "AT": DEFENCES["AT"].network}
 clean_test = notebook.sample(data.test, 2_000)
-CURVES, CLEAN = {}, {}
+CURVES = {}
 for k, defence in tqdm(DEFENCES.items(), desc="three attackers", leave=False):
-    CLEAN[k] = correct(defence, clean_test.float_images(), clean_test.labels)
-    run.add_clean(CLEAN[k], defence=k, model=P["network"])
+    right = correct(defence, clean_test.float_images(), clean_test.labels)
+    run.add_clean(right, defence=k, model=P["network"])
+    record(f"{k}/clean", right, kind="hits")
     CURVES[k] = three_curves(
-        defence, X, Y, budgets=BUDGETS, generator=draws(2), steps=P["steps"],
-        restarts=P["restarts"], queries=P["queries"], resume=RESUME,
+        defence, X, Y, budgets=BUDGETS, generator=page.draws(2), steps=P["steps"],
+        restarts=P["restarts"], queries=P["queries"], resume=page.resume,
         transfer={n: m for n, m in SOURCES.items() if n != k},
     )  # fmt: skip
     for threat, curve in CURVES[k].items():
         for outcome in curve.values():
             run.add(outcome, defence=k, threat=threat, model=P["network"], part="curve")
-MAIN = {k: {t: CURVES[k][t][EPS] for t in THREATS} for k in DEFENCES}
+MAIN = {k: {t: CURVES[k][t][EPS] for t in ATTACKERS} for k in DEFENCES}
+for k, threat in product(DEFENCES, ATTACKERS):
+    record(f"{k}/{threat}", MAIN[k][threat].robust, kind="hits")
 
 # %% tags=["hide-input"]
-rows = []
-smaller = [e for e in BUDGETS if e != EPS]
-for k, found in MAIN.items():
-    row = {"defence": k, "clean %": share(CLEAN[k])}
-    row |= {f"{threat} %": f"{o.interval}" for threat, o in found.items()}
-    for eps in smaller:
-        robust = CURVES[k]["adaptive"][eps].robust
-        row[f"adaptive %, eps {named(eps)}"] = f"{100 * robust.double().mean():.1f}"
-    rows.append(row)
-    for threat, outcome in found.items():
-        record(f"{k}/{threat}", outcome.robust, kind="hits")
-    record(f"{k}/clean", CLEAN[k], kind="hits")
-headline = notebook.table(
-    pd.DataFrame(rows),
-    f"All defences at eps {named(EPS)} ({run_line}): clean accuracy on {len(clean_test):,} test images, worst cases on {len(Y)}, with 95 % intervals; at the right, the adaptive attacker with smaller budgets",
+worst = page.results(part="curve", attack=WORST_CASE)
+shown = page.results(
+    part=("clean", "curve"), attack=("none", WORST_CASE), eps=(0.0, EPS)
 )
-record("headline_table", headline)
-headline
+table = shown.pivot(("defence",), "threat", name="{} %")
+if smaller := [eps for eps in BUDGETS if eps != EPS]:
+    beside = worst.select(threat="adaptive", eps=smaller).pivot(
+        ("defence",), "eps", lambda i: f"{100 * i.value:.1f}", name="adaptive %, eps {:.3g}",
+    )  # fmt: skip
+    table = table.merge(beside, on="defence")
+page.headline(
+    table,
+    f"All defences at eps {named(EPS)} ({page.run_line}): clean accuracy on {len(clean_test):,} test images, worst cases on {len(Y)}, with 95 % intervals; at the right, the adaptive attacker with smaller budgets",
+)
 
 # %% [markdown]
 # From *oblivious* to *adaptive* an attacker learns more and more about the defence. Where *direct* lies above *oblivious* or far above *adaptive*, the gradient of the defence leads nowhere, and an evaluation that stops there flatters it. The question that decides
 # whether a defence is worth its cost is the last column of the next table: is it better than training on attacked images?
 
 # %% tags=["hide-input"]
+direct_, adaptive_ = {"threat": "direct"}, {"threat": "adaptive"}
 rows = []
-for k in DEFENCES:
-    for eps in BUDGETS:
-        mine = CURVES[k]["adaptive"][eps].robust
-        compared = {
-            "direct − adaptive": paired_difference(
-                CURVES[k]["direct"][eps].robust, mine
-            )
-        }
-        for other in ("undefended", "AT"):
-            if k != other:
-                theirs = CURVES[other]["adaptive"][eps].robust
-                compared[f"adaptive − {other}"] = paired_difference(mine, theirs)
-        run.values[f"compared/{k}/{eps:.6g}"] = {
-            what: [d.value, d.low, d.high] for what, d in compared.items()
-        }
-        rows.append(
-            {"defence": k, "eps": named(eps)}
-            | {what: f"{d:+}" for what, d in compared.items()}
-        )
+for k, eps in product(DEFENCES, BUDGETS):
+    where = dict(part="curve", attack=WORST_CASE, eps=eps)
+    gap = run.compare(direct_, adaptive_, defence=k, **where)
+    row = {"defence": k, "eps": named(eps), "direct − adaptive": f"{gap:+}"}
+    for other in [n for n in ("undefended", "AT") if n != k]:
+        gain = run.compare({"defence": k}, {"defence": other}, **adaptive_, **where)
+        row[f"adaptive − {other}"] = f"{gain:+}"
+    rows.append(row)
+columns = ["defence", "eps", *(f"{a} − {b}" for a, b in (("direct", "adaptive"), ("adaptive", "undefended"), ("adaptive", "AT")))]  # fmt: skip
 notebook.table(
-    pd.DataFrame(rows).fillna("–")[
-        [
-            "defence",
-            "eps",
-            "direct − adaptive",
-            "adaptive − undefended",
-            "adaptive − AT",
-        ]
-    ],
+    pd.DataFrame(rows)[columns],
     f"Differences in points over the same {len(Y)} images, with 95 % intervals",
 )
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Robust accuracy against eps, one panel per attacker and one colour per defence, with 95 % Wilson intervals; points are moved sideways a little so that none hides another. The right panel is the one that counts.", "name": "fig-five"}, "image": {"alt": "Three panels of accuracy against eps for the oblivious, direct and adaptive attacker; each has one line for the undefended classifier, for adversarial training and for each of the five defences. Lines fall from left to right, and further down in the panel of the adaptive attacker."}}
-plotting.threat_panels(CURVES)
+plotting.threat_panels(worst)
 plt.show()
 
 # %% [markdown]
@@ -390,8 +262,8 @@ for k, defence in tqdm(DEFENCES.items(), desc="kinds", leave=False):
         Attempt("noise", partial(uniform_noise, draws=20), defence),
     ]  # fmt: skip
     outcome = evaluate(
-        defence, attempts, x, y, eps=EPS, generator=draws(3), exhaustive=True,
-        resume=RESUME,
+        defence, attempts, x, y, eps=EPS, generator=page.draws(3), exhaustive=True,
+        resume=page.resume,
     )  # fmt: skip
     run.add(outcome, defence=k, threat="adaptive", model=P["network"], part="kinds")
     broken = {kind: torch.zeros_like(outcome.clean) for kind in KINDS}
@@ -417,21 +289,10 @@ notebook.table(
 # ## What it costs
 
 # %% tags=["hide-input"]
-EXTRA_WEIGHTS = {
-    "TQ": tq.quantizer, "TRN": TRAINED["TRN"].model, "purifier": TRAINED["purifier"].model,
-}  # fmt: skip
-ALONE = {k: t.seconds for k, t in TRAINED.items()} | {"NIP": FITTING}
-STANDS_ON = (
-    "NIP",
-    "TRN",
-    "purifier",
-)  # the undefended classifier, which has to be trained, too
-
 base, rows = multiply_adds(PLAIN, X[:16]), []
 for k, defence in DEFENCES.items():
     price = cost(defence, X[:16], rounds=1)
-    extra = EXTRA_WEIGHTS.get(k)
-    seconds = ALONE[k] + (ALONE["undefended"] if k in STANDS_ON else 0)
+    extra = LINE.further.get(k)
     ratio = multiply_adds(defence, X[:16]) / base
     rows.append(
         {
@@ -439,14 +300,14 @@ for k, defence in DEFENCES.items():
             "further parameters": f"{sum(p.numel() for p in extra.parameters()):,}"
             if extra
             else "0",
-            "training s": f"{seconds:.0f}",
+            "training s": f"{LINE.seconds[k]:.0f}",
             "multiply-adds, of undefended": f"{ratio:.1f} ×",
             "forward passes": f"{price.forwards:g}",
             "backward passes": f"{price.backwards:g}",
         }
     )
-    run.values[f"cost/{k}"] = dict(
-        training_seconds=round(seconds, 1), multiply_adds_ratio=round(ratio, 3),
+    run.add_cost(
+        k, training_seconds=round(LINE.seconds[k], 1), multiply_adds_ratio=round(ratio, 3),
         forwards=price.forwards, backwards=price.backwards,
     )  # fmt: skip
     record(f"cost/{k}/multiply-adds", ratio, kind="number")
@@ -469,20 +330,17 @@ shown = {}
 for k, defence in tqdm(DEFENCES.items(), desc="checks", leave=False):
     single = evaluate(
         defence, direct(defence, {"FGSM": partial(fgsm), "PGD": suites.cleverhans()["PGD"]}), X, Y,
-        eps=EPS, generator=draws(4), exhaustive=True, resume=RESUME,
+        eps=EPS, generator=page.draws(4), exhaustive=True, resume=page.resume,
     )  # fmt: skip
     shown[k] = checks.row(
-        defence, X, Y, eps=EPS, generator=draws(5), single=single, **MAIN[k], card=CARD,
+        defence, X, Y, eps=EPS, generator=page.draws(5), single=single, **MAIN[k], card=CARD,
         seeds=1, only={*checks.FAST, "D3", "D4"} if P["checks"] == "fast" else None,
     )  # fmt: skip
-    fired = [c.id for c in shown[k] if c.status == "fire"]
-    run.values[f"checks/{k}"] = fired
-    # only where the gradient is missing altogether does every machine agree on the row
-    record(
-        f"checks/{k}", ", ".join(fired) or "none", kind="text" if k == "TQ" else "info"
-    )
-notebook.check_table(
-    shown, f"Sanity checks of the direct evaluation at eps {named(EPS)}"
+# only where the gradient is missing altogether does every machine agree on the row
+page.checks(
+    {(name, k): row for k, row in shown.items()},
+    f"Sanity checks of the direct evaluation at eps {named(EPS)}",
+    exact=("TQ",),
 )
 
 # %% [markdown]
@@ -502,5 +360,4 @@ shown
 # ## Provenance
 
 # %% tags=["hide-input"]
-run.save()
-notebook.provenance_table([run])
+page.finish()

@@ -12,8 +12,8 @@ import jsonschema
 import pytest
 
 from advdef.book.cards import cards, own_pages
-from advdef.book.pages import Page, generated
-from advdef.book.recordfile import read_record, read_records
+from advdef.book.pages import Chapter, generated
+from advdef.book.records import read_record, read_records
 from advdef.book.repository import InputError, Repository
 from advdef.papers import PAPERS
 from advdef.plotting import COLOURS
@@ -21,23 +21,26 @@ from advdef.plotting import COLOURS
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = json.loads(resources.files("advdef.book").joinpath("card.schema.json").read_text("utf-8"))
 COMMITTED = read_records(Repository(ROOT).committed_results)
-PAGES = [Page(paper, path.stem, f"{paper}: a page") for paper, path in Repository(ROOT).notebooks.items()]
+PAGES = [Chapter(paper, path.stem, f"{paper}: a page") for paper, path in Repository(ROOT).notebooks.items()]
 RAN = {"seed": 0, "date": "d", "commit": "c", "device": "cpu", "device_name": "x", "python": "3", "versions": {}}
 RAN |= {"wall_seconds": 60, "data_checksum": "0"}
 
 
 def put(folder: Path, paper: str, name: str, **changes: Any) -> Path:
     dataset, _, profile = name.rpartition("-")
-    record = {"schema": 1, "paper": paper, "dataset": dataset, "profile": profile, "provenance": RAN}
+    record = {"schema": 2, "paper": paper, "dataset": dataset, "profile": profile, "run": None, "provenance": RAN}
+    empty = {"values": {}, "verdicts": [], "comparisons": [], "checks": [], "costs": [], "results": []}
     path = folder / paper / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record | {"values": {}, "verdicts": [], "rows": []} | changes))
+    changes["results"] = [row | {"dataset": dataset} for row in changes.get("results", [])]
+    path.write_text(json.dumps(record | empty | changes))
     return path
 
 
 def worst(defence: str, threat: str, correct: int, *, eps: float = 0.1, **changes: Any) -> dict[str, Any]:
     row = {"attack": "worst case", "defence": defence, "threat": threat, "model": "net", "eps": eps, "seed": 0}
-    return row | {"part": "curve", "n": 100, "correct": correct, "accuracy": correct / 100} | changes
+    row |= {"part": "curve", "norm": "Linf", "n": 100, "correct": correct, "accuracy": correct / 100}
+    return row | {"low": 0.0, "high": 1.0} | changes
 
 
 def test_no_records_make_no_rows_and_no_cards() -> None:
@@ -56,7 +59,7 @@ def test_a_row_needs_all_three_attackers_and_shows_the_references_of_its_page(tm
         worst("TRN", "direct", 99, seed=1),
         worst("TRN", "direct", 98, part="x"),
     ]
-    put(tmp_path, "trn", "digits-smoke", rows=rows)
+    put(tmp_path, "trn", "digits-smoke", results=rows)
     (row,) = own_pages(read_records(tmp_path))
     assert row == {
         "page": "TRN",
@@ -68,14 +71,6 @@ def test_a_row_needs_all_three_attackers_and_shows_the_references_of_its_page(tm
         "adaptive %": "10 / 1 / 30",
         "images": "100",
     }
-
-
-def test_a_table_of_worst_cases_goes_before_a_curve(tmp_path: Path) -> None:
-    threats = ("oblivious", "direct", "adaptive")
-    rows = [worst("TRN", threat, 50) for threat in threats] + [worst("TRN", t, 60, part="worst") for t in threats]
-    put(tmp_path, "trn", "digits-smoke", rows=rows)
-    (row,) = own_pages(read_records(tmp_path))
-    assert row["adaptive %"] == "60 / – / –"
 
 
 class TestCommitted:
@@ -122,25 +117,26 @@ class TestCommitted:
 
 def comparison(tmp_path: Path, name: str = "digits-smoke", **changes: Any) -> Path:
     """A record of the page that compares the defences, with two budgets."""
-    rows, values = [], {}
+    rows, comparisons, checks, costs = [], [], [], []
     for defence in ("undefended", "AT", *(paper.defence for paper in PAPERS)):
-        rows.append(worst(defence, "clean", 90, eps=0.0, attack="none") | {"low": 0.8, "high": 0.95})
+        rows.append(worst(defence, "clean", 90, eps=0.0, attack="none", part="clean") | {"low": 0.8, "high": 0.95})
         for eps, counts in ((0.05, (80, 70, 60)), (0.1, (60, 50, 20))):
             for threat, correct in zip(("oblivious", "direct", "adaptive"), counts, strict=True):
                 rows.append(worst(defence, threat, correct, eps=eps) | {"low": 0.1, "high": 0.9})
-            values[f"compared/{defence}/{eps:.6g}"] = {
-                "direct − adaptive": [0.1, 0.01 if eps == 0.1 else -0.01, 0.2],
-                "adaptive − undefended": [0.1, 0.01, 0.2],
-                "adaptive − AT": [-0.1, -0.2, -0.01],
-            }
-        values[f"cost/{defence}"] = {
-            "training_seconds": 1.0,
-            "multiply_adds_ratio": 2.0,
-            "forwards": 1.0,
-            "backwards": 0.0,
-        }
-        values[f"checks/{defence}"] = ["B5"] if defence == "TQ" else []
-    return put(tmp_path, "five_defences", name, **({"rows": rows, "values": values} | changes))
+            where = {"eps": eps, "attack": "worst case"}
+            low = 0.01 if eps == 0.1 else -0.01
+            mine, other = {"threat": "direct"}, {"threat": "adaptive"}
+            told = {"mine": mine, "other": other, "where": where | {"defence": defence}}
+            comparisons.append(told | {"value": 0.1, "low": low, "high": 0.2})
+            for reference, value, low, high in (("undefended", 0.1, 0.01, 0.2), ("AT", -0.1, -0.2, -0.01)):
+                told = {"mine": {"defence": defence}, "other": {"defence": reference}, "where": where | other}
+                comparisons.append(told | {"value": value, "low": low, "high": high})
+        costs.append({"defence": defence, "training_seconds": 1.0, "multiply_adds_ratio": 2.0})
+        costs[-1] |= {"forwards": 1.0, "backwards": 0.0}
+        checks.append({"defence": defence, "id": "B5", "title": "t", "detail": ""})
+        checks[-1]["status"] = "fire" if defence == "TQ" else "pass"
+    found = {"results": rows, "comparisons": comparisons, "checks": checks, "costs": costs}
+    return put(tmp_path, "five_defences", name, **(found | changes))
 
 
 def test_flags_are_the_budgets_at_which_an_interval_lies_above_zero(tmp_path: Path) -> None:
@@ -178,10 +174,10 @@ def test_of_several_comparisons_the_largest_profile_gives_the_cards(tmp_path: Pa
 
 
 def test_a_comparison_that_lacks_something_is_named(tmp_path: Path) -> None:
-    comparison(tmp_path, values={})
+    comparison(tmp_path, comparisons=[])
     with pytest.raises(InputError, match="five_defences/digits-smoke: it lacks"):
         cards(read_records(tmp_path))
-    comparison(tmp_path, rows=[])
+    comparison(tmp_path, results=[])
     with pytest.raises(InputError, match="run that page again"):
         cards(read_records(tmp_path))
 
@@ -216,7 +212,7 @@ def test_nothing_in_a_record_is_markup_wherever_it_stands(tmp_path: Path) -> Non
     verdict["conditions"] = [{"what": bad, "holds": True, "number": bad}] * 20
     told = RAN | {"date": bad, "commit": bad, "device_name": bad, "python": bad, "versions": {bad: bad}}
     rows = [worst("TRN", threat, 50, model=bad) for threat in ("oblivious", "direct", "adaptive")]
-    path = put(tmp_path, "trn", "digits-smoke", verdicts=[verdict], provenance=told, rows=rows)
+    path = put(tmp_path, "trn", "digits-smoke", verdicts=[verdict], provenance=told, results=rows)
     records = [{**read_record(path), "dataset": bad}]  # a file cannot have such a name
     pages = generated(records, PAGES)
     cells = [*own_pages(records)[0].values()]

@@ -18,7 +18,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from advdef.book.notebookfile import difference_note
-from advdef.book.recordfile import read_records
+from advdef.book.records import read_records
 from advdef.book.repository import Repository
 from advdef.book.terminal import verdict_lines
 from advdef.cli import app

@@ -1,15 +1,18 @@
-"""What notebooks use besides results."""
+"""What all notebooks do in the same way."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 
+from advdef.book import page as notebook
 from advdef.book.page import (
+    Page,
     check_table,
     choose,
     choose_datasets,
@@ -21,7 +24,7 @@ from advdef.book.page import (
     table,
     verdict_table,
 )
-from advdef.book.records import Run
+from advdef.book.records import Run, read_record, results_folder
 from advdef.checks import Check
 from advdef.claims import Claim, Condition, decide
 from advdef.data import Dataset, Split
@@ -113,3 +116,67 @@ def test_evaluations_are_kept_where_a_run_says_so(monkeypatch: pytest.MonkeyPatc
     assert resume_folder() is None
     monkeypatch.setenv("ADVDEF_RESUME", "kept")
     assert resume_folder() == Path("kept")
+
+
+PROFILES = {"smoke": {"datasets": ("digits",), "images": 4}, "laptop": {"datasets": ("mnist",), "images": 400}}
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
+    """What a page records, by name."""
+    monkeypatch.setenv("ADVDEF_RESULTS", str(tmp_path))
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(notebook, "record", lambda name, value, **options: seen.update({name: (value, options)}))
+    return seen
+
+
+def test_a_page_holds_its_settings_data_and_runs(recorded: dict[str, Any]) -> None:
+    page = Page("neuron_sensitivity", PROFILES, "smoke", seed=3, device="cpu", train=100)
+    assert page.settings == PROFILES["smoke"]
+    assert len(page.data["digits"].train) == 100
+    assert page.run is page.runs["digits"]
+    assert page.run.data is page.data["digits"]
+    assert page.run_line == "profile smoke, digits, seed 3, device cpu"
+    assert recorded["run_line"][0] == page.run_line
+    assert page.draws(2).initial_seed() == 3_002
+    assert "400" in page.profiles()._repr_html_()
+    for wrong, said in [
+        (lambda: Page("nip", PROFILES, "huge"), "unknown profile 'huge'"),
+        (lambda: Page("nip", PROFILES, "smoke", dataset="imagenet"), "no data set 'imagenet'"),
+        (lambda: Page("nip", PROFILES, "smoke", device="tpu"), "no device 'tpu'"),
+    ]:
+        with pytest.raises(ValueError, match=said):
+            wrong()
+
+
+def test_a_page_decides_its_claims_and_names_those_about_other_data(recorded: dict[str, Any]) -> None:
+    page = Page("qusecnets", PROFILES, "smoke")
+    yes, no = Condition("it", True, "1"), Condition("it", False, "0")
+    found = {"Q2": [yes], "Q3": [yes, no], "Q4": [no]}
+    shown = page.verdicts({"digits": found}, summaries={"digits": {"Q4": "in short"}}, undecided=["Q4"])
+    assert [verdict.word for verdict in page.run.verdicts] == ["not testable here", "partly", "not supported"]
+    assert recorded["digits/verdict/qusecnets-Q3"] == ("partly", {"kind": "text"})
+    assert recorded["digits/verdict/qusecnets-Q4"] == ("not supported", {"kind": "info"})
+    text = shown._repr_html_()
+    assert "about other data: Q2" in text
+    assert "in short" in text
+    assert "<strong>Q2</strong>" not in text
+    assert "<td>Q5</td>" in page.rules()._repr_html_()
+
+
+def test_a_page_shows_and_records_its_checks(recorded: dict[str, Any]) -> None:
+    page = Page("neuron_sensitivity", PROFILES, "smoke")
+    found = {("digits", "AT"): [Check("B2", "calm", "pass", ""), Check("B4", "a gradient", "fire", "none")]}
+    assert "B4 a gradient" in page.checks(found, "Checks", exact=("AT",))._repr_html_()
+    assert recorded["digits/checks/AT"] == ("B4", {"kind": "text"})
+    assert [check["status"] for check in page.run.checks] == ["pass", "fire"]
+
+
+def test_a_finished_page_has_written_its_records(recorded: dict[str, Any]) -> None:
+    page = Page("my_defence", PROFILES, "smoke")
+    page.run.add_clean(torch.tensor([True, False]), defence="mine", model="m")
+    page.headline(page.results().pivot(["defence"], "threat"), "Accuracy")
+    assert "Provenance" in page.finish()._repr_html_()
+    found = read_record(results_folder() / "my_defence" / "digits-smoke.json")
+    assert found["results"].rows == page.results().rows
+    assert "headline_table" in recorded

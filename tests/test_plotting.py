@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from advdef.evaluation import Outcome
-from advdef.plotting import COLOURS, image_grid, robustness_curves
+from advdef.evaluation import ATTACKERS, Results
+from advdef.plotting import COLOURS, image_grid, robustness_curves, threat_panels
 
 
 @pytest.fixture(autouse=True)
@@ -20,21 +21,40 @@ def _no_window() -> Iterator[None]:
     plt.close("all")
 
 
-def outcome(eps: float, robust: int) -> Outcome:
-    hits = torch.arange(10) < robust
-    return Outcome(eps, torch.ones(10, dtype=torch.bool), hits, torch.zeros(10, 1, 2, 2))
+def curve(results: Results, dataset: str, defence: str, *threats: Any) -> None:
+    """Three of ten images are left at 0.2, eight at 0.1."""
+    for threat in threats:
+        for eps, left in ((0.2, 3), (0.1, 8)):
+            results.add_hits(
+                torch.arange(10) < left, part="curve", dataset=dataset, model="CNN", defence=defence, threat=threat,
+                attack="worst case", eps=eps, seed=0,
+            )  # fmt: skip
 
 
 def test_each_defence_gets_a_panel_with_a_line_per_threat_model_and_its_values() -> None:
-    line = {0.2: outcome(0.2, 3), 0.1: outcome(0.1, 8)}
-    defences = {name: {"direct": line, "adaptive": line} for name in list(COLOURS)[:5]}
-    figure = robustness_curves({"digits": defences, "mnist": {"CQ": {"oblivious": line}}})
+    results, defences = Results(), list(COLOURS)[:5]
+    for defence in defences:
+        curve(results, "digits", defence, "direct", "adaptive")
+    curve(results, "mnist", "CQ", "oblivious")
+    figure = robustness_curves(results)
     panels = [axes for axes in figure.axes if axes.get_visible()]
     assert [axes.get_title() for axes in panels] == [*defences, "CQ"]
     assert [len(axes.lines) for axes in panels] == [2] * 5 + [1]
     assert panels[0].lines[0].get_xydata().tolist() == [[0.1, 0.8], [0.2, 0.3]]
     assert panels[0].get_ylabel().startswith("digits")
     assert all(axes.get_xlabel() for axes in panels)
+
+
+def test_each_attacker_gets_a_panel_with_a_line_per_defence() -> None:
+    results = Results()
+    for defence in ("undefended", "AT", "mine"):
+        curve(results, "digits", defence, *ATTACKERS)
+    figure = threat_panels(results)
+    assert [axes.get_title() for axes in figure.axes] == list(ATTACKERS)
+    assert [len(axes.containers) for axes in figure.axes] == [3] * 3
+    assert figure.axes[0].containers[0].lines[0].get_ydata().tolist() == [0.8, 0.3]
+    with pytest.raises(ValueError, match="no defence to draw"):
+        threat_panels(Results())
 
 
 def test_the_grid_shows_every_image_with_its_row_and_column_names() -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import html
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
 from typing import Any
 
-from advdef.book.recordfile import Record, read_records
+from advdef.book.records import COMPARISON, Record, three_attacker_rows
 from advdef.book.repository import PROFILES, InputError
 from advdef.claims import claims
+from advdef.evaluation.results import Row
+from advdef.evaluation.threats import ATTACKERS
 from advdef.papers import PAPERS, Paper
 
-__all__ = ["cards", "own_pages", "read_records"]
-
-COMPARISON = "five_defences"
-_THREATS = ("oblivious", "direct", "adaptive")
+__all__ = ["card_schema", "cards", "own_pages"]
 
 
 def own_pages(records: Iterable[Record]) -> list[dict[str, str]]:
@@ -27,18 +29,25 @@ def own_pages(records: Iterable[Record]) -> list[dict[str, str]]:
         paper = next((paper for paper in PAPERS if paper.id == record["paper"]), None)
         if paper is None:
             continue
-        worst = _worst(record)
+        worst = three_attacker_rows(record)
         for defence, model, eps in sorted(worst):
             if defence != paper.own:
                 continue
             data, network = html.escape(record["dataset"]), html.escape(model)
             row = {"page": paper.title, "data": data, "network": network, "eps": f"{eps:.3g}"}
-            for threat in _THREATS:
+            for threat in ATTACKERS:
                 beside = (worst.get((d, model, eps)) for d in (defence, paper.undefended, paper.adversarial))
                 shown = ("–" if found is None else f"{100 * found[threat]['accuracy']:.0f}" for found in beside)
                 row[f"{threat} %"] = " / ".join(shown)
             rows.append(row | {"images": str(worst[defence, model, eps]["adaptive"]["n"])})
     return rows
+
+
+@functools.cache
+def card_schema() -> dict[str, Any]:
+    """The JSON schema of a result card, with a description of every field."""
+    schema: dict[str, Any] = json.loads(resources.files("advdef.book").joinpath("card.schema.json").read_text("utf-8"))
+    return schema
 
 
 def cards(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
@@ -61,35 +70,40 @@ def cards(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
 
 
 def _card(paper: Paper, comparison: Record, records: Sequence[Record]) -> dict[str, Any]:
-    every, values = _worst(comparison), comparison["values"]
-    (model,) = {row["model"] for row in comparison["rows"]}
+    every, run = three_attacker_rows(comparison), comparison["provenance"]
+    (model,) = comparison["results"].values("model")
     budgets = sorted(eps for defence, _, eps in every if defence == paper.defence)
     largest = {defence: every[defence, model, budgets[-1]] for defence in (paper.defence, "undefended", "AT")}
-    clean = next(r for r in comparison["rows"] if r["defence"] == paper.defence and r["threat"] == "clean")
-    run = comparison["provenance"]
+    clean = comparison["results"].one(part="clean", defence=paper.defence)
+    (cost,) = (cost for cost in comparison["costs"] if cost["defence"] == paper.defence)
 
-    def positive(what: str) -> list[float]:
+    def positive(mine: Mapping[str, str], other: Mapping[str, str]) -> list[float]:
         """Budgets at which the interval of a paired difference lies above zero."""
-        return [eps for eps in budgets if values[f"compared/{paper.defence}/{eps:.6g}"][what][1] > 0]
+        return [eps for eps in budgets if _difference(comparison, eps, mine, other)["low"] > 0]
 
+    ours, adaptive = {"defence": paper.defence}, {"threat": "adaptive"}
     return {
         "schema": 1,
         "defence": paper.defence,
         "paper": {"id": paper.id, "title": paper.title, "url": f"https://arxiv.org/abs/{paper.arxiv}"},
         "threat_model": {"norm": "Linf", "eps": budgets[-1], "dataset": comparison["dataset"], "model": model},
         "reported": [claim.sentence for claim in claims(paper.id).values() if claim.source == "paper"],
-        "ours": {"clean": _share(clean)} | {threat: _share(largest[paper.defence][threat]) for threat in _THREATS},
+        "ours": {"clean": _share(clean)} | {threat: _share(largest[paper.defence][threat]) for threat in ATTACKERS},
         "curve": [
-            {"eps": eps} | {t: every[paper.defence, model, eps][t]["accuracy"] for t in _THREATS} for eps in budgets
+            {"eps": eps} | {t: every[paper.defence, model, eps][t]["accuracy"] for t in ATTACKERS} for eps in budgets
         ],
         "undefended": {"adaptive": _share(largest["undefended"]["adaptive"])},
         "adversarial_training": {"adaptive": _share(largest["AT"]["adaptive"])},
-        "cost": values[f"cost/{paper.defence}"],
+        "cost": {name: value for name, value in cost.items() if name != "defence"},
         "flags": {
-            "direct_misleads": positive("direct − adaptive"),
-            "better_than_undefended": positive("adaptive − undefended"),
-            "better_than_adversarial_training": positive("adaptive − AT"),
-            "checks_fired": values[f"checks/{paper.defence}"],
+            "direct_misleads": positive(ours | {"threat": "direct"}, ours | adaptive),
+            "better_than_undefended": positive(ours | adaptive, {"defence": "undefended"} | adaptive),
+            "better_than_adversarial_training": positive(ours | adaptive, {"defence": "AT"} | adaptive),
+            "checks_fired": [
+                check["id"]
+                for check in comparison["checks"]
+                if check["defence"] == paper.defence and check["status"] == "fire"
+            ],
         },
         "verdicts": [
             {key: verdict[key] for key in ("claim", "verdict")} | {key: record[key] for key in ("dataset", "profile")}
@@ -102,25 +116,14 @@ def _card(paper: Paper, comparison: Record, records: Sequence[Record]) -> dict[s
     }
 
 
-def _worst(record: Record) -> dict[tuple[str, str, float], dict[str, Mapping[str, Any]]]:
-    """Worst-case rows of the first seed by (defence, network, eps), where all three threat models were tried.
-
-    A page that has a table of worst cases beside a curve means the table, which has more images.
-    """
-    rows = [
-        row
-        for row in record["rows"]
-        if row["attack"] == "worst case"
-        and row["seed"] == record["provenance"]["seed"]
-        and row.get("part") in ("worst", "curve")
-    ]
-    if any(row["part"] == "worst" for row in rows):
-        rows = [row for row in rows if row["part"] == "worst"]
-    found: dict[tuple[str, str, float], dict[str, Mapping[str, Any]]] = {}
-    for row in rows:
-        found.setdefault((row["defence"], row["model"], row["eps"]), {})[row["threat"]] = row
-    return {key: parts for key, parts in found.items() if set(_THREATS) <= set(parts)}
+def _difference(record: Record, eps: float, mine: Mapping[str, str], other: Mapping[str, str]) -> Mapping[str, Any]:
+    """The comparison of these two rows at a budget; raises KeyError where it was not made."""
+    for found in record["comparisons"]:
+        first, second = (found["where"] | found[side] for side in ("mine", "other"))
+        if mine.items() <= first.items() and other.items() <= second.items() and abs(first["eps"] - eps) < 1e-6:
+            return found
+    raise KeyError(f"comparison of {mine} with {other} at eps {eps:.6g}")
 
 
-def _share(row: Mapping[str, Any]) -> dict[str, Any]:
+def _share(row: Row) -> dict[str, Any]:
     return {"accuracy": row["accuracy"], "low": row["low"], "high": row["high"], "n": row["n"]}

@@ -1,24 +1,29 @@
-"""What every notebook of the book needs besides results: choices checked in one line, tables, verdict badges."""
+"""What every notebook of the book does in the same way: its settings, data, runs, tables, verdicts, provenance."""
 
 import html
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
 from IPython.display import HTML
 
-from advdef.book.records import Run, provenance
+from advdef.book.glue import Kind, record
+from advdef.book.provenance import provenance
+from advdef.book.records import Run
 from advdef.checks import Check
-from advdef.claims import SOURCES, Verdict, badge
-from advdef.data import Split, dataset_info, find_device
+from advdef.claims import SOURCES, Condition, Verdict, badge, claims, decide
+from advdef.data import Split, dataset_info, find_device, load
+from advdef.evaluation import Results
+from advdef.papers import how_decided
 
 __all__ = [
     "Case",
+    "Page",
     "check_table",
     "choose",
     "choose_datasets",
@@ -45,6 +50,135 @@ class Case(SimpleNamespace):
 
     __eq__ = object.__eq__
     __hash__ = object.__hash__  # type: ignore[assignment]  # a namespace has none
+
+
+class Page:
+    """A notebook's settings and runs, and what all notebooks show alike.
+
+    Attributes:
+        paper: The page's name in claims and records.
+        profile: The name of the size that was chosen.
+        settings: The settings of that profile.
+        seed: The first seed.
+        device: Where tensors live.
+        resume: Where evaluations keep what they have found, should they be interrupted.
+        data: The data sets, by name.
+        runs: What is found on each data set, by its name.
+        run_line: Which run this is, in one line.
+    """
+
+    def __init__(
+        self, paper: str, profiles: Mapping[str, Mapping[str, Any]], profile: str, *, dataset: str | None = None,
+        seed: int = 0, device: str | None = None, train: int | None = None,
+    ) -> None:  # fmt: skip
+        """Choose, and load the data.
+
+        Args:
+            paper: The page's name.
+            profiles: The settings of each size, by its name; "datasets" are the names of its data sets.
+            profile: The size.
+            dataset: A data set in the place of the profile's.
+            seed: The first seed.
+            device: "cpu", "cuda" or "mps"; None is a GPU where there is one.
+            train: At most so many training images; None are all.
+
+        Raises ValueError, with what exists, for an unknown profile, data set or device.
+        """
+        self.paper, self.profile, self.seed = paper, profile, seed
+        self.settings = choose(profiles, profile)
+        self.device = choose_device(device)
+        names = choose_datasets(dataset, self.settings["datasets"])
+        self.data = {name: load(name, device=self.device) for name in names}
+        if train is not None:
+            self.data = {name: d.subset(train=min(train, len(d.train))) for name, d in self.data.items()}
+        self.resume = resume_folder()
+        self.runs = {name: Run(paper, profile, data, seed) for name, data in self.data.items()}
+        self.run_line = f"profile {profile}, {' and '.join(names)}, seed {seed}, device {self.device.type}"
+        record("run_line", self.run_line)
+        self._profiles = profiles
+
+    @property
+    def run(self) -> Run:
+        """The run of a page that has one data set."""
+        (run,) = self.runs.values()
+        return run
+
+    def draws(self, offset: int = 0) -> torch.Generator:
+        """Random draws that depend on the page's seed and on nothing before them; offsets keep uses apart."""
+        return torch.Generator().manual_seed(1_000 * self.seed + offset)
+
+    def results(self, **where: Any) -> Results:
+        """The rows of all data sets, or those that :meth:`Results.select` leaves."""
+        return Results(row for run in self.runs.values() for row in run.results).select(**where)
+
+    def profiles(self) -> HTML:
+        """The table of the profiles' settings."""
+        shown = pd.DataFrame(self._profiles).map(str)
+        return table(shown, f"The three profiles; this page: {self.run_line}", index=True)
+
+    def headline(self, frame: pd.DataFrame, caption: str) -> HTML:
+        """The table that other pages of the book paste."""
+        shown = table(frame, caption)
+        record("headline_table", shown)
+        return shown
+
+    def checks(
+        self, found: Mapping[tuple[str, str], Sequence[Check]], caption: str, *, exact: Collection[str] = ()
+    ) -> HTML:
+        """The table of sanity checks by (data set, defence), which are recorded with the letters of those that fire.
+
+        ``exact`` are the defences on whose letters every machine agrees, so that a test compares them.
+        """
+        shown = {}
+        for (dataset, defence), row in found.items():
+            fired = self.runs[dataset].add_checks(row, defence=defence)
+            kind: Kind = "text" if defence in exact else "info"
+            record(f"{dataset}/checks/{defence}", ", ".join(fired) or "none", kind=kind)
+            shown[defence if len(self.runs) == 1 else f"{dataset}<br>{defence}"] = row
+        return check_table(shown, caption)
+
+    def verdicts(
+        self,
+        conditions: Mapping[str, Mapping[str, Iterable[Condition]]],
+        *,
+        summaries: Mapping[str, Mapping[str, str]] | None = None,
+        undecided: Collection[str] = (),
+    ) -> HTML:
+        """The table of verdicts, which are recorded; a claim about other data is named in the caption alone.
+
+        Args:
+            conditions: What the rules give, by data set and by the claim's number ("C1").
+            summaries: Evidence in one line where the conditions are not to be listed, by the same names.
+            undecided: Numbers whose word a test does not compare, as rounding decides it.
+        """
+        stated = {claim.id.split("-")[-1]: claim for claim in claims(self.paper).values()}
+        shown, elsewhere = list[Verdict](), set[str]()
+        for number, claim in stated.items():
+            for dataset in [name for name in self.runs if number in conditions.get(name, {})]:
+                summary = (summaries or {}).get(dataset, {}).get(number, "")
+                verdict = decide(claim, dataset, tuple(conditions[dataset][number]), summary=summary)
+                self.runs[dataset].verdicts.append(verdict)
+                kind: Kind = "info" if number in undecided else "text"
+                record(f"{dataset}/verdict/{claim.id}", verdict.word, kind=kind)
+                if claim.about(dataset):
+                    shown.append(verdict)
+                else:
+                    elsewhere.add(number)
+        about = f"; about other data: {', '.join(sorted(elsewhere))}" if elsewhere else ""
+        verdicts = verdict_table(shown, f"Verdicts of this run ({self.run_line}{about})")
+        record("verdict_table", verdicts)
+        return verdicts
+
+    def rules(self) -> HTML:
+        """The table of how each claim is decided."""
+        rows = [{"claim": id.split("-")[-1], "holds when": text} for id, text in how_decided(self.paper).items()]
+        return table(pd.DataFrame(rows), "How each claim is decided")
+
+    def finish(self) -> HTML:
+        """Write the records; returns the table of where their numbers come from."""
+        for run in self.runs.values():
+            run.save()
+        return provenance_table(self.runs.values())
 
 
 def choose(profiles: Mapping[str, Settings], profile: str) -> Settings:

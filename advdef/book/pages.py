@@ -8,15 +8,14 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any, get_args
 
-from advdef.book.cards import cards
-from advdef.book.recordfile import Record
+from advdef.book.cards import card_schema, cards
+from advdef.book.records import Record, record_schema
 from advdef.claims import SOURCES, VerdictWord, all_claims, badge
 from advdef.papers import how_decided
 
-__all__ = ["Page", "generated"]
+__all__ = ["Chapter", "generated"]
 
 _WORDS: tuple[VerdictWord, ...] = get_args(VerdictWord)
 _LONG = 260  # characters of evidence; beyond that its conditions are listed one by one
@@ -29,7 +28,7 @@ _FLAGS = {
 
 
 @dataclass(frozen=True)
-class Page:
+class Chapter:
     """A notebook on the site: its paper, its file's stem and its title."""
 
     paper: str
@@ -37,12 +36,12 @@ class Page:
     title: str
 
 
-def generated(records: Sequence[Record], pages: Sequence[Page]) -> dict[str, str]:
+def generated(records: Sequence[Record], pages: Sequence[Chapter]) -> dict[str, str]:
     """Files to write into the folder of prose pages, by name: fragments that these include, and the cards.
 
     >>> sorted(generated([], []))
-    ['_generated/cards.md', '_generated/conclusion.md', '_generated/schema.md', '_generated/status.md',
-     '_generated/verdicts.md']
+    ['_generated/cards.md', '_generated/conclusion.md', '_generated/record.md', '_generated/schema.md',
+     '_generated/status.md', '_generated/verdicts.md']
     """
     made = cards(records)
     return {
@@ -50,12 +49,13 @@ def generated(records: Sequence[Record], pages: Sequence[Page]) -> dict[str, str
         "_generated/status.md": _status(records, pages),
         "_generated/cards.md": _cards(made),
         "_generated/conclusion.md": _conclusion(made),
-        "_generated/schema.md": _schema(),
+        "_generated/schema.md": _schema("The fields of a result card", card_schema()),
+        "_generated/record.md": _schema("The fields of a record", record_schema()),
         **{f"_static/cards/{paper}.json": json.dumps(card, indent=1) + "\n" for paper, card in made.items()},
     }
 
 
-def _verdicts(records: Sequence[Record], pages: Sequence[Page]) -> str:
+def _verdicts(records: Sequence[Record], pages: Sequence[Chapter]) -> str:
     """A table of counts, then each claim with what every run decided."""
     by_paper = {page: [r for r in records if r["paper"] == page.paper and r["verdicts"]] for page in pages}
     shown = {page: found for page, found in by_paper.items() if found}
@@ -76,11 +76,11 @@ def _verdicts(records: Sequence[Record], pages: Sequence[Page]) -> str:
     return "\n".join(parts)
 
 
-def _label(page: Page) -> str:
+def _label(page: Chapter) -> str:
     return page.paper.replace("_", "-")
 
 
-def _claim(claim: Mapping[str, Any], records: Iterable[Record], page: Page) -> str:
+def _claim(claim: Mapping[str, Any], records: Iterable[Record], page: Chapter) -> str:
     """What all runs decided about the claim of a verdict."""
     decisions = (_decision(v, r) for r in records for v in r["verdicts"] if v["claim"] == claim["claim"])
     rule = _rules().get(claim["claim"], "The record does not say.")
@@ -115,7 +115,7 @@ def _decision(verdict: Mapping[str, Any], record: Record) -> str:
     return f"<li>{head}: {html.escape(evidence)}{listed}</li>"
 
 
-def _status(records: Sequence[Record], pages: Sequence[Page]) -> str:
+def _status(records: Sequence[Record], pages: Sequence[Chapter]) -> str:
     """One line for each record, and the versions that were used."""
     rows, used = [], dict[str, list[str]]()
     for page, record in ((page, record) for page in pages for record in records if record["paper"] == page.paper):
@@ -199,11 +199,10 @@ def _conclusion(made: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
-def _schema() -> str:
-    """The fields of a card, from its JSON schema."""
-    schema = json.loads(resources.files("advdef.book").joinpath("card.schema.json").read_text("utf-8"))
+def _schema(caption: str, schema: Mapping[str, Any]) -> str:
+    """The fields that a JSON schema describes."""
     rows = [[f"<code>{name}</code>", html.escape(about)] for name, about in _fields(schema)]
-    return _table("The fields of a result card", ["field", "meaning"], rows)
+    return _table(caption, ["field", "meaning"], rows)
 
 
 def _fields(schema: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -211,6 +210,7 @@ def _fields(schema: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]
     for name, part in schema.get("properties", {}).items():
         found.append((f"{prefix}{name}", part.get("description", "")))
         found += _fields(part, f"{prefix}{name}.")
+        found += _fields(part.get("items", {}), f"{prefix}{name}[].")
     return found
 
 

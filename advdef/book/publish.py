@@ -16,7 +16,7 @@ from advdef.book.notebookfile import (
     without_injected,
     write,
 )
-from advdef.book.recordfile import read_record
+from advdef.book.records import read_record
 from advdef.book.repository import InputError, Profile, Repository, RunFolder
 from advdef.store.files import replacing
 

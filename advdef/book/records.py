@@ -1,98 +1,60 @@
-"""What a run found, with its provenance: JSON files for the site, recorded values for prose and regression tests."""
+"""The record of a run: a JSON file whose schema is ``record.schema.json``, with its one writer and its one reader."""
 
-import importlib.metadata
+from __future__ import annotations
+
+import functools
 import json
-import math
 import os
-import platform
-import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import jsonschema
 import torch
 
-import advdef
+from advdef.book.provenance import provenance
+from advdef.book.repository import PROFILES, InputError, find
+from advdef.checks import Check
+from advdef.claims import Verdict
 from advdef.data import Dataset
-from advdef.evaluation import Outcome, Threat
-from advdef.statistics import Interval, wilson
-from advdef.store import tally, write_atomically
+from advdef.evaluation import ATTACKERS, Outcome, Results, Threat
+from advdef.evaluation.results import WORST_CASE, Row, unpack_hits
+from advdef.norms import Norm
+from advdef.papers import PAPERS
+from advdef.statistics import Interval, paired_difference
+from advdef.store import write_atomically
 from advdef.store.files import naming
 
-__all__ = ["Kind", "Run", "provenance", "record", "results_folder"]
+__all__ = [
+    "COMPARISON", "Record", "Run", "read_record", "read_records", "record_schema", "results_folder",
+    "three_attacker_rows",
+]  # fmt: skip
 
-Kind = Literal["hits", "count", "number", "text", "info"]
-"""How a regression test compares a value, by how many images flip, exactly, by a tolerance, exactly, not at all."""
+COMPARISON = "five_defences"
+"""The page that compares the defences of all papers."""
 
-_PACKAGES = ("advdef", "torch", "torchvision", "snntorch", "numba", "numpy", "scikit-learn", "pyautoattack")
-_PLAIN: dict[str, tuple[type, ...]] = {
-    "count": (int,),
-    "number": (float, int),
-    "text": (str,),
-    "info": (bool, int, float, str),
-}
+Record = Mapping[str, Any]
+"""The content of a record file, as :meth:`Run.save` writes it."""
 
-
-def record(name: str, value: Any, *, kind: Kind = "info", n: int | None = None) -> None:
-    """Emit a value so that prose can paste it, a test can compare it, and it stays in the notebook file.
-
-    The output has the form that myst-nb's ``glue`` writes, so ``{glue:text}`name` `` works; it needs IPython alone,
-    does nothing visible, and nothing at all outside a notebook. "hits" are a boolean tensor (N,), N > 0, of what is
-    right of N images: all are kept, and prose pastes their share, a float. The other kinds take plain values, of
-    Python's own types alone: a "count" is an int, a "number" a float or an int, a "text" a str. "info" also takes
-    objects with a rich display (a data frame, say), which are recorded with it. ``n`` says of how many images a
-    "number" is a mean, so that a test allows it to move by what an image or two do. Raises TypeError for another type,
-    which names the conversion, and ValueError for an unknown kind, no image, and a number that is not finite.
-    """
-    if kind != "hits" and kind not in _PLAIN:
-        raise ValueError(f"{name}: no kind {kind!r}; there are hits, {', '.join(_PLAIN)}")
-    kept: dict[str, Any] = {}
-    if kind == "hits":
-        kept = _packed(name, value)
-        value = kept["value"]
-    elif kind != "info" or _is_scalar(value):
-        if type(value) not in _PLAIN[kind]:
-            conversion = "float" if kind == "info" else _PLAIN[kind][0].__name__
-            raise TypeError(f"{name}: record {conversion}(value), a plain Python value, not {type(value).__name__}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{name}: {value} is no number to record")
-        kept = {"value": value} if n is None else {"value": value, "n": n}
-    from IPython.core.interactiveshell import InteractiveShell
-    from IPython.display import display
-
-    formatter = InteractiveShell.instance().display_formatter if InteractiveShell.initialized() else None
-    if formatter is None:
-        return
-    data, _ = formatter.format(value)
-    metadata: dict[str, Any] = {"scrapbook": {"name": name, "mime_prefix": "application/papermill.record/"}}
-    if kept:
-        metadata["advdef"] = {"kind": kind, **kept}
-    bundle = {f"application/papermill.record/{mime}": content for mime, content in data.items()}
-    display(bundle, raw=True, metadata=metadata)
-
-
-def _is_scalar(value: Any) -> bool:
-    """Whether a value is meant as one number, flag or text, of whatever library."""
-    return isinstance(value, bool | int | float | str) or getattr(value, "shape", None) == ()
-
-
-def _packed(name: str, hits: Any) -> dict[str, Any]:
-    """The share of hits, how many there are, and all as the bits of a hexadecimal number, the first the highest."""
-    if not (isinstance(hits, torch.Tensor) and hits.dtype == torch.bool and hits.dim() == 1):
-        raise TypeError(f"{name}: hits are a boolean tensor (N,), one per image, not {type(hits).__name__}")
-    if len(hits) == 0:
-        raise ValueError(f"{name}: no hits, as there is no image")
-    bits = "".join(map(str, hits.int().tolist()))
-    share = bits.count("1") / len(bits)
-    return {"value": share, "n": len(bits), "hits": f"{int(bits, 2):0{math.ceil(len(bits) / 4)}x}"}
+_ROUNDED = 1e-4
 
 
 def results_folder() -> Path:
     """Where record files go: ``$ADVDEF_RESULTS``, else ``advdef-results`` in the working folder."""
     return Path(os.environ.get("ADVDEF_RESULTS") or "advdef-results")
+
+
+@functools.cache
+def record_schema() -> dict[str, Any]:
+    """The JSON schema of a record file, with a description of every field."""
+    schema: dict[str, Any] = json.loads(
+        resources.files("advdef.book").joinpath("record.schema.json").read_text("utf-8")
+    )
+    return schema
 
 
 @dataclass
@@ -106,9 +68,12 @@ class Run:
     profile: str
     data: Dataset
     seed: int
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    results: Results = field(default_factory=Results)
+    comparisons: list[dict[str, Any]] = field(default_factory=list)
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    costs: list[dict[str, Any]] = field(default_factory=list)
     values: dict[str, Any] = field(default_factory=dict)
-    verdicts: list[dict[str, Any]] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
@@ -120,113 +85,180 @@ class Run:
         if executed != self.paper:
             raise ValueError(
                 f"this is the notebook of {executed!r}, so its record cannot be one of {self.paper!r}: "
-                f"write Run({executed!r}, ...) in it, or rename its files to NN_{self.paper}"
+                f"name {executed!r} as its paper, or rename its files to NN_{self.paper}"
             )
 
     def add(
-        self, outcome: Outcome, *, defence: str, threat: Threat, model: str, seed: int | None = None, **extra: Any
-    ) -> None:
-        """One row for the worst case under ``threat`` and one per attack there; each gets the ``extra`` columns."""
-        shared = {
-            "dataset": self.data.name,
-            "model": model,
-            "defence": defence,
-            "threat": threat,
-            "norm": outcome.norm,
-            "eps": round(outcome.eps, 6) if math.isfinite(outcome.eps) else None,  # JSON knows no infinity
-            "seed": self.seed if seed is None else seed,
-        } | extra
-        worst = _shown(outcome.interval, len(outcome.robust))
-        self.rows.append(shared | {"attack": "worst case"} | worst)
-        unique = outcome.unique_breaks()
-        for finding in outcome.findings:
-            tried, broken = int(finding.tried.sum()), int(finding.broken.sum())
-            row = shared | {"attack": finding.name, "tried": tried, "broken": broken}
-            if torch.equal(finding.tried, outcome.clean):  # else its accuracy alone is not known
-                row |= _proportion(tried - broken, len(outcome.clean))
-            row |= {"settings": finding.settings, "unique_breaks": unique[finding.name]}
-            row |= {"seconds": round(finding.seconds, 3)}
-            row |= {} if finding.gradient is None else {"gradient": round(finding.gradient, 3)}
-            self.rows.append(row | {"forwards": finding.forwards, "backwards": finding.backwards})
+        self, outcome: Outcome, *, part: str, defence: str, threat: Threat, model: str, seed: int | None = None,
+        **more: Any,
+    ) -> None:  # fmt: skip
+        """A row for the worst case under ``threat`` and one per attack there, as in :meth:`Results.add`."""
+        self.results.add(
+            outcome, part=part, dataset=self.data.name, model=model, defence=defence, threat=threat,
+            seed=self.seed if seed is None else seed, **more,
+        )  # fmt: skip
 
-    def add_clean(self, hits: torch.Tensor, *, defence: str, model: str, seed: int | None = None, **extra: Any) -> None:
-        """One row for accuracy without an attack."""
-        self.add_hits(hits, defence=defence, model=model, threat="clean", attack="none", eps=0.0, seed=seed, **extra)
+    def add_clean(
+        self, hits: torch.Tensor, *, defence: str, model: str, part: str = "clean", seed: int | None = None, **more: Any
+    ) -> None:
+        """One row for accuracy without an attack: the (N,) images that are right."""
+        self.add_hits(
+            hits, part=part, defence=defence, model=model, threat="clean", attack="none", eps=0.0, seed=seed, **more
+        )
 
     def add_hits(
-        self,
-        hits: torch.Tensor,
-        *,
-        defence: str,
-        model: str,
-        threat: Threat,
-        attack: str,
-        eps: float | None,
-        seed: int | None = None,
-        **extra: Any,
-    ) -> None:
-        """One row for what is right of (N,) images; ``eps`` is None for attacks that look for the smallest change."""
-        row = {"dataset": self.data.name, "model": model, "defence": defence, "threat": threat, "attack": attack}
-        row |= {"eps": eps if eps is None else round(eps, 6), "seed": self.seed if seed is None else seed} | extra
-        self.rows.append(row | _proportion(int(hits.sum()), len(hits)))
+        self, hits: torch.Tensor, *, part: str, defence: str, model: str, threat: Threat, attack: str,
+        eps: float | None, norm: Norm | None = None, seed: int | None = None, **more: Any,
+    ) -> None:  # fmt: skip
+        """One row for the (N,) images that are right under one attack, as in :meth:`Results.add_hits`."""
+        self.results.add_hits(
+            hits, part=part, dataset=self.data.name, model=model, defence=defence, threat=threat, attack=attack,
+            eps=eps, norm=norm, seed=self.seed if seed is None else seed, **more,
+        )  # fmt: skip
+
+    def compare(self, mine: Mapping[str, Any], other: Mapping[str, Any], **where: Any) -> Interval:
+        """The paired difference of the hits in two rows, which is recorded, too.
+
+        ``mine`` and ``other`` say what tells the rows apart, ``where`` what they share. Raises as
+        :meth:`Results.one` does.
+        """
+        found = paired_difference(self.results.hits(**where, **mine), self.results.hits(**where, **other))
+        told = {"mine": dict(mine), "other": dict(other), "where": where}
+        self.comparisons.append(told | {"value": found.value, "low": found.low, "high": found.high})
+        return found
+
+    def add_checks(self, checks: Sequence[Check], *, defence: str) -> list[str]:
+        """The row of checks of a defence; returns the letters of those that fire."""
+        for check in checks:
+            told = {"id": check.id, "title": check.title, "status": check.status, "detail": check.detail}
+            self.checks.append({"defence": defence} | told)
+        return [check.id for check in checks if check.status == "fire"]
+
+    def add_cost(self, defence: str, **numbers: float | None) -> None:
+        """What a defence costs, by the names of the schema's "costs" or by names of the page's own."""
+        self.costs.append({"defence": defence} | numbers)
 
     def save(self) -> Path:
         """Write the record atomically and return its path; it bears the id of the run, ``$ADVDEF_RUN``, if it has one.
 
-        Raises ValueError where another paper's notebook is executed.
+        Raises ValueError where another paper's notebook is executed, and for what its reader would refuse.
         """
         self._check_paper()
         path = results_folder() / self.paper / f"{self.data.name}-{self.profile}.json"
         wall = {"wall_seconds": round(time.perf_counter() - self.started, 1), "peak_memory_mib": _peak_memory_mib()}
         content = {
-            "schema": 1,
+            "schema": 2,
             "paper": self.paper,
             "dataset": self.data.name,
             "profile": self.profile,
             "run": os.environ.get("ADVDEF_RUN") or None,
             "provenance": provenance(self.data, seed=self.seed) | wall,
+            "verdicts": [verdict.as_record() for verdict in self.verdicts],
+            "comparisons": self.comparisons,
+            "checks": self.checks,
+            "costs": self.costs,
             "values": self.values,
-            "verdicts": self.verdicts,
-            "rows": self.rows,
+            "results": self.results.rows,
         }
+        written = json.dumps(content, indent=1, allow_nan=False) + "\n"
+        _check_what_the_site_shows(content | {"results": _check(json.loads(written))})
         with naming(path):
-            write_atomically(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+            write_atomically(path, written.encode())
         return path
 
 
-def provenance(data: Dataset, *, seed: int) -> dict[str, Any]:
-    """Seed, versions, device, data checksum, commit and date of a run, and what it took from stored results.
+def read_records(folder: Path | None = None, *, profile: str | None = None) -> list[Record]:
+    """The records in a results folder (default: the committed ones of the checkout around; none outside of one).
 
-    "cached" counts those and gives the seconds that they had taken when they were made, which no wall time holds.
+    In the order of papers and data sets. Where several profiles have one of the same paper and data set, the larger
+    one counts, unless ``profile`` names one. Raises `InputError` for a file that is no record.
     """
-    device = data.train.images.device
-    entries, seconds = tally.total()
-    return {
-        "seed": seed,
-        "device": device.type,
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "versions": {name: _version(name) for name in _PACKAGES},
-        "data_checksum": data.checksum,
-        "train_images": len(data.train),
-        "test_images": len(data.test),
-        "commit": _commit(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "cached": {"entries": entries, "seconds": round(seconds, 1)},
-    }
+    if folder is None:
+        try:
+            folder = find().committed_results
+        except InputError:
+            return []
+    records = [read_record(file) for file in sorted(folder.glob(f"*/*{f'-{profile}' if profile else ''}.json"))]
+    records.sort(key=lambda record: PROFILES.index(record["profile"]))
+    found = {(record["paper"], record["dataset"]): record for record in records}
+    order = {paper.id: number for number, paper in enumerate(PAPERS)}
+    return [found[key] for key in sorted(found, key=lambda key: (order.get(key[0], len(order)), key))]
 
 
-def _proportion(hits: int, n: int) -> dict[str, Any]:
-    return _shown(wilson(hits, n), n)
+def read_record(file: Path) -> Record:
+    """The content of ``<paper>/<dataset>-<profile>.json``, its results as :class:`~advdef.evaluation.results.Results`.
+
+    Raises `InputError`, in one line, for a file that is no record: not JSON, of another schema, under another name, or
+    with numbers that contradict each other.
+    """
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse)
+        results = _check(record)
+        name = f"{record['paper']}/{record['dataset']}-{record['profile']}.json"
+        if f"{file.parent.name}/{file.name}" != name:
+            raise ValueError(f"it says that it is {name}")
+    except ValueError as error:  # not UTF-8 and not JSON are such, too
+        raise InputError(f"{file} is not a record file: {error}; restore it, or run its notebook again") from error
+    return dict(record) | {"results": results}
 
 
-def _shown(interval: Interval, n: int) -> dict[str, Any]:
-    """A share of n images; of a random defence the images that are right need be no whole number."""
-    correct = round(interval.value * n, 3)
-    shares = {"accuracy": interval.value, "low": interval.low, "high": interval.high}
-    whole = {"n": n, "correct": int(correct) if correct.is_integer() else correct}
-    return whole | {name: round(share, 4) for name, share in shares.items()}
+@functools.cache
+def _validator() -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(record_schema())
+
+
+def _check(record: Any) -> Results:
+    """The rows of a record; raises ValueError, with where and what, for one that does not fit the schema or itself."""
+    wrong = jsonschema.exceptions.best_match(_validator().iter_errors(record))
+    if wrong is not None:
+        where = "/".join(str(step) for step in wrong.absolute_path) or "it"
+        raise ValueError(f"{where}: {' '.join(wrong.message.split()):.150}")
+    if record["profile"] not in PROFILES:
+        raise ValueError(f"its profile is {record['profile']!r}, not one of {', '.join(PROFILES)}")
+    for number, row in enumerate(record["results"]):
+        where = f"results/{number}"
+        if "accuracy" in row and abs(row["accuracy"] - row["correct"] / row["n"]) > _ROUNDED:
+            raise ValueError(f"{where} has an accuracy of {row['accuracy']}, and {row['correct']} of {row['n']}")
+        if row.get("hits") is not None and int(unpack_hits(row["hits"], row["n"]).sum()) != row["correct"]:
+            raise ValueError(f"{where} has hits that are not {row['correct']} of {row['n']}")
+        if row["dataset"] != record["dataset"]:
+            raise ValueError(f"{where} is of the data set {row['dataset']}")
+    return Results(record["results"])
+
+
+def _check_what_the_site_shows(record: Record) -> None:
+    """Raise ValueError where the defences that the site looks up by name were not met by all three attackers."""
+    paper = next((paper for paper in PAPERS if paper.id == record["paper"]), None)
+    wanted = {paper.own, paper.undefended} if paper else set()
+    if record["paper"] == COMPARISON:
+        wanted = {"undefended", "AT", *(paper.defence for paper in PAPERS)}
+    if missing := wanted - {defence for defence, _, _ in three_attacker_rows(record)}:
+        raise ValueError(
+            f"the site shows worst cases of {', '.join(sorted(missing))} under all three attackers, and this run has "
+            'none with the part "worst" or "curve": keep the names in advdef/papers/__init__.py and on the page equal'
+        )
+
+
+def three_attacker_rows(record: Record) -> dict[tuple[str, str, float], dict[Threat, Row]]:
+    """Worst-case rows of the first seed by (defence, network, eps), where all three attackers tried.
+
+    A page that has a table of worst cases beside a curve means the table, which has more images.
+    """
+    rows = [
+        row
+        for row in record["results"]
+        if row["attack"] == WORST_CASE and row["seed"] == record["provenance"]["seed"] and row["eps"] is not None
+    ]
+    part = "worst" if any(row["part"] == "worst" for row in rows) else "curve"
+    found: dict[tuple[str, str, float], dict[Threat, Row]] = {}
+    for row in rows:
+        if row["part"] == part:
+            found.setdefault((row["defence"], row["model"], row["eps"]), {})[row["threat"]] = row
+    return {key: by_threat for key, by_threat in found.items() if set(ATTACKERS) <= set(by_threat)}
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"it has {constant}, which is no number in JSON")
 
 
 def _peak_memory_mib() -> int | None:
@@ -237,35 +269,3 @@ def _peak_memory_mib() -> int | None:
         return None
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """The commit of the repository that the package's own source is part of, with "+" for local changes.
-
-    None outside of one; one that only surrounds the package, as that of a project around a virtual environment, does
-    not count.
-    """
-    source = Path(advdef.__file__)
-    elsewhere = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set in git's hooks
-    environment = {name: value for name, value in os.environ.items() if name not in elsewhere}
-
-    def git(*arguments: str) -> str:
-        command = ["git", *arguments]
-        done = subprocess.run(
-            command, cwd=source.parent, env=environment, capture_output=True, text=True, encoding="utf-8", check=True
-        )
-        return done.stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", "--", source.name)
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 
 from advdef.book.notebookfile import LANGUAGE, read_executed, title, without_injected, write
-from advdef.book.pages import Page, generated
-from advdef.book.recordfile import Record, read_records
+from advdef.book.pages import Chapter, generated
+from advdef.book.records import Record, read_records
 from advdef.book.repository import Repository
 from advdef.store.files import held, naming, replace_folder
 
@@ -121,12 +121,12 @@ def assemble(
         (target / "book" / name).write_text(text, encoding="utf-8")
 
 
-def _pages(repository: Repository, target: Path) -> Iterator[Page]:
+def _pages(repository: Repository, target: Path) -> Iterator[Chapter]:
     """The notebooks that are on the site."""
     for paper, path in repository.notebooks.items():
         page = target / "notebooks" / path.name
         if page.is_file():
-            yield Page(paper, path.stem, title(read_executed(page)))
+            yield Chapter(paper, path.stem, title(read_executed(page)))
 
 
 def toc_files(toc: Any) -> list[str]:

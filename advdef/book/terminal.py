@@ -15,7 +15,7 @@ from tabulate import tabulate
 from advdef.book.repository import InputError, Repository
 
 if TYPE_CHECKING:
-    from advdef.book.recordfile import Record
+    from advdef.book.records import Record
     from advdef.book.run import Execution
 
 __all__ = ["guarded", "need", "render_site", "report_run", "say", "stop", "tolerant", "verdict_lines"]
@@ -53,7 +53,7 @@ def tolerant() -> None:
 def render_site(repository: Repository, destination: Path, executions: Sequence[Execution]) -> bool:
     """Render the site with what has been executed and its records, and with what is committed for the rest."""
     from advdef.book.links import check_links
-    from advdef.book.recordfile import read_records
+    from advdef.book.records import read_records
     from advdef.book.site import SiteError, render
 
     say("rendering the site ...")

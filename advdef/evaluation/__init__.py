@@ -2,8 +2,8 @@
 
 ``threats`` says what each attacker tries, and ``robustness`` runs any attempts; ``judge`` runs one of them and asks the
 defence itself whether it succeeded; ``admission`` refuses input that would give a wrong number. ``outcomes`` is what
-comes out, ``crafting`` makes attacked images to be replayed on many defences, ``quality`` and ``costs`` measure the
-rest.
+comes out of one evaluation, ``results`` the table of all that a run found. ``crafting`` makes attacked images to be
+replayed on many defences, ``quality`` and ``costs`` measure the rest.
 """
 
 from advdef.evaluation.costs import Cost, cost, multiply_adds
@@ -12,14 +12,17 @@ from advdef.evaluation.judge import UnsoundAttack, check_sound, counted
 from advdef.evaluation.outcomes import Finding, Outcome
 from advdef.evaluation.protocol import three_attackers, three_curves
 from advdef.evaluation.quality import psnr
+from advdef.evaluation.results import Results
 from advdef.evaluation.robustness import accuracy, correct, evaluate, evaluate_curve
-from advdef.evaluation.threats import Attempt, Threat, adaptive, bare, direct, oblivious, stand_ins
+from advdef.evaluation.threats import ATTACKERS, Attempt, Threat, adaptive, bare, direct, oblivious, stand_ins
 
 __all__ = [
+    "ATTACKERS",
     "Attempt",
     "Cost",
     "Finding",
     "Outcome",
+    "Results",
     "Threat",
     "UnsoundAttack",
     "accuracy",

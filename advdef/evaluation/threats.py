@@ -17,9 +17,12 @@ from advdef.attacks.suites import SuiteName, stopping, suite
 from advdef.attacks.wrappers import expectation, is_expectation
 from advdef.defenses.base import Defense, is_random, with_parts
 
-__all__ = ["Attempt", "Threat", "adaptive", "bare", "direct", "oblivious", "stand_ins"]
+__all__ = ["ATTACKERS", "Attempt", "Threat", "adaptive", "bare", "direct", "oblivious", "stand_ins"]
 
 Threat = Literal["clean", "oblivious", "direct", "adaptive"]
+
+ATTACKERS: tuple[Threat, ...] = ("oblivious", "direct", "adaptive")
+"""The three attackers, in the order of what they know."""
 
 _NOTHING = "the suite has no attack: what is left would be called robust though nothing was tried"
 _DRAWS = 20  # over which a random stand-in is averaged, as in AutoAttack's "rand"
