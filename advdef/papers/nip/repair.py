@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from advdef.contract import ask, borrowed, check_logits, validate
+from advdef.evaluation import Results
 from advdef.statistics import Interval, wilson
 
-__all__ = ["Repair", "repair", "repairs", "success_by_image"]
+__all__ = ["Repair", "mean_success", "repair", "repairs", "success", "success_by_image"]
 
 
 Key = TypeVar("Key")
@@ -113,9 +114,24 @@ def repairs(
     return found
 
 
-def success_by_image(found: Repair) -> Tensor:
-    """(N,), float64: whether D(x') = y, NaN where the attack has not fooled f; their mean is the success rate."""
-    return torch.where(found.clean & ~found.attacked, found.defended.double(), torch.nan)
+def success(results: Results, defence: str, attack: str) -> Interval | None:
+    """Share of D(x') = y among the images that an attack broke, as :attr:`Repair.dsr`; None if there are none.
+
+    The results are of one network on the same images, without an attack and under it, where "none" is no defence.
+    """
+    return _share(results.hits(defence=defence, attack=attack), _broken(results, attack))
+
+
+def success_by_image(results: Results, defence: str, attack: str) -> Tensor:
+    """(N,), float64: whether D(x') = y, NaN where the attack has not fooled f; their mean is :func:`success`."""
+    right = results.hits(defence=defence, attack=attack).double()
+    return torch.where(_broken(results, attack), right, torch.nan)
+
+
+def mean_success(results: Results, defence: str) -> Tensor:
+    """(N,), float64: the mean of :func:`success_by_image` over all attacks in the results, NaN where none fooled f."""
+    attacks = [attack for attack in results.values("attack") if attack != "none"]
+    return torch.stack([success_by_image(results, defence, attack) for attack in attacks]).nanmean(0)
 
 
 def _predicted(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> Tensor:
@@ -128,6 +144,11 @@ def _predicted(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int
             check_logits(logits, y)
             predicted.append(logits.argmax(1))
     return torch.cat(predicted)
+
+
+def _broken(results: Results, attack: str) -> Tensor:
+    """Whether f(x) = y and f(x') != y, (N,)."""
+    return results.hits(defence="none", threat="clean") & ~results.hits(defence="none", attack=attack)
 
 
 def _share(hits: Tensor, among: Tensor) -> Interval | None:
