@@ -326,19 +326,13 @@ notebook.table(pd.DataFrame(rows), caption)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Mean change of front and tail features by successful attacks, in units of the mean activation, with 95 % intervals over images; beside each, random features of equal number and activation under the same attack, and the same features under noise of equal length.", "name": "fig-nip-shift"}, "image": {"alt": "Two panels of dots with error bars, one line per attack: change of the front features at the left, of the tail features at the right, each for the attack, for matched random features and for noise of equal length."}}
 for case in cases:
-    case.shifts = {}
     fixed = {f"{k}, fixed": case.fixed[k] for k in ("FGSM", "PGD")}
-    for label, adversarial in (case.smallest | fixed).items():
-        fooled = reach(case, adversarial).fooled
-        if int(fooled.sum()) < P["least"]:
-            continue
-        x, y = (v[: len(fooled)][fooled] for v in (case.x, case.y))
-        noise = None if label == "AUNA" else draws(6).initial_seed()  # AUNA is noise
-        case.shifts[label] = measure.front_and_tail_shifts(
-            case.model, x, adversarial[fooled], y, layer=case.bank.layer,
-            match_seed=draws(7).initial_seed(), noise_seed=noise,
-        )  # fmt: skip
-        for part, values in case.shifts[label].items():
+    case.shifts = measure.shifts_of_fooled(
+        case.model, case.x, case.smallest | fixed, case.y, layer=case.bank.layer, least=P["least"],
+        match_seed=draws(7).initial_seed(), noise_seed=draws(6).initial_seed(),
+    )  # fmt: skip
+    for label, found in case.shifts.items():
+        for part, values in found.items():
             mean = [round(v, 4) for v in vars(mean_interval(values)).values()]
             case.run.values[f"{case.kind}/shift/{label}/{part}"] = mean
 figures.shifts_by_attack(MAIN.shifts)
@@ -362,17 +356,13 @@ notebook.table(pd.DataFrame(rows), caption)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Share of fooled images whose clean prediction returns, against the step, when the defence is told that prediction. Left: minimal-norm attack; right: the same attack with a fixed budget.", "name": "fig-nip-oracle"}, "image": {"alt": "Two panels of curves: share of restored predictions against the step size for the released protocol and its controls, for a minimal-norm attack at the left and a fixed-budget attack at the right."}}
 for case in tqdm(cases, desc="V0", leave=False):
-    case.restored, steps = {}, sorted({*case.released, *case.grid})
-    for target, adversarial in case.targets.items():
-        fooled = reach(case, adversarial).fooled
-        pairs = case.x[fooled], adversarial[fooled]
-        for step in steps if fooled.any() else ():
-            case.restored[target, step] = measure.oracle_and_controls(
-                case.model, *pairs, step=step, noises=P["tried"]
-            )
-panels = {"PGD-min": SMALLEST, f"PGD, eps {show_eps(MAIN.eps)}": MAIN.main}
-for title, target in panels.items():
-    panels[title] = {s: v for (t, s), v in MAIN.restored.items() if t == target}
+    tries = dict(steps=sorted({*case.released, *case.grid}), noises=P["tried"])
+    restore = partial(
+        measure.oracle_by_step, case.model, case.x, labels=case.y, **tries
+    )
+    case.restored = {target: restore(v) for target, v in case.targets.items()}
+panels = {"PGD-min": MAIN.restored[SMALLEST]}
+panels[f"PGD, eps {show_eps(MAIN.eps)}"] = MAIN.restored[MAIN.main]
 figures.what_the_oracle_restores(panels)
 plt.show()
 
@@ -380,7 +370,7 @@ plt.show()
 rows = []
 for case in cases:
     for target, step in product((SMALLEST, case.main), case.released[:2]):
-        found = case.restored.get((target, step), {})
+        found = case.restored[target].get(step, {})
         attack = "PGD-min" if target == SMALLEST else f"PGD, eps {show_eps(case.eps)}"
         row = case.about | {"attack": attack, "step": f"{step:g}"}
         rows += [row | tables.oracle_row(found)] if found else []
@@ -428,6 +418,7 @@ STEPPED = {
     "uniform noise": lambda c, s: NoiseVote(c.model, s, noise="uniform"),
     "anti-adversary": lambda c, s: AntiAdversary(c.model, s),
 }
+V2, NOISE = "V2 mean-logit", "random bank, mean-logit"
 STEPLESS = {
     "none": Undefended, "bit depth 4": BitDepth, "median 2x2": Median, "JPEG 75": Jpeg,
 }  # fmt: skip
@@ -484,7 +475,7 @@ DRAWN = (
     "random bank, mean-logit", "noise, 10 draws", "anti-adversary",
 )  # fmt: skip
 both = {target: MAIN.targets[target] for target in (SMALLEST, MAIN.main)}
-for k, s in [("none", None), *product(DRAWN, MAIN.grid)]:
+for k, s in [("none", 0.0), *product(DRAWN, MAIN.grid)]:
     defence = STEPPED[k](MAIN, s) if s else MAIN.defences[k]
     found = repairs(defence, MAIN.x, both, MAIN.y)
     note(MAIN, k, found[SMALLEST].benign, "sweep", step=s)
@@ -501,8 +492,7 @@ plt.show()
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy under PGD on the bare classifier against eps: V2 mean-logit with fixed steps, with the stability rule, and with an oracle that knows which step is right, which is no defence. On grey images steps are four times as large as named.", "name": "fig-nip-elastic"}, "image": {"alt": "Curves of accuracy against eps for the undefended classifier, six fixed steps, the stability rule and the oracle step; one panel per network."}}
 for case in cases:
-    steps = {s: STEPPED["V2 mean-logit"](case, s) for s in case.grid}
-    steps = {f"step {s / case.scale:g}": defence for s, defence in steps.items()}
+    steps = {f"step {s / case.scale:g}": STEPPED[V2](case, s) for s in case.grid}
     for eps in (0.0, *case.curve):
         attack = "PGD" if eps else "none"
         images = case.targets[attack, eps] if eps else case.x
@@ -530,10 +520,7 @@ notebook.table(shown, caption)
 # looks for the smallest change that gives a wrong logit a lead of κ. The defences are the same in all rows.
 
 # %% tags=["hide-input"]
-WATCHED = (
-    "none", "noise, 10 draws", "random bank, mean-logit", "V1 self", "V1 minus",
-    "V2 mean-logit", "V2 max-confidence", "V3 confidence",
-)  # fmt: skip
+WATCHED = ("none", *DRAWN[:-1])  # as drawn, without the anti-adversary
 ball, (halvings, cw_steps) = f"PGD {show_eps(MAIN.eps)}", P["cw"]
 at_once = partial(pgd, steps=P["steps"], stop_early=True)
 lead = partial(carlini_wagner, binary_search_steps=halvings, steps=cw_steps)
@@ -613,9 +600,8 @@ for case in tqdm(cases, desc="three attackers", leave=False):
         where = dict(model=case.kind, part="worst")
         for threat, result in found.items():
             case.run.add(result, threat=threat, defence=k, **where)
-        where |= ADAPTIVE | dict(eps=eps)
-        pair = dict(defence=k), dict(defence="none")
-        gain = case.run.compare(*pair, **where) if k != "none" else None
+        pair, where = [dict(defence=k), dict(defence="none")], where | ADAPTIVE
+        gain = None if k == "none" else case.run.compare(*pair, **where, eps=eps)
         row = case.about | {"eps": show_eps(eps), "defence": k}
         rows.append(row | tables.threat_row(found, gain))
         tag = f"{case.name}/{case.kind}/{k}/{show_eps(eps)}"
@@ -664,7 +650,6 @@ plt.show()
 # One network may be lucky. The same for networks trained from other seeds: V2 by mean logit and the bank of white noise, each at its matched step.
 
 # %% tags=["hide-input"]
-PAIR, steps = ("V2 mean-logit", "random bank, mean-logit"), {}
 for s in SEEDS:
     one, smallest = notebook.Case(**vars(MAIN)), MAIN.targets[SMALLEST]
     if s != seed:
@@ -673,30 +658,26 @@ for s in SEEDS:
         one.random = random_bank(one.bank, generator=draws(4))
         made = partial(craft, one.model, eps=1.0, generator=draws(), resume=resume)
         smallest = made(PGD_MIN, one.x, one.y)["PGD-min"]
-    defences = {"none": Undefended(one.model)}
-    for k in PAIR:
-        steps[s, k] = cheap_step(one, k) or one.grid[0]
-        defences[k] = STEPPED[k](one, steps[s, k])
-    for k, defence in defences.items():
-        found = repair(defence, one.x, smallest, one.y)
-        note(one, k, found.benign, "seeds", seed=s)
-        note(one, k, found.defended, "seeds", *SMALLEST, seed=s)
-    for k in (PAIR[0], "none"):
-        where = dict(defence=k, model=one.kind, part="seeds", seed=s)
-        for threat, left in judge(defences[k], x, y, eps=half).items():
+    for k in ("none", V2, NOISE):
+        step = 0.0 if k == "none" else cheap_step(one, k) or one.grid[0]
+        defence = STEPPED[k](one, step) if step else Undefended(one.model)
+        found, where = repair(defence, one.x, smallest, one.y), dict(step=step, seed=s)
+        note(one, k, found.benign, "seeds", **where)
+        note(one, k, found.defended, "seeds", *SMALLEST, **where)
+        where |= dict(defence=k, model=one.kind, part="seeds")
+        judged = judge(defence, x, y, eps=half) if k != NOISE else {}
+        for threat, left in judged.items():
             one.run.add(left, threat=threat, **where)
-found, gains = page.results(part="seeds"), {}
+found, worst = page.results(part="seeds"), dict(part="seeds", attack=WORST_CASE)
 shown = found.select(attack=("none", WORST_CASE))
-shown = shown.pivot(["seed", "defence"], "threat", name="{} %")
-lines = list(zip(shown["seed"], shown["defence"], strict=True))
-dsr = {(s, k): success(found.select(seed=s), k, "PGD-min") for s, k in lines}
-shown["step"] = [f"{steps[line]:g}" if line in steps else "–" for line in lines]
-shown["DSR on PGD-min %"] = [dsr[line] for line in lines]
-gains["dsr"] = [dsr[s, PAIR[0]].value - dsr[s, PAIR[1]].value for s in SEEDS]
+shown = shown.pivot(["seed", "defence", "step"], "threat", name="{} %")
+pairs = product(SEEDS, ("none", V2, NOISE))
+dsr = {(s, k): success(found.select(seed=s), k, "PGD-min") for s, k in pairs}
+shown["DSR on PGD-min %"] = list(dsr.values())
+against = partial(MAIN.run.compare, dict(defence=V2), dict(defence="none"), **worst)
+gains = {"dsr": [dsr[s, V2].value - dsr[s, NOISE].value for s in SEEDS]}
 for threat in ("oblivious", "adaptive"):
-    where = dict(part="seeds", threat=threat, attack=WORST_CASE)
-    against = partial(MAIN.run.compare, dict(defence=PAIR[0]), dict(defence="none"))
-    gains[threat] = [against(**where, seed=s).value for s in SEEDS]
+    gains[threat] = [against(seed=s, threat=threat).value for s in SEEDS]
 spread = {}
 caption = f"{MAIN.name}, {MAIN.kind}, eps {show_eps(half)} for the attackers"
 if len(SEEDS) > 1:
@@ -805,7 +786,7 @@ for name in page.data:
     mine = [case for case in cases if case.name == name]
     eps, found = mine[0].eps, partial(page.results, dataset=name)
     shifts, fair = {c.kind: c.shifts for c in mine}, {c.kind: c.fair for c in mine}
-    fixed = {c.kind: f"step {c.steps['V2 mean-logit'] / c.scale:g}" for c in mine}
+    fixed = {c.kind: f"step {c.steps[V2] / c.scale:g}" for c in mine}
     free = partial(found, part="label-free")
     repaired = {"PGD-min": free(attack=("none", "PGD-min"))}
     repaired[f"PGD {show_eps(eps)}"] = free(attack=("none", "PGD"), eps=(0.0, eps))
@@ -848,7 +829,7 @@ page.rules()
 rows = []
 for case in cases:
     step = case.released[0]
-    told, past = (case.restored.get((t, step), {}) for t in (SMALLEST, case.main))
+    told, past = (case.restored[t].get(step, {}) for t in (SMALLEST, case.main))
     own = NIPSelf(case.model, step=step, **released)
     alone = repair(own, case.x, case.targets[SMALLEST], case.y).dsr
     row = tables.without_row(told, alone, past, eps=show_eps(case.eps))

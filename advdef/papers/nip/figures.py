@@ -66,11 +66,11 @@ def tradeoffs(results: Results, *, eps: str) -> Figure:
     """Benign accuracy against success on PGD-min and against accuracy under PGD: a line per defence over its steps.
 
     The results are those without an attack, under "PGD-min" and under "PGD" of each defence at each "step", from the
-    smallest to the largest, and of "none", which has no step; ``eps`` is the budget of PGD as it is written.
+    smallest to the largest, and of "none" at step 0; ``eps`` is the budget of PGD as it is written.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8), sharey=True)
     for name in [name for name in results.values("defence") if name != "none"]:
-        steps = [results.select(step=(None, step)) for step in results.select(defence=name).values("step")]
+        steps = [results.select(step=(0.0, step)) for step in results.select(defence=name).values("step")]
         benign = [found.interval(defence=name, threat="clean").value for found in steps]
         shares = [success(found, name, "PGD-min") for found in steps]
         restored = [share.value if share else 0.0 for share in shares]

@@ -17,7 +17,7 @@ from advdef.contract import ask, borrowed, check_logits, validate
 from advdef.evaluation import Results
 from advdef.statistics import Interval, wilson
 
-__all__ = ["Repair", "mean_success", "repair", "repairs", "success", "success_by_image"]
+__all__ = ["Repair", "mean_success", "repair", "repairs", "success"]
 
 
 Key = TypeVar("Key")
@@ -122,16 +122,15 @@ def success(results: Results, defence: str, attack: str) -> Interval | None:
     return _share(results.hits(defence=defence, attack=attack), _broken(results, attack))
 
 
-def success_by_image(results: Results, defence: str, attack: str) -> Tensor:
-    """(N,), float64: whether D(x') = y, NaN where the attack has not fooled f; their mean is :func:`success`."""
-    right = results.hits(defence=defence, attack=attack).double()
-    return torch.where(_broken(results, attack), right, torch.nan)
-
-
 def mean_success(results: Results, defence: str) -> Tensor:
-    """(N,), float64: the mean of :func:`success_by_image` over all attacks in the results, NaN where none fooled f."""
+    """(N,), float64: of the attacks in the results that broke an image, the share with D(x') = y; NaN: none broke it.
+
+    For one attack, the mean over the images is :func:`success`.
+    """
     attacks = [attack for attack in results.values("attack") if attack != "none"]
-    return torch.stack([success_by_image(results, defence, attack) for attack in attacks]).nanmean(0)
+    right = [results.hits(defence=defence, attack=attack).double() for attack in attacks]
+    broken = [_broken(results, attack) for attack in attacks]
+    return torch.stack(right).where(torch.stack(broken), torch.nan).nanmean(0)
 
 
 def _predicted(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> Tensor:
