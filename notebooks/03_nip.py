@@ -61,21 +61,20 @@ import torch
 from advdef import checks, plotting
 from advdef.attacks import carlini_wagner, fgsm, pgd, suites
 from advdef.book import page as notebook
-from advdef.book.records import Run, record
-from advdef.claims import claims, decide
-from advdef.data import load
+from advdef.book.glue import record
+from advdef.book.page import show_eps
 from advdef.defenses import BitDepth, Jpeg, Median, Undefended
 from advdef.evaluation import correct, cost, craft, direct, evaluate, oblivious
+from advdef.evaluation.results import WORST_CASE
 from advdef.models import VGG19, AlexNet, LeNet5, ResNet, SmallVGG
-from advdef.papers import how_decided
 from advdef.papers.nip import figures, judging, measure, tables
 from advdef.papers.nip import verdicts as rules
 from advdef.papers.nip.bank import fit_bank, phase_scrambled, random_bank
 from advdef.papers.nip.baselines import AntiAdversary, NoiseVote
 from advdef.papers.nip.defence import NIPDictionary, NIPSearch, NIPSelf
 from advdef.papers.nip.influence import front_and_tail, inverse_direction, trace
-from advdef.papers.nip.repair import repair, repairs, success_by_image
-from advdef.statistics import mean_interval, over_seeds, wilson
+from advdef.papers.nip.repair import repair, repairs, success
+from advdef.statistics import mean_interval, over_seeds
 from advdef.training import train_at, train_standard, trained
 from tqdm import tqdm
 
@@ -90,13 +89,13 @@ plotting.use_style()
 # %%
 PROFILES = {
     "smoke": dict(
-        networks={"digits": ("LeNet-5",)}, epochs=dict(digits=6), at_epochs=3, seeds=1,
+        datasets={"digits": ("LeNet-5",)}, epochs=dict(digits=6), at_epochs=3, seeds=1,
         images=60, minimal=(8, 10), eleven=12, least=5, boundary=50, levels=100, kept=2,
         per_class=30, tried=3, steps=10, adaptive_images=20, adaptive_steps=5, queries=20,
         curve_images=10, defences="few", checks="fast", timed=(64, 3), long=(5, 50), cw=(2, 30),
     ),
     "laptop": dict(
-        networks=dict(cifar10=("SmallVGG",), gtsrb=("small ResNet-20",), fashion_mnist=("LeNet-5",)),
+        datasets=dict(cifar10=("SmallVGG",), gtsrb=("small ResNet-20",), fashion_mnist=("LeNet-5",)),
         epochs=dict(cifar10=8, gtsrb=20, fashion_mnist=8), at_epochs=6, seeds=3,
         images=300, minimal=(20, 40), eleven=100, least=20, boundary=1_000, levels=500, kept=2,
         per_class=100, tried=20, steps=40, adaptive_images=100, adaptive_steps=20,
@@ -104,7 +103,7 @@ PROFILES = {
         long=(20, 200), cw=(4, 100),
     ),
     "paper": dict(
-        networks=dict(
+        datasets=dict(
             cifar10=("VGG-19", "AlexNet"), gtsrb=("LeNet-5", "ResNet-20"), fashion_mnist=("LeNet-5", "ResNet-20"),
         ),
         epochs=dict(cifar10=30, gtsrb=30, fashion_mnist=20), at_epochs=15, seeds=3,
@@ -119,34 +118,27 @@ NETWORKS = {
     "ResNet-20": partial(ResNet, blocks=(3, 3, 3), width=16),
     "small ResNet-20": partial(ResNet, blocks=(3, 3, 3), width=16, stem_stride=2),
 }  # fmt: skip
-P = notebook.choose(PROFILES, profile)
-DEVICE = notebook.choose_device(device)
-RESUME = notebook.resume_folder()
+choice = dict(dataset=dataset, seed=seed, device=device)
+page = notebook.Page("nip", PROFILES, profile, **choice)
+P, draws, resume = page.settings, page.draws, page.resume
 SEEDS = [seed + i for i in range(P["seeds"])]
-names = notebook.choose_datasets(dataset, tuple(P["networks"]))
-datas = {name: load(name, device=DEVICE) for name in names}
-runs = {name: Run("nip", profile, datas[name], seed) for name in names}
-cases = []
-for name, kind in [(n, k) for n in names for k in P["networks"].get(n, ("LeNet-5",))]:
-    data, flip = datas[name], dict(flip=True) if name == "cifar10" else {}
+cases, other = [], ("LeNet-5",)  # for data sets that no profile has
+for name, kind in [(n, k) for n in page.data for k in P["datasets"].get(n, other)]:
+    data, flip = page.data[name], dict(flip=True) if name == "cifar10" else {}
     colour = data.shape[0] == 3
     # on grey images attacks are larger, and so are the answers to them
     eps, scale = (4 / 255, 1) if colour else (0.1, 4)
     case = notebook.Case(
-        name=name, kind=kind, about={"data": name, "network": kind}, data=data, run=runs[name],
+        name=name, kind=kind, about=dict(dataset=name, model=kind), data=data, run=page.runs[name],
         network=partial(NETWORKS[kind], data.shape, data.num_classes),
         training=dict(learning_rate=2e-3, schedule="one_cycle", shift=2, **flip),
-        eps=eps, curve=[eps / 4, eps / 2, eps, 2 * eps], show=notebook.show_eps if colour else "{:g}".format,
-        scale=scale, grid=[scale * s for s in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)],
+        eps=eps, curve=[eps / 4, eps / 2, eps, 2 * eps], scale=scale,
+        grid=[scale * s for s in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)],
         released=[scale * s for s in (0.001, 0.005, 0.008)],
     )  # fmt: skip
     cases.append(case)
 MAIN = cases[0]
-networks = ", ".join(f"{c.name} with {c.kind}" for c in cases)
-run_line = f"profile {profile}, {networks}, seed {seed}, device {DEVICE.type}"
-record("run_line", run_line)
-caption = f"The three profiles; this page: {run_line}"
-notebook.table(pd.DataFrame(PROFILES).map(str), caption, index=True)
+page.profiles()
 
 # %% [markdown]
 # ## Influence, and the inverse perturbation
@@ -170,7 +162,7 @@ notebook.table(pd.DataFrame(PROFILES).map(str), caption, index=True)
 # A direction takes one forward and two backward passes:
 
 # %%
-example = MAIN.network().to(DEVICE).eval()
+example = MAIN.network().to(page.device).eval()
 some = MAIN.data.test.float_images()[:4]
 traced = trace(example, some)  # one forward pass that keeps its graph
 values = traced.influence(traced.logits.argmax(1))
@@ -191,6 +183,12 @@ def fitted(case, s):
     return trained(case.network, train_standard, case.data, seed=s, **settings)
 
 
+def note(case, k, right, part, attack="none", eps=0.0, **more):
+    threat = "clean" if attack == "none" else "oblivious"
+    where = dict(defence=k, model=case.kind, part=part, attack=attack, eps=eps)
+    case.run.add_hits(right, threat=threat, **where, **more)
+
+
 rows = []
 for case in tqdm(cases, desc="training", leave=False):
     networks = {"standard": fitted(case, seed)}
@@ -203,7 +201,7 @@ for case in tqdm(cases, desc="training", leave=False):
     test = notebook.sample(case.data.test, 2_000)
     for label, done in networks.items():
         right = correct(done.model, test.float_images(), test.labels)
-        case.run.add_clean(right, defence=label, model=case.kind, part="networks")
+        note(case, label, right, "networks")
         record(f"{case.name}/{case.kind}/clean/{label}", right, kind="hits")
         row = {"training": label} | tables.training_row(done, right)
         rows.append(case.about | row)
@@ -219,15 +217,12 @@ notebook.table(pd.DataFrame(rows), caption)
 
 # %% tags=["hide-input"]
 trials, inner = P["minimal"]
+SMALLEST = "PGD-min", None  # attacks are named with their eps
 PGD_MIN = {"PGD-min": judging.pgd_min(trials=trials, steps=inner)}
 FIXED = judging.fixed_suite(steps=P["steps"], queries=P["queries"])  # at the main eps
 shorter = dict(trials=trials, levels=P["levels"], boundary_steps=P["boundary"])
 ELEVEN = suites.nip(**shorter, universal_eps=0.1)
 few = slice(P["eleven"])
-
-
-def draws(offset=0):
-    return torch.Generator().manual_seed(1_000 * seed + offset)
 
 
 def reach(case, adversarial):
@@ -239,23 +234,23 @@ for case in tqdm(cases, desc="attacks", leave=False):
     images = notebook.sample(case.data.test, P["images"])
     x, y = case.x, case.y = images.float_images(), images.labels
     case.right = correct(case.model, x, y)
-    made = partial(craft, case.model, resume=RESUME)
+    made = partial(craft, case.model, resume=resume)
     case.fixed = made(FIXED, x, y, eps=case.eps, generator=draws(1))
     case.eleven = made(ELEVEN, x[few], y[few], eps=float("inf"), generator=draws(3))
     case.smallest = case.eleven | made(PGD_MIN, x, y, eps=1.0, generator=draws())
-    case.targets = {"PGD-min": case.smallest["PGD-min"]}  # and by eps
+    case.targets = {SMALLEST: case.smallest["PGD-min"]}
     for eps in case.curve:
         found = made({"PGD": FIXED["PGD"]}, x, y, eps=eps, generator=draws(2))
-        case.targets[eps] = found["PGD"]
-    case.both = {"PGD-min": case.targets["PGD-min"], "PGD": case.targets[case.eps]}
+        case.targets["PGD", eps] = found["PGD"]
+    case.main = "PGD", case.eps
 
 rows = []
 for case in cases:
-    fixed = {f"{k}, eps {case.show(case.eps)}": v for k, v in case.fixed.items()}
+    fixed = {f"{k}, eps {show_eps(case.eps)}": v for k, v in case.fixed.items()}
     for label, adversarial in (case.smallest | fixed).items():
         row = tables.reach_row(reach(case, adversarial))
         rows.append(case.about | {"attack": label} | row)
-    fooled = reach(case, case.targets["PGD-min"]).fooled
+    fooled = reach(case, case.targets[SMALLEST]).fooled
     record(f"{case.name}/{case.kind}/fooled/PGD-min", fooled, kind="hits")
 caption = "What the attacks do to the bare classifier: share of correctly classified images that they fool, and how far these move"
 notebook.table(pd.DataFrame(rows), caption)
@@ -283,7 +278,7 @@ notebook.table(pd.DataFrame(rows), caption)
 # %% tags=["hide-input"]
 facts, taps = measure.influence_facts(MAIN.model, some), MAIN.model.taps
 x, y, step = MAIN.x[MAIN.right][:200], MAIN.y[MAIN.right][:200], MAIN.grid[2]
-attacked = {attack: images[MAIN.right][:200] for attack, images in MAIN.both.items()}
+attacked = {k: MAIN.targets[k, e][MAIN.right][:200] for k, e in (SMALLEST, MAIN.main)}
 try_out = partial(measure.under_settings, MAIN.model, some, x, attacked, y, step=step)
 rows = []
 for label, settings in measure.open_settings(taps, front=facts.front).items():
@@ -331,19 +326,13 @@ notebook.table(pd.DataFrame(rows), caption)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Mean change of front and tail features by successful attacks, in units of the mean activation, with 95 % intervals over images; beside each, random features of equal number and activation under the same attack, and the same features under noise of equal length.", "name": "fig-nip-shift"}, "image": {"alt": "Two panels of dots with error bars, one line per attack: change of the front features at the left, of the tail features at the right, each for the attack, for matched random features and for noise of equal length."}}
 for case in cases:
-    case.shifts = {}
     fixed = {f"{k}, fixed": case.fixed[k] for k in ("FGSM", "PGD")}
-    for label, adversarial in (case.smallest | fixed).items():
-        fooled = reach(case, adversarial).fooled
-        if int(fooled.sum()) < P["least"]:
-            continue
-        x, y = (v[: len(fooled)][fooled] for v in (case.x, case.y))
-        noise = None if label == "AUNA" else draws(6).initial_seed()  # AUNA is noise
-        case.shifts[label] = measure.front_and_tail_shifts(
-            case.model, x, adversarial[fooled], y, layer=case.bank.layer,
-            match_seed=draws(7).initial_seed(), noise_seed=noise,
-        )  # fmt: skip
-        for part, values in case.shifts[label].items():
+    case.shifts = measure.shifts_of_fooled(
+        case.model, case.x, case.smallest | fixed, case.y, layer=case.bank.layer, least=P["least"],
+        match_seed=draws(7).initial_seed(), noise_seed=draws(6).initial_seed(),
+    )  # fmt: skip
+    for label, found in case.shifts.items():
+        for part, values in found.items():
             mean = [round(v, 4) for v in vars(mean_interval(values)).values()]
             case.run.values[f"{case.kind}/shift/{label}/{part}"] = mean
 figures.shifts_by_attack(MAIN.shifts)
@@ -367,26 +356,22 @@ notebook.table(pd.DataFrame(rows), caption)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Share of fooled images whose clean prediction returns, against the step, when the defence is told that prediction. Left: minimal-norm attack; right: the same attack with a fixed budget.", "name": "fig-nip-oracle"}, "image": {"alt": "Two panels of curves: share of restored predictions against the step size for the released protocol and its controls, for a minimal-norm attack at the left and a fixed-budget attack at the right."}}
 for case in tqdm(cases, desc="V0", leave=False):
-    case.restored, steps = {}, sorted({*case.released, *case.grid})
-    for kind, adversarial in case.targets.items():
-        fooled = reach(case, adversarial).fooled
-        pairs = case.x[fooled], adversarial[fooled]
-        for step in steps if fooled.any() else ():
-            case.restored[kind, step] = measure.oracle_and_controls(
-                case.model, *pairs, step=step, noises=P["tried"]
-            )
-titles, panels = {"PGD-min": "PGD-min", MAIN.eps: f"PGD, eps {MAIN.show(MAIN.eps)}"}, {}
-for kind, title in titles.items():
-    panels[title] = {s: found for (k, s), found in MAIN.restored.items() if k == kind}
+    tries = dict(steps=sorted({*case.released, *case.grid}), noises=P["tried"])
+    restore = partial(
+        measure.oracle_by_step, case.model, case.x, labels=case.y, **tries
+    )
+    case.restored = {target: restore(v) for target, v in case.targets.items()}
+panels = {"PGD-min": MAIN.restored[SMALLEST]}
+panels[f"PGD, eps {show_eps(MAIN.eps)}"] = MAIN.restored[MAIN.main]
 figures.what_the_oracle_restores(panels)
 plt.show()
 
 # %% tags=["hide-input"]
 rows = []
 for case in cases:
-    for kind, step in product(("PGD-min", case.eps), case.released[:2]):
-        found = case.restored.get((kind, step), {})
-        attack = kind if kind == "PGD-min" else f"PGD, eps {case.show(kind)}"
+    for target, step in product((SMALLEST, case.main), case.released[:2]):
+        found = case.restored[target].get(step, {})
+        attack = "PGD-min" if target == SMALLEST else f"PGD, eps {show_eps(case.eps)}"
         row = case.about | {"attack": attack, "step": f"{step:g}"}
         rows += [row | tables.oracle_row(found)] if found else []
         for control in ("V0 oracle", "white noise, oracle sign") if found else ():
@@ -433,6 +418,7 @@ STEPPED = {
     "uniform noise": lambda c, s: NoiseVote(c.model, s, noise="uniform"),
     "anti-adversary": lambda c, s: AntiAdversary(c.model, s),
 }
+V2, NOISE = "V2 mean-logit", "random bank, mean-logit"
 STEPLESS = {
     "none": Undefended, "bit depth 4": BitDepth, "median 2x2": Median, "JPEG 75": Jpeg,
 }  # fmt: skip
@@ -461,22 +447,18 @@ for case in tqdm(cases, desc="label-free", leave=False):
     if case is MAIN:  # the search as wide as it gets, once: it is dear
         wide = NIPSearch(case.model, case.bank, steps=case.grid)
         case.defences["V3 all steps"] = wide
-    case.repaired = {}
     for k, defence in case.defences.items():
-        found = case.repaired[k] = repairs(defence, case.x, case.targets, case.y)
-        first = found["PGD-min"]
-        where = dict(defence=k, model=case.kind, part="label-free")
-        case.run.add_clean(first.benign, **where)
-        for kind, result in found.items():
-            attack, eps = (kind, None) if kind == "PGD-min" else ("PGD", kind)
-            where |= dict(threat="oblivious", attack=attack, eps=eps)
-            case.run.add_hits(result.defended, **where)
+        found = repairs(defence, case.x, case.targets, case.y)
+        first = found[SMALLEST]
+        note(case, k, first.benign, "label-free")
+        for target, result in found.items():
+            note(case, k, result.defended, "label-free", *target)
         for name, right in {"benign": first.benign, "PGD-min": first.defended}.items():
             record(f"{case.name}/{case.kind}/{k}/{name}", right, kind="hits")
         row = {"defence": k if k in case.fair else f"{k} (cost not matched)"}
         row["step"] = f"{case.steps[k]:g}" if k in case.steps else "–"
         rows.append(case.about | row | tables.repair_row(found, case.curve[1:]))
-budgets = ", ".join(f"{c.show(c.eps)} on {c.name}" for c in cases)
+budgets = ", ".join(f"{show_eps(c.eps)} on {c.name}" for c in cases)
 notebook.table(
     pd.DataFrame(rows),
     f"Defences that know no label, on {P['images']} test images with 95 % Wilson intervals. DSR: right after the defence, of the right images that the attack fooled. "
@@ -492,15 +474,14 @@ DRAWN = (
     "V1 self", "V1 minus", "V2 mean-logit", "V2 max-confidence", "V3 confidence",
     "random bank, mean-logit", "noise, 10 draws", "anti-adversary",
 )  # fmt: skip
-swept = {}
-for k, s in product(DRAWN, MAIN.grid):
-    found = repairs(STEPPED[k](MAIN, s), MAIN.x, MAIN.both, MAIN.y)
-    swept.setdefault(k, []).append((found["PGD-min"], found["PGD"]))
-    shares = {attack: result.robust.value for attack, result in found.items()}
-    benign = found["PGD"].benign_accuracy.value
-    MAIN.run.values[f"sweep/{k}/{s:g}"] = {"benign": benign} | shares
-bare = MAIN.repaired["none"][MAIN.eps].benign_accuracy.value
-figures.tradeoffs(swept, undefended=bare, eps=MAIN.show(MAIN.eps))
+both = {target: MAIN.targets[target] for target in (SMALLEST, MAIN.main)}
+for k, s in [("none", 0.0), *product(DRAWN, MAIN.grid)]:
+    defence = STEPPED[k](MAIN, s) if s else MAIN.defences[k]
+    found = repairs(defence, MAIN.x, both, MAIN.y)
+    note(MAIN, k, found[SMALLEST].benign, "sweep", step=s)
+    for target, result in found.items():
+        note(MAIN, k, result.defended, "sweep", *target, step=s)
+figures.tradeoffs(page.results(part="sweep"), eps=show_eps(MAIN.eps))
 plt.show()
 
 # %% [markdown]
@@ -511,29 +492,26 @@ plt.show()
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy under PGD on the bare classifier against eps: V2 mean-logit with fixed steps, with the stability rule, and with an oracle that knows which step is right, which is no defence. On grey images steps are four times as large as named.", "name": "fig-nip-elastic"}, "image": {"alt": "Curves of accuracy against eps for the undefended classifier, six fixed steps, the stability rule and the oracle step; one panel per network."}}
 for case in cases:
-    steps = {s: STEPPED["V2 mean-logit"](case, s) for s in case.grid}
-    steps = {f"step {s / case.scale:g}": defence for s, defence in steps.items()}
-    case.elastic = {}
+    steps = {f"step {s / case.scale:g}": STEPPED[V2](case, s) for s in case.grid}
     for eps in (0.0, *case.curve):
-        images = case.targets[eps] if eps else case.x
+        attack = "PGD" if eps else "none"
+        images = case.targets[attack, eps] if eps else case.x
         hits = {k: correct(d, images, case.y) for k, d in steps.items()}
         hits["oracle step"] = torch.stack(list(hits.values())).any(0)
         hits["stable step"] = correct(case.defences["V2 stable step"], images, case.y)
         hits["none"] = correct(case.model, images, case.y)
-        case.elastic[eps] = hits
-figures.elastic_steps({f"{c.name}, {c.kind}": c.elastic for c in cases})
+        for k, right in hits.items():
+            note(case, k, right, "elastic", attack, eps)
+elastic = page.results(part="elastic")
+figures.elastic_steps(elastic)
 plt.show()
 
 # %% tags=["hide-input"]
-rows = []
-for case in cases:
-    for eps, hits in case.elastic.items():
-        shares = {f"{k} %": tables.percent(v) for k, v in hits.items()}
-        rows.append(case.about | {"eps": case.show(eps)} | shares)
-        shares = {k: v.double().mean().item() for k, v in hits.items()}
-        case.run.values[f"{case.kind}/elastic/{eps:.4f}"] = shares
-caption = f"Accuracy of V2 mean-logit on {P['images']} images under PGD made on the bare classifier, for each fixed step (on grey images four times the one named), the stability rule and the oracle"
-notebook.table(pd.DataFrame(rows), caption)
+shown = elastic.pivot(["dataset", "model", "eps"], "defence", tables.percent)
+# a row has six decimals of eps
+shown["eps"] = [show_eps(round(255 * eps, 3) / 255) for eps in shown["eps"]]
+caption = f"Accuracy in % of V2 mean-logit on {P['images']} images under PGD made on the bare classifier, for each fixed step (on grey images four times the one named), the stability rule and the oracle"
+notebook.table(shown, caption)
 
 # %% [markdown]
 # ## Does the success come from stopping on the boundary?
@@ -542,11 +520,8 @@ notebook.table(pd.DataFrame(rows), caption)
 # looks for the smallest change that gives a wrong logit a lead of κ. The defences are the same in all rows.
 
 # %% tags=["hide-input"]
-WATCHED = (
-    "none", "noise, 10 draws", "random bank, mean-logit", "V1 self", "V1 minus",
-    "V2 mean-logit", "V2 max-confidence", "V3 confidence",
-)  # fmt: skip
-ball, (halvings, cw_steps) = f"PGD {MAIN.show(MAIN.eps)}", P["cw"]
+WATCHED = ("none", *DRAWN[:-1])  # as drawn, without the anti-adversary
+ball, (halvings, cw_steps) = f"PGD {show_eps(MAIN.eps)}", P["cw"]
 at_once = partial(pgd, steps=P["steps"], stop_early=True)
 lead = partial(carlini_wagner, binary_search_steps=halvings, steps=cw_steps)
 STOPS = {
@@ -556,15 +531,16 @@ STOPS = {
 for kappa in (0, 1, 5, 10):
     STOPS[f"C&W, κ = {kappa}"] = partial(lead, confidence=kappa), float("inf"), "L2"
 rows, x, y = [], MAIN.x[few], MAIN.y[few]
-made = partial(craft, MAIN.model, images=x, labels=y, resume=RESUME)
+note(MAIN, "none", MAIN.right[few], "stopping")
+made = partial(craft, MAIN.model, images=x, labels=y, resume=resume)
 for label, (attack, eps, norm) in tqdm(STOPS.items(), leave=False):
     found = made({label: attack}, eps=eps, norm=norm, generator=draws(8))
     moved = tables.reach_row(reach(MAIN, found[label]))
     row = {"attack": label} | {k: moved[k] for k in ("fooled %", "median L2")}
     for k in WATCHED:
-        dsr = repair(MAIN.defences[k], x, found[label], y).dsr
-        row[f"{k}: DSR %"] = f"{100 * dsr.value:.0f}" if dsr else "–"
-        MAIN.run.values[f"stopping/{label}/{k}"] = dsr.value if dsr else None
+        result = repair(MAIN.defences[k], x, found[label], y)
+        row[f"{k}: DSR %"] = f"{100 * result.dsr.value:.0f}" if result.dsr else "–"
+        note(MAIN, k, result.defended, "stopping", label, eps, norm=norm)
     rows.append(row)
 caption = f"Defence success rate by when the attack stops ({MAIN.name}, {P['eleven']} images, matched steps)"
 notebook.table(pd.DataFrame(rows), caption)
@@ -577,29 +553,18 @@ notebook.table(pd.DataFrame(rows), caption)
 
 # %% tags=["hide-input"]
 ADDED = ("Square", "PGD, margin")
-ATTACKS, rows = [*ELEVEN, *ADDED], []
 for case in tqdm(cases, desc="grid", leave=False):
-    case.pooled = {11: {}, 13: {}}
-    targets = case.eleven | {attack: case.fixed[attack][few] for attack in ADDED}
+    targets = {(attack, None): images for attack, images in case.eleven.items()}
+    targets |= {(attack, case.eps): case.fixed[attack][few] for attack in ADDED}
     for k in (*STEPPED, *STEPLESS):
         found = repairs(case.defences[k], case.x[few], targets, case.y[few])
-        for attack, result in found.items():
-            case.run.add_hits(
-                result.defended, defence=k, model=case.kind, threat="oblivious",
-                part="grid", attack=attack, eps=case.eps if attack in ADDED else None,
-            )  # fmt: skip
-        rates = torch.stack([success_by_image(found[attack]) for attack in ATTACKS])
-        each = [f"{100 * v:.0f}".replace("nan", "–") for v in rates.nanmean(1)]
-        row = case.about | {"defence": k} | dict(zip(ATTACKS, each, strict=True))
-        for count, pooled in case.pooled.items():
-            pooled[k] = rates[:count].nanmean(0)  # NaN: no attack fooled the classifier
-            mean = mean_interval(pooled[k])
-            row[f"all {count}"] = f"{mean}"
-            case.run.values[f"{case.kind}/pooled {count}/{k}"] = mean.value
-        rows.append(row)
-budgets = ", ".join(f"{c.show(c.eps)} ({c.name})" for c in cases)
+        for target, result in found.items():
+            note(case, k, result.defended, "grid", *target)
+    note(case, "none", case.right[few], "grid")
+grid = page.results(part="grid")
+budgets = ", ".join(f"{show_eps(c.eps)} ({c.name})" for c in cases)
 caption = f"Defence success rate in % by attack, {P['eleven']} images, and over all eleven and thirteen with 95 % intervals over images; fixed budgets: eps {budgets}"
-notebook.table(pd.DataFrame(rows), caption)
+notebook.table(tables.success_table(grid, eleven=ELEVEN), caption)
 
 # %% [markdown]
 # ## Three attackers
@@ -619,9 +584,10 @@ JUDGED = ["none", "V1 self", "V2 mean-logit", "V2 majority", "V3 confidence"]
 if P["defences"] == "all":
     JUDGED = ["none", *rules.LABEL_FREE, "V2 stable step", "random bank, mean-logit"]
     JUDGED += ["random bank, max-confidence", "anti-adversary", *list(STEPLESS)[1:]]
-ATTACKER = dict(steps=P["adaptive_steps"], resume=RESUME)
+ATTACKER = dict(steps=P["adaptive_steps"], resume=resume)
 last = dict(extra={"Square": FIXED["Square"]}, seed=draws(9).initial_seed())
 judge = partial(judging.three_threats, **ATTACKER, **last)
+ADAPTIVE = dict(threat="adaptive", attack=WORST_CASE)
 MAIN.defences["AT"] = Undefended(AT.model, twin=MAIN.model)
 few_images, rows = slice(P["adaptive_images"]), []
 for case in tqdm(cases, desc="three attackers", leave=False):
@@ -631,13 +597,14 @@ for case in tqdm(cases, desc="three attackers", leave=False):
         judged, budgets = [*JUDGED, "AT"], (case.eps / 2, case.eps)
     for k, eps in product(judged, budgets):
         found = case.worst[k, eps] = judge(case.defences[k], x, y, eps=eps)
-        where = dict(defence=k, model=case.kind, part="worst")
+        where = dict(model=case.kind, part="worst")
         for threat, result in found.items():
-            case.run.add(result, threat=threat, **where)
-        bare = None if k == "none" else case.worst["none", eps]["adaptive"]
-        row = case.about | {"eps": case.show(eps), "defence": k}
-        rows.append(row | tables.threat_row(found, bare))
-        tag = f"{case.name}/{case.kind}/{k}/{case.show(eps)}"
+            case.run.add(result, threat=threat, defence=k, **where)
+        pair, where = [dict(defence=k), dict(defence="none")], where | ADAPTIVE
+        gain = None if k == "none" else case.run.compare(*pair, **where, eps=eps)
+        row = case.about | {"eps": show_eps(eps), "defence": k}
+        rows.append(row | tables.threat_row(found, gain))
+        tag = f"{case.name}/{case.kind}/{k}/{show_eps(eps)}"
         if k in ("none", "V1 self", "V2 mean-logit", "AT"):
             for threat in ("oblivious", "adaptive"):
                 record(f"{tag}/{threat}", found[threat].robust, kind="hits")
@@ -654,13 +621,12 @@ for k, eps in product(("noise", "noise, 10 draws"), (half, MAIN.eps)):
     step, plain = MAIN.steps[k], oblivious(MAIN.defences[k], suite)
     averaged = Undefended(NoiseVote(MAIN.model, step, draws=20, seed=1))
     averaging = oblivious(averaged, {"PGD on the average": suite["PGD"]})
-    row = {"defence": k, "step": f"{step:g}", "eps": MAIN.show(eps)}
+    row = {"defence": k, "step": f"{step:g}", "eps": show_eps(eps)}
     for threat, tried in (("oblivious", plain), ("adaptive", [*plain, *averaging])):
         left = evaluate(MAIN.defences[k], tried, x, y, eps=eps, generator=draws(10))
+        MAIN.run.add(left, part="noise", defence=k, model=MAIN.kind, threat=threat)
         row["benign %"] = f"{100 * left.clean_interval.value:.1f}"
         row[f"{threat} %"] = f"{left.interval}"
-        tag = f"survival/{k}/{MAIN.show(eps)}/{threat}"
-        MAIN.run.values[tag] = left.interval.value
     row["undefended, adaptive %"] = f"{MAIN.worst['none', eps]['adaptive'].interval}"
     rows.append(row)
 caption = f"Random noise ({MAIN.name}, {P['adaptive_images']} images): mean accuracy over ten fresh draws with 95 % intervals over images"
@@ -670,13 +636,12 @@ notebook.table(pd.DataFrame(rows), caption)
 CURVED = ("none", "V1 self", "V2 mean-logit", "random bank, mean-logit")
 some = MAIN.x[: P["curve_images"]], MAIN.y[: P["curve_images"]]
 settings = dict(budgets=MAIN.curve, seed=draws(12).initial_seed(), **ATTACKER)
-curves = {}
 for k in tqdm(CURVED, desc="curves", leave=False):
-    curves[k] = judging.threat_curves(MAIN.defences[k], *some, **settings)
+    found = judging.threat_curves(MAIN.defences[k], *some, **settings)
     where = dict(defence=k, model=MAIN.kind, part="curve")
-    for threat, eps in product(curves[k], MAIN.curve):
-        MAIN.run.add(curves[k][threat][eps], threat=threat, **where)
-plotting.robustness_curves({MAIN.name: curves})
+    for threat, eps in product(found, MAIN.curve):
+        MAIN.run.add(found[threat][eps], threat=threat, **where)
+plotting.robustness_curves(page.results(part="curve", attack=WORST_CASE))
 plt.show()
 
 # %% [markdown]
@@ -685,40 +650,41 @@ plt.show()
 # One network may be lucky. The same for networks trained from other seeds: V2 by mean logit and the bank of white noise, each at its matched step.
 
 # %% tags=["hide-input"]
-rows, gains = [], {"dsr": [], "oblivious": [], "adaptive": []}
 for s in SEEDS:
-    one, smallest = notebook.Case(**vars(MAIN)), MAIN.targets["PGD-min"]
+    one, smallest = notebook.Case(**vars(MAIN)), MAIN.targets[SMALLEST]
     if s != seed:
         one.model = fitted(MAIN, s).model
         one.bank = fit_bank(one.model, one.data.train, **BANK)
         one.random = random_bank(one.bank, generator=draws(4))
-        made = partial(craft, one.model, eps=1.0, generator=draws(), resume=RESUME)
+        made = partial(craft, one.model, eps=1.0, generator=draws(), resume=resume)
         smallest = made(PGD_MIN, one.x, one.y)["PGD-min"]
-    right = correct(one.model, one.x, one.y)
-    row = {"seed": s, "clean %": f"{wilson(int(right.sum()), len(right))}"}
-    defences, dsr = {}, []
-    for k in ("V2 mean-logit", "random bank, mean-logit"):
-        step = cheap_step(one, k) or one.grid[0]
-        defences[k] = STEPPED[k](one, step)
-        dsr.append(repair(defences[k], one.x, smallest, one.y).dsr)
-        row |= {f"{k}: step": f"{step:g}", f"{k}: DSR on PGD-min %": f"{dsr[-1]}"}
-    gains["dsr"].append(dsr[0].value - dsr[1].value)
-    ours = judge(defences["V2 mean-logit"], x, y, eps=half)
-    bare = judge(Undefended(one.model), x, y, eps=half)
-    for threat in ("oblivious", "adaptive"):
-        row[f"V2, {threat} %"] = f"{ours[threat].interval}"
-        row[f"undefended, {threat} %"] = f"{bare[threat].interval}"
-        gain = ours[threat].robust.float() - bare[threat].robust.float()
-        gains[threat].append(gain.mean().item())
-    rows.append(row)
-    MAIN.run.values[f"seeds/{s}"] = {k: values[-1] for k, values in gains.items()}
+    for k in ("none", V2, NOISE):
+        step = 0.0 if k == "none" else cheap_step(one, k) or one.grid[0]
+        defence = STEPPED[k](one, step) if step else Undefended(one.model)
+        found, where = repair(defence, one.x, smallest, one.y), dict(step=step, seed=s)
+        note(one, k, found.benign, "seeds", **where)
+        note(one, k, found.defended, "seeds", *SMALLEST, **where)
+        where |= dict(defence=k, model=one.kind, part="seeds")
+        judged = judge(defence, x, y, eps=half) if k != NOISE else {}
+        for threat, left in judged.items():
+            one.run.add(left, threat=threat, **where)
+found, worst = page.results(part="seeds"), dict(part="seeds", attack=WORST_CASE)
+shown = found.select(attack=("none", WORST_CASE))
+shown = shown.pivot(["seed", "defence", "step"], "threat", name="{} %")
+pairs = product(SEEDS, ("none", V2, NOISE))
+dsr = {(s, k): success(found.select(seed=s), k, "PGD-min") for s, k in pairs}
+shown["DSR on PGD-min %"] = list(dsr.values())
+against = partial(MAIN.run.compare, dict(defence=V2), dict(defence="none"), **worst)
+gains = {"dsr": [dsr[s, V2].value - dsr[s, NOISE].value for s in SEEDS]}
+for threat in ("oblivious", "adaptive"):
+    gains[threat] = [against(seed=s, threat=threat).value for s in SEEDS]
 spread = {}
-caption = f"{MAIN.name}, {MAIN.kind}, eps {MAIN.show(half)} for the attackers"
+caption = f"{MAIN.name}, {MAIN.kind}, eps {show_eps(half)} for the attackers"
 if len(SEEDS) > 1:
     spread = {k: over_seeds(values) for k, values in gains.items()}
     caption += f"; means over seeds with Student's 95 % interval: DSR, V2 − random bank {spread['dsr']:+} points; "
     caption += f"oblivious, V2 − undefended {spread['oblivious']:+} points; adaptive, V2 − undefended {spread['adaptive']:+} points"
-notebook.table(pd.DataFrame(rows), caption)
+notebook.table(shown, caption)
 
 # %% [markdown]
 # ## Is the evaluation sound?
@@ -730,37 +696,34 @@ notebook.table(pd.DataFrame(rows), caption)
 # %% tags=["hide-input"]
 huge, rows = 64 / 255 if MAIN.data.shape[0] == 3 else 0.6, []
 (short, long), count = P["long"], len(some[0])
-settings = dict(queries=P["queries"], seed=draws(13).initial_seed(), resume=RESUME)
-settings |= dict(eps=half, huge=huge, steps=(short, long))
+settings = dict(eps=half, huge=huge, steps=(short, long), queries=P["queries"])
+settings |= dict(seed=draws(13).initial_seed(), resume=resume)
 for k in ("V1 self", "V2 mean-logit"):
     unstepped = STEPPED[k](MAIN, 0.0)
     tests = judging.six_tests(MAIN.defences[k], unstepped, *some, **settings)
     for what, (holds, number) in tests.items():
-        test = what.replace("a huge eps", f"eps {notebook.show_eps(huge)}")
+        test = what.replace("a huge eps", f"eps {show_eps(huge)}")
         word = "holds" if holds else "fails"
         rows.append({"defence": k, "test": test, "result": word, "numbers": number})
         MAIN.run.values[f"sanity/{k}/{what[:5]}"] = f"{word} {number}"
-caption = f"{MAIN.name}, {count} images, eps {MAIN.show(half)}, {short} and {long} steps; shares are accuracies, in which one image is {100 / count:.0f} points"
+caption = f"{MAIN.name}, {count} images, eps {show_eps(half)}, {short} and {long} steps; shares are accuracies, in which one image is {100 / count:.0f} points"
 notebook.table(pd.DataFrame(rows), caption)
 
 # %% tags=["hide-input"]
-shown, quick = {}, {"FGSM": partial(fgsm), "PGD": partial(pgd, steps=short)}
+found, quick = {}, {"FGSM": partial(fgsm), "PGD": partial(pgd, steps=short)}
 card = dict(goal="any wrong class", norm="Linf", knowledge="all", eps=half)
 for k in ("V1 self", "V2 mean-logit", "V2 majority"):
     defence = MAIN.defences[k]
     single = evaluate(
         defence, direct(defence, quick), x, y, eps=half, generator=draws(14),
-        exhaustive=True, resume=RESUME,
+        exhaustive=True, resume=resume,
     )  # fmt: skip
-    shown[k] = checks.row(
+    found[MAIN.name, k] = checks.row(
         defence, x, y, eps=half, generator=draws(15), single=single,
         **MAIN.worst[k, half], card=card | {"randomised": "nothing"}, seeds=len(SEEDS),
         only=checks.FAST if P["checks"] == "fast" else None,
     )  # fmt: skip
-    fired = [c.id for c in shown[k] if c.status == "fire"]
-    MAIN.run.values[f"checks/{k}"] = fired
-    record(f"checks/{k}", ", ".join(fired) or "none")
-notebook.check_table(shown, f"Sanity checks of the evaluation at eps {MAIN.show(half)}")
+page.checks(found, f"Sanity checks of the evaluation at eps {show_eps(half)}")
 
 # %% [markdown]
 # ## C7: what it costs
@@ -773,11 +736,11 @@ for case in cases:
         costs[k] = cost(case.defences[k], images, rounds=rounds)
         row = tables.passes_row(costs[k], costs["none"], batch=len(images))
         rows.append(case.about | {"defence": k} | row)
-        case.run.values[f"{case.kind}/cost/{k}"] = vars(costs[k])
+        case.run.add_cost(k, model=case.kind, **vars(costs[k]))
 fits = ", ".join(f"{c.fitted_in:.1f} s ({c.name}, {c.kind})" for c in cases)
 notebook.table(
     pd.DataFrame(rows),
-    f"Cost of defending one image: passes through the network (two backward passes on one forward pass count once), and milliseconds (medians of {rounds} runs on {DEVICE.type}). Fitting the bank, once for a network, took {fits}",
+    f"Cost of defending one image: passes through the network (two backward passes on one forward pass count once), and milliseconds (medians of {rounds} runs on {page.device.type}). Fitting the bank, once for a network, took {fits}",
 )
 
 # %% [markdown]
@@ -786,7 +749,7 @@ notebook.table(
 # The perturbation of the attack, and what would be added: by the oracle, by the image itself (V1), by the dictionary for the class it is now taken for (V2).
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "From above: clean images; attacked ones; the attack's perturbation; the directions of V0 (from the clean image), of V1 (from the attacked one) and of V2 (the class it is predicted as), all scaled to be seen; and the image as V2 (rule pred) edits it. Above each column: the label, and what the classifier takes the attacked image for.", "name": "fig-nip-images"}, "image": {"alt": "A grid of small images: clean, attacked, perturbation, three inverse perturbations and the defended image, for eight examples."}}
-attacked, class_names = MAIN.targets[MAIN.eps], MAIN.data.class_names
+attacked, class_names = MAIN.targets[MAIN.main], MAIN.data.class_names
 fooled = torch.nonzero(reach(MAIN, attacked).fooled)[:8, 0]
 x, partner, truth = MAIN.x[fooled], attacked[fooled], MAIN.y[fooled]
 with torch.no_grad():
@@ -813,49 +776,35 @@ plt.show()
 # ## Verdicts
 
 # %% tags=["hide-input"]
-stated, verdicts = claims("nip"), []
-for name in names:
-    shifts, repaired, elastic, fixed, robust = {}, {}, {}, {}, {}
-    eleven, thirteen = {}, {}
-    for kind, c in [(c.kind, c) for c in cases if c.name == name]:
-        shifts[kind] = c.shifts
-        for attack, key in (("PGD-min", "PGD-min"), (f"PGD {c.show(c.eps)}", c.eps)):
-            repaired[f"{kind}, {attack}"] = {k: c.repaired[k][key] for k in c.fair}
-        eleven[kind] = {k: c.pooled[11][k] for k in c.fair}
-        thirteen[kind] = {k: c.pooled[13][k] for k in c.fair}
-        elastic[kind] = {c.show(e): c.elastic[e] for e in (0.0, c.eps, 2 * c.eps)}
-        fixed[kind] = f"step {c.steps['V2 mean-logit'] / c.scale:g}"
-        worst = {k: found for (k, eps), found in c.worst.items() if eps == c.eps / 2}
-        robust[kind] = {k: found["adaptive"].robust for k, found in worst.items()}
-    seeds = {MAIN.kind: spread["adaptive"]} if name == MAIN.name and spread else {}
-    for rule, results in (
-        (rules.moves_front_and_tail, (shifts,)),
-        (rules.lowers_front_and_raises_tail, (shifts,)),
-        (rules.restores_nearly_all, (repaired,)),
-        (rules.adapts_to_the_size, (elastic, fixed)),
-        (rules.leads_over_eleven_attacks, (eleven,)),
-        (rules.leads_over_thirteen_attacks, (thirteen,)),
-        (rules.gains_under_adaptive_attack, (robust, seeds)),
-    ):
-        verdicts.append(decide(stated[rule.claim], name, rule(*results)))
-UNDECIDED = {
-    "nip-C7": "the papers' baselines are not known; the cost of ours is in the table above",
-    "nip-C8": "the speech data and the platform are not at hand",
-    "nip-C10": "priority is about the literature; what activations show is C1 and C2",
+UNTESTED = {
+    "C7": "the papers' baselines are not known; the cost of ours is in the table above",
+    "C8": "the speech data and the platform are not at hand",
+    "C10": "priority is about the literature; what activations show is C1 and C2",
 }
-for claim, why in UNDECIDED.items():
-    verdicts.append(decide(stated[claim], MAIN.name, [], summary=why))
-verdicts.sort(key=lambda v: int(v.claim.id.split("-C")[-1]))
-
-for run in runs.values():
-    run.verdicts = [v.as_record() for v in verdicts if v.dataset == run.data.name]
-    run.save()
-for v in verdicts:
-    kind = "text" if v.claim.id in UNDECIDED else "info"
-    record(f"{v.dataset}/verdict/{v.claim.id}", v.word, kind=kind)
-shown = notebook.verdict_table(verdicts, f"Verdicts of this run ({run_line})")
-record("verdict_table", shown)
-shown
+conditions = {MAIN.name: dict.fromkeys(UNTESTED, ())}
+for name in page.data:
+    mine = [case for case in cases if case.name == name]
+    eps, found = mine[0].eps, partial(page.results, dataset=name)
+    shifts, fair = {c.kind: c.shifts for c in mine}, {c.kind: c.fair for c in mine}
+    fixed = {c.kind: f"step {c.steps[V2] / c.scale:g}" for c in mine}
+    free = partial(found, part="label-free")
+    repaired = {"PGD-min": free(attack=("none", "PGD-min"))}
+    repaired[f"PGD {show_eps(eps)}"] = free(attack=("none", "PGD"), eps=(0.0, eps))
+    sizes = {show_eps(e): found(part="elastic", eps=(0.0, e)) for e in (eps, 2 * eps)}
+    eleven = found(part="grid", attack=("none", *ELEVEN))
+    left = found(part="worst", eps=eps / 2, **ADAPTIVE)
+    over = {MAIN.kind: spread["adaptive"]} if name == MAIN.name and spread else {}
+    decided = {
+        "C1": rules.moves_front_and_tail(shifts),
+        "C2": rules.lowers_front_and_raises_tail(shifts),
+        "C3": rules.restores_nearly_all(repaired, fair),
+        "C4": rules.adapts_to_the_size(sizes, fixed),
+        "C5": rules.leads_over_eleven_attacks(eleven, fair),
+        "C6": rules.leads_over_thirteen_attacks(found(part="grid"), fair),
+        "C9": rules.gains_under_adaptive_attack(left, over),
+    }
+    conditions[name] = conditions.get(name, {}) | decided
+page.verdicts(conditions, summaries={MAIN.name: UNTESTED}, undecided=decided)
 
 # %% [markdown]
 # Each verdict follows from a rule; *supported* means that it holds in every case it names, *partly* in some, *not supported*
@@ -865,9 +814,7 @@ shown
 # goes back over it, and so does a benign one that happens to lie there. It strengthens nothing that speaks for the right class, since it does not know the class, and an attack that goes past the boundary is out of its reach (the columns of PGD with a fixed eps).
 
 # %% tags=["hide-input"]
-decided = {k.split("-")[-1]: text for k, text in how_decided("nip").items()}
-rows = {"claim": decided.keys(), "holds when": decided.values()}
-notebook.table(pd.DataFrame(rows), "How each claim is decided")
+page.rules()
 
 # %% [markdown]
 # What would change a verdict: the paper's own rule for an image of unknown class; its own step sizes and baselines; larger networks (profile `paper`).
@@ -882,18 +829,16 @@ notebook.table(pd.DataFrame(rows), "How each claim is decided")
 rows = []
 for case in cases:
     step = case.released[0]
-    told, past = (case.restored.get((k, step), {}) for k in ("PGD-min", case.eps))
+    told, past = (case.restored[t].get(step, {}) for t in (SMALLEST, case.main))
     own = NIPSelf(case.model, step=step, **released)
-    alone = repair(own, case.x, case.targets["PGD-min"], case.y).dsr
-    row = tables.without_row(told, alone, past, eps=case.show(case.eps))
+    alone = repair(own, case.x, case.targets[SMALLEST], case.y).dsr
+    row = tables.without_row(told, alone, past, eps=show_eps(case.eps))
     rows.append(case.about | {"step": f"{step:g}"} | row)
 caption = "Restored of the images that the attack fooled (PGD-min but for the last column), at the smallest step of the released scripts (on grey images four times that: our choice)"
-shown = notebook.table(pd.DataFrame(rows), caption)
-record("headline_table", shown)
-shown
+page.headline(pd.DataFrame(rows), caption)
 
 # %% [markdown]
 # ## Provenance
 
 # %% tags=["hide-input"]
-notebook.provenance_table(runs.values())
+page.finish()

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from advdef.attacks import uniform_noise
 from advdef.data import Dataset, Split
-from advdef.evaluation import Cost, Outcome, correct
+from advdef.evaluation import Cost, Outcome, Results, correct
 from advdef.papers.nip import figures, judging, measure, tables
 from advdef.papers.nip.bank import fit_bank, random_bank
 from advdef.papers.nip.defence import NIPSelf
 from advdef.papers.nip.influence import inverse_direction
-from advdef.papers.nip.repair import Repair, success_by_image
+from advdef.papers.nip.repair import Repair
 from advdef.plotting import visible_change
-from advdef.statistics import wilson
+from advdef.statistics import mean_interval, paired_difference, wilson
 from advdef.training import Training
 
 YES, NO = True, False
@@ -71,6 +71,15 @@ def right_on(*rows: int) -> Tensor:
     return torch.isin(torch.arange(4), torch.tensor(rows))
 
 
+def note(
+    results: Results, defence: str, right: Tensor, attack: str = "none", *, eps: float = 0.0, **more: float | str
+) -> None:
+    """What a defence has right of images, and of images under an attack."""
+    where = {"part": "", "dataset": "digits", "model": "LeNet-5", "seed": 0, **more}
+    threat = "clean" if attack == "none" else "oblivious"
+    results.add_hits(right, defence=defence, threat=threat, attack=attack, eps=eps, **where)
+
+
 class Brightness(nn.Module):
     """Takes bright images for class 1, others for class 0."""
 
@@ -115,6 +124,22 @@ def test_shifts_of_front_and_tail_have_both_controls(
     assert set(too_far) == set(alone)  # no noise in [0, 1] is as long
     nothing = find(images, images, labels, noise_seed=6)
     assert all(bool((nothing[part] == 0).all()) for part in parts)
+
+
+def test_attacks_that_fool_too_few_have_no_shift(
+    model: nn.Sequential, images: Tensor, labels: Tensor, attacked: Tensor
+) -> None:
+    fooled = measure.reach(model, images, attacked, labels).fooled
+    kept = torch.where(fooled.cumsum(0)[:, None, None, None] > 3, images, attacked)  # three are fooled
+    tried = {"PGD-min": attacked, "AUNA": attacked[:20], "weak": kept}
+    settings = {"layer": model.taps[-1], "match_seed": 7, "noise_seed": 6}
+    found = measure.shifts_of_fooled(model, images, tried, labels, least=4, **settings)
+    assert list(found) == ["PGD-min", "AUNA"]
+    alone = measure.front_and_tail_shifts(model, images[fooled], attacked[fooled], labels[fooled], **settings)
+    assert all(torch.equal(found["PGD-min"][name], values) for name, values in alone.items())
+    assert len(found["AUNA"]["front"]) == int(fooled[:20].sum())
+    assert set(found["AUNA"]) == {name for name in alone if "noise" not in name}
+    assert len(measure.shifts_of_fooled(model, images, tried, labels, least=3, **settings)) == 3
 
 
 def test_maps_hold_the_feature_of_most_and_of_least_influence(
@@ -189,6 +214,18 @@ def test_the_oracle_knows_more_than_its_controls(model: nn.Sequential, images: T
     assert int(found["V0 oracle"].sum()) > int(found["white noise, plus only"].sum())
 
 
+def test_the_oracle_is_asked_at_each_step_about_fooled_images(
+    model: nn.Sequential, images: Tensor, labels: Tensor, attacked: Tensor
+) -> None:
+    fooled = measure.reach(model, images, attacked, labels).fooled
+    ask = partial(measure.oracle_by_step, model, images, labels=labels, steps=(0.001, 0.005), noises=2)
+    found = ask(attacked)
+    assert list(found) == [0.001, 0.005]
+    alone = measure.oracle_and_controls(model, images[fooled], attacked[fooled], step=0.005, noises=2)
+    assert all(torch.equal(found[0.005][name], values) for name, values in alone.items())
+    assert ask(images) == {}  # nobody is fooled
+
+
 def test_images_agree_with_their_bank_and_not_with_noise(model: nn.Sequential, images: Tensor, digits: Dataset) -> None:
     fitted = fit_bank(model, digits.train, per_class=20, kept=2)
     cosines = measure.bank_cosines(model, images[:6], fitted, random_bank(fitted, generator=seeded()))
@@ -207,16 +244,6 @@ def test_one_point_of_benign_accuracy_is_little(lost: int, little: bool) -> None
 
     benign = Split(pixels, torch.ones(100, dtype=torch.long))
     assert measure.costs_little(Brightness(), Darker(), benign) == little
-
-
-def test_success_is_counted_on_fooled_images_alone() -> None:
-    clean, attacked, defended = hits(YES, YES, YES, NO), hits(NO, NO, YES, NO), hits(YES, NO, YES, YES)
-    found = Repair(clean, attacked, clean, defended, clean, defended)
-    rates = success_by_image(found)
-    assert rates[:2].tolist() == [1.0, 0.0]
-    assert bool(rates[2:].isnan().all())
-    assert found.dsr is not None
-    assert float(rates.nanmean()) == found.dsr.value
 
 
 # judging
@@ -316,19 +343,37 @@ def test_rows_of_a_defence() -> None:
     every, clean = right_on(0, 1, 2, 3), right_on(0, 1, 2)
     found = Repair(clean, right_on(0), every, right_on(0, 1), right_on(0, 1, 2), every)
     spared = replace(found, attacked=right_on())
-    row = tables.repair_row({"PGD-min": found, 0.5: found, 1.0: found, 2.0: spared}, (0.5, 1.0, 2.0))
+    eps, smallest = (0.5, 1.0, 2.0), ("PGD-min", None)
+    fixed = {("PGD", 0.5): found, ("PGD", 1.0): found, ("PGD", 2.0): spared}
+    row = tables.repair_row({smallest: found, **fixed}, eps)
     assert row["PGD-min: DSR %"] == f"{wilson(1, 2)}"
     assert (row["benign labels changed %"], row["damage %"]) == ("25.0", "0.0")
     assert [row[f"PGD, {size} eps: right %"] for size in ("half", "main", "twice")] == ["50.0"] * 3
     unharmed = replace(found, attacked=clean)
-    row = tables.repair_row({"PGD-min": unharmed, 0.5: spared, 1.0: found, 2.0: found}, (0.5, 1.0, 2.0))
+    row = tables.repair_row({smallest: unharmed, **fixed, ("PGD", 0.5): spared}, eps)
     assert (row["PGD-min: DSR %"], row["damage %"]) == ("–", "–")
     outcome = Outcome(0.1, every, clean, torch.zeros(4, 1, 1, 1))
     outcomes = {"oblivious": outcome, "direct": outcome, "adaptive": replace(outcome, robust=right_on(0))}
-    row = tables.threat_row(outcomes, replace(outcome, robust=right_on(0, 3)))
+    row = tables.threat_row(outcomes, paired_difference(right_on(0), right_on(0, 3)))
     assert (row["benign %"], row["direct %"], row["adaptive %"]) == ("100.0", f"{wilson(3, 4)}", f"{wilson(1, 4)}")
     assert row["adaptive − undefended"].startswith("-25.0 [")
     assert tables.threat_row(outcomes, None)["adaptive − undefended"] == "–"
+
+
+def test_success_by_attack_and_over_attacks() -> None:
+    found = Results()
+    for network, clean in (("LeNet-5", right_on(0, 1, 2)), ("CNN", right_on(0, 1))):
+        note(found, "none", clean, model=network)
+        for attack, broken in (("PGD", right_on(0, 1)), ("Square", right_on(1, 3)), ("UAP", right_on())):
+            note(found, "none", clean & ~broken, attack, model=network)
+            note(found, "V1 self", right_on(0, 3), attack, model=network)
+    shown = tables.success_table(found, eleven=("PGD", "UAP"))
+    assert list(shown) == ["dataset", "model", "defence", "PGD", "Square", "UAP", "all 2", "all 3"]
+    lines = shown.set_index(["model", "defence"]).drop(columns="dataset")
+    assert lines.loc["LeNet-5", "V1 self"].tolist()[:3] == ["50", "0", "–"]
+    assert lines.loc["CNN", "none"].tolist()[:3] == ["0", "0", "–"]
+    mean = mean_interval(torch.tensor([1.0, 0.0]))
+    assert lines.loc["LeNet-5", "V1 self"].tolist()[3:] == [f"{mean}", f"{mean}"]
 
 
 # figures
@@ -358,16 +403,24 @@ def test_what_the_oracle_restores_is_drawn_over_the_steps() -> None:
 
 
 def test_tradeoffs_and_elastic_steps_have_a_line_per_choice() -> None:
-    every, some = right_on(0, 1, 2, 3), right_on(0, 1)
-    weak, strong = (Repair(every, right_on(3), b, d, b, d) for b, d in ((every, some), (some, every)))
-    figure = figures.tradeoffs({"V1 self": [(weak, weak), (strong, strong)]}, undefended=0.9, eps="0.1")
+    every, some, swept = right_on(0, 1, 2, 3), right_on(0, 1), Results()
+    for name, step, benign, defended in (
+        ("none", 0.0, every, right_on(3)), ("V1 self", 0.1, every, some), ("V1 self", 0.2, some, every)
+    ):  # fmt: skip
+        for attack, right in (("none", benign), ("PGD-min", defended), ("PGD", defended)):
+            note(swept, name, right, attack, step=step)
+    figure = figures.tradeoffs(swept, eps="0.1")
     left, right = (panel.lines[0].get_xydata().tolist() for panel in figure.axes)
     assert left == [[pytest.approx(2 / 3), 1.0], [1.0, 0.5]]
     assert right == [[0.5, 1.0], [1.0, 0.5]]
+    assert figure.axes[0].lines[1].get_ydata() == [1.0, 1.0]  # undefended
     assert figure.axes[1].get_xlabel() == "accuracy under PGD, eps 0.1"
-    hits = {"step 0.01": some, "oracle step": every, "stable step": some, "none": right_on()}
-    figure = figures.elastic_steps({"digits, LeNet-5": {0.0: hits, 0.1: hits}, "gtsrb, CNN": {0.0: hits}})
-    assert [panel.get_title() for panel in figure.axes] == ["digits, LeNet-5", "gtsrb, CNN"]
+    hits, elastic = {"step 0.01": some, "oracle step": every, "stable step": some, "none": right_on()}, Results()
+    for network, eps in (("LeNet-5", 0.0), ("LeNet-5", 0.1), ("CNN", 0.0)):
+        for name, found in hits.items():
+            note(elastic, name, found, "PGD" if eps else "none", eps=eps, model=network)
+    figure = figures.elastic_steps(elastic)
+    assert [panel.get_title() for panel in figure.axes] == ["digits, LeNet-5", "digits, CNN"]
     assert [line.get_label() for line in figure.axes[0].lines] == list(hits)
     assert figure.axes[0].lines[1].get_xydata().tolist() == [[0.0, 1.0], [0.1, 1.0]]
 

@@ -27,7 +27,7 @@ from advdef.data import Split, load
 from advdef.data.sources import write_bundle
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
-CHOICE = "P = notebook.choose(PROFILES, profile)"
+CHOICES = "P = notebook.choose(PROFILES, profile)", "page = notebook.Page("  # the first that a page has
 Images = Callable[[Split], tuple[Tensor, Tensor]]
 
 
@@ -103,7 +103,7 @@ PLANS = {
         models=("VGG-19", "AlexNet"),
         attacked=("VGG-19", "AlexNet"),
         settings={
-            "networks": {"cifar10": ("VGG-19", "AlexNet")}, "epochs": {"cifar10": 5}, "at_epochs": 1, "seeds": 2,
+            "datasets": {"cifar10": ("VGG-19", "AlexNet")}, "epochs": {"cifar10": 5}, "at_epochs": 1, "seeds": 2,
             "images": 8, "minimal": (3, 2), "eleven": 4, "least": 2, "boundary": 2, "levels": 5, "per_class": 4,
             "kept": 2, "tried": 2, "steps": 2, "adaptive_images": 6, "adaptive_steps": 2, "queries": 3,
             "curve_images": 2, "checks": "fast", "timed": (4, 1), "long": (1, 2), "cw": (1, 2),
@@ -203,12 +203,13 @@ def rehearsal(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     folder, file = tmp_path_factory.mktemp("rehearsal"), NOTEBOOKS / f"{plan.notebook}.py"
     notebook = read_pair(file)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    choice = next(line for line in CHOICES if any(line in cell.source for cell in code))
     small = f"""{plan.imports}
 
-{CHOICE}
-assert {set(plan.settings)!r} <= P.keys(), "the rehearsal sets what the profile does not have"
-P = P | {plan.settings!r}"""
-    for old, new in (plan.changes | {CHOICE: small}).items():
+assert {set(plan.settings)!r} <= PROFILES["paper"].keys(), "the rehearsal sets what the profile does not have"
+PROFILES["paper"] |= {plan.settings!r}
+{choice}"""
+    for old, new in (plan.changes | {choice: small}).items():
         found = sum(cell.source.count(old) for cell in code)
         assert found == 1, f"the notebook says {old!r} {found} times: adapt the rehearsal"
         for cell in code:
@@ -233,7 +234,7 @@ def test_the_paper_profile_leaves_a_complete_record(rehearsal: Rehearsal) -> Non
     plan, _, record = rehearsal
     assert (record["profile"], record["dataset"]) == ("paper", "cifar10")
     assert [verdict["claim"].split("-")[-1] for verdict in record["verdicts"]] == list(plan.claims)
-    assert {row["model"] for row in record["rows"]} == set(plan.models)
+    assert {row["model"] for row in record["results"]} == set(plan.models)
 
 
 def test_every_attack_met_images_of_each_network(rehearsal: Rehearsal) -> None:
@@ -241,7 +242,7 @@ def test_every_attack_met_images_of_each_network(rehearsal: Rehearsal) -> None:
     plan, _, record = rehearsal
     for model in plan.attacked:
         tried: dict[str, int] = {}
-        for row in record["rows"]:
+        for row in record["results"]:
             if row["model"] == model and "tried" in row:
                 tried[row["attack"]] = tried.get(row["attack"], 0) + row["tried"]
         assert len(tried) > 10

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from advdef.contract import TrainingModeWarning
 from advdef.defenses import Undefended
-from advdef.papers.nip.repair import Repair, repair, repairs
+from advdef.evaluation import Results
+from advdef.papers.nip.repair import Repair, mean_success, repair, repairs, success
 from advdef.statistics import wilson
 
 
@@ -94,6 +95,38 @@ def test_no_defence_repairs_and_breaks_nothing() -> None:
     assert found.changed == wilson(0, 9)
     assert torch.equal(found.defended, found.attacked)
     assert torch.equal(found.benign, found.clean)
+
+
+def noted(**attacks: Repair) -> Results:
+    """The rows of a defence and of none under attacks on the same images."""
+    where, found = {"part": "", "dataset": "digits", "model": "LeNet-5", "seed": 0}, Results()
+    for attack, result in attacks.items():
+        for defence, right in (("none", result.attacked), ("V1", result.defended)):
+            found.add_hits(right, defence=defence, threat="oblivious", attack=attack, eps=None, **where)
+    found.add_hits(result.clean, defence="none", threat="clean", attack="none", eps=0.0, **where)
+    return found
+
+
+def test_success_from_rows_is_that_from_answers() -> None:
+    harmless = repair(Reader(), IMAGES, IMAGES, LABELS)
+    rows = noted(PGD=counted(), nothing=harmless)
+    assert success(rows, "V1", "PGD") == counted().dsr
+    assert success(rows, "none", "PGD") == wilson(0, 4)
+    assert success(rows, "V1", "nothing") is None
+
+
+def test_success_is_averaged_over_the_attacks_that_broke_an_image() -> None:
+    harmless = repair(Reader(), IMAGES, IMAGES, LABELS)
+    rates = mean_success(noted(PGD=counted(), nothing=harmless), "V1")
+    assert rates[:4].tolist() == [1.0, 1.0, 0.0, 0.0]
+    assert bool(rates[4:].isnan().all())
+    worse = repair(Reader(), IMAGES, ADVERSARIAL.roll(1, 0), LABELS)
+    rates = mean_success(noted(PGD=counted(), worse=worse), "V1")
+    broken = torch.stack([counted().clean & ~r.attacked for r in (counted(), worse)])
+    right = torch.stack([r.defended for r in (counted(), worse)])
+    assert rates.nan_to_num(-1).tolist() == [
+        float(r[b].double().mean()) if b.any() else -1 for r, b in zip(right.T, broken.T, strict=True)
+    ]
 
 
 class Guesses(Undefended):

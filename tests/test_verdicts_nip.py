@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from advdef.claims import Rule, claims, decide
+from advdef.evaluation import Results, Threat
 from advdef.papers import how_decided, rules
 from advdef.papers.nip import verdicts
-from advdef.papers.nip.repair import Repair
 from advdef.statistics import Interval
 
 TABLE = claims("nip")
@@ -26,6 +26,22 @@ def word(rule: Rule, *results: object) -> str:
 def hits(right: int, n: int = 1_000) -> Tensor:
     """So many of the first images."""
     return torch.arange(n) < right
+
+
+def note(
+    results: Results,
+    defence: str,
+    right: Tensor,
+    attack: str = "none",
+    *,
+    model: str = NET,
+    threat: Threat | None = None,
+) -> None:
+    """What a defence has right of images, and of images under an attack."""
+    known = threat or ("clean" if attack == "none" else "oblivious")
+    results.add_hits(
+        right, part="", dataset="digits", model=model, defence=defence, threat=known, attack=attack, eps=None, seed=0
+    )
 
 
 def about(mean: float) -> Tensor:
@@ -115,28 +131,29 @@ def test_a_set_that_falls_less_far_than_its_control_has_not_fallen_by_the_attack
 # C3: what is restored
 
 
-def repaired(defended: int, *, benign: int = 1_000, fooled: int = 1_000) -> Repair:
-    """Of 1,000 images that the classifier has right, an attack fools some, and a defence is right on the first."""
-    clean = torch.ones(1_000, dtype=torch.bool)
-    return Repair(clean, ~hits(fooled), hits(benign), hits(defended), clean, hits(defended))
+def contest(variant: int, baseline: int, *, benign: int = 1_000, fooled: int = 1_000) -> Results:
+    """An attack fools some of 1,000 images that the classifier has right; the best variant and the best baseline are
+    right on the first so many. With a worse variant and a worse baseline, which do not matter.
+    """
+    found = Results()
+    for name, right in {"V1 self": 0, "V2 pred": variant, "noise": baseline}.items():
+        note(found, name, hits(benign))
+        note(found, name, hits(right), "PGD")
+    note(found, "none", hits(1_000))
+    note(found, "none", ~hits(fooled), "PGD")
+    return found
 
 
-def contest(variant: Repair, baseline: Repair) -> dict[str, Repair]:
-    """With a worse variant and a worse baseline, which do not matter."""
-    return {"V1 self": repaired(0), "V2 pred": variant, "none": repaired(0), "noise": baseline}
-
-
-GOOD, WEAK = repaired(950), repaired(800)
+FAIR = {NET: ("V1 self", "V2 pred", "none", "noise")}
 
 
 def test_nearly_all_is_nine_of_ten_more_than_the_best_baseline_at_little_cost() -> None:
-    rule = verdicts.restores_nearly_all
-    good = contest(GOOD, WEAK)
-    assert word(rule, {f"{NET}, PGD-min": good, f"{NET}, PGD 0.1": good}) == "supported"
-    assert word(rule, {f"{NET}, PGD-min": good, f"{NET}, PGD 0.1": contest(WEAK, repaired(0))}) == "partly"
-    assert word(rule, {f"{NET}, PGD-min": contest(WEAK, repaired(0))}) == "not supported"
-    assert word(rule, {}) == "not testable here"
-    (condition,) = rule({f"{NET}, PGD-min": good})
+    rule, good, weak = verdicts.restores_nearly_all, contest(950, 800), contest(800, 0)
+    assert word(rule, {"PGD-min": good, "PGD 0.1": good}, FAIR) == "supported"
+    assert word(rule, {"PGD-min": good, "PGD 0.1": weak}, FAIR) == "partly"
+    assert word(rule, {"PGD-min": weak}, FAIR) == "not supported"
+    assert word(rule, {}, FAIR) == "not testable here"
+    (condition,) = rule({"PGD-min": good}, FAIR)
     assert condition.what == f"{NET}, PGD-min, V2 pred"
     assert condition.number == (
         "restores 95.0 [93.5, 96.2] %, +15.0 [+12.8, +17.2] points against noise, benign +0.0 [-0.2, +0.2]"
@@ -144,52 +161,67 @@ def test_nearly_all_is_nine_of_ten_more_than_the_best_baseline_at_little_cost() 
 
 
 @pytest.mark.parametrize(
-    ("variant", "baseline", "holds"),
+    ("found", "holds"),
     [
-        (repaired(900), repaired(800), True),
-        (repaired(899), repaired(800), False),  # restores less than 90 %
-        (repaired(950), repaired(940), True),
-        (repaired(950), repaired(949), False),  # the interval of the lead reaches zero
-        (repaired(950), repaired(960), False),
-        (repaired(950, benign=985), WEAK, True),
-        (repaired(950, benign=975), WEAK, False),  # the interval of the cost reaches below -3 points
-        (repaired(1_000, fooled=0), WEAK, False),  # nothing to restore
+        (contest(900, 800), True),
+        (contest(899, 800), False),  # restores less than 90 %
+        (contest(950, 940), True),
+        (contest(950, 949), False),  # the interval of the lead reaches zero
+        (contest(950, 960), False),
+        (contest(950, 800, benign=985), True),
+        (contest(950, 800, benign=975), False),  # the interval of the cost reaches below -3 points
+        (contest(1_000, 800, fooled=0), False),  # nothing to restore
     ],
 )
-def test_each_part_of_restoring_is_needed(variant: Repair, baseline: Repair, holds: bool) -> None:
-    (condition,) = verdicts.restores_nearly_all({f"{NET}, PGD-min": contest(variant, baseline)})
+def test_each_part_of_restoring_is_needed(found: Results, holds: bool) -> None:
+    fair = {NET: FAIR[NET][:2] + FAIR[NET][3:]}  # undefended images are all right where none is fooled
+    (condition,) = verdicts.restores_nearly_all({"PGD-min": found}, fair)
     assert condition.holds == holds
 
 
 def test_of_equally_good_defences_the_first_is_named() -> None:
-    found = {"V2 majority": GOOD, "V1 self": GOOD, "noise": WEAK, "none": WEAK}
-    (condition,) = verdicts.restores_nearly_all({NET: found})
-    assert condition.what == f"{NET}, V2 majority"
+    found = Results()
+    for name, right in {"V1 self": 950, "V2 majority": 950, "none": 0, "noise": 0}.items():
+        note(found, name, hits(1_000))
+        note(found, name, hits(right), "PGD")
+    (condition,) = verdicts.restores_nearly_all({"PGD": found}, {NET: ("V2 majority", "V1 self", "noise", "none")})
+    assert condition.what == f"{NET}, PGD, V2 majority"
     assert "against noise" in condition.number
+
+
+def test_what_costs_too_much_does_not_count() -> None:
+    good = contest(950, 940)
+    (condition,) = verdicts.restores_nearly_all({"PGD": good}, {NET: ("V1 self", "none", "noise")})
+    assert (condition.what, condition.holds) == (f"{NET}, PGD, V1 self", False)
+    assert word(verdicts.restores_nearly_all, {"PGD": good}, {NET: ("V2 pred", "none")}) == "supported"
 
 
 # C4: steps that fit
 
 
-def by_eps(*gains: tuple[int, int]) -> dict[str, dict[str, Tensor]]:
+def by_eps(*gains: tuple[int, int]) -> dict[str, Results]:
     """At each eps the stable step is right on so many images more than the undefended classifier and the fixed step."""
-    found = {"0": {"none": hits(900), "step 0.02": hits(890), "stable step": hits(880)}}
+    found = {}
     for number, (over_none, over_step) in enumerate(gains, 1):
-        others = {"none": hits(500 - over_none), "step 0.02": hits(500 - over_step)}
-        found[f"{number}"] = {"stable step": hits(500), **others}
+        found[f"{number}"] = Results()
+        right = {"none": (900, 500 - over_none), "step 0.02": (890, 500 - over_step), "stable step": (880, 500)}
+        for name, (benign, attacked) in right.items():
+            note(found[f"{number}"], name, hits(benign))
+            note(found[f"{number}"], name, hits(attacked), "PGD")
+        note(found[f"{number}"], "stable step", hits(0), "PGD", model="another")
     return found
 
 
 def test_a_step_of_its_own_must_beat_no_step_and_the_fixed_one() -> None:
     def found(*gains: tuple[int, int]) -> str:
-        return word(verdicts.adapts_to_the_size, {NET: by_eps(*gains)}, {NET: "step 0.02"})
+        return word(verdicts.adapts_to_the_size, by_eps(*gains), {NET: "step 0.02"})
 
     assert found((20, 20), (20, 20)) == "supported"
     assert found((20, 20), (20, 1)) == "partly"  # the interval reaches zero
     assert found((20, 20), (1, 20)) == "partly"
     assert found((20, -20), (-20, 20)) == "not supported"
     assert found() == "not testable here"
-    (condition,) = verdicts.adapts_to_the_size({NET: by_eps((20, 10))}, {NET: "step 0.02"})
+    (condition,) = verdicts.adapts_to_the_size(by_eps((20, 10)), {NET: "step 0.02"})
     assert (condition.what, condition.number) == (
         f"{NET}, eps 1",
         "+2.0 [+1.1, +2.9] against undefended, +1.0 [+0.4, +1.6] against step 0.02 (benign 88.0 and 89.0 %)",
@@ -201,31 +233,45 @@ def test_a_step_of_its_own_must_beat_no_step_and_the_fixed_one() -> None:
 
 @pytest.mark.parametrize("rule", [verdicts.leads_over_eleven_attacks, verdicts.leads_over_thirteen_attacks])
 def test_the_best_variant_leads_the_best_baseline(rule: Rule) -> None:
-    def rates(variant: float, baseline: float) -> dict[str, Tensor]:
-        missing = torch.tensor([torch.nan])  # an image that no attack fooled
-        best = {"V1 minus": about(variant), "noise": constant(baseline)}
-        found = {"V1 self": about(0.0), **best, "none": constant(0.0)}
-        return {name: torch.cat([rate, missing]).double() for name, rate in found.items()}
+    def found(**others: tuple[int, int]) -> Results:
+        """So many of 1,000 fooled images are right by the best variant and by the best baseline; one is not fooled."""
+        results = Results()
+        for network, (variant, baseline) in others.items():
+            note(results, "none", hits(1_001, 1_001), model=network)
+            note(results, "none", ~hits(1_000, 1_001), "PGD", model=network)
+            for name, right in {"V1 self": 0, "V1 minus": variant, "noise": baseline, "dear": 1_000}.items():
+                note(results, name, hits(right, 1_001), "PGD", model=network)
+        return results
 
-    assert word(rule, {NET: rates(0.8, 0.77)}) == "supported"
-    assert word(rule, {NET: rates(0.8, 0.77), "other": rates(0.8, 0.79)}) == "partly"
-    assert word(rule, {NET: rates(0.8, 0.79)}) == "not supported"  # the interval reaches zero
-    assert word(rule, {NET: rates(0.7, 0.8)}) == "not supported"
-    assert word(rule, {}) == "not testable here"
-    (condition,) = rule({NET: rates(0.8, 0.77)})
-    assert condition.what == f"{NET}, best variant (V1 minus) − best baseline (noise)"
-    assert condition.number == "+3.0 [+1.0, +5.0]"
+    one, fair = found(CNN=(800, 790)), {"CNN": ("V1 self", "V1 minus", "none", "noise")}
+    both = fair | {"MLP": fair["CNN"]}
+    assert word(rule, one, fair) == "supported"
+    assert word(rule, found(CNN=(800, 790), MLP=(800, 799)), both) == "partly"
+    assert word(rule, found(CNN=(800, 799)), fair) == "not supported"  # the interval reaches zero
+    assert word(rule, found(CNN=(700, 800)), fair) == "not supported"
+    assert word(rule, one, {}) == "not testable here"
+    (condition,) = rule(one, fair)
+    assert condition.what == "CNN, best variant (V1 minus) − best baseline (noise)"
+    assert condition.number == "+1.0 [+0.4, +1.6]"
 
 
 # C9: under the adaptive attacker
 
 
+def worst(**right: int | None) -> Results:
+    """What that attacker leaves of the first images, by defence."""
+    names, found = {"V1": "V1 self", "V2": "V2 mean-logit", "noise": "random bank, mean-logit"}, Results()
+    for name, number in right.items():
+        if number is not None:
+            note(found, names.get(name, name), hits(number), "worst case", threat="adaptive")
+    return found
+
+
 def test_every_variant_must_gain_over_no_defence_and_over_noise() -> None:
     def found(v1: int, v2: int, noise: int | None = 480, seeds: Interval | None = None) -> str:
-        robust = {"none": hits(500), "V1 self": hits(v1), "V2 mean-logit": hits(v2), "AT": hits(900)}
-        robust |= {} if noise is None else {"random bank, mean-logit": hits(noise)}
         over_seeds = {} if seeds is None else {NET: seeds}
-        return word(verdicts.gains_under_adaptive_attack, {NET: robust}, over_seeds)
+        robust = worst(none=500, V1=v1, V2=v2, AT=900, noise=noise)
+        return word(verdicts.gains_under_adaptive_attack, robust, over_seeds)
 
     assert found(520, 520) == "supported"
     assert found(520, 501) == "partly"  # the interval reaches zero
@@ -234,12 +280,12 @@ def test_every_variant_must_gain_over_no_defence_and_over_noise() -> None:
     assert found(520, 520, noise=None) == "supported"
     assert found(520, 520, seeds=Interval(0.02, 0.001, 0.04)) == "supported"
     assert found(520, 520, seeds=Interval(0.02, 0.0, 0.04)) == "partly"
-    assert word(verdicts.gains_under_adaptive_attack, {NET: {"none": hits(500)}}, {}) == "not testable here"
+    assert word(verdicts.gains_under_adaptive_attack, worst(none=500), {}) == "not testable here"
 
 
 def test_the_gains_of_a_variant_are_told() -> None:
-    robust = {"none": hits(500), "random bank, mean-logit": hits(510), "V1 self": hits(520)}
-    gain, seeds = verdicts.gains_under_adaptive_attack({NET: robust}, {NET: Interval(0.01, -0.01, 0.03)})
+    robust = worst(none=500, noise=510, V1=520)
+    gain, seeds = verdicts.gains_under_adaptive_attack(robust, {NET: Interval(0.01, -0.01, 0.03)})
     told = "+2.0 [+1.1, +2.9] against none, +1.0 [+0.4, +1.6] against random bank, mean-logit"
     assert (gain.what, gain.holds, gain.number) == (f"{NET}, V1 self", True, told)
     assert seeds.what == f"{NET}, V2 mean-logit − undefended, adaptive, over seeds"

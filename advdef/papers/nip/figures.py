@@ -6,7 +6,8 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from advdef.papers.nip.repair import Repair
+from advdef.evaluation import Results
+from advdef.papers.nip.repair import success
 from advdef.plotting import COLOURS, image_grid, visible_change
 from advdef.statistics import mean_interval
 
@@ -61,42 +62,48 @@ def what_the_oracle_restores(restored: Mapping[str, Mapping[float, Mapping[str, 
     return figure
 
 
-def tradeoffs(swept: Mapping[str, Sequence[tuple[Repair, Repair]]], *, undefended: float, eps: str) -> Figure:
+def tradeoffs(results: Results, *, eps: str) -> Figure:
     """Benign accuracy against success on PGD-min and against accuracy under PGD: a line per defence over its steps.
 
-    ``swept`` has what the defence makes of these two, by defence, from the smallest step to the largest; ``undefended``
-    is the benign accuracy without a defence, ``eps`` the budget of PGD as it is written.
+    The results are those without an attack, under "PGD-min" and under "PGD" of each defence at each "step", from the
+    smallest to the largest, and of "none" at step 0; ``eps`` is the budget of PGD as it is written.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8), sharey=True)
-    for name, steps in swept.items():
-        benign = [fixed.benign_accuracy.value for _, fixed in steps]
-        restored = [smallest.dsr.value if smallest.dsr else 0.0 for smallest, _ in steps]
-        held = [fixed.robust.value for _, fixed in steps]
+    for name in [name for name in results.values("defence") if name != "none"]:
+        steps = [results.select(step=(0.0, step)) for step in results.select(defence=name).values("step")]
+        benign = [found.interval(defence=name, threat="clean").value for found in steps]
+        shares = [success(found, name, "PGD-min") for found in steps]
+        restored = [share.value if share else 0.0 for share in shares]
+        held = [found.interval(defence=name, attack="PGD").value for found in steps]
         for panel, gained in ((left, restored), (right, held)):
             style = "-" if name.startswith("V") else ":"
             panel.plot(gained, benign, style, marker="o", color=COLOURS[name], label=name)
     for panel in (left, right):
-        panel.axhline(undefended, color="0.3", lw=0.8)
+        panel.axhline(results.interval(defence="none", threat="clean").value, color="0.3", lw=0.8)
     left.set(xlabel="defence success rate on PGD-min", ylabel="benign accuracy")
     right.set(xlabel=f"accuracy under PGD, eps {eps}")
     right.legend(fontsize=7)
     return figure
 
 
-def elastic_steps(right: Mapping[str, Mapping[float, Mapping[str, Tensor]]]) -> Figure:
+def elastic_steps(results: Results) -> Figure:
     """Accuracy against eps: a panel per network, a line per way to choose the step.
 
-    ``right[network][eps]`` has hits (N,) of "none", "stable step", "oracle step" and of each fixed step ("step ...").
+    The defences are "none", "stable step", "oracle step" and each fixed step ("step ...").
     """
-    figure, axes = plt.subplots(1, len(right), figsize=(3.2 * len(right) + 1.2, 3.4), sharey=True, squeeze=False)
+    networks = list(dict.fromkeys((row["dataset"], row["model"]) for row in results))
+    size = (3.2 * len(networks) + 1.2, 3.4)
+    figure, axes = plt.subplots(1, len(networks), figsize=size, sharey=True, squeeze=False)
     own = {"oracle step": COLOURS["V0 oracle"], "none": "k", "stable step": COLOURS["V2 stable step"]}
-    for panel, (network, by_eps) in zip(axes[0], right.items(), strict=True):
-        for number, name in enumerate(by_eps[0.0]):
-            shares = [hits[name].float().mean().item() for hits in by_eps.values()]
+    for panel, (dataset, model) in zip(axes[0], networks, strict=True):
+        found = results.select(dataset=dataset, model=model)
+        budgets = found.values("eps")
+        for number, name in enumerate(found.values("defence")):
+            shares = [found.interval(defence=name, eps=eps).value for eps in budgets]
             colour = own.get(name) or plt.get_cmap("Greys")(0.3 + 0.1 * number)
             width = 1 if name.startswith("step") else 2
-            panel.plot(list(by_eps), shares, "-", marker=".", lw=width, color=colour, label=name)
-        panel.set(title=network, xlabel="eps", ylim=(-0.03, 1.03))
+            panel.plot(budgets, shares, "-", marker=".", lw=width, color=colour, label=name)
+        panel.set(title=f"{dataset}, {model}", xlabel="eps", ylim=(-0.03, 1.03))
     axes[0][0].set_ylabel("accuracy under PGD")
     axes[0][0].legend(fontsize=7)
     return figure

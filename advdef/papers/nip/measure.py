@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from math import nan
 from typing import Any
 
@@ -32,7 +33,9 @@ __all__ = [
     "influence_facts",
     "open_settings",
     "oracle_and_controls",
+    "oracle_by_step",
     "reach",
+    "shifts_of_fooled",
     "under_settings",
 ]
 
@@ -109,6 +112,33 @@ def front_and_tail_shifts(
     return found
 
 
+def shifts_of_fooled(
+    model: nn.Module,
+    images: Tensor,
+    attacked: Mapping[str, Tensor],
+    labels: Tensor,
+    *,
+    layer: str,
+    least: int,
+    match_seed: int,
+    noise_seed: int,
+) -> dict[str, dict[str, Tensor]]:
+    """:func:`front_and_tail_shifts` by attack, over the images that it fooled, where these are at least ``least``.
+
+    Attacks may have been made on the first images alone. AUNA, which is noise itself, has no noise beside it.
+    """
+    found = {}
+    for attack, adversarial in attacked.items():
+        clean, y = images[: len(adversarial)], labels[: len(adversarial)]
+        fooled = reach(model, clean, adversarial, y).fooled
+        if int(fooled.sum()) >= least:
+            found[attack] = front_and_tail_shifts(
+                model, clean[fooled], adversarial[fooled], y[fooled], layer=layer, match_seed=match_seed,
+                noise_seed=None if attack == "AUNA" else noise_seed,
+            )  # fmt: skip
+    return found
+
+
 def front_and_tail_maps(
     model: nn.Module, images: Tensor, adversarial: Tensor, labels: Tensor, *, layer: str
 ) -> dict[str, Tensor]:
@@ -160,6 +190,15 @@ def oracle_and_controls(
         repaired = told(adversarial, clean_prediction=answer, directions=tried)
         found[name] = repaired.argmax(1) == answer
     return found
+
+
+def oracle_by_step(
+    classifier: nn.Module, images: Tensor, adversarial: Tensor, labels: Tensor, *, steps: Sequence[float], noises: int
+) -> dict[float, dict[str, Tensor]]:
+    """:func:`oracle_and_controls` by step, on the attacked images (N, C, H, W) that fool a classifier; {} if none."""
+    fooled = reach(classifier, images, adversarial, labels).fooled
+    restore = partial(oracle_and_controls, classifier, images[fooled], adversarial[fooled], noises=noises)
+    return {step: restore(step=step) for step in steps if fooled.any()}
 
 
 def bank_cosines(model: nn.Module, images: Tensor, bank: DirectionBank, *others: DirectionBank) -> list[Tensor]:

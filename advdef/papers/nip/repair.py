@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from advdef.contract import ask, borrowed, check_logits, validate
+from advdef.evaluation import Results
 from advdef.statistics import Interval, wilson
 
-__all__ = ["Repair", "repair", "repairs", "success_by_image"]
+__all__ = ["Repair", "mean_success", "repair", "repairs", "success"]
 
 
 Key = TypeVar("Key")
@@ -113,9 +114,23 @@ def repairs(
     return found
 
 
-def success_by_image(found: Repair) -> Tensor:
-    """(N,), float64: whether D(x') = y, NaN where the attack has not fooled f; their mean is the success rate."""
-    return torch.where(found.clean & ~found.attacked, found.defended.double(), torch.nan)
+def success(results: Results, defence: str, attack: str) -> Interval | None:
+    """Share of D(x') = y among the images that an attack broke, as :attr:`Repair.dsr`; None if there are none.
+
+    The results are of one network on the same images, without an attack and under it, where "none" is no defence.
+    """
+    return _share(results.hits(defence=defence, attack=attack), _broken(results, attack))
+
+
+def mean_success(results: Results, defence: str) -> Tensor:
+    """(N,), float64: of the attacks in the results that broke an image, the share with D(x') = y; NaN: none broke it.
+
+    For one attack, the mean over the images is :func:`success`.
+    """
+    attacks = [attack for attack in results.values("attack") if attack != "none"]
+    right = [results.hits(defence=defence, attack=attack).double() for attack in attacks]
+    broken = [_broken(results, attack) for attack in attacks]
+    return torch.stack(right).where(torch.stack(broken), torch.nan).nanmean(0)
 
 
 def _predicted(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> Tensor:
@@ -128,6 +143,11 @@ def _predicted(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int
             check_logits(logits, y)
             predicted.append(logits.argmax(1))
     return torch.cat(predicted)
+
+
+def _broken(results: Results, attack: str) -> Tensor:
+    """Whether f(x) = y and f(x') != y, (N,)."""
+    return results.hits(defence="none", threat="clean") & ~results.hits(defence="none", attack=attack)
 
 
 def _share(hits: Tensor, among: Tensor) -> Interval | None:

@@ -1,12 +1,13 @@
 """Rows of the tables on NIP's page: what was found, by the heads of the columns."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
+import pandas as pd
 from torch import Tensor
 
-from advdef.evaluation import Cost, Outcome, Threat
+from advdef.evaluation import Cost, Outcome, Results, Threat
 from advdef.papers.nip.measure import Reach
-from advdef.papers.nip.repair import Repair
+from advdef.papers.nip.repair import Repair, mean_success, success
 from advdef.statistics import Interval, mcnemar, mean_interval, paired_difference, wilson
 from advdef.training import Training
 
@@ -17,6 +18,7 @@ __all__ = [
     "reach_row",
     "repair_row",
     "shift_row",
+    "success_table",
     "threat_row",
     "training_row",
     "without_row",
@@ -91,9 +93,12 @@ def without_row(
     return {f"{head} %": percent(share) for head, share in shares.items()}
 
 
-def repair_row(found: Mapping[str | float, Repair], budgets: tuple[float, float, float]) -> Row:
-    """What a defence makes of benign images, of "PGD-min", and of PGD at half the main eps, that eps and twice that."""
-    smallest, half = found["PGD-min"], found[budgets[0]]
+def repair_row(found: Mapping[tuple[str, float | None], Repair], budgets: tuple[float, float, float]) -> Row:
+    """What a defence makes of benign images, of PGD-min, and of PGD at half the main eps, that eps and twice that.
+
+    ``found`` is by attack and eps, None for "PGD-min".
+    """
+    smallest, half = found["PGD-min", None], found["PGD", budgets[0]]
     row = {
         "benign accuracy %": f"{smallest.benign_accuracy}",
         "benign labels changed %": percent(smallest.changed),
@@ -101,15 +106,34 @@ def repair_row(found: Mapping[str | float, Repair], budgets: tuple[float, float,
         "(released count) %": f"{smallest.dsr_released}",
     }
     for size, eps in zip(("half", "main", "twice"), budgets, strict=True):
-        row[f"PGD, {size} eps: right %"] = percent(found[eps].robust)
+        row[f"PGD, {size} eps: right %"] = percent(found["PGD", eps].robust)
     return row | {"damage %": percent(half.damage)}
 
 
-def threat_row(found: Mapping[Threat, Outcome], undefended: Outcome | None) -> Row:
+def success_table(results: Results, *, eleven: Collection[str]) -> pd.DataFrame:
+    """Success of each defence by attack, and its mean over ``eleven`` of them and over all, with 95 % intervals.
+
+    The results are those of :func:`advdef.papers.nip.repair.success`, for many attacks, and for several networks.
+    """
+    attacks = [attack for attack in results.values("attack") if attack != "none"]
+    columns, rows = ("dataset", "model", "defence"), []
+    for dataset, model, defence in dict.fromkeys(tuple(row[column] for column in columns) for row in results):
+        found = results.select(dataset=dataset, model=model)
+        row = dict(zip(columns, (dataset, model, defence), strict=True))
+        for attack in attacks:
+            share = success(found, defence, attack)
+            row[attack] = f"{100 * share.value:.0f}" if share else "–"
+        for chosen in (eleven, attacks):
+            pooled = mean_success(found.select(attack=("none", *chosen)), defence)
+            row[f"all {len(chosen)}"] = f"{mean_interval(pooled)}"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def threat_row(found: Mapping[Threat, Outcome], gain: Interval | None) -> Row:
     """What three attackers leave, and the gain over what the adaptive one leaves of the undefended classifier."""
     row = {"benign %": percent(found["direct"].clean)}
     row |= {f"{threat} %": f"{outcome.interval}" for threat, outcome in found.items()}
-    gain = undefended and paired_difference(found["adaptive"].robust, undefended.robust)
     return row | {"adaptive − undefended": f"{gain:+}" if gain else "–"}
 
 

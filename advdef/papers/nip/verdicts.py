@@ -1,17 +1,18 @@
 """How the claims about NIP are decided."""
 
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from itertools import product
 
 from torch import Tensor
 
 from advdef.claims import Condition, rule
-from advdef.papers.nip.repair import Repair
+from advdef.evaluation import Results
+from advdef.papers.nip.repair import mean_success, success
 from advdef.statistics import Interval, mean_interval, paired_difference
 
 __all__ = [
     "LABEL_FREE",
-    "Rates",
+    "Fair",
     "Shifts",
     "adapts_to_the_size",
     "gains_under_adaptive_attack",
@@ -30,10 +31,8 @@ LABEL_FREE = (
 )  # fmt: skip
 """The variants that know no label, by their names on the page; each has one step."""
 
-Rates = Mapping[str, Mapping[str, Tensor]]
-"""By network and defence, the success rate of each image (N,), NaN where no attack fooled the classifier on it."""
-
-Result = TypeVar("Result")
+Fair = Mapping[str, Sequence[str]]
+"""By network, the defences that cost at most one point on benign training images."""
 
 
 @rule("nip-C1")
@@ -72,81 +71,83 @@ def lowers_front_and_raises_tail(shifts: Shifts) -> list[Condition]:
 
 
 @rule("nip-C3")
-def restores_nearly_all(repaired: Mapping[str, Mapping[str, Repair]]) -> list[Condition]:
+def restores_nearly_all(repaired: Mapping[str, Results], fair: Fair) -> list[Condition]:
     """For each network, for PGD-min and for PGD with the main eps, steps chosen on training images (at most one point
     of benign accuracy): the best label-free variant of that cost restores at least 90 % of the fooled images, is right
     on more images than the best baseline of that cost (paired 95 % interval above zero), and keeps benign test accuracy
     (interval above -3 points).
 
-    ``repaired`` has, by case ("network, attack"), what each defence of that cost makes of the same images.
+    ``repaired`` has, by attack with its eps, rows of each defence without an attack and under that one.
     """
     conditions = []
-    for case, found in repaired.items():
-        best, rival = _best(found, lambda result: int(result.defended.sum()))
-        ours = found[best]
-        lead = paired_difference(ours.defended, found[rival].defended)
-        kept = paired_difference(ours.benign, ours.clean)
-        holds = ours.dsr is not None and ours.dsr.value >= 0.9 and lead.low > 0 and kept.low > -0.03
-        number = f"restores {ours.dsr} %, {lead:+} points against {rival}, benign {kept:+}"
-        conditions.append(Condition(f"{case}, {best}", holds, number))
+    for (network, defences), (case, results) in product(fair.items(), repaired.items()):
+        found = results.select(model=network)
+        (attack,) = (attack for attack in found.values("attack") if attack != "none")
+        right = {name: found.hits(defence=name, attack=attack) for name in defences}
+        best, rival = _best({name: int(hits.sum()) for name, hits in right.items()})
+        restored, lead = success(found, best, attack), paired_difference(right[best], right[rival])
+        kept = paired_difference(*(found.hits(defence=name, threat="clean") for name in (best, "none")))
+        holds = restored is not None and restored.value >= 0.9 and lead.low > 0 and kept.low > -0.03
+        number = f"restores {restored} %, {lead:+} points against {rival}, benign {kept:+}"
+        conditions.append(Condition(f"{network}, {case}, {best}", holds, number))
     return conditions
 
 
 @rule("nip-C4")
-def adapts_to_the_size(
-    right: Mapping[str, Mapping[str, Mapping[str, Tensor]]], fixed: Mapping[str, str]
-) -> list[Condition]:
+def adapts_to_the_size(right: Mapping[str, Results], fixed: Mapping[str, str]) -> list[Condition]:
     """For each network, under PGD with the main eps and with twice that: V2 by mean logit with the stability rule is
     right on more images than the undefended classifier, and than with the one fixed step chosen on training images
     (paired 95 % intervals above zero).
 
-    ``right`` has hits (N,) by network, eps ("0": benign) and defence: "none", "stable step" and what ``fixed`` calls
-    the one step of that network.
+    ``right`` has, by eps, rows without an attack and under PGD with that eps, of the defences "none", "stable step" and
+    what ``fixed`` calls the one step of a network.
     """
     conditions = []
-    for network, by_eps in right.items():
-        step = fixed[network]
-        benign = " and ".join(f"{100 * by_eps['0'][k].float().mean():.1f}" for k in ("stable step", step))
-        for eps, hits in by_eps.items():
-            if eps != "0":
-                gain, lead = (paired_difference(hits["stable step"], hits[k]) for k in ("none", step))
-                number = f"{gain:+} against undefended, {lead:+} against {step} (benign {benign} %)"
-                conditions.append(Condition(f"{network}, eps {eps}", gain.low > 0 and lead.low > 0, number))
+    for (network, step), (eps, results) in product(fixed.items(), right.items()):
+        found = results.select(model=network)
+        intervals = [found.interval(defence=name, threat="clean") for name in ("stable step", step)]
+        benign = " and ".join(f"{100 * interval.value:.1f}" for interval in intervals)
+        stable, *others = (found.hits(defence=name, attack="PGD") for name in ("stable step", "none", step))
+        gain, lead = (paired_difference(stable, hits) for hits in others)
+        number = f"{gain:+} against undefended, {lead:+} against {step} (benign {benign} %)"
+        conditions.append(Condition(f"{network}, eps {eps}", gain.low > 0 and lead.low > 0, number))
     return conditions
 
 
 @rule("nip-C5")
-def leads_over_eleven_attacks(rates: Rates) -> list[Condition]:
+def leads_over_eleven_attacks(repaired: Results, fair: Fair) -> list[Condition]:
     """For each network, over the eleven attacks: the success rate of the best label-free variant exceeds that of the
     best baseline, both among those that cost at most one point on benign training images (paired 95 % interval over
     images above zero).
+
+    ``repaired`` has rows of each defence under each attack, and of "none" without one, too.
     """
-    return _lead(rates)
+    return _lead(repaired, fair)
 
 
 @rule("nip-C6")
-def leads_over_thirteen_attacks(rates: Rates) -> list[Condition]:
+def leads_over_thirteen_attacks(repaired: Results, fair: Fair) -> list[Condition]:
     """As C5, with Square and PGD on the margin at the main eps in place of the two attacks that are not known to us."""
-    return _lead(rates)
+    return _lead(repaired, fair)
 
 
 @rule("nip-C9")
-def gains_under_adaptive_attack(
-    robust: Mapping[str, Mapping[str, Tensor]], over_seeds: Mapping[str, Interval]
-) -> list[Condition]:
+def gains_under_adaptive_attack(robust: Results, over_seeds: Mapping[str, Interval]) -> list[Condition]:
     """For each network, at half the main eps: each label-free variant that meets the adaptive attacker is right on more
     images than the undefended classifier under attack, and than a bank of white noise decided by mean logit (paired
     95 % intervals over images above zero); on the first data set also V2 by mean logit against the undefended
     classifier, over all seeds.
 
-    ``robust`` has hits (N,) by network and defence, where the white noise may be missing; ``over_seeds`` has the gain
-    of V2 by network.
+    ``robust`` has what that attacker leaves, a row for each network and defence, where the white noise may be missing;
+    ``over_seeds`` has the gain of V2 by network.
     """
     conditions = []
-    for network, found in robust.items():
-        others = {name: found[name] for name in ("none", "random bank, mean-logit") if name in found}
-        for name in [name for name in LABEL_FREE if name in found]:
-            gains = {other: paired_difference(found[name], hits) for other, hits in others.items()}
+    for network in robust.values("model"):
+        found = robust.select(model=network)
+        right = {name: found.hits(defence=name) for name in found.values("defence")}
+        others = [name for name in ("none", "random bank, mean-logit") if name in right]
+        for name in [name for name in LABEL_FREE if name in right]:
+            gains = {other: paired_difference(right[name], right[other]) for other in others}
             number = ", ".join(f"{gain:+} against {other}" for other, gain in gains.items())
             conditions.append(Condition(f"{network}, {name}", all(gain.low > 0 for gain in gains.values()), number))
     return conditions + [
@@ -166,17 +167,19 @@ def _in_most(what: str, margins: list[list[Tensor]]) -> Condition:
     return Condition(what, bool(margins) and good >= 0.9 * len(margins), f"{good} of {len(margins)} attacks")
 
 
-def _best(found: Mapping[str, Result], score: Callable[[Result], float]) -> tuple[str, str]:
+def _best(scores: Mapping[str, float]) -> tuple[str, str]:
     """The best of the variants and the best of the other defences, by their names; of equals the first."""
-    variants, others = ([n for n in found if (n in LABEL_FREE) == mine] for mine in (True, False))
-    best, rival = (max(group, key=lambda name: score(found[name])) for group in (variants, others))
+    best, rival = (
+        max((n for n in scores if (n in LABEL_FREE) == mine), key=scores.__getitem__) for mine in (True, False)
+    )
     return best, rival
 
 
-def _lead(rates: Rates) -> list[Condition]:
+def _lead(repaired: Results, fair: Fair) -> list[Condition]:
     conditions = []
-    for network, found in rates.items():
-        best, rival = _best(found, lambda rate: rate.nanmean().item())
-        lead = mean_interval(found[best] - found[rival])
+    for network, defences in fair.items():
+        rates = {name: mean_success(repaired.select(model=network), name) for name in defences}
+        best, rival = _best({name: rate.nanmean().item() for name, rate in rates.items()})
+        lead = mean_interval(rates[best] - rates[rival])
         conditions.append(Condition.above(f"{network}, best variant ({best}) − best baseline ({rival})", lead, 0.0))
     return conditions
