@@ -127,7 +127,7 @@ PLANS = {
         models=("ResNet-18", "small ResNet", "LeNet-5"),
         attacked=("ResNet-18",),
         settings={
-            "networks": {"cifar10": "ResNet-18"}, "epochs": 6, "size": "XS", "train": 20, "restorer_epochs": 1,
+            "datasets": {"cifar10": "ResNet-18"}, "epochs": 6, "size": "XS", "train": 20, "restorer_epochs": 1,
             "seeds": 2, "larger": "S", "images": 12, "steps": 2, "strong": (2, 1), "wide": 6, "ladder_images": 8,
             "ladder_steps": 2, "queries": 3, "curve": 2, "checks": "fast", "timed": (4, 1), "least": (1, 3),
         },
