@@ -57,11 +57,10 @@ import torch
 from advdef import checks, plotting
 from advdef.attacks import apgd, fgsm, pgd, rfgsm, square, stopping, uniform_noise
 from advdef.book import page as notebook
+from advdef.book.glue import record
 from advdef.book.page import show_eps
-from advdef.book.records import Run, record
-from advdef.claims import claims, decide
 from advdef.contract import frozen
-from advdef.data import Split, load
+from advdef.data import Split
 from advdef.defenses import BitDepth, GaussianBlur, Jpeg, Median
 from advdef.evaluation import (
     Attempt,
@@ -74,7 +73,7 @@ from advdef.evaluation import (
     oblivious,
     psnr,
 )
-from advdef.papers import how_decided
+from advdef.evaluation.results import WORST_CASE
 from advdef.papers.snn import figures, measure, verdicts
 from advdef.papers.snn.classifiers import SmallSpikingResNet, SpikingResNet
 from advdef.papers.snn.defence import GatedPurification, Purification, SpikingClassifier
@@ -83,7 +82,7 @@ from advdef.papers.snn.neurons import DeadNetworkWarning, Firing, firing_rates, 
 from advdef.papers.snn.purifier import Purifier
 from advdef.papers.snn.surrogates import REDUCED
 from advdef.papers.snn.training import Losses, train_purifier, train_rat
-from advdef.statistics import over_seeds, paired_difference, wilson
+from advdef.statistics import over_seeds, wilson
 from advdef.training import Recipe, train_at, train_standard, trained
 from advdef.training.pairs import make_attacked_pairs
 from tqdm import tqdm
@@ -100,7 +99,7 @@ plotting.use_style()
 # %%
 PROFILES = {
     "smoke": dict(
-        dataset="digits", network="small", width=8, T=2, train=700, held=200, epochs=6, batch=32,
+        datasets=("digits",), network="small", width=8, T=2, train=700, held=200, epochs=6, batch=32,
         rate=1e-2, inner=2, levels=("LIF", "SE-MLF3"), trainings=("FGSM-AT",),
         unet=4, extractor=4, pairs=600, purifier_epochs=4, purifier_batch=32, purifier_rate=1e-2,
         seeds=1, ablations=("ANN purifier", "no divergence"), images=100, few=20, steps=5,
@@ -108,7 +107,7 @@ PROFILES = {
         derivatives=("rectangle 1", "rate", "membrane"),
     ),
     "laptop": dict(
-        dataset="fashion_mnist", network="small", width=16, T=4, train=6_000, held=500, epochs=5, batch=64,
+        datasets=("fashion_mnist",), network="small", width=16, T=4, train=6_000, held=500, epochs=5, batch=64,
         rate=1e-2, inner=3, levels=("LIF", "MLF2", "MLF3", "SE-MLF3"), trainings=("FGSM-AT", "RAT"),
         unet=6, extractor=8, pairs=3_000, purifier_epochs=5, purifier_batch=32, purifier_rate=1e-2,
         seeds=2, ablations=("ANN purifier", "no divergence", "no asymmetry", "no roughness",
@@ -117,7 +116,7 @@ PROFILES = {
         counts=(1, 2, 5, 10, 20), checks="fast", timed=64, derivatives=tuple(REDUCED),
     ),
     "paper": dict(
-        dataset="cifar10", network="DS-ResNet-20", width=32, T=4, train=None, held=1_000, epochs=20, batch=128,
+        datasets=("cifar10",), network="DS-ResNet-20", width=32, T=4, train=None, held=1_000, epochs=20, batch=128,
         rate=5e-3, inner=3, levels=("LIF", "MLF2", "MLF3", "SE-MLF3"), trainings=("FGSM-AT", "PGD-AT", "RAT"),
         unet=32, extractor=32, pairs=None, purifier_epochs=15, purifier_batch=128, purifier_rate=1e-3,
         seeds=3, ablations=("ANN purifier", "no divergence", "no asymmetry", "no roughness",
@@ -126,14 +125,14 @@ PROFILES = {
         counts=(1, 2, 5, 10, 20, 50, 100), checks="fast", timed=64, derivatives=tuple(REDUCED),
     ),
 }  # fmt: skip
-P = notebook.choose(PROFILES, profile)
-DEVICE = notebook.choose_device(device)
-RESUME = notebook.resume_folder()
+page = notebook.Page(
+    "snn_purification", PROFILES, profile, dataset=dataset, seed=seed, device=device,
+)  # fmt: skip
+P = page.settings
+run, ((name, data),) = page.run, page.data.items()
 DERIVATIVES = {k: REDUCED[k] for k in P["derivatives"]}
 SEEDS = [seed + i for i in range(P["seeds"])]
-(name,) = notebook.choose_datasets(dataset, (P["dataset"],))
-data = load(name, device=DEVICE)
-run = Run("snn_purification", profile, data, seed)
+NET = P["network"]
 EPS = {"digits": 0.05, "mnist": 0.1, "fashion_mnist": 0.05}.get(name, 8 / 255)
 kept = len(data.train) - P["held"]
 TRAIN = data.subset(train=min(P["train"] or kept, kept))
@@ -142,22 +141,12 @@ HELD = Split(data.train.images[kept:], data.train.labels[kept:]).float_images()
 test = notebook.sample(data.test, P["images"])
 X, Y = test.float_images(), test.labels
 few = slice(P["few"])
-run_line = (
-    f"profile {profile}, {name} with {P['network']} of width {P['width']}, {P['T']} time steps, "
-    f"U-Net of width {P['unet']}, seed {seed}, device {DEVICE.type}"
-)  # fmt: skip
-record("run_line", run_line)
-caption = f"The three profiles; this page: {run_line}"
-notebook.table(pd.DataFrame(PROFILES).map(str), caption, index=True)
+page.profiles()
 
 
 # %% tags=["hide-input"]
-on_few = dict(images=X[few], labels=Y[few], resume=RESUME)
+on_few = dict(images=X[few], labels=Y[few], resume=page.resume)
 judge, judge_curve = partial(evaluate, **on_few), partial(evaluate_curve, **on_few)
-
-
-def draws(offset=0):
-    return torch.Generator().manual_seed(1_000 * seed + offset)
 
 
 def named(eps):
@@ -169,14 +158,15 @@ def share(hits):
     return f"{wilson(int(hits.sum()), len(hits))}"
 
 
-def percent(hits, digits=0):
-    return f"{100 * hits.float().mean():.{digits}f}"
+def percent(hits):
+    return f"{100 * hits.float().mean():.0f}"
 
 
-def note(right, attack, **row):
-    """Keep what is right of images that were made without knowledge of the defence."""
-    threat, eps = ("clean", 0.0) if attack == "clean" else ("oblivious", EPS)
-    run.add_hits(right, model=P["network"], attack=attack, threat=threat, eps=eps, **row)  # fmt: skip
+def met(attack):
+    """The columns of rows on images that were made without knowledge of the defence."""
+    if attack == "clean":
+        return dict(threat="clean", attack="none", eps=0.0)
+    return dict(threat="oblivious", attack=attack, eps=EPS)
 
 
 # %% [markdown]
@@ -189,7 +179,7 @@ def note(right, attack, **row):
 
 # %%
 neurons = Firing(P["T"])  # thresholds 0.6, 1.6, 2.6
-currents = torch.randn(P["T"], 8, 16, 7, 7, generator=draws()).requires_grad_()
+currents = torch.randn(P["T"], 8, 16, 7, 7, generator=page.draws()).requires_grad_()
 stepwise, membranes = unrolled(neurons, currents)  # snntorch.Leaky, three times
 at_once = neurons(currents.flatten(0, 1)).unflatten(0, (P["T"], -1))
 assert torch.equal(stepwise, at_once)
@@ -223,7 +213,7 @@ TRAININGS = {
     "PGD-AT": partial(train_at, eps=EPS, steps=P["inner"], step_size=1 / P["inner"] + 0.1),
     "RAT": partial(train_rat, **ATTACKED),
 }  # fmt: skip
-network = partial(NETWORKS[P["network"]], data.shape, data.num_classes, width=P["width"])  # fmt: skip
+network = partial(NETWORKS[NET], data.shape, data.num_classes, width=P["width"])  # fmt: skip
 SCHEDULE = dict(
     epochs=P["epochs"], learning_rate=P["rate"], schedule="one_cycle", batch_size=P["batch"],
     shift=2, flip=name in ("cifar10", "cifar100"),
@@ -235,9 +225,7 @@ def classifier(kind, train=train_standard):
     return trained(build, train, TRAIN, seed=seed, **SCHEDULE)
 
 
-CLASSIFIERS = {
-    k: classifier(k) for k in tqdm(P["levels"], desc="classifiers", leave=False)
-}
+CLASSIFIERS = {k: classifier(k) for k in tqdm(P["levels"], "classifiers", leave=False)}
 for k in tqdm(P["trainings"], desc="adversarial training", leave=False):
     CLASSIFIERS[k] = classifier("SE-MLF3", TRAININGS[k])
 FROZEN = {k: frozen(t.model) for k, t in CLASSIFIERS.items()}
@@ -248,7 +236,7 @@ rows = []
 test_all = notebook.sample(data.test, 2_000)
 for k, t in CLASSIFIERS.items():
     right = correct(FROZEN[k], test_all.float_images(), test_all.labels)
-    run.add_clean(right, defence=k, model=P["network"], part="classifiers")
+    run.add_clean(right, defence=k, model=NET, part="classifiers")
     record(f"{k}/clean", right, kind="hits")
     rates = firing_rates(FROZEN[k], X[:100])
     rows.append(
@@ -324,29 +312,20 @@ with torch.random.fork_rng(), warnings.catch_warnings():
     warnings.simplefilter("ignore", DeadNetworkWarning)
     for k, given in INITIAL.items():
         torch.manual_seed(seed)
-        found = list(firing_rates(untrained(**given).to(DEVICE), X[:32]).values())
-        rows.append(
-            {
-                "neurons of the untrained purifier": k,
-                "layers that never fire": f"{sum(v == 0 for v in found)} of {len(found)}",
-                "lowest": f"{min(found):.3f}",
-                "median": f"{sorted(found)[len(found) // 2]:.3f}",
-                "highest": f"{max(found):.3f}",
-            }
-        )
+        rates = firing_rates(untrained(**given).to(page.device), X[:32])
+        row = {"neurons of the untrained purifier": k}
+        rows.append(row | measure.firing_in_short(rates))
 caption = "Spikes per neuron and step in the layers of the untrained purifier, weights drawn by Kaiming's rule"
 notebook.table(pd.DataFrame(rows), caption)
 
 # %%
-wanted = [(k, s) for k in ("purifier", "ANN purifier") for s in SEEDS]
+BOTH = ("purifier", "ANN purifier")
+wanted = [(k, s) for k in BOTH for s in SEEDS]
 wanted += [(k, seed) for k in P["ablations"] if k != "ANN purifier"]
 PURIFIERS = {key: purifier(*key) for key in tqdm(wanted, desc="purifiers", leave=False)}
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Training loss of the purifiers by epoch; losses with other terms have other scales.", "name": "fig-snn-training"}, "image": {"alt": "Curves of the training loss against the epoch for the spiking purifier and for the ANN purifier, one line per seed."}}
-losses = {
-    k: [PURIFIERS[k, s].history["loss"] for s in SEEDS]
-    for k in ("purifier", "ANN purifier")
-}
+losses = {k: [PURIFIERS[k, s].history["loss"] for s in SEEDS] for k in BOTH}
 figures.purifier_losses(losses)
 plt.show()
 
@@ -365,9 +344,8 @@ def alone(k):
     return SpikingClassifier(FROZEN[k], derivatives=DERIVATIVES)
 
 
-GATE = GatedPurification.calibrated(
-    BARE, PURIFIERS["purifier", seed].model, HELD, derivatives=DERIVATIVES
-)
+SNN = PURIFIERS["purifier", seed].model
+GATE = GatedPurification.calibrated(BARE, SNN, HELD, derivatives=DERIVATIVES)
 PGD = f"PGD-{P['steps']}"
 STATIC = {
     "noise": partial(uniform_noise, draws=1),
@@ -384,28 +362,19 @@ SQUARE = {f"Square-{P['queries']}": partial(square, queries=P["queries"])}
 BASES = {"bare": BARE} | {k: FROZEN[k] for k in P["trainings"]}
 MADE = {}
 for base, model in tqdm(BASES.items(), desc="attacks", leave=False):
-    make = partial(craft, model, eps=EPS, resume=RESUME)
-    found = make(STATIC, X, Y, generator=draws(1), batch_size=500)
-    dear = make(APGD | SQUARE, X[few], Y[few], generator=draws(2))
+    make = partial(craft, model, eps=EPS, resume=page.resume)
+    found = make(STATIC, X, Y, generator=page.draws(1), batch_size=500)
+    dear = make(APGD | SQUARE, X[few], Y[few], generator=page.draws(2))
     MADE[base] = {"clean": X, **found, **dear}
 for base in BASES:  # what fools another network, replayed
     other = "FGSM-AT" if base == "bare" else "bare"
     MADE[base]["transfer"] = MADE[other][PGD]
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "From above: clean image; attacked by PGD on the bare classifier; the perturbation; the noise map; the purified image; what the purifier changed; what is left, purified minus clean. Changes are scaled to be seen, grey is zero; the noise map goes from black (none) to white. Above each column: the label, what the classifier makes of the attacked and of the purified image, and the PSNR of both in dB.", "name": "fig-snn-gallery"}, "image": {"alt": "A grid of small images for six examples: clean, attacked, perturbation, noise map, purified, change and remaining difference."}}
-SNN = PURIFIERS["purifier", seed].model
 fooled = correct(BARE, X, Y) & ~correct(BARE, MADE["bare"][PGD], Y)
 chosen = torch.nonzero(fooled if fooled.any() else ~fooled)[:6, 0]
 pictures = measure.purification_stages(SNN, MADE["bare"][PGD][chosen], X[chosen])
-x, partner, cleaned = (pictures[k] for k in ("clean", "attacked", "purified"))
-with torch.no_grad():
-    now, then = BARE(partner).argmax(1), BARE(cleaned).argmax(1)
-told = (Y[chosen], now, then, psnr(partner, x), psnr(cleaned, x))
-words = data.class_names
-titles = [
-    f"{words[a]} → {words[b]}\n→ {words[c]}\n{d:.1f} → {e:.1f}"
-    for a, b, c, d, e in zip(*(v.tolist() for v in told), strict=True)
-]
+titles = measure.told_of_each(BARE, pictures, Y[chosen], data.class_names)
 plotting.image_grid(pictures, columns=titles)
 plt.show()
 
@@ -441,9 +410,8 @@ notebook.table(pd.DataFrame(rows), caption)
 # %% tags=["hide-input"]
 rows = []
 for attack in ("clean", "noise", "FGSM", PGD):
-    found = measure.noise_map_size(SNN, MADE["bare"][attack], X)
-    run.values[f"noise map/{attack}"] = list(found)
-    size, estimate, together = found
+    size, estimate, together = measure.noise_map_size(SNN, MADE["bare"][attack], X)
+    run.values[f"noise map/{attack}"] = [size, estimate, together]
     rows.append(
         {
             "images": attack,
@@ -466,13 +434,10 @@ inside = {k: firing_rates(BARE, images) for k, images in shown.items()}
 before = {k: firing_rates(SNN, shown[k]) for k in ("clean", "attacked")}
 run.values |= {f"rates/{k}": rates for k, rates in inside.items()}
 last = list(inside["clean"])[-1]
-example = int(chosen[0]) if len(chosen) and chosen[0] < 100 else 0
-rasters = {
-    k: measure.spike_raster(BARE, images[example : example + 1], last)
-    for k, images in shown.items()
-}
-lines = [{k: list(v.values()) for k, v in rates.items()} for rates in (before, inside)]
-figures.firing_by_layer(*lines, rasters)
+first = int(chosen[0]) if len(chosen) and chosen[0] < 100 else 0
+image = slice(first, first + 1)
+rasters = {k: measure.spike_raster(BARE, v[image], last) for k, v in shown.items()}
+figures.firing_by_layer(before, inside, rasters)
 plt.show()
 
 # %% [markdown]
@@ -490,18 +455,15 @@ DEFENCES["gate"] = GATE
 DEFENCES["purifier + FGSM-AT"] = defended("purifier", base=FROZEN["FGSM-AT"])
 BASE_OF = {k: k if k in BASES else "bare" for k in DEFENCES}
 BASE_OF["purifier + FGSM-AT"] = "FGSM-AT"
-HITS, rows = {}, []
 for k, defence in tqdm(DEFENCES.items(), desc="oblivious", leave=False):
-    HITS[k], row = {}, {"defence": k}
     for attack, images in MADE[BASE_OF[k]].items():
-        HITS[k][attack] = right = correct(defence, images, Y[: len(images)])
-        row[f"{attack} %"] = share(right) if attack in ("clean", PGD) else percent(right, 1)  # fmt: skip
-        note(right, attack, defence=k, part="static")
-    for attack in ("clean", "FGSM", PGD):
-        record(f"static/{k}/{attack}", HITS[k][attack], kind="hits")
-    rows.append(row)
-caption = f"Accuracy on {P['images']} test images ({P['few']} for APGD and Square) under attacks on the classifier alone, at eps {named(EPS)}; 95 % Wilson intervals where shown"
-notebook.table(pd.DataFrame(rows), caption)
+        right = correct(defence, images, Y[: len(images)])
+        run.add_hits(right, part="static", defence=k, model=NET, **met(attack))
+        if attack in ("clean", "FGSM", PGD):
+            record(f"static/{k}/{attack}", right, kind="hits")
+caption = f"Accuracy on {P['images']} test images ({P['few']} for APGD and Square) under attacks on the classifier alone, at eps {named(EPS)}, with 95 % Wilson intervals"
+static = page.results(part="static").pivot(("defence",), "attack", name="{} %")
+notebook.table(static.rename(columns={"none %": "clean %"}), caption)
 
 # %% [markdown]
 # ## Which parts matter?
@@ -510,22 +472,31 @@ notebook.table(pd.DataFrame(rows), caption)
 # that moment, adversarial training of the purifier. The spiking and the ANN purifier have several seeds where the profile has them; the others have one, so a difference of a few points may be the seed's.
 
 # %% tags=["hide-input"]
-BY_SEED, MEANS, rows = {}, {}, []
 for k, s in PURIFIERS:
-    BY_SEED[k, s] = {}
     for attack in ("clean", "FGSM", PGD):
         right = correct(defended(k, s), MADE["bare"][attack], Y)
-        BY_SEED[k, s][attack] = right
-        MEANS.setdefault((k, attack), []).append(right.double().mean().item())
-        note(right, attack, defence=k, seed=s, part="ablation")
+        where = dict(part="ablation", defence=k, model=NET, seed=s) | met(attack)
+        run.add_hits(right, **where)
+
+
+def by_seed(k, attack):
+    found = page.results(part="ablation", defence=k, **met(attack))
+    return [found.interval(seed=s).value for s in found.values("seed")]
+
+
+def lead(k, attack, other="purifier"):
+    where = dict(part="ablation", seed=seed) | met(attack)
+    return run.compare({"defence": k}, {"defence": other}, **where)
+
+
+rows = []
 for k in ("purifier", *P["ablations"]):
     t = PURIFIERS[k, seed]
     row = {"variant": k, "parameters": f"{sum(p.numel() for p in t.model.parameters()):,}"}  # fmt: skip
     for attack in ("clean", "FGSM", PGD):
-        found = MEANS[k, attack]
+        found = by_seed(k, attack)
         row[f"{attack} %"] = f"{100 * sum(found) / len(found):.1f}"
-    lead = paired_difference(BY_SEED[k, seed][PGD], BY_SEED["purifier", seed][PGD])
-    row[f"{PGD}, − purifier (images)"] = f"{lead:+}" if k != "purifier" else "–"
+    row[f"{PGD}, − purifier (images)"] = f"{lead(k, PGD):+}" if k != "purifier" else "–"
     row["seeds"] = len(found)
     row["trained in s"] = f"{t.seconds:.0f}"
     rows.append(row)
@@ -535,13 +506,11 @@ notebook.table(pd.DataFrame(rows), caption)
 # %% tags=["hide-input"]
 row = {}
 for attack in ("clean", "FGSM", PGD):
-    spiking, ann = (BY_SEED[k, seed][attack] for k in ("purifier", "ANN purifier"))
-    row[attack] = f"{paired_difference(spiking, ann):+}"
+    row[attack] = f"{lead('purifier', attack, other='ANN purifier'):+}"
     if len(SEEDS) > 1:
-        both = (MEANS[k, attack] for k in ("purifier", "ANN purifier"))
+        both = (by_seed(k, attack) for k in BOTH)
         gains = [a - b for a, b in zip(*both, strict=True)]
         row[attack] += f", over seeds {over_seeds(gains):+}"
-run.values["spiking minus ANN"] = row
 caption = "Do the spikes help? Spiking purifier minus ANN purifier of equal size, in points, 95 % intervals over images (first seed) and over seeds"
 notebook.table(pd.DataFrame([row]), caption)
 
@@ -561,10 +530,10 @@ if len(SEEDS) > 1:
     RELATIVES["another seed"] = defended("purifier", SEEDS[1])
 RELATIVES |= {"bare": BARE, "FGSM-AT": FROZEN["FGSM-AT"]}
 KNOWN = ("none", *P["trainings"], *learned, "gate", "purifier + FGSM-AT")
-WORST, rows = {}, []
+WORST, only = {}, []
 for k in tqdm(KNOWN, desc="three attackers", leave=False):
     defence = DEFENCES[k]
-    judged = partial(judge, defence, eps=EPS, generator=draws(5))
+    judged = partial(judge, defence, eps=EPS, generator=page.draws(5))
     every = adaptive(
         defence, {PGD: SUITE[PGD]}, eps=EPS, steps=P["steps"], extra=stopping(EXTRA),
         transfer={n: m for n, m in RELATIVES.items() if n != k},
@@ -572,23 +541,25 @@ for k in tqdm(KNOWN, desc="three attackers", leave=False):
     WORST[k] = found = {"oblivious": judged(oblivious(defence, SUITE))}
     found["direct"] = judged(direct(defence, SUITE))
     found["adaptive"] = judged(every, known=list(found.values()))
-    row = {"defence": k, "clean %": share(found["direct"].clean)}
-    row |= {f"{threat} %": f"{o.interval}" for threat, o in found.items()}
-    gain = paired_difference(found["adaptive"].robust, WORST["none"]["adaptive"].robust)
-    row["adaptive − none"] = f"{gain:+}" if k != "none" else "–"
-    unique = found["adaptive"].unique_breaks().items()
-    only = ", ".join(f"{n}: {c}" for n, c in unique if c)
-    row["images that only one attack broke"] = only or "none"
-    rows.append(row)
+    run.add_clean(found["direct"].clean, part="worst", defence=k, model=NET)
     for threat, outcome in found.items():
-        run.add(outcome, defence=k, threat=threat, model=P["network"], part="worst")
+        run.add(outcome, part="worst", defence=k, threat=threat, model=NET)
         record(f"{threat}/{k}", outcome.robust, kind="hits")
+    unique = found["adaptive"].unique_breaks().items()
+    only.append(", ".join(f"{n}: {c}" for n, c in unique if c) or "none")
 caption = f"Accuracy on {P['few']} test images at eps {named(EPS)} under three attackers, worst case per image, with 95 % Wilson intervals, and paired 95 % intervals of the difference to no defence in points"
-notebook.table(pd.DataFrame(rows), caption)
+worst = page.results(part="worst", attack=("none", WORST_CASE))
+shown = worst.pivot(("defence",), "threat", name="{} %")
+strongest = dict(part="worst", threat="adaptive", attack=WORST_CASE)
+bare = {"defence": "none"}
+gains = [run.compare({"defence": k}, bare, **strongest) for k in KNOWN[1:]]
+shown["adaptive − none"] = ["–", *(f"{gain:+}" for gain in gains)]
+shown["images that only one attack broke"] = only
+notebook.table(shown, caption)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy against eps under the three attackers (PGD alone for the first two; PGD with the identity and with two other derivatives for the adaptive one, who also has what the others found), with 95 % Wilson intervals.", "name": "fig-snn-curves"}, "image": {"alt": "One panel per defence: accuracy against eps for the oblivious, the direct and the adaptive attacker."}}
 shown = [k for k in ("none", "purifier", "ANN purifier", "FGSM-AT") if k in KNOWN]
-one, curves = {PGD: SUITE[PGD]}, {name: {}}
+one = {PGD: SUITE[PGD]}
 for k in tqdm(shown, desc="curves", leave=False):
     defence, budgets = DEFENCES[k], [s * EPS for s in P["curve"]]
     other = defence.surrogates()
@@ -599,39 +570,34 @@ for k in tqdm(shown, desc="curves", leave=False):
         "direct": {e: direct(defence, one) for e in budgets},
         "adaptive": dict.fromkeys(budgets, more),
     }
-    curves[name][k], before = {}, []
+    before = []
     for threat, attempts in levels.items():
         known = before if threat == "adaptive" else ()
-        line = judge_curve(defence, attempts, generator=draws(6), known=known)
-        curves[name][k][threat] = line
+        line = judge_curve(defence, attempts, generator=page.draws(6), known=known)
         before.append(line)
         for outcome in line.values():
-            run.add(outcome, defence=k, threat=threat, model=P["network"], part="curve")
-plotting.robustness_curves(curves)
+            run.add(outcome, part="curve", defence=k, threat=threat, model=NET)
+plotting.robustness_curves(page.results(part="curve", attack=WORST_CASE))
 plt.show()
 
 # %% [markdown]
 # Two questions about the attack itself. Do more steps help, and do they reach a plateau? And does a very large budget leave nothing? (What a smaller one broke counts as broken.)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: accuracy at half the main budget against the number of steps of PGD, each an attack of its own; solid lines are attacks on the deployed defence, the dotted one is replayed from the bare classifier. Right: accuracy under PGD on the deployed defence against eps up to eight times the main budget.", "name": "fig-snn-steps"}, "image": {"alt": "Two panels: accuracy against the number of attack steps, and accuracy against large budgets, for the bare classifier, the purifier and adversarial training."}}
-STEPS, LARGE = {}, {}
-for label in ("none", "FGSM-AT", "purifier", "purifier, oblivious"):
-    defence = DEFENCES[label.removesuffix(", oblivious")]
-    target = BARE if label.endswith("oblivious") else defence
-    STEPS[label] = {}
-    for n in P["counts"]:
-        attack = partial(pgd, steps=n, stop_early=target is defence)
-        tried = [Attempt("PGD", attack, target)]
-        outcome = judge(defence, tried, eps=EPS / 2, generator=draws(7))
-        STEPS[label][n] = outcome.robust.float().mean().item()
 for k in ("none", "FGSM-AT", "purifier"):
-    attempts = {s * EPS: direct(DEFENCES[k], one) for s in (0.5, 1, 2, 4, 8)}
-    line = judge_curve(DEFENCES[k], attempts, generator=draws(8))
-    LARGE[k] = {e: o.robust.float().mean().item() for e, o in line.items()}
-for part, found in {"steps": STEPS, "large": LARGE}.items():
-    for k, line in found.items():
-        run.values[f"{part}/{k}"] = {str(at): left for at, left in line.items()}
-figures.more_steps_and_larger_budgets(STEPS, LARGE)
+    defence = DEFENCES[k]
+    targets = {"direct": defence} | ({"oblivious": BARE} if k == "purifier" else {})
+    for threat, target in targets.items():
+        for n in P["counts"]:
+            attack = partial(pgd, steps=n, stop_early=target is defence)
+            tried = [Attempt("PGD", attack, target)]
+            outcome = judge(defence, tried, eps=EPS / 2, generator=page.draws(7))
+            run.add(outcome, part="steps", defence=k, threat=threat, model=NET, steps=n)
+    attempts = {s * EPS: direct(defence, one) for s in (0.5, 1, 2, 4, 8)}
+    for outcome in judge_curve(defence, attempts, generator=page.draws(8)).values():
+        run.add(outcome, part="large", defence=k, threat="direct", model=NET)
+longer, larger = (page.results(part=p, attack=WORST_CASE) for p in ("steps", "large"))
+figures.more_steps_and_larger_budgets(longer, larger)
 plt.show()
 
 # %% [markdown]
@@ -640,28 +606,26 @@ plt.show()
 # Each network attacked through each derivative of a spike, at a quarter and at half of the main budget, so that something is left to compare. The columns show how much an evaluation depends on a choice that the network does not even use at inference; the worst case over all of them decides.
 
 # %% tags=["hide-input"]
-CORE, rows = {}, []
 for part in (0.25, 0.5):
-    eps = named(part * EPS)
-    CORE[eps] = {}
     for k in tqdm(P["levels"], desc="derivatives", leave=False):
         defence = alone(k)
         through = [Attempt(n, STOPPED, t) for n, t in defence.surrogates().items()]
         more = [Attempt(n, a, defence) for n, a in stopping(EXTRA).items()]
         judged = partial(judge, defence, eps=part * EPS)
-        each = judged(through, generator=draws(9), exhaustive=True)
-        worst = judged(more, generator=draws(10), known=each)
-        CORE[eps][k] = worst.robust
-        row = {"eps": eps, "classifier": k, "clean %": share(each.clean)}
-        left = {f.name: (f.tried & ~f.broken).float().mean().item() for f in each.findings}  # fmt: skip
-        row |= {n: f"{100 * v:.0f}" for n, v in left.items()}
-        row["worst case %"] = f"{worst.interval}"
-        rows.append(row)
-        run.values[f"derivatives/{k}/{part}"] = left
-        run.add(worst, defence=k, threat="adaptive", model=P["network"], part="core")
+        each = judged(through, generator=page.draws(9), exhaustive=True)
+        worst = judged(more, generator=page.draws(10), known=each)
+        row = dict(part="core", defence=k, model=NET, budget=named(part * EPS))
+        run.add_clean(each.clean, **row)
+        row["threat"] = "adaptive"
+        for n in DERIVATIVES:
+            run.add_hits(each.survivors(n), attack=n, eps=part * EPS, **row)
+        run.add(worst, **row)
         record(f"core/{k}/{part}", worst.robust, kind="hits")
 caption = f"Accuracy in % on {P['few']} test images under {PGD} through each derivative alone, and in the worst case over these, APGD, noise and Square, with 95 % Wilson intervals"
-notebook.table(pd.DataFrame(rows), caption)
+core = page.results(part="core", attack=("none", *DERIVATIVES, WORST_CASE))
+shown = core.pivot(("budget", "defence"), "attack")
+heads = {"budget": "eps", "defence": "classifier", "none": "clean"}
+notebook.table(shown.rename(columns=heads), caption)
 
 # %% [markdown]
 # ## Gradient health
@@ -674,8 +638,7 @@ for n in DERIVATIVES:
     row = {"derivative": n}
     for k, label in {"none": "bare classifier", "purifier": "purifier and classifier"}.items():  # fmt: skip
         model = DEFENCES[k].surrogates()[n]
-        shares = measure.zero_gradients(model, X[few], Y[few])
-        HEALTH[f"{n}/{k}"] = shares
+        HEALTH[f"{n}/{k}"] = shares = measure.zero_gradients(model, X[few], Y[few])
         row[f"{label}: pixels %"], row[f"{label}: images %"] = (f"{100 * v:.1f}" for v in shares)  # fmt: skip
     rows.append(row)
 run.values["zero gradients"] = HEALTH
@@ -693,13 +656,11 @@ quiet = GATE.adaptive_attacks(EPS)["unnoticed"]
 quiet = partial(quiet, steps=2 * P["steps"], stop_early=False)
 SEEN = {k: MADE["bare"][k][few] for k in ("clean", "FGSM", PGD)}
 SEEN |= craft(
-    GATE, {"unnoticed": quiet}, X[few], Y[few], eps=EPS, generator=draws(11), resume=RESUME
+    GATE, {"unnoticed": quiet}, X[few], Y[few], eps=EPS, generator=page.draws(11), resume=page.resume
 )  # fmt: skip
 with torch.no_grad():
     DISTANCE = {k: GATE.distance(v) for k, v in SEEN.items()}
-FOUND = {
-    k: measure.detection(DISTANCE["clean"], v) for k, v in DISTANCE.items() if k != "clean"
-}  # fmt: skip
+FOUND = {k: measure.detection(DISTANCE["clean"], v) for k, v in DISTANCE.items() if k != "clean"}  # fmt: skip
 run.values["detector area"] = {k: found.area for k, found in FOUND.items()}
 figures.detection_curves(FOUND)
 plt.show()
@@ -734,9 +695,8 @@ COSTS, rows = {}, []
 for k in (k for k in KNOWN if k != "purifier + FGSM-AT"):
     found = COSTS[k] = footprint(DEFENCES[k], X[: P["timed"]])
     t = CLASSIFIERS.get("SE-MLF3" if k == "none" else k) or PURIFIERS.get((k, seed))
-    used, epochs = PAIRS, P["purifier_epochs"]
-    if k in (*P["trainings"], "none"):
-        used, epochs = TRAIN, P["epochs"]
+    is_network = k in (*P["trainings"], "none")
+    used, epochs = (TRAIN, P["epochs"]) if is_network else (PAIRS, P["purifier_epochs"])
     rows.append(
         {
             "defence": k,
@@ -749,7 +709,7 @@ for k in (k for k in KNOWN if k != "purifier + FGSM-AT"):
             "trained in s": "–" if t is None else f"{t.seconds:.0f}",
         }
     )
-    run.values[f"cost/{k}"] = vars(found) | {"seconds": t.seconds if t else None}
+    run.add_cost(k, **vars(found), own_training_seconds=t.seconds if t else None)
 caption = "Parameters, and for one image: multiply-adds and spikes at inference, memory kept for the gradient; training (the purifiers' beside that of the bare classifier, which they need)"
 notebook.table(pd.DataFrame(rows), caption)
 
@@ -760,14 +720,15 @@ for k in ("FGSM", "PGD-7"):
     made = []
     for _ in range(4):
         began = time.perf_counter()
-        make_attacked_pairs(BARE, part, recipe(k), generator=draws(12)).labels.cpu()
+        pairs = make_attacked_pairs(BARE, part, recipe(k), generator=page.draws(12))
+        pairs.labels.cpu()
         made.append(time.perf_counter() - began)
     PAIR_SECONDS[k] = min(made[1:])
 run.values["pair seconds"] = PAIR_SECONDS
 ratio = PAIR_SECONDS["PGD-7"] / PAIR_SECONDS["FGSM"]
 MEMORY, rows = {}, []
 for steps in (1, 2, 4, 8):
-    grown = network(steps=steps, gated=True).to(DEVICE)
+    grown = network(steps=steps, gated=True).to(page.device)
     MEMORY[steps] = footprint(grown, X[:8]).kept_bytes / 2**20
     rows.append({"time steps": steps, "kept for one image, MiB": f"{MEMORY[steps]:.2f}", "times that of one step": f"{MEMORY[steps] / MEMORY[1]:.2f}"})  # fmt: skip
 run.values["memory"] = {str(k): v for k, v in MEMORY.items()}
@@ -784,72 +745,52 @@ notebook.table(pd.DataFrame(rows), caption)
 CARD = dict(
     goal="any wrong class", norm="Linf", knowledge="all", randomised="nothing", eps=EPS
 )
-shown = {}
+found = {}
 for k in ("none", "purifier"):
     defence = DEFENCES[k]
     tried = direct(defence, {"FGSM": SUITE["FGSM"], "PGD": SUITE[PGD]})
-    single = judge(defence, tried, eps=EPS, generator=draws(13), exhaustive=True)
-    shown[k] = checks.row(
-        defence, X[few], Y[few], eps=EPS, generator=draws(14), single=single, **WORST[k], card=CARD,
+    single = judge(defence, tried, eps=EPS, generator=page.draws(13), exhaustive=True)
+    found[name, k] = checks.row(
+        defence, X[few], Y[few], eps=EPS, generator=page.draws(14), single=single, **WORST[k], card=CARD,
         seeds=1, only=checks.FAST if P["checks"] == "fast" else None,
     )  # fmt: skip
-    fired = [c.id for c in shown[k] if c.status == "fire"]
-    run.values[f"checks/{k}"] = fired
-    record(f"checks/{k}", ", ".join(fired) or "none")
-notebook.check_table(shown, f"Sanity checks of the evaluation at eps {named(EPS)}")
+page.checks(found, f"Sanity checks of the evaluation at eps {named(EPS)}")
 
 # %% [markdown]
 # ## Verdicts
 
 # %% tags=["hide-input"]
-black_box = {}  # right after noise, Square and all transferred images alone
-for k in ("none", "purifier"):
+for k in ("none", "purifier"):  # noise, Square and all transferred images alone
     others = {n: m for n, m in RELATIVES.items() if (k, n) != ("none", "bare")}
     tried = [Attempt(n, a, DEFENCES[k]) for n, a in stopping(FREE).items()]
     tried += [Attempt(f"{PGD} from {n}", SUITE[PGD], m) for n, m in others.items()]
-    black_box[k] = judge(DEFENCES[k], tried, eps=EPS, generator=draws(16)).robust
-hits = HITS | {k: BY_SEED[k, seed] for k in P["ablations"]}
-worst = {k: found["adaptive"].robust for k, found in WORST.items()}
+    outcome = judge(DEFENCES[k], tried, eps=EPS, generator=page.draws(16))
+    run.add(outcome, part="black box", defence=k, threat="adaptive", model=NET)
+found = page.results(seed=seed)
 seconds = {k: t.seconds for k, t in CLASSIFIERS.items()}
 seconds["purifier"] = PURIFIERS["purifier", seed].seconds
 conditions = {
-    "C1": verdicts.purifier_cleans(hits, sharper=SHARPER["purifier"]),
-    "C2": verdicts.levels_and_gate_help(CORE),
-    "C3": verdicts.purifier_combines(hits, attack=PGD),
+    "C1": verdicts.purifier_cleans(found, sharper=SHARPER["purifier"]),
+    "C2": verdicts.levels_and_gate_help(found),
+    "C3": verdicts.purifier_combines(found, attack=PGD),
     "C4": verdicts.purifier_is_better_and_cheaper(
-        worst, seconds=seconds, pipeline=COSTS["purifier"], classifier=COSTS["none"]
+        found, seconds=seconds, pipeline=COSTS["purifier"], classifier=COSTS["none"]
     ),
     "C5": verdicts.detector_helps(
-        hits, area=FOUND[PGD].area, slipped=SLIPPED["unnoticed"], attack=PGD
+        found, area=FOUND[PGD].area, slipped=SLIPPED["unnoticed"], attack=PGD
     ),
-    "C6": verdicts.one_step_suffices(hits, times=ratio, attack=PGD),
-    "C7": verdicts.purifier_does_well(
-        hits, black_box=black_box, worst=worst, clean=WORST["none"]["adaptive"].clean,
-        attack=PGD,
-    ),
-}  # fmt: skip
-known = claims("snn_purification")
+    "C6": verdicts.one_step_suffices(found, times=ratio, attack=PGD),
+    "C7": verdicts.purifier_does_well(found, attack=PGD),
+}
 without = {} if conditions["C6"] else {"C6": "no purifier was trained on PGD-7"}
-decided = [
-    decide(known[f"snn_purification-{k}"], name, found, summary=without.get(k, ""))
-    for k, found in conditions.items()
-]
-run.verdicts = [v.as_record() for v in decided]
-run.save()
-for verdict in decided:
-    kind = "text" if verdict.claim.id.endswith("C7") and name == "digits" else "info"
-    record(f"verdict/{verdict.claim.id}", verdict.word, kind=kind)
-shown = notebook.verdict_table(decided, f"Verdicts of this run ({run_line})")
-record("verdict_table", shown)
-shown
+undecided = [f"C{i}" for i in range(1, 7)]  # by rounding and by seconds
+page.verdicts({name: conditions}, summaries={name: without}, undecided=undecided)
 
 # %% [markdown]
 # Each verdict follows from a rule; *supported* means that it holds in every case it names, *partly* in some, *not supported* in none. A condition also fails where its interval merely contains the threshold and the run does not tell; only where all of it lies on the wrong side does the run speak against the claim. For halves of what was taken, the gain is printed, not the interval that decides. Nothing is corrected for the number of intervals.
 
 # %% tags=["hide-input"]
-told = how_decided("snn_purification").items()
-rows = [{"claim": id.split("-")[-1], "holds when": text} for id, text in told]
-notebook.table(pd.DataFrame(rows), "How each claim is decided")
+page.rules()
 
 # %% [markdown]
 # ## Limitations
@@ -876,18 +817,17 @@ for k in [k for k in ("ANN purifier", "purifier", "gate", "FGSM-AT") if k in KNO
     row["does not know of it %"] = percent(WORST[k]["oblivious"].robust)
     if k != "FGSM-AT":
         tried = [Attempt(PGD, STOPPED, DEFENCES[k].surrogates()["BPDA"])]
-        found = judge(DEFENCES[k], tried, eps=EPS, generator=draws(15))
+        found = judge(DEFENCES[k], tried, eps=EPS, generator=page.draws(15))
+        run.add(found, part="identity", defence=k, threat="adaptive", model=NET)
         row["takes it for the identity %"] = percent(found.robust)
     row["differentiates it %"] = percent(WORST[k]["direct"].robust)
     row["tries everything %"] = percent(WORST[k]["adaptive"].robust)
     rows.append(row)
 caption = f"Accuracy on the same {P['few']} test images ({name}, eps {named(EPS)}) as the attacker learns more"
-shown = notebook.table(pd.DataFrame(rows), caption)
-record("headline_table", shown)
-shown
+page.headline(pd.DataFrame(rows), caption)
 
 # %% [markdown]
 # ## Provenance
 
 # %% tags=["hide-input"]
-notebook.provenance_table([run])
+page.finish()

@@ -11,6 +11,8 @@ import torch
 from matplotlib.colors import to_hex
 from torch import Tensor, nn
 
+from advdef.evaluation import ATTACKERS, Results
+from advdef.evaluation.results import WORST_CASE
 from advdef.papers.snn.classifiers import SmallSpikingResNet
 from advdef.papers.snn.figures import (
     detection_curves,
@@ -23,6 +25,7 @@ from advdef.papers.snn.measure import (
     noise_map_size,
     purification_stages,
     spike_raster,
+    told_of_each,
     zero_gradients,
 )
 from advdef.papers.snn.neurons import firing_rates
@@ -106,6 +109,22 @@ def test_no_change_is_grey() -> None:
     assert stages["noise map"].unique().tolist() == [0]
 
 
+class Bright(nn.Module):
+    """Class 1 for images that are brighter than 0.5 on average."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        mean = images.flatten(1).mean(1)
+        return torch.stack([0.5 - mean, mean - 0.5], 1)
+
+
+def test_a_title_tells_the_classes_and_how_near_the_images_are() -> None:
+    clean = torch.full((1, 1, 4, 4), 0.49)
+    stages = {"clean": clean, "attacked": clean + 0.1, "purified": clean + 0.01}
+    assert told_of_each(Bright(), stages, torch.tensor([0]), ["dark", "bright"]) == [
+        "dark → bright\n→ dark\n20.0 → 40.0"
+    ]
+
+
 def test_a_raster_has_a_row_for_each_neuron_and_a_column_for_each_step() -> None:
     torch.manual_seed(0)
     model, image = SmallSpikingResNet((1, 8, 8), 4, steps=3, width=4).eval(), torch.rand(1, 1, 8, 8)
@@ -149,11 +168,13 @@ def test_losses_are_drawn_for_each_seed_with_one_name_for_a_variant() -> None:
 
 def test_firing_has_the_purifier_left_of_the_classifier_and_a_raster_for_each_image() -> None:
     rasters = {k: torch.full((5, 2), n) for n, k in enumerate(("clean", "attacked", "purified"))}
-    inside = {k: [0.1 * n, 0.2] for n, k in enumerate(rasters)}
-    figure = firing_by_layer({"clean": [0.3, 0.4, 0.5], "attacked": [0.6, 0.7, 0.8]}, inside, rasters)
+    inside = {k: {"a": 0.1 * n, "b": 0.2} for n, k in enumerate(rasters)}
+    before = {k: {"a": 0.3 * n, "b": 0.4, "c": 0.5} for n, k in enumerate(("clean", "attacked"))}
+    figure = firing_by_layer(before, inside, rasters)
     rates, *panels = figure.axes
     lines = [list(line.get_xdata()) for line in rates.lines]
     assert lines == [[3, 4]] * 3 + [[0, 1, 2]] * 2 + [[2.5, 2.5]]
+    assert [list(line.get_ydata()) for line in rates.lines[1:5:3]] == [[0.1, 0.2], [0.3, 0.4, 0.5]]
     assert to_hex(rates.lines[1].get_color()) == to_hex(rates.lines[4].get_color())
     assert [panel.get_title() for panel in panels] == list(rasters)
     assert [panel.images[0].get_array().max() for panel in panels] == [0, 1, 2]
@@ -161,10 +182,16 @@ def test_firing_has_the_purifier_left_of_the_classifier_and_a_raster_for_each_im
 
 
 def test_an_oblivious_attack_is_dotted_in_the_colour_of_the_defence() -> None:
-    line = {1: 0.9, 10: 0.5}
-    wide = {"purifier": {0.1: 0.4, 0.2: 0.0}}
-    left, right = more_steps_and_larger_budgets({"purifier": line, "purifier, oblivious": line}, wide).axes
+    steps, large = Results(), Results()
+    where = {"part": "-", "dataset": "digits", "model": "small", "defence": "purifier", "attack": WORST_CASE, "seed": 0}
+    for threat in ATTACKERS[1::-1]:  # direct, oblivious
+        for count, n in {1: 9, 10: 5}.items():
+            steps.add_hits(torch.arange(10) < n, threat=threat, eps=0.1, steps=count, **where)
+    for eps, n in {0.2: 0, 0.1: 4}.items():
+        large.add_hits(torch.arange(10) < n, threat="direct", eps=eps, **where)
+    left, right = more_steps_and_larger_budgets(steps, large).axes
     assert [drawn.get_linestyle() for drawn in left.lines] == ["-", ":"]
+    assert [drawn.get_label() for drawn in left.lines] == ["purifier", "purifier, oblivious"]
     assert {drawn.get_color() for drawn in left.lines} == {COLOURS["purifier"]}
     assert left.lines[1].get_xydata().tolist() == [[1, 0.9], [10, 0.5]]
     assert [text.get_text() for text in left.get_xticklabels()] == ["1", "10"]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 import pytest
 import torch
 from torch import Tensor
 
 from advdef.claims import Condition, Rule, claims, decide
+from advdef.evaluation import Results, Threat
+from advdef.evaluation.results import WORST_CASE
 from advdef.papers import rules
 from advdef.papers.snn.footprint import Footprint
 from advdef.papers.snn.verdicts import (
@@ -27,6 +29,25 @@ CLAIMS = claims("snn_purification")
 
 def hits(right: int, of: int = 100) -> Tensor:
     return torch.arange(of) < right
+
+
+def results(**parts: Mapping[str, Mapping[str, Tensor]]) -> Results:
+    """Rows by part, defence and attack; those of the parts "static" and "ablation" are oblivious."""
+    found = Results()
+    for part, defences in parts.items():
+        knows: Threat = "oblivious" if part in ("static", "ablation") else "adaptive"
+        for defence, attacks in defences.items():
+            for attack, right in attacks.items():
+                found.add_hits(
+                    right, part=part.replace("_", " "), dataset="digits", model="small", defence=defence, seed=0,
+                    threat="clean" if attack == "none" else knows, attack=attack, eps=0.0 if attack == "none" else 0.1,
+                )  # fmt: skip
+    return found
+
+
+def worst(**right: Tensor) -> dict[str, dict[str, Tensor]]:
+    """By defence, as :func:`results` takes it."""
+    return {defence: {WORST_CASE: found} for defence, found in right.items()}
 
 
 def word(rule: Rule, conditions: tuple[Condition, ...], dataset: str = "digits") -> str:
@@ -48,7 +69,7 @@ def test_each_claim_has_a_rule_that_says_what_holds() -> None:
 
 
 # of 90 images the attack leaves 10: a half back is 50
-BARE = {"clean": hits(90), "FGSM": hits(10), PGD: hits(10)}
+BARE = {"none": hits(90), "FGSM": hits(10), PGD: hits(10)}
 BETTER = torch.tensor([1.0, 2.0, 2.0, 3.0])
 WORSE = -BETTER
 
@@ -63,13 +84,13 @@ WORSE = -BETTER
     ],
 )
 def test_c1_word(right: dict[str, int], gains: dict[str, Tensor], given: str) -> None:
-    found = {"none": BARE, "purifier": {attack: hits(n) for attack, n in right.items()}}
+    found = results(static={"none": BARE, "purifier": {attack: hits(n) for attack, n in right.items()}})
     assert word(purifier_cleans, purifier_cleans(found, sharper=gains)) == given
 
 
 def test_c1_half_is_given_back_only_where_the_run_tells() -> None:
     def holds(right: int) -> bool:
-        found = {"none": BARE, "purifier": {PGD: hits(right)}}
+        found = results(static={"none": BARE, "purifier": {PGD: hits(right)}})
         return purifier_cleans(found, sharper={PGD: BETTER})[0].holds
 
     # the gain is above zero in all of them; 55 is above the half, but its interval contains it
@@ -77,21 +98,36 @@ def test_c1_half_is_given_back_only_where_the_run_tells() -> None:
 
 
 def test_c1_a_gain_must_be_above_zero_even_where_little_was_taken() -> None:
-    found = {"none": {"clean": hits(20, 40), PGD: hits(20, 40)}}
-    gains = {"sharper": {PGD: BETTER}}
-    assert not purifier_cleans(found | {"purifier": {PGD: hits(24, 40)}}, **gains)[0].holds
-    assert purifier_cleans(found | {"purifier": {PGD: hits(25, 40)}}, **gains)[0].holds
+    def holds(right: int) -> bool:
+        bare = {"none": hits(20, 40), PGD: hits(20, 40)}
+        found = results(static={"none": bare, "purifier": {PGD: hits(right, 40)}})
+        return purifier_cleans(found, sharper={PGD: BETTER})[0].holds
+
+    assert not holds(24)
+    assert holds(25)
 
 
 def test_c1_numbers() -> None:
     # images that the attack or the purifier left as they were have no finite gain, and do not count
     sharper = torch.tensor([1.0, 2.0, 3.0, float("inf"), float("-inf"), float("nan")])
-    found = {"none": BARE, "purifier": {"FGSM": hits(80)}}
+    found = results(static={"none": BARE, "purifier": {"FGSM": hits(80)}})
     conditions = purifier_cleans(found, sharper={"FGSM": sharper})
     assert conditions == (
         Condition("purifier, FGSM", True, "+70.0 [+59.4, +77.8] points of 80.0 taken"),
         Condition("PSNR in dB, FGSM", False, "+2.0 [-0.5, +4.5]"),
     )
+
+
+def networks(**budgets: Mapping[str, int]) -> Results:
+    """By budget, how many of 100 images each network is right on."""
+    found = Results()
+    for budget, right in budgets.items():
+        for network, n in right.items():
+            found.add_hits(
+                hits(n), part="core", dataset="digits", model="small", defence=network, threat="adaptive",
+                attack=WORST_CASE, eps=0.1, seed=0, budget=budget,
+            )  # fmt: skip
+    return found
 
 
 @pytest.mark.parametrize(
@@ -105,13 +141,12 @@ def test_c1_numbers() -> None:
     ],
 )
 def test_c2_word(found: dict[str, int], given: str) -> None:
-    right = {k: hits(n) for k, n in found.items()}
-    assert word(levels_and_gate_help, levels_and_gate_help({"0.1": right, "0.2": right})) == given
+    assert word(levels_and_gate_help, levels_and_gate_help(networks(low=found, high=found))) == given
 
 
 def test_c2_each_budget_meets_each_other_network() -> None:
-    low, high = ({"SE-MLF3": hits(n), "LIF": hits(40), "MLF3": hits(40)} for n in (60, 40))
-    conditions = levels_and_gate_help({"1/255": low, "2/255": high})
+    low, high = ({"SE-MLF3": n, "LIF": 40, "MLF3": 40} for n in (60, 40))
+    conditions = levels_and_gate_help(networks(**{"1/255": low, "2/255": high}))
     pairs = ["SE-MLF3 − LIF", "SE-MLF3 − MLF3"]
     assert [c.what for c in conditions] == [f"{pair}, eps {eps}" for eps in ("1/255", "2/255") for pair in pairs]
     assert held(conditions) == [True, True, False, False]
@@ -119,12 +154,12 @@ def test_c2_each_budget_meets_each_other_network() -> None:
 
 def combined(no_divergence: int, robust: int, clean: int) -> tuple[Condition, ...]:
     """FGSM-AT is right on 300 of 1,000 images under PGD, and on 800 clean ones."""
-    found = {
+    static = {
         "none": BARE,
-        "no divergence": {PGD: hits(no_divergence)},
-        "FGSM-AT": {"clean": hits(800, 1_000), PGD: hits(300, 1_000)},
-        "purifier + FGSM-AT": {"clean": hits(clean, 1_000), PGD: hits(robust, 1_000)},
+        "FGSM-AT": {"none": hits(800, 1_000), PGD: hits(300, 1_000)},
+        "purifier + FGSM-AT": {"none": hits(clean, 1_000), PGD: hits(robust, 1_000)},
     }
+    found = results(static=static, ablation={"no divergence": {PGD: hits(no_divergence)}})
     return purifier_combines(found, attack=PGD)
 
 
@@ -139,9 +174,9 @@ def test_c3_words_and_the_two_points() -> None:
 
 def rivalled(rivals: dict[str, int], seconds: float, pipeline: Footprint, purifier: int = 60) -> tuple[Condition, ...]:
     """Adversarial training takes 100 seconds, the classifier 2 MiB and 3 million multiply-adds."""
-    worst = {"purifier": hits(purifier)} | {k: hits(n) for k, n in rivals.items()}
+    right = worst(purifier=hits(purifier), **{k: hits(n) for k, n in rivals.items()})
     return purifier_is_better_and_cheaper(
-        worst, seconds=dict.fromkeys(rivals, 100.0) | {"purifier": seconds}, pipeline=pipeline,
+        results(worst=right), seconds=dict.fromkeys(rivals, 100.0) | {"purifier": seconds}, pipeline=pipeline,
         classifier=footprint(2 * 2**20, 3e6),
     )  # fmt: skip
 
@@ -179,8 +214,8 @@ def test_c4_leaves_out_rivals_that_were_not_trained() -> None:
     ],
 )
 def test_c5_words_and_bounds(area: float, slipped: float, robust: int, given: list[bool]) -> None:
-    found = {"gate": {"clean": hits(90), PGD: hits(robust)}, "purifier": {"clean": hits(90), PGD: hits(20)}}
-    conditions = detector_helps(found, area=area, slipped=slipped, attack=PGD)
+    static = {"gate": {"none": hits(90), PGD: hits(robust)}, "purifier": {"none": hits(90), PGD: hits(20)}}
+    conditions = detector_helps(results(static=static), area=area, slipped=slipped, attack=PGD)
     assert held(conditions) == given
     words = {3: "supported", 2: "partly", 0: "not supported"}
     assert word(detector_helps, conditions) == words[sum(given)]
@@ -191,8 +226,8 @@ def test_c5_words_and_bounds(area: float, slipped: float, robust: int, given: li
 
 
 def test_c5_what_the_gate_gives_under_attack_it_may_not_take_from_clean_images() -> None:
-    found = {"gate": {"clean": hits(80), PGD: hits(30)}, "purifier": {"clean": hits(90), PGD: hits(20)}}
-    assert held(detector_helps(found, area=1.0, slipped=0.0, attack=PGD)) == [True, True, False]
+    static = {"gate": {"none": hits(80), PGD: hits(30)}, "purifier": {"none": hits(90), PGD: hits(20)}}
+    assert held(detector_helps(results(static=static), area=1.0, slipped=0.0, attack=PGD)) == [True, True, False]
 
 
 @pytest.mark.parametrize(
@@ -205,8 +240,8 @@ def test_c5_what_the_gate_gives_under_attack_it_may_not_take_from_clean_images()
     ],
 )
 def test_c6_words_and_bounds(one_step: int, times: float, given: list[bool], verdict: str) -> None:
-    found = {"purifier": {PGD: hits(one_step, 1_000)}, "PGD-7 pairs": {PGD: hits(800, 1_000)}}
-    conditions = one_step_suffices(found, times=times, attack=PGD)
+    variants = {"purifier": {PGD: hits(one_step, 1_000)}, "PGD-7 pairs": {PGD: hits(800, 1_000)}}
+    conditions = one_step_suffices(results(ablation=variants), times=times, attack=PGD)
     assert held(conditions) == given
     assert word(one_step_suffices, conditions) == verdict
     assert [c.what for c in conditions] == [
@@ -216,7 +251,7 @@ def test_c6_words_and_bounds(one_step: int, times: float, given: list[bool], ver
 
 
 def test_c6_needs_a_purifier_trained_on_pgd() -> None:
-    nothing = one_step_suffices({"purifier": {PGD: hits(80)}}, times=4.0, attack=PGD)
+    nothing = one_step_suffices(results(ablation={"purifier": {PGD: hits(80)}}), times=4.0, attack=PGD)
     assert word(one_step_suffices, nothing) == "not testable here"
 
 
@@ -231,13 +266,13 @@ def test_c6_needs_a_purifier_trained_on_pgd() -> None:
     ],
 )
 def test_c7_word(right: tuple[int, int, int], dataset: str, given: str) -> None:
-    static, black, worst = map(hits, right)
-    arguments: dict[str, Any] = {
-        "black_box": {"none": hits(10), "purifier": black},
-        "worst": {"none": hits(0), "purifier": worst},
-        "clean": hits(90),
-    }
-    conditions = purifier_does_well({"none": BARE, "purifier": {PGD: static}}, **arguments, attack=PGD)
+    static, black, known = map(hits, right)
+    found = results(
+        static={"none": BARE, "purifier": {PGD: static}},
+        black_box=worst(none=hits(10), purifier=black),
+        worst={"none": {"none": hits(90), WORST_CASE: hits(0)}, "purifier": {WORST_CASE: known}},
+    )
+    conditions = purifier_does_well(found, attack=PGD)
     assert word(purifier_does_well, conditions, dataset) == given
     assert [c.what for c in conditions] == [f"purifier, {PGD}", "black box", "worst case"]
     assert [c.number.split("of ")[1] for c in conditions] == ["80.0 taken", "80.0 taken", "90.0 taken"]

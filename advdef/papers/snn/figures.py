@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from advdef.evaluation import Results
 from advdef.papers.snn.measure import Detection
 from advdef.plotting import COLOURS
 
@@ -13,7 +14,6 @@ __all__ = ["detection_curves", "firing_by_layer", "more_steps_and_larger_budgets
 
 _TONES = {"clean": "#000000", "attacked": "#D55E00", "purified": "#0072B2"}
 _ATTACKS = ("#56B4E9", "#0072B2", "#D55E00")
-_OBLIVIOUS = ", oblivious"
 
 
 def purifier_losses(losses: Mapping[str, Sequence[Tensor]]) -> Figure:
@@ -29,22 +29,22 @@ def purifier_losses(losses: Mapping[str, Sequence[Tensor]]) -> Figure:
 
 
 def firing_by_layer(
-    purifier: Mapping[str, Sequence[float]],
-    classifier: Mapping[str, Sequence[float]],
+    purifier: Mapping[str, Mapping[str, float]],
+    classifier: Mapping[str, Mapping[str, float]],
     rasters: Mapping[str, Tensor],
 ) -> Figure:
     """Spikes per neuron and step in each layer, of the purifier and then of the classifier; beside them, rasters.
 
-    The rates are those on "clean", "attacked" and "purified" images; ``rasters`` are spikes (neurons, T) on one image
-    of each. Raises KeyError for other kinds of images.
+    The rates, by layer, are those on "clean", "attacked" and "purified" images; ``rasters`` are spikes (neurons, T) on
+    one image of each. Raises KeyError for other kinds of images.
     """
     widths = (4, *[1] * len(rasters))
     figure, (rates, *panels) = plt.subplots(1, len(widths), figsize=(10, 3.4), gridspec_kw={"width_ratios": widths})
     border = len(next(iter(purifier.values())))
     for kind, line in classifier.items():
-        rates.plot(range(border, border + len(line)), line, marker=".", color=_TONES[kind], label=kind)
+        rates.plot(range(border, border + len(line)), list(line.values()), marker=".", color=_TONES[kind], label=kind)
     for kind, line in purifier.items():
-        rates.plot(range(border), line, marker=".", color=_TONES[kind])
+        rates.plot(range(border), list(line.values()), marker=".", color=_TONES[kind])
     rates.axvline(border - 0.5, color="0.4", ls="--", lw=0.8)
     rates.set(xlabel="spiking layer", ylabel="spikes per neuron and step")
     rates.legend()
@@ -57,25 +57,28 @@ def firing_by_layer(
     return figure
 
 
-def more_steps_and_larger_budgets(
-    steps: Mapping[str, Mapping[int, float]], budgets: Mapping[str, Mapping[float, float]]
-) -> Figure:
+def more_steps_and_larger_budgets(steps: Results, budgets: Results) -> Figure:
     """Accuracy against the number of steps of an attack, and against eps, a line for each defence.
 
-    The line of a defence whose name ends in ", oblivious" has its colour, and is dotted.
+    Both are worst cases, one for each defence, threat and number in the column "steps", or for each defence and eps.
+    The line of an oblivious attacker is dotted, in the colour of the defence.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True)
-    for label, found in steps.items():
-        style = ":" if label.endswith(_OBLIVIOUS) else "-"
-        colour = COLOURS[label.removesuffix(_OBLIVIOUS)]
-        left.plot(list(found), list(found.values()), style, marker="o", color=colour, label=label)
-    counts = list(next(iter(steps.values())))
+    counts = steps.values("steps")
+    for threat in steps.values("threat"):
+        met = steps.select(threat=threat)
+        for defence in met.values("defence"):
+            line = [met.interval(defence=defence, steps=count).value for count in counts]
+            style, label = (":", f"{defence}, oblivious") if threat == "oblivious" else ("-", defence)
+            left.plot(counts, line, style, marker="o", color=COLOURS[defence], label=label)
     left.set(xscale="log", xlabel="steps", ylabel="accuracy", ylim=(-0.03, 1.03))
     left.set_xticks(counts, [str(count) for count in counts])
     left.minorticks_off()
     left.legend(fontsize=8)
-    for label, line in budgets.items():
-        right.plot(list(line), list(line.values()), marker="o", color=COLOURS[label], label=label)
+    for defence in budgets.values("defence"):
+        sizes = sorted(budgets.select(defence=defence).values("eps"))
+        line = [budgets.interval(defence=defence, eps=eps).value for eps in sizes]
+        right.plot(sizes, line, marker="o", color=COLOURS[defence], label=defence)
     right.set(xlabel="eps")
     return figure
 

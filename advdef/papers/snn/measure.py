@@ -1,5 +1,6 @@
 """What is measured besides accuracy: the noise map, what happens to an image, firing, the detector, dead gradients."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,11 +9,15 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor, nn
 
 from advdef.contract import slope
+from advdef.evaluation import psnr
 from advdef.papers.snn.purifier import UNIT, Purifier
 from advdef.plotting import visible_change
 from advdef.taps import tapped
 
-__all__ = ["Detection", "detection", "noise_map_size", "purification_stages", "spike_raster", "zero_gradients"]
+__all__ = [
+    "Detection", "detection", "firing_in_short", "noise_map_size", "purification_stages", "spike_raster",
+    "told_of_each", "zero_gradients",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,34 @@ def purification_stages(purifier: Purifier, attacked: Tensor, clean: Tensor) -> 
         "purified\n− attacked": visible_change(purified - attacked),
         "purified\n− clean": visible_change(purified - clean),
     }
+
+
+def told_of_each(model: nn.Module, stages: Mapping[str, Tensor], labels: Tensor, names: Sequence[str]) -> list[str]:
+    """A title for each of N images, of which :func:`purification_stages` gives the ``stages``.
+
+    It has the label (N,) and what ``model`` makes of the attacked and of the purified image, by the ``names`` of the
+    classes, and the PSNR of both in dB.
+    """
+    clean, attacked, purified = (stages[name] for name in ("clean", "attacked", "purified"))
+    with torch.no_grad():
+        now, then = model(attacked).argmax(1), model(purified).argmax(1)
+    told = (v.tolist() for v in (labels, now, then, psnr(attacked, clean), psnr(purified, clean)))
+    return [
+        f"{names[label]} → {names[fooled]}\n→ {names[cleaned]}\n{before:.1f} → {after:.1f}"
+        for label, fooled, cleaned, before, after in zip(*told, strict=True)
+    ]
+
+
+def firing_in_short(rates: Mapping[str, float]) -> dict[str, str]:
+    """How many layers never fire, and the lowest, median and highest of their ``rates``, as text.
+
+    >>> firing_in_short({"first": 0.25, "second": 0.0, "third": 0.5})
+    {'layers that never fire': '1 of 3', 'lowest': '0.000', 'median': '0.250', 'highest': '0.500'}
+    """
+    ranked = sorted(rates.values())
+    found = {"lowest": ranked[0], "median": ranked[len(ranked) // 2], "highest": ranked[-1]}
+    silent = {"layers that never fire": f"{ranked.count(0)} of {len(ranked)}"}
+    return silent | {name: f"{rate:.3f}" for name, rate in found.items()}
 
 
 def spike_raster(model: nn.Module, image: Tensor, layer: str, *, neurons: int = 60) -> Tensor:
