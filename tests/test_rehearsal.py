@@ -173,10 +173,12 @@ PLANS = {
         changes={
             '"ResNet-18": ResNet18': '"ResNet-18": partial(VGG, stages=((4, 1), (8, 1), (8, 1)))',
             "EPS = 8 / 255 if colour else 0.1": "EPS = 2 / 255",
-            # so few images make enough steps to learn every class
-            '"one_cycle",': '"one_cycle", batch_size=20,',
         },
-        imports=f"from advdef.models.vgg import VGG\n{NARROW_RESTORERS}",
+        # so few images make enough steps to learn every class
+        imports=f"""from advdef.models.vgg import VGG
+from advdef.papers import line_up as lined
+{NARROW_RESTORERS}
+lined.trained = partial(lined.trained, batch_size=20)""",
         images=pale_digits,
     ),
 }  # fmt: skip
