@@ -252,7 +252,7 @@ def note(key, value, n=None):
     record(f"{name}/{key}", value, kind="number", n=n)
 
 
-def keep(found, **where):
+def add_rows(found, **where):
     """Rows for the outcomes of three attackers, by budget."""
     for threat, curve in found.items():
         for outcome in curve.values():
@@ -270,7 +270,7 @@ for k in METHODS:
     run.add_cost(k, training_seconds=round(float(np.mean(took)), 1))
 notebook.table(
     shown.pivot(["defence"], "threat", name="{} accuracy %"),
-    f"{MAIN} with {size:,} parameters, first seed, with 95 % Wilson intervals",
+    f"{MAIN} with {size:,} parameters, first seed, {len(test):,} images, with 95 % Wilson intervals",
 )
 
 # %% [markdown]
@@ -389,19 +389,17 @@ for (k, s), t in nets.items():
         scores.setdefault((p, label), {})[k, s] = level
 
 RATIOS = {}  # method -> (perturbation, definition) -> log ratio to standard training
-rows = []
-for k in COMPARED[1:]:
-    RATIOS[k], row = {}, {"method": k}
-    for (p, label), table in scores.items():
-        logs = [math.log(table[k, s] / table["standard", s]) for s in SEEDS]
-        RATIOS[k][p, label] = found = over_seeds(logs)
-        row[f"{p}, {label}"] = verdicts.show_log_ratio(found)
-        note(f"log ratio/{k}/{p}/{label}", found.value)
-    rows.append(row)
+for k, ((p, label), table) in product(COMPARED[1:], scores.items()):
+    logs = [math.log(table[k, s] / table["standard", s]) for s in SEEDS]
+    RATIOS.setdefault(k, {})[p, label] = found = over_seeds(logs)
+    note(f"log ratio/{k}/{p}/{label}", found.value)
+frame = pd.DataFrame(RATIOS).T.map(verdicts.show_log_ratio)
+frame.columns = frame.columns.map(", ".join)
 notebook.table(
-    pd.DataFrame(rows),
+    frame,
     "Sensitivity as a multiple of the standard network's, mean over layers, with Student's 95 % interval over "
     f"{len(SEEDS)} seeds",
+    index=True,
 )
 
 # %% [markdown]
@@ -587,7 +585,7 @@ for k, s in tqdm(full, desc="worst case", leave=False):
     transfer, defence = sources[k, s], defences[k, s]
     found = attack_all(defence, images, labels, transfer=transfer, seed=s, **strong)
     worst[k, s] = {threat: curve[EPS] for threat, curve in found.items()}
-    keep(found, part="worst", defence=k, model=MAIN, seed=s)
+    add_rows(found, part="worst", defence=k, model=MAIN, seed=s)
 first_seed = page.results(part="worst", seed=seed)
 
 # %% tags=["hide-input"]
@@ -602,7 +600,7 @@ took = {"training s": [f"{cost['training_seconds']:.0f}" for cost in run.costs]}
 notebook.table(
     tables.table_of_means(ladder).assign(**took),
     f"Accuracy at eps {show_eps(EPS)}, mean ± standard deviation over seeds: single attacks on {P['images']} images, "
-    f"worst cases on {P['adaptive_images']}, clean on up to 2,000",
+    f"worst cases on {P['adaptive_images']}, clean on {len(test):,}",
 )
 
 # %% tags=["hide-input"]
@@ -611,7 +609,7 @@ shown = page.results(
 )  # fmt: skip
 page.headline(
     shown.pivot(["dataset", "defence"], "threat", name="{} %"),
-    f"Accuracy of {len(labels)} images (clean: of up to 2,000) under the three attackers at eps {show_eps(EPS)}, first seed, "
+    f"Accuracy of {len(labels)} images (clean: of {len(test):,}) under the three attackers at eps {show_eps(EPS)}, first seed, "
     "with 95 % Wilson intervals",
 )
 
@@ -643,7 +641,7 @@ attack_curve = partial(attack_all, budgets=CURVE, suite=suite, steps=fewer, seed
 for k in tqdm(("standard", "AT", "SNS", "SNS α=1"), desc="curves", leave=False):
     transfer, defence = sources[k, seed], defences[k, seed]
     found = attack_curve(defence, few, few_labels, transfer=transfer)
-    keep(found, part="curve", defence=k, model=MAIN)
+    add_rows(found, part="curve", defence=k, model=MAIN)
 figure = plotting.robustness_curves(page.results(part="curve", attack=WORST_CASE))
 plt.show()
 
@@ -770,7 +768,7 @@ for kind, k in product(P["networks"][1:], ("AT", "SNS", "SNS random")):
     defence = defend(model, sensitivity=sigma, features=list(sigma)[-1])
     found = attack_all(defence, images, labels, transfer={}, seed=seed, **strong)
     run.add_clean(found["direct"][EPS].clean, defence=k, model=kind)
-    keep(found, part="worst", defence=k, model=kind)
+    add_rows(found, part="worst", defence=k, model=kind)
 rows = (row for row in run.results if row["attack"] in ("none", WORST_CASE))
 found = Results(row for row in rows if row["model"] != MAIN)
 frame = found.pivot(["model", "defence"], "threat", name="{} %")
@@ -840,7 +838,7 @@ page.rules()
 shown = ladder.select(defence=("AT", "SNS", "SNS α=1"), seed=seed)
 notebook.table(
     shown.pivot(["threat", "attack"], "defence", name="{} %"),
-    "From one step to the worst case, first seed",
+    "From one step to the worst case, first seed, numbers of images as in the table of means",
 )
 
 # %% [markdown]
