@@ -63,12 +63,11 @@ import torch
 from advdef import checks, plotting
 from advdef.attacks import apgd, fgsm, mim, pgd, suites
 from advdef.book import page as notebook
-from advdef.book.records import Run, record
-from advdef.claims import claims, decide
-from advdef.data import load
-from advdef.evaluation import adaptive, correct, direct, evaluate
+from advdef.book.glue import record
+from advdef.book.page import show_eps
+from advdef.evaluation import ATTACKERS, Results, adaptive, correct, direct, evaluate
+from advdef.evaluation.results import WORST_CASE
 from advdef.models import VGG16, ResNet18, SmallResNet
-from advdef.papers import how_decided
 from advdef.papers.sensitivity import (
     comparison,
     experiments,
@@ -82,7 +81,7 @@ from advdef.papers.sensitivity.measure import Pairs, make_pairs, measure, sensit
 from advdef.papers.sensitivity.migration import migration, selections
 from advdef.papers.sensitivity.training import train_sns
 from advdef.selection import layer_score, select
-from advdef.statistics import over_seeds, paired_difference, rank_correlation, wilson
+from advdef.statistics import over_seeds, paired_difference, rank_correlation
 from advdef.training import train_alp, train_at, train_standard, train_trades, trained
 from tqdm import tqdm
 
@@ -122,8 +121,10 @@ PROFILES = {
     ),
 }  # fmt: skip
 P = notebook.choose(PROFILES, profile)
-DEVICE = notebook.choose_device(device)
-RESUME = notebook.resume_folder()
+page = notebook.Page(
+    "neuron_sensitivity", PROFILES, profile, dataset=dataset, seed=seed, device=device,
+    train=P["train"],
+)  # fmt: skip
 SEEDS = [seed + i for i in range(P["seeds"])]
 NETWORKS = {
     "SmallResNet-8": partial(SmallResNet, width=8),
@@ -132,18 +133,13 @@ NETWORKS = {
     "VGG16": VGG16,
 }
 
-(name,) = notebook.choose_datasets(dataset, P["datasets"])
-data = load(name, device=DEVICE)
-data = data.subset(train=P["train"] and min(P["train"], len(data.train)))
+run = page.run
+name, data = run.data.name, run.data
 colour = data.shape[0] == 3
 EPS = 8 / 255 if colour else 0.1
 CURVE = [share * EPS for share in (0.5, 1, 0.25, 2)][: P["curve"]]
 MAIN = P["networks"][0]
-run = Run("neuron_sensitivity", profile, data, seed)
-run_line = f"profile {profile}, data {name}, network {MAIN}, eps {notebook.show_eps(EPS)}, seed {seed}, device {DEVICE.type}"
-record("run_line", run_line)
-shown = pd.DataFrame(PROFILES).map(str)
-notebook.table(shown, f"The three profiles; this page: {run_line}", index=True)
+page.profiles()
 
 # %% [markdown]
 # ## Sensitivity
@@ -256,25 +252,25 @@ def note(key, value, n=None):
     record(f"{name}/{key}", value, kind="number", n=n)
 
 
-def percent(values):
-    return f"{100 * values.double().mean():.1f}"
+def add_rows(found, **where):
+    """Rows for the outcomes of three attackers, by budget."""
+    for threat, curve in found.items():
+        for outcome in curve.values():
+            run.add(outcome, threat=threat, **where)
 
 
 test = notebook.sample(data.test, 2_000)
-clean = {}  # (method, seed) -> (N,)
 for (k, s), t in nets.items():
-    clean[k, s] = correct(t.model, test.float_images(), test.labels)
-    run.add_clean(clean[k, s], defence=k, model=MAIN, seed=s)
-rows = []
+    right = correct(t.model, test.float_images(), test.labels)
+    run.add_clean(right, defence=k, model=MAIN, seed=s)
+shown = page.results(part="clean", defence=tuple(METHODS), seed=seed)
 for k in METHODS:
-    hits = clean[k, seed]
-    run.values[f"clean/{k}"] = hits.float().mean().item()
-    record(f"{name}/clean/{k}", hits, kind="hits")
-    shown = f"{wilson(int(hits.sum()), len(test))}"
-    rows.append((k, shown, f"{nets[k, seed].seconds:.0f}"))
+    record(f"{name}/clean/{k}", shown.hits(defence=k), kind="hits")
+    took = [nets[k, s].seconds for s in SEEDS if (k, s) in nets]
+    run.add_cost(k, training_seconds=round(float(np.mean(took)), 1))
 notebook.table(
-    pd.DataFrame(rows, columns=["method", "clean accuracy %", "trained in s"]),
-    f"Networks of {size:,} parameters, first seed, with 95 % Wilson intervals",
+    shown.pivot(["defence"], "threat", name="{} accuracy %"),
+    f"{MAIN} with {size:,} parameters, first seed, {len(test):,} images, with 95 % Wilson intervals",
 )
 
 # %% [markdown]
@@ -315,9 +311,7 @@ for k in PLAIN:
     matrices[k] = readings.pairwise_table(found, readings.rank_agreement)
     curves[k] = readings.agreement_of_first(nets[k, seed].model, own[k, seed])
     for label in ("D2 relative", "D3 pooled", "D4 standardised"):
-        value = float(matrices[k].loc["D1 absolute", label])
-        record(f"{name}/rank/{k}/{label}", value, kind="number")
-        run.values[f"rank correlation/{k}/D1, {label}"] = value
+        note(f"rank/{k}/{label}", float(matrices[k].loc["D1 absolute", label]))
 figure = figures.draw_readings(matrices, curves)
 plt.show()
 
@@ -352,7 +346,7 @@ for label in ("D1 absolute", "D4 standardised"):
     sigmas = [m.compute(readings.READINGS[label])[layer] for m in both]
     top = [select({layer: v}, ratio=0.1)[layer].tolist() for v in sigmas]
     rho = rank_correlation(*sigmas)
-    record(f"{name}/rescaled/{label}", rho, kind="number")
+    note(f"rescaled/{label}", rho)
     row = {"definition": label, "rank correlation with the original": f"{rho:+.2f}"}
     row["sensitive channels before"], row["after"] = (str(t)[1:-1] for t in top)
     rows.append(row)
@@ -395,21 +389,17 @@ for (k, s), t in nets.items():
         scores.setdefault((p, label), {})[k, s] = level
 
 RATIOS = {}  # method -> (perturbation, definition) -> log ratio to standard training
-rows = []
-for k in COMPARED[1:]:
-    RATIOS[k], row = {}, {"method": k}
-    for (p, label), table in scores.items():
-        logs = [math.log(table[k, s] / table["standard", s]) for s in SEEDS]
-        RATIOS[k][p, label] = found = over_seeds(logs)
-        row[f"{p}, {label}"] = verdicts.show_log_ratio(found)
-        key = f"{name}/log ratio/{k}/{p}/{label}"
-        run.values[key] = found.value
-        record(key, found.value, kind="number")
-    rows.append(row)
+for k, ((p, label), table) in product(COMPARED[1:], scores.items()):
+    logs = [math.log(table[k, s] / table["standard", s]) for s in SEEDS]
+    RATIOS.setdefault(k, {})[p, label] = found = over_seeds(logs)
+    note(f"log ratio/{k}/{p}/{label}", found.value)
+frame = pd.DataFrame(RATIOS).T.map(verdicts.show_log_ratio)
+frame.columns = frame.columns.map(", ".join)
 notebook.table(
-    pd.DataFrame(rows),
+    frame,
     "Sensitivity as a multiple of the standard network's, mean over layers, with Student's 95 % interval over "
     f"{len(SEEDS)} seeds",
+    index=True,
 )
 
 # %% [markdown]
@@ -491,8 +481,7 @@ COSTS = {}  # (network, mode, accuracy) -> how much more the most sensitive cost
 for k, mode, what in OCCLUSIONS:
     top, random = (lost[k][mode, w][what].mean((0, 1)) for w in ("top", "random"))
     COSTS[k, mode, what] = cost = paired_difference(random, top)
-    key = f"{name}/occlusion/{k}/{mode}/{what}"
-    record(key, cost.value, kind="number", n=len(top))
+    note(f"occlusion/{k}/{mode}/{what}", cost.value, n=len(top))
 notebook.table(
     tables.table_of_occlusion(lost, COSTS),
     "Occlusion, averaged over layers and shares, in % and points",
@@ -549,19 +538,12 @@ plt.show()
 
 # %%
 guides = notebook.sample(data.train, 200)
-
-
-def defend(model, sigma, **known):
-    """The network with its most sensitive neurons, and those that its training held."""
-    known |= {"guides": guides, "features": list(sigma)[-1]}
-    return Stabilized(model, sensitivity=sigma, **known)
-
-
+defend = partial(Stabilized, guides=guides, features=TAPS[-1])
 defences = {}
 for k, s in jobs:
-    held = (selections(nets[k, s].history) or [None])[-1]
-    twin = None if k == "standard" else nets["standard", s].model
-    defences[k, s] = defend(nets[k, s].model, ranking[k, s], held=held, twin=twin)
+    known = dict(held=(selections(nets[k, s].history) or [None])[-1])
+    known |= dict(twin=None if k == "standard" else nets["standard", s].model)
+    defences[k, s] = defend(nets[k, s].model, sensitivity=ranking[k, s], **known)
 steps, (long_steps, restarts) = P["steps"], P["long"]
 long = partial(pgd, steps=long_steps)
 SINGLE = {
@@ -573,13 +555,13 @@ SINGLE = {
 }
 batch = notebook.sample(data.test, P["images"])
 images, labels = batch.float_images(), batch.labels
-every = partial(evaluate, eps=EPS, exhaustive=True, resume=RESUME)
+every = partial(evaluate, eps=EPS, exhaustive=True, resume=page.resume)
 single = {}  # (method, seed) -> outcome of every attack on every image
 for (k, s), defence in tqdm(defences.items(), desc="single attacks", leave=False):
     suite = SINGLE if k in METHODS else {a: SINGLE[a] for a in ("PGD", "C&W loss")}
     tried = direct(defence, suite)
     single[k, s] = every(defence, tried, images, labels, generator=rng())
-    run.add(single[k, s], defence=k, threat="direct", model=MAIN, seed=s, part="single")
+    run.add(single[k, s], part="single", defence=k, threat="direct", model=MAIN, seed=s)
 
 # %% [markdown]
 # The worst case over all attackers, on images that the single attacks saw as well.
@@ -588,7 +570,7 @@ for (k, s), defence in tqdm(defences.items(), desc="single attacks", leave=False
 batch = notebook.sample(data.test, P["adaptive_images"])
 images, labels = batch.float_images(), batch.labels
 replay = {"PGD": partial(measuring, loss="margin"), "MIM": partial(mim)}
-attack_all = partial(comparison.worst_cases, replay=replay, resume=RESUME)
+attack_all = partial(comparison.worst_cases, replay=replay, resume=page.resume)
 suite = suites.standard(steps=steps, queries=P["queries"])
 strong = dict(budgets=(EPS,), suite=suite, steps=steps)
 sources = {}  # (method, seed) -> networks to transfer from
@@ -603,40 +585,33 @@ for k, s in tqdm(full, desc="worst case", leave=False):
     transfer, defence = sources[k, s], defences[k, s]
     found = attack_all(defence, images, labels, transfer=transfer, seed=s, **strong)
     worst[k, s] = {threat: curve[EPS] for threat, curve in found.items()}
-    for threat, outcome in worst[k, s].items():
-        run.add(outcome, defence=k, threat=threat, model=MAIN, seed=s, part="worst")
-first_seed = {k: worst[k, seed] for k in METHODS}
+    add_rows(found, part="worst", defence=k, model=MAIN, seed=s)
+first_seed = page.results(part="worst", seed=seed)
 
 # %% tags=["hide-input"]
-THREATS = ("oblivious", "direct", "adaptive")
-found, took = {}, []  # found: method -> attack -> hits by seed
-for k in METHODS:
-    seeds = SEEDS if k in COMPARED else [seed]
-    found[k] = {"clean": [clean[k, s] for s in seeds]}
-    for attack in SINGLE:
-        found[k][attack] = [single[k, s].survivors(attack) for s in seeds]
-        record(f"{name}/{attack}/{k}", found[k][attack][0], kind="hits")
-    took.append(f"{np.mean([nets[k, s].seconds for s in seeds]):.0f}")
-    for threat in ("direct", "adaptive"):
-        found[k][threat] = [worst[k, s][threat].robust for s in seeds]
+for k, attack in product(METHODS, SINGLE):
+    record(f"{name}/{attack}/{k}", single[k, seed].survivors(attack), kind="hits")
+for k, threat in product(METHODS, ATTACKERS):
+    record(f"{name}/{threat}/{k}", worst[k, seed][threat].robust, kind="hits")
+alone = page.results(part=("clean", "single"), attack=("none", *SINGLE), seed=SEEDS)
+together = page.results(part="worst", attack=WORST_CASE, threat=ATTACKERS[1:])
+ladder = Results([*alone.select(defence=tuple(METHODS)), *together])
+took = {"training s": [f"{cost['training_seconds']:.0f}" for cost in run.costs]}
 notebook.table(
-    tables.table_of_means(found).assign(**{"training s": took}),
-    f"Accuracy at eps {notebook.show_eps(EPS)}, mean ± standard deviation over seeds: single attacks on {P['images']} images, "
-    f"worst cases on {P['adaptive_images']}",
+    tables.table_of_means(ladder).assign(**took),
+    f"Accuracy at eps {show_eps(EPS)}, mean ± standard deviation over seeds: single attacks on {P['images']} images, "
+    f"worst cases on {P['adaptive_images']}, clean on {len(test):,}",
 )
 
 # %% tags=["hide-input"]
-for k, threat in product(METHODS, THREATS):
-    outcome = first_seed[k][threat]
-    run.values[f"{threat}/{k}"] = outcome.interval.value
-    record(f"{name}/{threat}/{k}", outcome.robust, kind="hits")
-headline = notebook.table(
-    tables.table_of_threats(first_seed),
-    f"Accuracy of {len(labels)} images of {name} under the three attackers at eps {notebook.show_eps(EPS)}, first seed, with 95 % "
-    "Wilson intervals",
+shown = page.results(
+    part=("clean", "worst"), defence=tuple(METHODS), attack=("none", WORST_CASE), seed=seed
+)  # fmt: skip
+page.headline(
+    shown.pivot(["dataset", "defence"], "threat", name="{} %"),
+    f"Accuracy of {len(labels)} images (clean: of {len(test):,}) under the three attackers at eps {show_eps(EPS)}, first seed, "
+    "with 95 % Wilson intervals",
 )
-record("headline_table", headline)
-headline
 
 # %% [markdown]
 # Differences between methods, network by network of the same seed. With few seeds Student's interval is wide, and that is as it should be: two trainings
@@ -649,8 +624,7 @@ COMPARISONS = (
 )  # fmt: skip
 GAINS = {}
 for k, other in COMPARISONS:
-    mine, others = ([worst[m, s]["adaptive"] for s in SEEDS] for m in (k, other))
-    GAINS[k, other] = comparison.gain_over(others, mine)
+    GAINS[k, other] = comparison.gain_over(together.select(threat="adaptive"), k, other)
     note(f"{k} - {other}", GAINS[k, other].over_seeds.value, n=len(labels))
 notebook.table(
     tables.table_of_gains(GAINS),
@@ -664,14 +638,11 @@ few, few_labels = small.float_images(), small.labels
 fewer = max(5, steps // 2)
 suite = suites.standard(steps=fewer, queries=0)
 attack_curve = partial(attack_all, budgets=CURVE, suite=suite, steps=fewer, seed=seed)
-curves = {}
 for k in tqdm(("standard", "AT", "SNS", "SNS α=1"), desc="curves", leave=False):
     transfer, defence = sources[k, seed], defences[k, seed]
-    curves[k] = attack_curve(defence, few, few_labels, transfer=transfer)
-    for threat, outcomes in curves[k].items():
-        for outcome in outcomes.values():
-            run.add(outcome, defence=k, threat=threat, model=MAIN, part="curve")
-figure = plotting.robustness_curves({name: curves})
+    found = attack_curve(defence, few, few_labels, transfer=transfer)
+    add_rows(found, part="curve", defence=k, model=MAIN)
+figure = plotting.robustness_curves(page.results(part="curve", attack=WORST_CASE))
 plt.show()
 
 # %% tags=["hide-input"]
@@ -684,18 +655,17 @@ notebook.table(
 # "None" may mean that nothing was left to break, or that an attack is useless. So here each attack runs alone, on every image.
 
 # %% tags=["hide-input"]
-alone = {}
 for k in ("AT", "SNS", "SNS 0.1", "SNS α=1"):
     defence = defences[k, seed]
     tried = direct(defence, {"PGD, margin": replay["PGD"]})
     tried += adaptive(defence, {}, eps=EPS, steps=steps)
-    alone[k] = every(defence, tried, few, few_labels, generator=rng())
-    run.add(alone[k], defence=k, threat="adaptive", model=MAIN, part="alone")
+    found = every(defence, tried, few, few_labels, generator=rng())
+    run.add_clean(found.clean, part="alone", defence=k, model=MAIN)
+    run.add(found, part="alone", defence=k, threat="adaptive", model=MAIN)
 notebook.table(
-    tables.table_of_attacks(alone, digits=0).set_index("method").T,
-    f"Accuracy in % under each attack made for neurons alone, {len(small)} images, first seed, beside PGD with the margin "
-    "loss",
-    index=True,
+    page.results(part="alone").pivot(["attack"], "defence", name="{} %"),
+    f"Accuracy of {len(small)} images under each attack made for neurons alone, first seed, beside PGD with the margin loss and the worst "
+    "of all, with 95 % Wilson intervals",
 )
 
 # %% [markdown]
@@ -723,35 +693,40 @@ notebook.table(
 # ## How much, how many, where: ablations and the trade-off
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Clean and robust accuracy (worst of PGD and PGD with the margin loss) of all networks; the line joins SNS with growing weight.", "name": "fig-tradeoff"}, "image": {"alt": "Scatter plot of robust against clean accuracy for all trained networks, with a line through the SNS networks in the order of their weights."}}
-robust, accuracy, points = {}, {}, {}  # (method, seed) -> hits, share, clean and robust
-for key, outcome in single.items():
-    robust[key] = outcome.survivors("PGD") & outcome.survivors("C&W loss")
-    accuracy[key] = robust[key].double().mean().item()
-    points[key] = outcome.clean.double().mean().item(), accuracy[key]
+points = {}  # (method, seed) -> clean and robust accuracy
+for (k, s), outcome in single.items():
+    hits = outcome.survivors("PGD") & outcome.survivors("C&W loss")
+    run.add_clean(outcome.clean, part="trade-off", defence=k, model=MAIN, seed=s)
+    run.add_hits(
+        hits, part="trade-off", defence=k, model=MAIN, threat="direct",
+        attack="PGD and C&W loss", eps=EPS, norm=outcome.norm, seed=s,
+    )  # fmt: skip
+    points[k, s] = outcome.clean_interval.value, hits.double().mean().item()
 WEIGHTS = ("weight 0", "SNS 0.1", "weight 0.3", "SNS", "weight 3", "weight 10")
 sweep = [k for k in WEIGHTS if (k, seed) in nets]
 figure = figures.draw_trade_off(points, methods=METHODS, seed=seed, sweep=sweep)
 plt.show()
 
 # %% tags=["hide-input"]
-rows = []
-for k in ("AT", "SNS", "SNS 0.1", *ABLATED):
-    hits = robust[k, seed]
-    versus = paired_difference(hits, robust["SNS", seed])
-    row = {"training": k, "clean %": percent(single[k, seed].clean)}
-    row |= {"robust (PGD) %": percent(hits), "against SNS, points": f"{versus:+}"}
+shown = page.results(
+    part="trade-off", defence=("AT", "SNS", "SNS 0.1", *ABLATED), seed=seed
+)  # fmt: skip
+rows, where = [], dict(part="trade-off", threat="direct", seed=seed)
+for k in shown.values("defence"):
+    row = {}
+    if k != "SNS":
+        versus = run.compare({"defence": k}, {"defence": "SNS"}, **where)
+        row["against SNS, points"] = f"{versus:+}"
     for label in LABELS:
         level = scores["own examples", label]
         row[f"mean {label}, SNS = 1"] = f"{level[k, seed] / level['SNS', seed]:.2f}"
-    if k == "SNS":
-        row["training"] += " (weight 1, ratio 0.1, all layers, every epoch)"
-        row["against SNS, points"] = "–"
     rows.append(row)
-    run.values[f"ablation/{k}"] = hits.float().mean().item()
-    record(f"{name}/ablation/{k}", hits, kind="hits")
+    record(f"{name}/ablation/{k}", run.results.hits(defence=k, **where), kind="hits")
 notebook.table(
-    pd.DataFrame(rows),
-    f"One setting changed at a time (relative: also the weight, 0.5, and the choice, by D2), first seed, {P['images']} images, with 95 % paired intervals over images",
+    shown.pivot(["defence"], "threat", name="{} %").join(pd.DataFrame(rows)),
+    "SNS (weight 1, ratio 0.1, all layers, chosen every epoch) with one setting changed at a time (relative: also the weight, 0.5, and "
+    f"the choice, by D2), first seed, {P['images']} images; direct: PGD and PGD with the margin loss; 95 % Wilson intervals, and paired ones "
+    "over images",
 )
 
 # %% [markdown]
@@ -766,7 +741,7 @@ guesses, levels = {}, {}  # how many classes a network predicts, and its mean ac
 for key in single:
     guesses[key], levels[key] = comparison.activity(nets[key].model, x, TAPS)
 dead = [k for (k, _), n in guesses.items() if n == 1]
-right = {key: accuracy[key] for key in single if guesses[key] > 1}
+right = {key: points[key][1] for key in single if guesses[key] > 1}
 adversarial = [key for key in right if key[0] not in ("standard", "SNS α=1")]
 links = {label: scores["own examples", label] for label in LABELS}
 RHO = comparison.correlations(links, right, activations=levels, adversarial=adversarial)
@@ -774,35 +749,32 @@ figure = figures.draw_links(links, right, methods=METHODS, seed=seed)
 plt.show()
 
 # %% tags=["hide-input"]
-rows = []
 for label, rho in RHO.items():
     note(f"rho/{label}", rho.value)
-    rows.append((label, verdicts.show_correlation(rho)))
+shown = [(label, verdicts.show_correlation(rho)) for label, rho in RHO.items()]
 notebook.table(
-    pd.DataFrame(rows, columns=["points", "rank correlation"]),
+    pd.DataFrame(shown, columns=["points", "rank correlation"]),
     f"Spearman's rank correlation of sensitivity and robust accuracy over {len(right)} networks, of which "
     f"{len(adversarial)} adversarially trained, with 95 % bootstrap intervals; left out, since they predict one "
     f"class for every image: {', '.join(dead) or 'none'}",
 )
 
 # %% tags=["hide-input"]
-rows = []
 for kind, k in product(P["networks"][1:], ("AT", "SNS", "SNS random")):
     function, settings = METHODS[k]
     build = partial(network, kind)
     model = trained(build, function, data, seed=seed, **BUDGET, **settings).model
     sigma = sensitivity(model, pairs_of(model, probe.float_images(), probe.labels))
-    defence = defend(model, sigma)
+    defence = defend(model, sensitivity=sigma, features=list(sigma)[-1])
     found = attack_all(defence, images, labels, transfer={}, seed=seed, **strong)
-    row = {"network": kind, "method": k, "clean %": percent(found["direct"][EPS].clean)}
-    row |= {f"{t} %": f"{found[t][EPS].interval}" for t in ("direct", "adaptive")}
-    rows.append(row)
-    for threat in THREATS:
-        outcome = found[threat][EPS]
-        run.add(outcome, defence=k, threat=threat, model=kind, part="worst")
+    run.add_clean(found["direct"][EPS].clean, defence=k, model=kind)
+    add_rows(found, part="worst", defence=k, model=kind)
+rows = (row for row in run.results if row["attack"] in ("none", WORST_CASE))
+found = Results(row for row in rows if row["model"] != MAIN)
+frame = found.pivot(["model", "defence"], "threat", name="{} %")
 caption = "A second architecture, one seed, for comparison: no verdict rests on it"
 none = "<p>This profile trains one architecture; <code>paper</code> trains two.</p>"
-notebook.table(pd.DataFrame(rows), caption) if rows else notebook.HTML(none)
+notebook.table(frame, caption) if found else notebook.HTML(none)
 
 # %% [markdown]
 # ## Sanity checks
@@ -817,15 +789,12 @@ CARD = dict(
 )
 check = partial(checks.row, images=images, labels=labels, eps=EPS, card=CARD)
 only = checks.FAST if P["checks"] == "fast" else None
-shown = {}
+found = {}
 for k in ("standard", "AT", "SNS", "SNS α=1"):
     seeds = len(SEEDS) if k in COMPARED else 1
-    known = first_seed[k] | dict(single=single[k, seed], seeds=seeds, only=only)
-    shown[k] = check(defences[k, seed], generator=rng(), **known)
-    fired = [c.id for c in shown[k] if c.status == "fire"]
-    run.values[f"checks/{k}"] = fired
-    record(f"{name}/checks/{k}", ", ".join(fired) or "none")
-notebook.check_table(shown, "Sanity checks of the direct evaluation, by training")
+    known = worst[k, seed] | dict(single=single[k, seed], seeds=seeds, only=only)
+    found[name, k] = check(defences[k, seed], generator=rng(), **known)
+page.checks(found, "Sanity checks of the direct evaluation, by training")
 
 # %% [markdown]
 # ## Verdicts
@@ -837,7 +806,7 @@ conditions = {
     "S2": verdicts.lower_sensitivity_makes_robust(RATIOS, GAINS),
     "S3": verdicts.stabilizing_makes_robust(GAINS),
     "S4": verdicts.accuracy_and_robustness_share_neurons(
-        COSTS, clean=clean, robust=robust
+        COSTS, page.results(model=MAIN)
     ),
     "S5": verdicts.sensitivity_goes_with_robustness(RHO),
     "S6": (),
@@ -846,26 +815,14 @@ summaries = {
     "S2": verdicts.sensitivity_in_short(RATIOS, GAINS),
     "S6": "a statement about the literature",
 }
-decided = []
-for claim in claims("neuron_sensitivity").values():
-    number = claim.id.split("-")[-1]
-    summary = summaries.get(number, "")
-    decided.append(decide(claim, name, conditions[number], summary=summary))
-    record(f"{name}/verdict/{claim.id}", decided[-1].word, kind="text")
-run.verdicts = [verdict.as_record() for verdict in decided]
-run.save()
-shown = notebook.verdict_table(decided, f"Verdicts of this run ({run_line})")
-record("verdict_table", shown)
-shown
+page.verdicts({name: conditions}, summaries={name: summaries})
 
 # %% [markdown]
 # Each verdict follows from a rule; *supported* means that it holds in every case it names, *partly* in some, *not supported*
 # in none.
 
 # %% tags=["hide-input"]
-rules = how_decided("neuron_sensitivity").items()
-rows = [{"claim": id.split("-")[-1], "holds when": rule} for id, rule in rules]
-notebook.table(pd.DataFrame(rows), "How each claim is decided")
+page.rules()
 
 # %% [markdown]
 # What would change a verdict: the paper's own loss, layers and weights, should they become known; larger networks trained longer (profile
@@ -878,22 +835,20 @@ notebook.table(pd.DataFrame(rows), "How each claim is decided")
 # attacking with a few steps. The table shows the last one: the same network under attacks of growing strength.
 
 # %%
-rows = []
-for k in ("AT", "SNS", "SNS α=1"):
-    row = {"method": k, "clean %": percent(single[k, seed].clean)}
-    row |= {f"{a} %": percent(single[k, seed].survivors(a)) for a in SINGLE}
-    rows.append(row | {"adaptive %": f"{first_seed[k]['adaptive'].interval}"})
-notebook.table(pd.DataFrame(rows), "From one step to the worst case, first seed")
+shown = ladder.select(defence=("AT", "SNS", "SNS α=1"), seed=seed)
+notebook.table(
+    shown.pivot(["threat", "attack"], "defence", name="{} %"),
+    "From one step to the worst case, first seed, numbers of images as in the table of means",
+)
 
 # %% [markdown]
 # ## Cost and provenance
 
 # %% tags=["hide-input"]
-seconds = {k: nets[k, seed].seconds for k in METHODS}
 notebook.table(
-    tables.table_of_costs(first_seed, seconds),
-    "Training time, and the cost of the worst case (passes are counted in images)",
+    tables.table_of_costs(first_seed, run.costs),
+    "Training time, mean over seeds, and the cost of the first seed's worst case (passes are counted in images)",
 )
 
 # %% tags=["hide-input"]
-notebook.provenance_table([run])
+page.finish()

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from advdef.attacks import fgsm, pgd
 from advdef.data import Dataset
 from advdef.defenses import Undefended
-from advdef.evaluation import Outcome, adaptive, correct, direct, evaluate, oblivious
+from advdef.evaluation import Finding, Outcome, Results, Threat, adaptive, direct, evaluate, oblivious
+from advdef.evaluation.results import WORST_CASE
 from advdef.models import SmallResNet
 from advdef.papers.sensitivity import figures, tables
 from advdef.papers.sensitivity.comparison import activity, correlations, gain_over, worst_cases
@@ -67,12 +68,16 @@ def ranking(model: SmallResNet, turned: Pairs) -> dict[str, Tensor]:
     return sensitivity(model, turned)
 
 
-def hits(*right: int, n: int = 4) -> list[Tensor]:
-    return [torch.arange(n) < count for count in right]
-
-
-def outcome(robust: Tensor, eps: float = EPS) -> Outcome:
-    return Outcome(eps, torch.ones_like(robust), robust, torch.zeros(len(robust), 1, 2, 2))
+def results_of(right: dict[str, tuple[int, ...]], n: int = 4) -> Results:
+    """How many of n images the networks of a training are right on, one network per seed, in the worst case."""
+    found = Results()
+    for defence, counts in right.items():
+        for seed, count in enumerate(counts):
+            found.add_hits(
+                torch.arange(n) < count, part="worst", dataset="digits", model="CNN", defence=defence,
+                threat="adaptive", attack=WORST_CASE, eps=EPS, seed=seed,
+            )  # fmt: skip
+    return found
 
 
 def test_all_neurons_restored_mend_every_decision(
@@ -194,15 +199,21 @@ def test_migration_tells_what_became_of_the_neurons_that_were_held(model: SmallR
 
 
 def test_gains_are_of_the_treated_networks_seed_by_seed() -> None:
-    control, treated = ([outcome(right) for right in hits(*counts)] for counts in ((1, 2), (3, 2)))
-    gain = gain_over(control, treated)
+    found = results_of({"AT": (1, 2), "SNS": (3, 2), "ALP": (1,)})
+    gain = gain_over(found, "SNS", "AT")
     assert gain.by_seed == (0.5, 0.0)
     assert gain.over_seeds.value == gain.over_images.value == 0.25
     assert gain.over_seeds.low < gain.over_images.low  # of two seeds little is known
     row = tables.table_of_gains({("SNS", "AT"): gain}).iloc[0]
     assert (row["difference"], row["by seed"]) == ("SNS − AT", "+50.0, +0.0")
-    with pytest.raises(ValueError, match="zip"):
-        gain_over(control, treated[:1])
+    for method, other in (("SNS", "ALP"), ("ALP", "SNS")):
+        with pytest.raises(ValueError, match="no row has seed 1"):
+            gain_over(found, method, other)
+
+
+def test_means_are_over_the_seeds_that_were_trained() -> None:
+    rows = tables.table_of_means(results_of({"AT": (4, 0), "VS": (4,)})).to_dict("list")
+    assert rows == {"method": ["AT", "VS"], "seeds": [2, 1], "adaptive %": ["50.0 ± 70.7", "100.0"]}
 
 
 def test_worst_cases_are_those_of_three_evaluations(model: SmallResNet, digits: Dataset) -> None:
@@ -249,7 +260,7 @@ def test_activity_counts_classes(model: SmallResNet, digits: Dataset) -> None:
     assert level > 0
 
 
-def test_tables_say_what_was_found(model: SmallResNet, turned: Pairs, digits: Dataset) -> None:
+def test_tables_say_what_was_found(model: SmallResNet, turned: Pairs) -> None:
     meter = measure(model, turned)
     (row,) = tables.table_of_places({"standard": (model, turned, meter)}).to_dict("records")
     assert row["pairs (correct images)"] == row["of these turned"] == len(turned)
@@ -267,34 +278,27 @@ def test_tables_say_what_was_found(model: SmallResNet, turned: Pairs, digits: Da
     assert row["without random %"] == "50.0"
     assert row["sensitive cost more than random by"] == "+10.0 [+0.0, +20.0]"
 
-    images, labels = digits.test.float_images()[:20], digits.test.labels[:20]
-    weak, strong = {"FGSM": partial(fgsm)}, {"PGD": partial(pgd, steps=10)}
-    curves = worst_cases(
-        Undefended(model), images, labels, budgets=(EPS,), suite=weak, replay=strong, steps=2, transfer={}, seed=0
-    )
-    worst = {"AT": {threat: curve[EPS] for threat, curve in curves.items()}}
-    (row,) = tables.table_of_threats(worst).to_dict("records")
-    assert list(row) == ["method", "clean %", "oblivious %", "direct %", "adaptive %"]
-    assert row["adaptive %"] == f"{worst['AT']['adaptive'].interval}"
-    (row,) = tables.table_of_breaks(worst).to_dict("records")
-    assert row["left by direct"] == int(worst["AT"]["direct"].robust.sum())
-    assert row["left"] == int(worst["AT"]["adaptive"].robust.sum())
-    (row,) = tables.table_of_costs(worst, {"AT": 12.3}).to_dict("records")
-    assert row["training s"] == "12"
-    assert int(row["backward passes"].replace(",", "")) > 0
 
-    single = evaluate(
-        Undefended(model),
-        direct(Undefended(model), weak | strong),
-        images,
-        labels,
-        eps=EPS,
-        generator=seeded(),
-        exhaustive=True,
-    )
-    (row,) = tables.table_of_attacks({"AT": single}, digits=0).to_dict("records")
-    assert list(row) == ["method", "clean %", "FGSM", "PGD"]
-    assert row["clean %"] == f"{100 * correct(model, images, labels).double().mean():.0f}"
+def attempt(name: str, tried: int, left: int) -> Finding:
+    """An attack on the first of four images that leaves fewer of them."""
+    rows = torch.arange(4)
+    return Finding(name, rows < tried, (rows < tried) & (rows >= left), seconds=1.2, forwards=2_000, backwards=1_000)
+
+
+def test_tables_tell_which_attacks_broke_images_and_what_they_took() -> None:
+    found, every = Results(), torch.ones(4, dtype=torch.bool)
+    tries: dict[Threat, list[Finding]] = {
+        "direct": [attempt("APGD", 4, 3)],
+        "adaptive": [attempt("routing", 3, 1), attempt("feature adversary", 1, 1)],
+    }
+    for threat, findings in tries.items():
+        left = torch.arange(4) < (3 if threat == "direct" else 1)
+        outcome = Outcome(EPS, every, left, torch.zeros(4, 1, 2, 2), tuple(findings))
+        found.add(outcome, part="worst", dataset="digits", model="CNN", defence="AT", threat=threat, seed=0)
+    (row,) = tables.table_of_breaks(found).to_dict("records")
+    assert row == {"method": "AT", "left by direct": 3, "then broken by": "routing (2)", "left": 1}
+    (row,) = tables.table_of_costs(found, [{"defence": "AT", "training_seconds": 12.3}]).to_dict("records")
+    assert list(row.values()) == ["AT", "12", "4", "6,000", "3,000"]
 
 
 SQUARE = pd.DataFrame([[1.0, -0.8], [-0.8, 1.0]], index=["a", "b"], columns=["a", "b"])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from advdef.attacks.suites import Suite
 from advdef.contract import borrowed
 from advdef.defenses.base import Defense
-from advdef.evaluation import Attempt, Outcome, Threat, adaptive, direct, evaluate_curve, oblivious
+from advdef.evaluation import Attempt, Outcome, Results, Threat, adaptive, direct, evaluate_curve, oblivious
 from advdef.papers.sensitivity.interventions import mean_activations
 from advdef.statistics import Interval, over_seeds, paired_difference, partial_spearman, spearman
 
@@ -33,15 +33,16 @@ class Gain(NamedTuple):
     by_seed: tuple[float, ...]
 
 
-def gain_over(control: Sequence[Outcome], treated: Sequence[Outcome]) -> Gain:
-    """What the ``treated`` networks gain over the ``control`` ones; both have one outcome per seed, of the same images.
+def gain_over(results: Results, method: str, other: str) -> Gain:
+    """What one training gains over another.
 
-    Raises ValueError for sequences of unequal length and for fewer than two seeds.
+    Of both, ``results`` have one row for each seed, with hits of the same images.
+    Raises ValueError where a row is missing or more than one fits, and for fewer than two seeds.
     """
-    pairs = zip(treated, control, strict=True)
-    by_seed = tuple(mine.interval.value - other.interval.value for mine, other in pairs)
-    rights = [torch.stack([outcome.robust for outcome in outcomes]) for outcomes in (treated, control)]
-    return Gain(over_seeds(by_seed), paired_difference(*rights), by_seed)
+    seeds = results.select(defence=(method, other)).values("seed")
+    mine, others = (torch.stack([results.hits(defence=k, seed=s) for s in seeds]) for k in (method, other))
+    by_seed = tuple((mine.double().mean(1) - others.double().mean(1)).tolist())
+    return Gain(over_seeds(by_seed), paired_difference(mine, others), by_seed)
 
 
 def worst_cases(

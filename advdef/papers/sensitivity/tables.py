@@ -1,12 +1,14 @@
 """The longer tables of the page; each function takes what was measured and gives a data frame, as it is shown."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
-from advdef.evaluation import Outcome, Threat, correct
+from advdef.evaluation import Results, correct
+from advdef.evaluation.results import WORST_CASE
 from advdef.papers.sensitivity.comparison import Gain
 from advdef.papers.sensitivity.experiments import Mode
 from advdef.papers.sensitivity.measure import Pairs, SensitivityMeter
@@ -16,12 +18,9 @@ from advdef.selection import Which, select
 from advdef.statistics import Interval
 
 __all__ = [
-    "table_of_attacks", "table_of_breaks", "table_of_costs", "table_of_gains", "table_of_means", "table_of_migration",
-    "table_of_occlusion", "table_of_places", "table_of_substitution", "table_of_threats",
+    "table_of_breaks", "table_of_costs", "table_of_gains", "table_of_means", "table_of_migration", "table_of_occlusion",
+    "table_of_places", "table_of_substitution",
 ]  # fmt: skip
-
-Worst = Mapping[str, Mapping[Threat, Outcome]]
-"""Method -> attacker -> worst case."""
 
 
 def table_of_places(networks: Mapping[str, tuple[nn.Module, Pairs, SensitivityMeter]]) -> pd.DataFrame:
@@ -82,31 +81,28 @@ def table_of_occlusion(
     return pd.DataFrame(rows)
 
 
-def table_of_means(hits: Mapping[str, Mapping[str, Sequence[Tensor]]]) -> pd.DataFrame:
-    """Accuracy in %, mean and standard deviation over seeds: ``hits[method][attack]`` has (N,) for each seed.
+def table_of_means(results: Results) -> pd.DataFrame:
+    """Accuracy in %, mean and standard deviation over seeds: a line per method, a column per attack or worst case.
 
     >>> import torch
-    >>> right, wrong = torch.ones(4, dtype=torch.bool), torch.zeros(4, dtype=torch.bool)
-    >>> table_of_means({"AT": {"PGD": [right, wrong]}, "VS": {"PGD": [right]}}).to_dict("list")
-    {'method': ['AT', 'VS'], 'seeds': [2, 1], 'PGD %': ['50.0 ± 70.7', '100.0']}
+    >>> found = Results()
+    >>> for seed, right in enumerate((True, False)):
+    ...     where = dict(part="single", dataset="digits", model="CNN", defence="AT", attack="PGD", eps=0.1, seed=seed)
+    ...     found.add_hits(torch.tensor([right] * 4), threat="direct", **where)
+    >>> table_of_means(found).to_dict("list")
+    {'method': ['AT'], 'seeds': [2], 'PGD %': ['50.0 ± 70.7']}
     """
+    lines: dict[str, dict[str, list[float]]] = {}
+    for row in results:
+        head = row["threat"] if row["attack"] in ("none", WORST_CASE) else row["attack"]
+        lines.setdefault(row["defence"], {}).setdefault(head, []).append(100 * row["correct"] / row["n"])
     rows = []
-    for method, found in hits.items():
-        row: dict[str, object] = {"method": method, "seeds": len(next(iter(found.values())))}
-        for attack, seeds in found.items():
-            shares = [100 * right.double().mean().item() for right in seeds]
+    for method, found in lines.items():
+        cells: dict[str, object] = {"method": method, "seeds": max(map(len, found.values()))}
+        for head, shares in found.items():
             spread = f" ± {np.std(shares, ddof=1):.1f}" if len(shares) > 1 else ""
-            row[f"{attack} %"] = f"{np.mean(shares):.1f}{spread}"
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def table_of_threats(worst: Worst) -> pd.DataFrame:
-    """Accuracy under each attacker with its interval, by method."""
-    rows = []
-    for method, outcomes in worst.items():
-        row = {"method": method, "clean %": _percent(outcomes["direct"].clean)}
-        rows.append(row | {f"{threat} %": f"{outcome.interval}" for threat, outcome in outcomes.items()})
+            cells[f"{head} %"] = f"{np.mean(shares):.1f}{spread}"
+        rows.append(cells)
     return pd.DataFrame(rows)
 
 
@@ -124,27 +120,19 @@ def table_of_gains(gains: Mapping[tuple[str, str], Gain]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def table_of_breaks(worst: Worst) -> pd.DataFrame:
-    """How many images only the adaptive attacker broke, and by which attacks, in their order."""
+def table_of_breaks(results: Results) -> pd.DataFrame:
+    """How many images only the adaptive attacker broke, and by which attacks, in their order, by method."""
     rows = []
-    for method, outcomes in worst.items():
-        broke = {f.name: int(f.broken.sum()) for f in outcomes["adaptive"].findings if f.broken.any()}
+    for method in results.values("defence"):
+        mine = results.select(defence=method)
+        broke = {row["attack"]: row["broken"] for row in mine.select(threat="adaptive") if row.get("broken")}
         row = {
             "method": method,
-            "left by direct": int(outcomes["direct"].robust.sum()),
+            "left by direct": mine.one(threat="direct", attack=WORST_CASE)["correct"],
             "then broken by": ", ".join(f"{attack} ({n})" for attack, n in broke.items()) or "none",
-            "left": int(outcomes["adaptive"].robust.sum()),
+            "left": mine.one(threat="adaptive", attack=WORST_CASE)["correct"],
         }
         rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def table_of_attacks(outcomes: Mapping[str, Outcome], *, digits: int = 1) -> pd.DataFrame:
-    """Accuracy in % under each attack alone, by method; each outcome is an exhaustive one."""
-    rows = []
-    for method, outcome in outcomes.items():
-        row = {"method": method, "clean %": _percent(outcome.clean, digits)}
-        rows.append(row | {f.name: _percent(outcome.survivors(f.name), digits) for f in outcome.findings})
     return pd.DataFrame(rows)
 
 
@@ -166,21 +154,22 @@ def table_of_migration(found: Mapping[str, Migration]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def table_of_costs(worst: Worst, training_seconds: Mapping[str, float]) -> pd.DataFrame:
-    """What training each method and attacking it took; passes are counted in images."""
+def table_of_costs(results: Results, costs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """What training each method took, by its ``costs``, and attacking it; passes are counted in images."""
     rows = []
-    for method, outcomes in worst.items():
-        findings = [finding for outcome in outcomes.values() for finding in outcome.findings]
+    for cost in costs:
+        attacks = results.select(defence=cost["defence"])
+        total = {what: sum(row.get(what, 0) for row in attacks) for what in ("seconds", "forwards", "backwards")}
         row = {
-            "method": method,
-            "training s": f"{training_seconds[method]:.0f}",
-            "three attackers s": f"{sum(f.seconds for f in findings):.0f}",
-            "forward passes": f"{sum(f.forwards for f in findings):,}",
-            "backward passes": f"{sum(f.backwards for f in findings):,}",
+            "method": cost["defence"],
+            "training s": f"{cost['training_seconds']:.0f}",
+            "three attackers s": f"{total['seconds']:.0f}",
+            "forward passes": f"{total['forwards']:,}",
+            "backward passes": f"{total['backwards']:,}",
         }
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _percent(shares: Tensor, digits: int = 1) -> str:
-    return f"{100 * shares.double().mean().item():.{digits}f}"
+def _percent(shares: Tensor) -> str:
+    return f"{100 * shares.double().mean().item():.1f}"

@@ -3,9 +3,8 @@
 import math
 from collections.abc import Mapping
 
-from torch import Tensor
-
 from advdef.claims import Condition, rule
+from advdef.evaluation import Results
 from advdef.papers.sensitivity.comparison import Gain
 from advdef.statistics import Interval, over_seeds
 
@@ -73,10 +72,7 @@ def stabilizing_makes_robust(gains: Gains) -> list[Condition]:
 
 @rule("neuron_sensitivity-S4")
 def accuracy_and_robustness_share_neurons(
-    costs: Mapping[tuple[str, str, str], Interval],
-    *,
-    clean: Mapping[tuple[str, int], Tensor],
-    robust: Mapping[tuple[str, int], Tensor],
+    costs: Mapping[tuple[str, str, str], Interval], results: Results
 ) -> list[Condition]:
     """Occluding the most sensitive neurons (set to zero or to their mean, one layer at a time, first seed) costs more
     clean accuracy than occluding random ones, and on the adversarially trained network more robust accuracy too,
@@ -84,12 +80,14 @@ def accuracy_and_robustness_share_neurons(
     accuracy falls and robust accuracy (PGD) rises (Student's 95 % intervals over seeds).
 
     ``costs`` has what the most sensitive neurons cost more than random ones, by network, what neurons are set to, and
-    the accuracy that is measured; ``clean`` and ``robust`` have booleans (N,) by method and seed.
+    the accuracy that is measured; ``results`` have rows of both weights for each seed, without an attack in the part
+    "clean", and under PGD in the part "trade-off".
     """
     occluded = [
         ("standard", "zero", "clean"), ("standard", "mean", "clean"), ("AT", "zero", "clean"), ("AT", "mean", "clean"),
         ("AT", "zero", "attacked anew"),
     ]  # fmt: skip
+    clean, robust = results.select(part="clean"), results.select(part="trade-off", threat="direct")
     return [
         *(Condition.above(f"{k}, set to {mode}, {what}", costs[k, mode, what], 0.0) for k, mode, what in occluded),
         Condition.above("clean accuracy falls from weight 0.1 to 1", _lead(clean, "SNS 0.1", "SNS"), 0.0),
@@ -149,10 +147,12 @@ def _better(gains: Gains, k: str, other: str) -> Condition:
     return Condition(f"{k} above {other}", holds, f"{seeds:+} over seeds, {images:+} over images")
 
 
-def _lead(hits: Mapping[tuple[str, int], Tensor], k: str, other: str) -> Interval:
-    """By how much the shares of images of one method lie above those of another, over seeds."""
-    seeds = [seed for method, seed in hits if method == k]
-    return over_seeds([(hits[k, s].float().mean() - hits[other, s].float().mean()).item() for s in seeds])
+def _lead(results: Results, k: str, other: str) -> Interval:
+    """By how much the accuracy of one method lies above that of another, over seeds."""
+    seeds = results.select(defence=(k, other)).values("seed")
+    return over_seeds(
+        [results.interval(defence=k, seed=s).value - results.interval(defence=other, seed=s).value for s in seeds]
+    )
 
 
 def _listed(conditions: list[Condition]) -> str:
