@@ -57,27 +57,21 @@ import pandas as pd
 import torch
 from advdef import attacks, checks, models, plotting
 from advdef.book import page as notebook
-from advdef.book.records import Run, record
-from advdef.claims import claims, decide
+from advdef.book.glue import record
 from advdef.contract import frozen
-from advdef.data import load
 from advdef.defenses import Undefended
-from advdef.evaluation import Attempt, correct, cost, craft, direct, evaluate, psnr
-from advdef.papers import how_decided
+from advdef.evaluation import ATTACKERS, correct, cost, craft, direct, evaluate, psnr
+from advdef.evaluation.results import WORST_CASE
 from advdef.papers.trn import figures, measure, tables, variants, verdicts
 from advdef.papers.trn.defence import Restoration
-from advdef.papers.trn.ladder import RUNGS, ladder, robust_by_rung, rung_attacker
+from advdef.papers.trn.ladder import RUNGS, ladder, rung_attacker
 from advdef.papers.trn.maps import GradientMap
 from advdef.papers.trn.smoothing import matching_temperature, smoothed
-from advdef.statistics import mean_interval, paired_difference, wilson
+from advdef.statistics import mean_interval
 from advdef.training import Recipe, train_at, train_standard, trained
 from tqdm import tqdm
 
 plotting.use_style()
-
-
-def draws(offset=0):
-    return torch.Generator().manual_seed(1_000 * seed + offset)
 
 
 def named(case, eps):
@@ -85,13 +79,8 @@ def named(case, eps):
     return notebook.show_eps(eps) if case.data.shape[0] == 3 else f"{eps:.3g}"
 
 
-def percent(hits):
-    return f"{100 * hits.float().mean():.1f}"
-
-
-def rate(hits):
-    """The share of hits in percent, with its 95 % Wilson interval."""
-    return f"{wilson(int(hits.sum()), len(hits))}"
+def percent(interval):
+    return f"{100 * interval.value:.1f}"
 
 
 def parameters(model):
@@ -102,48 +91,61 @@ def table(rows, caption):
     return notebook.table(pd.DataFrame(rows), caption)
 
 
+def by_attack(results, index, cell=str):
+    """A table of accuracies with a column for each attack."""
+    shown = results.pivot(index, "attack", cell, name="{} %")
+    return shown.rename(columns={"none %": "clean %"})
+
+
+def ahead(case, mine, other, **where):
+    """By how much one row exceeds another, on the same images."""
+    found = None if mine == other else case.run.compare(mine, other, **where)
+    return "–" if found is None else f"{found:+}"
+
+
 def keep(case, hits, **about):
-    """Rows of the record: clean images, and those of the oblivious attacker."""
+    """Rows of what is right, of clean images and of the oblivious attacker's."""
     for attack, right in hits.items():
-        threat = "clean" if attack == "clean" else "oblivious"
-        row = {"attack": attack, "threat": threat, "eps": case.budgets[attack]}
-        case.run.add_hits(right, **(row | about))
+        threat = "clean" if attack == "none" else "oblivious"
+        row = {"attack": attack, "threat": threat, "model": case.kind}
+        case.run.add_hits(right, eps=case.budgets[attack], **(row | about))
 
 
 # %% [markdown]
 # ## How much is computed
 #
 # The same code runs in three sizes. The numbers on this page come from the profile named in the table's caption. Test images are drawn at random, always the
-# same ones; restorers are trained and chosen on training images alone. In the table, *others* are the further classifiers of C7, *train* the images that restorers see (None: all), *strong* the steps and starts of APGD, *wide* the images for slow
+# same ones; restorers are trained and chosen on training images alone. In the table, *datasets* names the classifier of each data set, *others* are the further classifiers of C7, *train* the images that restorers see (None: all), *strong* the steps and starts of APGD, *wide* the images for slow
 # attacks, *least* the settings of C&W, *classes* the target classes, *curve* the number of budgets in the ladder, and *timed* the batch and the runs of the cost table. Wide tables scroll sideways.
 
 # %%
 PROFILES = {
     "smoke": dict(
-        networks={"digits": "small ResNet"}, others=("LeNet-5",), epochs=8, size="XS",
+        datasets={"digits": "small ResNet"}, others=("LeNet-5",), epochs=8, size="XS",
         train=800, restorer_epochs=6, attacks=("FGSM", "PGD-5"), copies=1, seeds=1,
         ablations=("image only", "shuffled map", "Sobel map", "oracle map", "concat", "pixel loss", "HGD-style"),
         larger=None, images=100, steps=5, strong=(5, 1), wide=40, ladder_images=20,
         ladder_steps=5, queries=20, classes=3, curve=1, checks="fast", timed=(64, 3), least=(5, 20),
     ),
     "laptop": dict(
-        networks={"fashion_mnist": "small ResNet", "cifar10": "SmallVGG"},
+        datasets={"fashion_mnist": "small ResNet", "cifar10": "SmallVGG"},
         others=("LeNet-5", "CleverHans CNN"), epochs=8, size="XS",
         train=10_000, restorer_epochs=8, attacks=("FGSM", "PGD-10"), copies=1, seeds=3,
         ablations=tuple(variants.VARIANTS)[1:], larger="S", images=1_000, steps=20, strong=(50, 1), wide=200, ladder_images=100,
         ladder_steps=40, queries=500, classes=3, curve=3, checks="fast", timed=(128, 5), least=(6, 150),
     ),
     "paper": dict(
-        networks={"cifar10": "ResNet-18", "fashion_mnist": "ResNet-18", "svhn": "ResNet-18"},
+        datasets={"cifar10": "ResNet-18", "fashion_mnist": "ResNet-18", "svhn": "ResNet-18"},
         others=("small ResNet", "LeNet-5"), epochs=30, size="B",
         train=None, restorer_epochs=20, attacks=("FGSM", "PGD-10"), copies=1, seeds=3,
         ablations=tuple(variants.VARIANTS)[1:], larger=None, images=10_000, steps=20, strong=(100, 5), wide=1_000, ladder_images=1_000,
         ladder_steps=100, queries=5_000, classes=9, curve=3, checks="all", timed=(256, 20), least=(6, 500),
     ),
 }  # fmt: skip
-P = notebook.choose(PROFILES, profile)
-DEVICE = notebook.choose_device(device)
-RESUME = notebook.resume_folder()
+page = notebook.Page(
+    "trn", PROFILES, profile, dataset=dataset, seed=seed, device=device
+)
+P = page.settings
 SEEDS = [seed + i for i in range(P["seeds"])]
 NETWORKS = {
     "small ResNet": models.SmallResNet, "SmallVGG": models.SmallVGG, "LeNet-5": models.LeNet5,
@@ -152,20 +154,14 @@ NETWORKS = {
 LEARNING_RATES = {"XS": 8e-3, "S": 3e-3, "B": 5e-4}  # of the restorers
 BUDGETS = {"digits": 0.2, "fashion_mnist": 0.1, "mnist": 0.2}  # colour images: 8/255
 cases = []
-for name in notebook.choose_datasets(dataset, tuple(P["networks"])):
-    data, kind = load(name, device=DEVICE), P["networks"].get(name, "small ResNet")
-    case = notebook.Case(name=name, kind=kind, data=data)
-    case.run, case.eps = Run("trn", profile, data, seed), BUDGETS.get(name, 8 / 255)
+for name, data in page.data.items():
+    kind = P["datasets"].get(name, "small ResNet")
+    case = notebook.Case(name=name, kind=kind, data=data, run=page.runs[name])
+    case.eps = BUDGETS.get(name, 8 / 255)
     case.train = data.subset(train=min(P["train"] or len(data.train), len(data.train)))
     cases.append(case)
 MAIN = cases[0]
-run_line = (
-    f"profile {profile}, " + ", ".join(f"{c.name} with {c.kind}" for c in cases)
-    + f", TRN-{P['size']}, seed {seed}, device {DEVICE.type}"
-)  # fmt: skip
-record("run_line", run_line)
-caption = f"The three profiles; this page: {run_line}"
-notebook.table(pd.DataFrame(PROFILES).map(str), caption, index=True)
+page.profiles()
 
 # %% [markdown]
 # ## The classifiers
@@ -274,10 +270,12 @@ for case in cases:
         kinds |= {("standard", kind): t for kind, t in OTHERS.items()}
     for (label, kind), t in kinds.items():
         right = correct(t.model, test.float_images(), test.labels)
-        case.run.add_clean(right, defence=label, model=kind, part="classifiers")
+        where = {"defence": label, "model": kind, "part": "classifiers"}
+        case.run.add_clean(right, **where)
         record(f"{case.name}/{kind}/{label}", right, kind="hits")
-        row = {"data": case.name, "network": kind, "training": label}
-        row |= {"parameters": parameters(t.model), "clean accuracy %": rate(right)}
+        row = {"dataset": case.name, "network": kind, "training": label}
+        row["parameters"] = parameters(t.model)
+        row["clean accuracy %"] = f"{case.run.results.interval(**where)}"
         rows.append(row | {"trained in s": f"{t.seconds:.0f}"})
 caption = "The classifiers on 2,000 test images (or all), with 95 % Wilson intervals"
 table(rows, caption)
@@ -287,7 +285,7 @@ rows = []
 for case in cases:
     for (k, s), (_, t) in case.restorers.items():
         size, epoch = parameters(t.model), int(t.history["epoch"])
-        row = {"data": case.name, "variant": k, "seed": s, "parameters": size}
+        row = {"dataset": case.name, "variant": k, "seed": s, "parameters": size}
         rows.append(row | {"epoch taken": epoch, "trained in s": f"{t.seconds:.0f}"})
         told = {"validation": t.history["validation"].tolist(), "seconds": t.seconds}
         case.run.values[f"restorer/{k}/{s}"] = told
@@ -324,18 +322,20 @@ SMALLEST = {"C&W": cw, "DeepFool": partial(attacks.deepfool)}
 for case in tqdm(cases, desc="attacks", leave=False):
     images = notebook.sample(case.data.test, P["images"])
     case.x, case.y = images.float_images(), images.labels
-    made = partial(craft, case.f, resume=RESUME)
-    case.attacked = dict(made(FIVE, case.x, case.y, eps=case.eps, generator=draws()))
+    made = partial(craft, case.f, resume=page.resume)
+    every = case.x, case.y
+    case.attacked = made(FIVE, *every, eps=case.eps, generator=page.draws())
     some = case.x[: P["wide"]], case.y[: P["wide"]]
-    case.unseen = dict(made(UNSEEN, *some, eps=case.eps, generator=draws(1)))
+    case.unseen = made(UNSEEN, *some, eps=case.eps, generator=page.draws(1))
     free = partial(made, eps=float("inf"), norm="L2")
-    case.unseen |= free(SMALLEST, *some, generator=draws(2))
-    case.budgets = {"clean": 0.0} | dict.fromkeys((*FIVE, *UNSEEN), case.eps)
+    case.unseen |= free(SMALLEST, *some, generator=page.draws(2))
+    case.budgets = {"none": 0.0} | dict.fromkeys((*FIVE, *UNSEEN), case.eps)
     case.budgets |= dict.fromkeys(SMALLEST)
     case.by_eps = {}
     for share in (0.25, 0.5, 1.0, 1.5, 2.0):  # of the budget
         name, eps = f"PGD, {share} eps", share * case.eps
-        one = made({"PGD": FIVE["PGD"]}, case.x, case.y, eps=eps, generator=draws(3))
+        again = {"PGD": FIVE["PGD"]}, *every
+        one = made(*again, eps=eps, generator=page.draws(3))
         case.by_eps[name], case.budgets[name] = one["PGD"], eps
 
 # %% [markdown]
@@ -357,7 +357,7 @@ for case in cases:
             continue
         images = case.x[fooled], case.y[fooled], adversarial[fooled]
         study = measure.study_maps(case.f, *images)
-        row = {"data": case.name, "attack": k, "fooled": int(fooled.sum())}
+        row = {"dataset": case.name, "attack": k, "fooled": int(fooled.sum())}
         rows.append(row | tables.map_row(study))
         case.studies[k], means = study, study.means()
         case.run.values |= {f"maps/{k}/{what}": pair for what, pair in means.items()}
@@ -424,7 +424,7 @@ plt.show()
 # %% tags=["hide-input"]
 rows = []
 for case, k in product(cases, PURIFIED):
-    row = {"data": case.name, "restored by": k}
+    row = {"dataset": case.name, "restored by": k}
     for what in ("clean", "FGSM", "PGD"):
         images = ({"clean": case.x} | case.attacked)[what]
         found = measure.restored_quality(case.defences[k], images, case.x)
@@ -445,29 +445,28 @@ table(rows, caption)
 # The next section has more seeds for the first data set; the tables after it have this one again.
 
 # %% tags=["hide-input"]
-rows = []
 for case in tqdm(cases, desc="oblivious", leave=False):
-    shown, case.hits = {"clean": case.x} | case.attacked | case.unseen, {}
+    shown = {"none": case.x} | case.attacked | case.unseen
     for k, defence in case.defences.items():
-        about = dict(defence=k, model=case.kind, part="oblivious")
-        case.hits[k] = hits = measure.replay(defence, shown, case.y)
-        case.run.add_clean(hits["clean"], **about)
-        keep(case, {a: hits[a] for a in (*FIVE, *case.unseen)}, **about)
-        row = {"data": case.name, "defence": k, "clean %": rate(hits["clean"])}
-        row |= {f"{a} %": percent(hits[a]) for a in FIVE}
-        mean = mean_interval(measure.share_withstood(hits, FIVE))
-        rows.append(row | {"mean of five %": f"{mean}"})
-        for a in ("clean", "PGD"):
-            record(f"{case.name}/{k}/{a}", hits[a], kind="hits")
+        hits = measure.replay(defence, shown, case.y)
+        keep(case, hits, defence=k, part="oblivious")
+        record(f"{case.name}/{k}/clean", hits["none"], kind="hits")
+        record(f"{case.name}/{k}/PGD", hits["PGD"], kind="hits")
+rows = []
+for case, k in product(cases, MAIN.defences):
+    found = page.results(part="oblivious", dataset=case.name, defence=k)
+    row = {"dataset": case.name, "defence": k}
+    row["clean %"] = f"{found.interval(attack='none')}"
+    row |= {f"{a} %": percent(found.interval(attack=a)) for a in FIVE}
+    mean = mean_interval(measure.share_withstood(found, FIVE)[0])
+    rows.append(row | {"mean of five %": f"{mean}"})
 where = ", ".join(f"{named(c, c.eps)} ({c.name})" for c in cases)
 caption = f"Accuracy on {P['images']} test images under attacks on the bare classifier at eps {where}; 95 % intervals"
 table(rows, caption)
 
 # %% tags=["hide-input"]
-rows = []
-for case, k in product(cases, ("none", *PURIFIED, "Fast-AT")):
-    row = {"data": case.name, "defence": k}
-    rows.append(row | {f"{a} %": percent(case.hits[k][a]) for a in case.unseen})
+found = page.results(part="oblivious", attack=(*UNSEEN, *SMALLEST))
+rows = by_attack(found, ["dataset", "defence"], percent)
 caption = f"Accuracy on {P['wide']} test images under other attacks that training did not see, made on the bare classifier; where C&W or DeepFool finds nothing, the image stays as it is"
 table(rows, caption)
 
@@ -480,46 +479,29 @@ table(rows, caption)
 # the classifier's features alone, as the high-level representation guided denoiser does. Where leaving out a loss changes more than leaving out the map, it is the loss, and not the gradient, that does the work.
 
 # %% tags=["hide-input"]
-shown = {"clean": MAIN.x} | MAIN.attacked
+shown = {"none": MAIN.x} | MAIN.attacked
 shown["PGD, 1.5 eps"] = MAIN.by_eps["PGD, 1.5 eps"]
-hits = {}
 for k, s in tqdm(MAIN.restorers, desc="ablations", leave=False):
-    hits[k, s] = measure.replay(defended(MAIN, k, s), shown, MAIN.y)
-    keep(MAIN, hits[k, s], defence=k, model=MAIN.kind, seed=s, part="ablation")
-ABLATED = {  # (seeds, images)
-    k: {a: torch.stack([hits[k, s][a] for s in SEEDS]) for a in shown}
-    for k in ("TRN", *P["ablations"])
-}
-OF_FIVE = {k: measure.share_withstood(hits, FIVE) for k, hits in ABLATED.items()}
+    hits = measure.replay(defended(MAIN, k, s), shown, MAIN.y)
+    keep(MAIN, hits, defence=k, seed=s, part="ablation")
+found = page.results(part="ablation")
+LEADS = measure.leads(found, FIVE)
+for k, lead in LEADS.items():
+    MAIN.run.values[f"lead over {k}"] = [vars(interval) for interval in lead]
 rows = []
 for group, k in [(group, k) for group, ks in GROUPS.items() for k in ks]:
     size = parameters(MAIN.restorers[k, seed][1].model)
     row = {"choice": group, "variant": k, "parameters": size}
-    for a in ("clean", "FGSM", "PGD", "PGD, 1.5 eps"):
-        row[f"{a} %"] = f"{100 * ABLATED[k][a].double().mean():.1f}"
-    row["mean of five %"] = f"{100 * OF_FIVE[k].mean():.1f}"
-    found = measure.lead_over(OF_FIVE[k], OF_FIVE["TRN"]) if k != "TRN" else []
-    told = [f"{v:+}" for v in found] + ["–", "–"]
-    rows.append(row | {"− TRN, over images": told[0], "− TRN, over seeds": told[1]})
-    if found:
-        MAIN.run.values[f"ablation/{k}"] = [vars(found[0]), vars(found[-1])]
-value = OF_FIVE["image only"].mean().item()
+    rows.append(row | tables.ablation_row(found, k, FIVE))
+five = measure.share_withstood(found.select(defence="image only"), FIVE)
+value = five.mean().item()
 record("image only/five", value, kind="number", n=len(MAIN.x))
 caption = f"Variants on {MAIN.name}: mean accuracy over {len(SEEDS)} seed{'s' * (len(SEEDS) > 1)}, and the difference to TRN in points on the mean of the five attacks, with 95 % intervals over images (paired, for these seeds) and over seeds (Student's)"
 table(rows, caption)
 
 # %% tags=["hide-input"]
-found = measure.lead_over(OF_FIVE["TRN"], OF_FIVE["image only"])
-helps = "cannot be told from these intervals"
-if all(v.low > 0 for v in found):
-    helps = "helps"
-elif all(v.high < 0 for v in found):
-    helps = "hurts"
-over = zip(found, ("points over images", "over seeds"), strict=False)
-told = ", ".join(f"{v:+} {what}" for v, what in over)
-MAIN.run.values["stream"] = [helps, told]
 caption = f"Does the gradient stream help? Mean of the five attacks on {MAIN.name}"
-table([{"TRN − image only": told, "the gradient stream": helps}], caption)
+table([tables.stream_row(LEADS["image only"])], caption)
 
 # %% [markdown]
 # ## Is the map looked at, and does it leak the label?
@@ -532,33 +514,32 @@ table([{"TRN − image only": told, "the gradient stream": helps}], caption)
 # %% tags=["hide-input"]
 rows = []
 for case in cases:
-    trn, hits = case.defences["TRN"], {}
+    shown = {"clean": ("none", case.x), "PGD": ("PGD", case.attacked["PGD"])}
     for k, other in variants.other_maps(case.f).items():
-        row = {"data": case.name, "map at test time": k}
-        for a, images in (("clean", case.x), ("PGD", case.attacked["PGD"])):
-            hits[k, a] = measure.right_with_maps(trn, other, images, case.y)
-            loss = paired_difference(hits[k, a], hits["its own", a])
-            row[f"{a} %"] = rate(hits[k, a])
-            row[f"{a}, − its own"] = f"{loss:+}" if k != "its own" else "–"
-            case.run.values[f"swapped/{k}/{a}"] = hits[k, a].double().mean().item()
+        row = {"dataset": case.name, "map at test time": k}
+        for what, (a, images) in shown.items():
+            trn, where = case.defences["TRN"], {"part": "swapped", "attack": a}
+            right = measure.right_with_maps(trn, other, images, case.y)
+            keep(case, {a: right}, defence="TRN", part="swapped", map=k)
+            row[f"{what} %"] = f"{case.run.results.interval(map=k, **where)}"
+            row[f"{what}, − its own"] = ahead(
+                case, {"map": k}, {"map": "its own"}, **where
+            )
         rows.append(row)
 caption = f"TRN with another map at test time, {P['images']} images, 95 % intervals (differences paired)"
 table(rows, caption)
 
 # %% tags=["hide-input"]
-rows, shape, classes = [], MAIN.data.shape, MAIN.data.num_classes
-for k in ("image only", "TRN", "stack", "oracle map"):
-    if (k, seed) not in MAIN.restorers:
-        continue
-    row = {"map": k}
-    for kind in ("noise", "grey"):
-        x, y = measure.blank_images(kind, shape, classes, n=1_000, generator=draws(20))
-        x, y = x.to(DEVICE), y.to(DEVICE)
-        hits = measure.right_of(defended(MAIN, k), x, y, batch_size=250)
-        row[f"{kind}: labels given back %"] = rate(hits)
-        record(f"leak/{k}/{kind}", hits, kind="hits")
-        MAIN.run.values[f"leak/{k}/{kind}"] = hits.float().mean().item()
-    rows.append(row)
+shape, classes = MAIN.data.shape, MAIN.data.num_classes
+kinds = product(("image only", "TRN", "stack", "oracle map"), ("noise", "grey"))
+for k, kind in [(k, kind) for k, kind in kinds if (k, seed) in MAIN.restorers]:
+    x, y = measure.blank_images(kind, shape, classes, n=1_000, generator=page.draws(20))
+    x, y = x.to(page.device), y.to(page.device)
+    hits = measure.right_of(defended(MAIN, k), x, y, batch_size=250)
+    record(f"leak/{k}/{kind}", hits, kind="hits")
+    MAIN.run.add_clean(hits, defence=k, model=MAIN.kind, part="leak", images=kind)
+found = page.results(part="leak")
+rows = found.pivot(["defence"], "images", name="{}: labels given back %")
 caption = f"Random labels given back for images that show nothing ({MAIN.name}, 1,000 images; chance: {100 / classes:.0f} %)"
 table(rows, caption)
 
@@ -568,42 +549,33 @@ table(rows, caption)
 # The attack's budget first: training saw a quarter to all of it.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy under PGD on the bare classifier against eps, with 95 % Wilson intervals; the dashed line marks the largest eps of training. Fast-AT has other weights, so that this is a transfer attack for it.", "name": "fig-trn-eps"}, "image": {"alt": "Curves of accuracy against eps for the undefended classifier, the transforms, the restorers and Fast-AT; one panel per data set."}}
-curves = {}
 for case in cases:
     for k, defence in case.defences.items():
-        found = measure.replay(defence, case.by_eps, case.y)
-        case.hits[k] |= found
-        keep(case, found, attack="PGD", defence=k, model=case.kind, part="eps")
-    curves[f"{case.name}, {case.kind}"] = {
-        k: {case.budgets[a]: hits[a] for a in ("clean", *case.by_eps)}
-        for k, hits in case.hits.items()
-    }
-figures.accuracy_by_eps(curves, trained=[case.eps for case in cases])
+        hits = measure.replay(defence, {"none": case.x} | case.by_eps, case.y)
+        keep(case, hits, defence=k, part="eps")
+figures.accuracy_by_eps(page.results(part="eps"), trained=[case.eps for case in cases])
 plt.show()
 
 # %% [markdown]
 # Then the classifier: TRN was trained in front of one, and now stands in front of another, attacked by PGD on that other one. Its map comes from the deployed classifier, or from the one that it was trained with.
 
 # %% tags=["hide-input"]
-MOVED, rows = {}, []
 maps, t = MAIN.restorers["TRN", seed]
 alone = MAIN.restorers["image only", seed][1].model
 for kind, other in OTHERS.items():
     f2 = frozen(other.model)
     stand = {
-        "none": Undefended(f2),
-        "image only": Restoration(f2, alone),
-        "TRN, its own map": Restoration(f2, t.model, GradientMap(f2)),
-        "TRN, map of the first": Restoration(f2, t.model, maps),
+        ("none", None): Undefended(f2),
+        ("image only", None): Restoration(f2, alone),
+        ("TRN", "its own"): Restoration(f2, t.model, GradientMap(f2)),
+        ("TRN", "of the first"): Restoration(f2, t.model, maps),
     }
     one = {"PGD": FIVE["PGD"]}, MAIN.x, MAIN.y
-    made = craft(f2, *one, eps=MAIN.eps, generator=draws(4), resume=RESUME)
-    for k, defence in stand.items():
-        hits = measure.replay(defence, {"clean": MAIN.x} | made, MAIN.y)
-        keep(MAIN, hits, defence=k, model=kind, part="moved")
-        row = {"classifier": kind, "defence": k}
-        rows.append(row | {f"{a} %": rate(right) for a, right in hits.items()})
-        MOVED[kind, k] = hits
+    made = craft(f2, *one, eps=MAIN.eps, generator=page.draws(4), resume=page.resume)
+    for (k, used), defence in stand.items():
+        hits = measure.replay(defence, {"none": MAIN.x} | made, MAIN.y)
+        keep(MAIN, hits, defence=k, model=kind, map=used, part="moved")
+rows = by_attack(page.results(part="moved"), ["model", "defence", "map"])
 caption = f"Restorers trained in front of {MAIN.kind}, in front of other classifiers ({MAIN.name}, eps {named(MAIN, MAIN.eps)}, {P['images']} images, 95 % Wilson intervals)"
 table(rows, caption)
 
@@ -637,63 +609,68 @@ for case in cases:
 for kind, k in product(OTHERS, JUDGED):
     MAIN.relatives[k][kind] = OTHERS[kind].model
 
-LADDER, ROBUST = {}, {}
+THREE = {}  # what the three attackers leave
 jobs = [(case, k, eps) for case in cases for eps in case.curve for k in JUDGED]
 for case, k, eps in tqdm(jobs, desc="ladder", leave=False):
+    about, x, y = {"defence": k, "model": case.kind}, case.x[few], case.y[few]
     rungs = ladder(
         case.defences[k], eps=eps, steps=P["ladder_steps"], restarts=restarts,
         queries=P["queries"], classes=P["classes"], twin=case.twin, transfer=case.relatives[k],
     )  # fmt: skip
-    LADDER[case, k, eps] = found = {}
+    THREE[case, k, eps] = three = {}
+    found = []
     for rung, attempts in rungs.items():
-        found[rung] = evaluate(
-            case.defences[k], attempts, case.x[few], case.y[few], eps=eps,
-            generator=draws(5), resume=RESUME,
-        )  # fmt: skip
         threat = rung_attacker(rung, rungs)
-        case.run.add(found[rung], defence=k, threat=threat, model=case.kind, part=rung)
-    ROBUST[case, k, eps] = robust_by_rung(found)
+        three[threat] = outcome = evaluate(
+            case.defences[k], attempts, x, y, eps=eps, generator=page.draws(5), resume=page.resume,
+        )  # fmt: skip
+        case.run.add(outcome, threat=threat, part=rung, **about)
+        found.append(outcome)
+    three["adaptive"] = evaluate(
+        case.defences[k], [], x, y, eps=eps, generator=page.draws(7), known=found,
+    )  # fmt: skip
+    for threat in ATTACKERS:
+        case.run.add(three[threat], threat=threat, part="worst", **about)
+    if eps == case.eps:
+        case.run.add_clean(three["adaptive"].clean, part="worst", **about)
 
+
+def met(case, k, eps):
+    """What a defence is right on without an attack, after each rung, and under each attacker."""
+    where = {"part": (*RUNGS, "worst"), "attack": ("none", WORST_CASE)}
+    return page.results(dataset=case.name, defence=k, eps=(0.0, eps), **where)
+
+
+ALL = {"part": "worst", "threat": "adaptive", "attack": WORST_CASE}
 rows = []
 for case, k, eps in jobs:
-    hits = ROBUST[case, k, eps]
-    fast = ROBUST[case, "Fast-AT", eps] if k != "Fast-AT" else None
-    row = {"data": case.name, "eps": named(case, eps), "defence": k}
-    rows.append(row | tables.ladder_row(hits, fast))
-    for rung in ("A0", "A1", "A2", "worst"):
-        if rung in hits:
-            record(
-                f"{case.name}/{k}/{named(case, eps)}/{rung}", hits[rung], kind="hits"
-            )
+    found, name = met(case, k, eps), f"{case.name}/{k}/{named(case, eps)}"
+    row = {"dataset": case.name, "eps": named(case, eps), "defence": k}
+    gain = ahead(case, {"defence": k}, {"defence": "Fast-AT"}, eps=eps, **ALL)
+    rows.append(row | tables.ladder_row(found) | {"− Fast-AT": gain})
+    for rung in [rung for rung in ("A0", "A1", "A2") if rung in found.values("part")]:
+        record(f"{name}/{rung}", found.hits(part=rung), kind="hits")
+    record(f"{name}/worst", found.hits(**ALL), kind="hits")
 caption = f"Accuracy in % on {P['ladder_images']} test images after each rung alone (a dash: the rung makes no sense there), and after all of them, with 95 % Wilson intervals; paired 95 % intervals of the difference to Fast-AT in points"
 table(rows, caption)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy of TRN after each rung alone, and after all rungs, at the main budget.", "name": "fig-trn-ladder"}, "image": {"alt": "Bars of the accuracy of TRN after each rung of the ladder and after all of them, one colour per data set."}}
-hits = {case.name: ROBUST[case, "TRN", case.eps] for case in cases}
-figures.accuracy_by_rung(hits)
+figures.accuracy_by_rung({case.name: met(case, "TRN", case.eps) for case in cases})
 plt.show()
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy of TRN against the number of steps of PGD at half the main budget; each number of steps is an attack of its own, with steps of 2.5 eps divided by it (at most eps).", "name": "fig-trn-steps"}, "image": {"alt": "Curves of accuracy against the number of attack steps for the oblivious attack, the identity in place of the gradient, the detached map, and end to end."}}
-counts = [n for n in (1, 2, 5, 10, 20, 40, 100) if n <= P["ladder_steps"]]
-trn, budget = MAIN.defences["TRN"], MAIN.eps / 2
-ways = {
-    "A0 oblivious": MAIN.f,
-    "A1 identity": trn.surrogates()["straight-through"],
-    "A2 detached map": trn.surrogates()["detached map"],
-    "A3 end to end": trn,
-    "A4 smooth twin": trn.through(MAIN.twin),
-}
-lines = {way: {} for way in ways}
-for (way, target), n in product(ways.items(), counts):
-    attack = partial(attacks.pgd, steps=n, stop_early=way != "A0 oblivious")
-    outcome = evaluate(
-        trn, [Attempt("PGD", attack, target)], MAIN.x[few], MAIN.y[few], eps=budget,
-        generator=draws(6), resume=RESUME,
-    )  # fmt: skip
-    lines[way][n] = outcome.robust.float().mean().item()
-for way, line in lines.items():
-    MAIN.run.values[f"steps/{way}"] = {str(n): value for n, value in line.items()}
-figures.accuracy_by_steps(lines)
+trn, eps, x, y = MAIN.defences["TRN"], MAIN.eps / 2, MAIN.x[few], MAIN.y[few]
+for n in [n for n in (1, 2, 5, 10, 20, 40, 100) if n <= P["ladder_steps"]]:
+    rungs = ladder(trn, eps=eps, steps=n, twin=MAIN.twin)
+    for rung in ("A0", "A1", "A2", "A3", "A4"):
+        outcome = evaluate(
+            trn, rungs[rung][:1], x, y, eps=eps, generator=page.draws(6), resume=page.resume,
+        )  # fmt: skip
+        MAIN.run.add(
+            outcome, defence="TRN", threat=rung_attacker(rung, rungs), model=MAIN.kind,
+            part="steps", rung=rung, steps=n,
+        )  # fmt: skip
+figures.accuracy_by_steps(page.results(part="steps", attack=WORST_CASE))
 plt.show()
 
 # %% [markdown]
@@ -702,27 +679,19 @@ plt.show()
 # The same outcomes in the terms of [the protocol](../book/protocol.md): the oblivious attacker is A0; the direct one is A3, plain autograd on the deployed pipeline (A2 where there is no map); the adaptive one has every rung.
 
 # %% tags=["hide-input"]
-THREATS = ("oblivious", "direct", "adaptive")
-WORST = {case: {k: {t: {} for t in THREATS} for k in JUDGED} for case in cases}
 rows = []
 for case, k, eps in jobs:
-    rungs = LADDER[case, k, eps]
-    found = {rung_attacker(rung, rungs): outcome for rung, outcome in rungs.items()}
-    found["adaptive"] = evaluate(
-        case.defences[k], [], case.x[few], case.y[few], eps=eps, generator=draws(7),
-        known=list(rungs.values()),
-    )  # fmt: skip
-    for threat in THREATS:
-        WORST[case][k][threat][eps] = outcome = found[threat]
-        case.run.add(outcome, defence=k, threat=threat, model=case.kind, part="worst")
-    bare = ROBUST[case, "none", eps]["worst"] if k != "none" else None
-    row = {"data": case.name, "eps": named(case, eps), "defence": k}
-    rows.append(row | tables.attackers_row({t: found[t] for t in THREATS}, bare))
+    found = met(case, k, eps).select(part="worst")
+    row = {"dataset": case.name, "eps": named(case, eps), "defence": k}
+    row |= {f"{t} %": f"{found.interval(threat=t)}" for t in ("clean", *ATTACKERS)}
+    gain = ahead(case, {"defence": k}, {"defence": "none"}, eps=eps, **ALL)
+    rows.append(row | {"adaptive − undefended": gain})
 caption = f"Accuracy on {P['ladder_images']} test images under three attackers, with 95 % Wilson intervals, and paired 95 % intervals of the difference to no defence in points"
 table(rows, caption)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy on the first data set against eps under three attackers, with 95 % Wilson intervals.", "name": "fig-trn-curves"}, "image": {"alt": "One panel per defence: accuracy against eps for the oblivious, the direct and the adaptive attacker."}}
-plotting.robustness_curves({MAIN.name: WORST[MAIN]})
+worst = page.results(part="worst", attack=WORST_CASE, dataset=MAIN.name)
+plotting.robustness_curves(worst)
 plt.show()
 
 # %% [markdown]
@@ -730,7 +699,7 @@ plt.show()
 # much. E2 asks for three trained networks, and the ladder meets one.
 
 # %% tags=["hide-input"]
-shown, x, y, eps = {}, MAIN.x[few], MAIN.y[few], MAIN.eps
+found, x, y, eps = {}, MAIN.x[few], MAIN.y[few], MAIN.eps
 CARD = dict(
     goal="any wrong class", norm="Linf", knowledge="all", randomised="nothing", eps=eps,
 )  # fmt: skip
@@ -739,18 +708,13 @@ for k in ("image only", "TRN"):
     defence = MAIN.defences[k]
     plain = direct(defence, {"FGSM": partial(attacks.fgsm), "PGD": strong})
     single = evaluate(
-        defence, plain, x, y, eps=eps, generator=draws(8), exhaustive=True, resume=RESUME,
+        defence, plain, x, y, eps=eps, generator=page.draws(8), exhaustive=True, resume=page.resume,
     )  # fmt: skip
-    worst = {threat: curve[eps] for threat, curve in WORST[MAIN][k].items()}
-    shown[k] = checks.row(
-        defence, x, y, eps=eps, generator=draws(9), single=single, **worst,
+    found[MAIN.name, k] = checks.row(
+        defence, x, y, eps=eps, generator=page.draws(9), single=single, **THREE[MAIN, k, eps],
         card=CARD, seeds=1, only=checks.FAST if P["checks"] == "fast" else None,
     )  # fmt: skip
-    fired = [c.id for c in shown[k] if c.status == "fire"]
-    MAIN.run.values[f"checks/{k}"] = fired
-    record(f"checks/{k}", ", ".join(fired) or "none")
-caption = f"Sanity checks of the evaluation at eps {named(MAIN, MAIN.eps)}"
-notebook.check_table(shown, caption)
+page.checks(found, f"Sanity checks of the evaluation at eps {named(MAIN, MAIN.eps)}")
 
 # %% [markdown]
 # ## C8: what it costs, and how it grows
@@ -765,9 +729,9 @@ for case in cases:
     costs = {k: cost(d, images, rounds=rounds) for k, d in case.defences.items()}
     for k, found in costs.items():
         row = tables.cost_row(found, costs["none"], batch=len(images))
-        rows.append({"data": case.name, "defence": k} | row)
-        case.run.values[f"cost/{k}"] = vars(found)
-caption = f"Cost of classifying one image: passes through the classifier, and milliseconds (medians of {rounds} runs on {DEVICE.type})"
+        rows.append({"dataset": case.name, "defence": k} | row)
+        case.run.add_cost(k, **vars(found))
+caption = f"Cost of classifying one image: passes through the classifier, and milliseconds (medians of {rounds} runs on {page.device.type})"
 table(rows, caption)
 
 # %% tags=["hide-input"]
@@ -775,81 +739,68 @@ caption = "How the restoration network grows with the number of classes and the 
 table(tables.growth_rows(), caption)
 
 # %% tags=["hide-input"]
-LARGER, rows = {}, [{"note": f"profile {profile} has one size"}]
+rows = [{"note": f"profile {profile} has one size"}]
 caption = "A larger network"
 if P["larger"]:
-    small, large = f"TRN-{P['size']}", f"TRN-{P['larger']}"
+    large = f"TRN-{P['larger']}"
     maps, t = restorer(MAIN, "TRN", size=P["larger"])
-    shown = {"clean": MAIN.x} | MAIN.attacked
-    LARGER = measure.replay(Restoration(MAIN.f, t.model, maps), shown, MAIN.y)
-    keep(MAIN, LARGER, defence=large, model=MAIN.kind, part="larger")
-    rows = []
-    for a, hits in LARGER.items():
-        before = MAIN.hits["TRN"][a]
-        row = {"attack": a, f"{small} %": rate(before), f"{large} %": rate(hits)}
-        rows.append(row | {"difference": f"{paired_difference(hits, before):+}"})
-    caption += f" ({MAIN.name}, {P['images']} images, one seed, the same pairs and epochs, its own learning rate; trained in {t.seconds:.0f} s, the smaller one in {MAIN.restorers['TRN', seed][1].seconds:.0f} s)"
+    shown = {"none": MAIN.x} | MAIN.attacked
+    hits = measure.replay(Restoration(MAIN.f, t.model, maps), shown, MAIN.y)
+    keep(MAIN, hits, defence=large, part="larger")
+    mine = {"defence": large, "part": "larger"}
+    other = {"defence": "TRN", "part": "oblivious"}
+    found = page.results(
+        part=("oblivious", "larger"), dataset=MAIN.name, defence=("TRN", large), attack=(*shown,),
+    )  # fmt: skip
+    rows = found.pivot(["attack"], "defence", name="{} %")
+    rows["difference"] = [ahead(MAIN, mine, other, attack=a) for a in shown]
+    caption += f" than TRN-{P['size']} ({MAIN.name}, {P['images']} images, one seed, the same pairs and epochs, its own learning rate; trained in {t.seconds:.0f} s, the smaller one in {MAIN.restorers['TRN', seed][1].seconds:.0f} s)"
 table(rows, caption)
 
 # %% [markdown]
 # ## Verdicts
 
 # %% tags=["hide-input"]
-conditions = {}
+conditions, summaries = {}, {}
 for case in cases:
-    bare, trn = case.hits["none"], case.hits["TRN"]
-    replayed = {a: verdicts.Replayed.of(bare, trn, a) for a in (*FIVE, *case.unseen)}
+    found = page.results(part="oblivious", dataset=case.name)
+    leads = measure.leads(found, FIVE)
     cosines = {a: mean_interval(case.cosines[a]) for a in FIVE if a in case.cosines}
-    withstood = {k: measure.share_withstood(case.hits[k], FIVE) for k in case.defences}
-    over = {k: measure.lead_over(withstood["TRN"], v) for k, v in withstood.items()}
-    left = {
-        k: {named(case, eps): ROBUST[case, k, eps]["worst"] for eps in case.curve}
-        for k in ("TRN", "Fast-AT")
-    }
-    leads, gains, settings = {}, {}, {}
-    for a in ("PGD, 1.5 eps", "PGD, 2.0 eps"):
-        setting = f"eps {named(case, case.budgets[a])}"
-        settings[setting] = verdicts.Replayed.of(bare, trn, a)
+    ablated, gains, settings, left = {}, {}, {}, {}
+    for eps in (1.5 * case.eps, 2 * case.eps):
+        rows = page.results(part="eps", dataset=case.name, eps=(0.0, eps))
+        settings[f"eps {named(case, eps)}"] = rows
+    for eps in case.curve:
+        left[named(case, eps)] = page.results(dataset=case.name, eps=eps, **ALL)
     if case is MAIN:
-        leads = {k: measure.lead_over(OF_FIVE["TRN"], v) for k, v in OF_FIVE.items()}
+        ablated = LEADS
         for kind in OTHERS:
-            moved = MOVED[kind, "none"], MOVED[kind, "TRN, its own map"]
-            settings[f"in front of {kind}"] = verdicts.Replayed.of(*moved, "PGD")
-    if case is MAIN and LARGER:
-        larger = measure.share_withstood(LARGER, FIVE)
-        gain, *_ = measure.lead_over(larger, withstood["TRN"])
+            rows = page.results(part="moved", model=kind, map=(None, "its own"))
+            settings[f"in front of {kind}"] = rows
+    if case is MAIN and P["larger"]:
+        pair = page.results(part="larger"), found.select(defence="TRN")
+        larger, smaller = (measure.share_withstood(rows, FIVE) for rows in pair)
+        gain, *_ = measure.lead_over(larger, smaller)
         gains[f"TRN-{P['larger']} − TRN-{P['size']}"] = gain
-    conditions[case] = {
-        "C1": verdicts.restores_the_five_attacks(replayed),
-        "C2": verdicts.exceeds_blind_maps(leads),
-        "C3": verdicts.label_is_not_needed(cosines, leads),
-        "C4": verdicts.exceeds_simpler_fusions(leads),
-        "C5": verdicts.restores_unseen_attacks(replayed),
-        "C6": verdicts.benign_accuracy_stays(bare["clean"], trn["clean"]),
+    conditions[case.name] = {
+        "C1": verdicts.restores_the_five_attacks(found),
+        "C2": verdicts.exceeds_blind_maps(ablated),
+        "C3": verdicts.label_is_not_needed(cosines, ablated),
+        "C4": verdicts.exceeds_simpler_fusions(ablated),
+        "C5": verdicts.restores_unseen_attacks(found),
+        "C6": verdicts.benign_accuracy_stays(found),
         "C7": verdicts.generalises(settings),
         "C8": verdicts.a_larger_network_restores_better(gains),
-        "C9": verdicts.holds_against_all_rungs(left["TRN"], left["Fast-AT"]),
-        "C10": verdicts.exceeds_other_purifications(over | leads),
+        "C9": verdicts.holds_against_all_rungs(left),
+        "C10": verdicts.exceeds_other_purifications(leads | ablated),
+        "C11": (),
     }
-
-SUMMARIES = {  # where nothing was measured
-    "C8": "no larger network was trained",
-    "C11": "no criterion is known; the restored images are shown above",
-}
-decided = []
-for claim, case in product(claims("trn").values(), cases):
-    number = claim.id.split("-")[-1]
-    met = conditions[case].get(number, ())
-    summary = "" if met else SUMMARIES.get(number, "")
-    decided.append(decide(claim, case.name, met, summary=summary))
-    kind = "text" if number in ("C9", "C11") else "info"
-    record(f"{case.name}/verdict/{claim.id}", decided[-1].word, kind=kind)
-for case in cases:
-    case.run.verdicts = [v.as_record() for v in decided if v.dataset == case.name]
-    case.run.save()
-shown = notebook.verdict_table(decided, f"Verdicts of this run ({run_line})")
-record("verdict_table", shown)
-shown
+    summaries[case.name] = {
+        "C8": "" if gains else "no larger network was trained",
+        "C11": "no criterion is known; the restored images are shown above",
+    }
+undecided = {*conditions[MAIN.name]} - {"C9", "C11"}
+page.verdicts(conditions, summaries=summaries, undecided=undecided)
 
 # %% [markdown]
 # Each verdict follows from a rule; *supported* means that it holds in every case it names, *partly* in some, *not supported* in none. C2 and C4 are decided on the first data set, where every variant was trained; so are the comparison with the
@@ -857,9 +808,7 @@ shown
 # interval contains the threshold, as one over few seeds often does, the run does not tell; where all of it lies on the wrong side, the run speaks against the claim. There are many intervals, for which nothing is corrected.
 
 # %% tags=["hide-input"]
-texts = {id.split("-")[-1]: text for id, text in how_decided("trn").items()}
-columns = {"claim": texts.keys(), "holds when": texts.values()}
-table(columns, "How each claim is decided")
+page.rules()
 
 # %% [markdown]
 # ## Limitations
@@ -881,18 +830,16 @@ table(columns, "How each claim is decided")
 # %% tags=["hide-input"]
 rows = []
 for case in cases:
-    hits = {k: ROBUST[case, k, case.eps] for k in JUDGED}
-    row = {"data": case.name, "eps": named(case, case.eps)}
-    rows.append(row | tables.headline_row(hits))
+    found = page.results(dataset=case.name, eps=case.eps, attack=WORST_CASE)
+    row = {"dataset": case.name, "eps": named(case, case.eps)}
+    rows.append(row | tables.headline_row(found))
 caption = (
     f"Accuracy on the same {P['ladder_images']} test images as the attacker learns more"
 )
-shown = table(rows, caption)
-record("headline_table", shown)
-shown
+page.headline(pd.DataFrame(rows), caption)
 
 # %% [markdown]
 # ## Provenance
 
 # %% tags=["hide-input"]
-notebook.provenance_table(case.run for case in cases)
+page.finish()

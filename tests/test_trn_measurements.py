@@ -13,13 +13,15 @@ from torch import Tensor, nn
 
 from advdef.contract import frozen
 from advdef.data import Dataset, Split
-from advdef.evaluation import Cost, Outcome, correct, psnr
+from advdef.evaluation import Cost, Results, correct, psnr
+from advdef.evaluation.results import WORST_CASE
 from advdef.papers.trn import figures, measure, tables, variants
 from advdef.papers.trn.defence import OracleRestoration, Restoration
-from advdef.papers.trn.ladder import RUNGS, robust_by_rung, rung_attacker
+from advdef.papers.trn.ladder import RUNGS, rung_attacker
 from advdef.papers.trn.maps import GradientMap, OracleMap, alignment
 from advdef.papers.trn.models import SIZES, ImageRestorer, Restorer, TwoStreamRestorer
 from advdef.plotting import visible_change
+from advdef.statistics import Interval
 from advdef.training import Recipe
 
 SHAPE, CLASSES = (2, 6, 5), 4
@@ -43,6 +45,15 @@ def restorer(map_channels: int) -> Restorer:
         torch.manual_seed(0)
         made = TwoStreamRestorer(2, map_channels, **SIZE) if map_channels else ImageRestorer(2, **SIZE)
         nn.init.normal_(made.out.weight, std=0.05)
+    return made
+
+
+def rows(*found: tuple[str, str, str, int, dict[str, Any]], of: int = 4) -> Results:
+    """Rows for (part, threat, attack) with so many of the first images right, and what else they say."""
+    made = Results()
+    for part, threat, attack, count, more in found:
+        where: dict[str, Any] = {"dataset": "one", "model": "CNN", "defence": "TRN", "eps": 0.1, "seed": 0} | more
+        made.add_hits(torch.arange(of) < count, part=part, threat=threat, attack=attack, **where)  # type: ignore[arg-type]
     return made
 
 
@@ -100,6 +111,56 @@ def test_a_lead_over_seeds_needs_several() -> None:
     assert images.value == pytest.approx(seeds.value) == pytest.approx(float((one - other).mean()))
     assert measure.lead_over(one[0], other[0]) == measure.lead_over(one[:1], other[:1])
     assert len(measure.lead_over(one[0], other[0])) == 1
+
+
+def variants_of_trn() -> Results:
+    """Of four images, under two attacks and with two seeds."""
+    right = {("TRN", 0): (4, 2), ("TRN", 1): (4, 4), ("image only", 0): (2, 2), ("image only", 1): (2, 0)}
+    names = ("none", "FGSM", "PGD", "PGD, 1.5 eps")
+    return rows(
+        *(
+            ("ablation", "oblivious", name, count, {"defence": defence, "seed": seed})
+            for (defence, seed), counts in right.items()
+            for name, count in zip(names, (4, *counts, 0), strict=True)
+        )
+    )
+
+
+def test_the_lead_of_trn_is_on_the_mean_of_the_attacks() -> None:
+    found, attacks = variants_of_trn(), ("FGSM", "PGD")
+    shares = measure.share_withstood(found.select(defence="TRN"), attacks)
+    assert shares.tolist() == [[1, 1, 0.5, 0.5], [1, 1, 1, 1]]
+    other = torch.tensor([[1, 1, 0, 0], [0.5, 0.5, 0, 0]], dtype=torch.float64)
+    leads = measure.leads(found, attacks)
+    assert list(leads) == ["TRN", "image only"]
+    assert leads["image only"] == measure.lead_over(shares, other)
+    assert [interval.value for interval in leads["TRN"]] == [0, 0]
+
+
+def test_a_variant_is_shown_beside_trn() -> None:
+    found, attacks = variants_of_trn(), ("FGSM", "PGD")
+    row = tables.ablation_row(found, "image only", attacks)
+    told = ["clean %", "FGSM %", "PGD %", "PGD, 1.5 eps %", "mean of five %", "− TRN, over images", "− TRN, over seeds"]
+    assert list(row) == told
+    assert list(row.values())[:5] == ["100.0", "50.0", "25.0", "0.0", "37.5"]
+    assert row["− TRN, over images"].startswith("-50.0 [")
+    assert row["− TRN, over seeds"].startswith("-50.0 [")
+    assert list(tables.ablation_row(found, "TRN", attacks).values())[-3:] == ["87.5", "–", "–"]
+
+
+@pytest.mark.parametrize(
+    ("lead", "helps"),
+    [
+        ([(0.1, 0.2)], "helps"),
+        ([(0.1, 0.2), (-0.1, 0.3)], "cannot be told from these intervals"),
+        ([(-0.2, -0.1), (-0.3, -0.1)], "hurts"),
+        ([(0.0, 0.1)], "cannot be told from these intervals"),
+    ],
+)
+def test_the_stream_helps_where_every_interval_says_so(lead: list[tuple[float, float]], helps: str) -> None:
+    row = tables.stream_row([Interval((low + high) / 2, low, high) for low, high in lead])
+    assert row["the gradient stream"] == helps
+    assert row["TRN − image only"].count("over seeds") == len(lead) - 1
 
 
 # Maps
@@ -162,34 +223,26 @@ def test_the_direct_attacker_has_the_rung_of_plain_autograd() -> None:
     ]  # fmt: skip
 
 
-def outcome(*robust: bool) -> Outcome:
-    hits = torch.tensor(robust)
-    return Outcome(0.1, torch.ones_like(hits), hits, torch.zeros(len(hits), 1, 1, 1))
-
-
-def test_the_worst_case_is_over_all_rungs() -> None:
-    found = robust_by_rung({"A0": outcome(True, True, False), "A2": outcome(True, False, True)})
-    assert {rung: hits.tolist() for rung, hits in found.items()} == {
-        "clean": [True, True, True],
-        "A0": [True, True, False],
-        "A2": [True, False, True],
-        "worst": [True, False, False],
-    }
+def climbed(defence: str = "TRN", *, a1: bool = False) -> list[tuple[str, str, str, int, dict[str, Any]]]:
+    """What a ladder of two or three rungs leaves of four images: all, three, three, two, and one after all rungs."""
+    where = {"defence": defence}
+    return [
+        ("worst", "clean", "none", 4, where | {"eps": 0.0}),
+        ("A0", "oblivious", WORST_CASE, 3, where),
+        *([("A1", "adaptive", WORST_CASE, 3, where)] if a1 else []),
+        ("A2", "direct", WORST_CASE, 2, where),
+        ("worst", "direct", WORST_CASE, 2, where),
+        ("worst", "adaptive", WORST_CASE, 1, where),
+    ]
 
 
 def test_rows_of_the_ladder() -> None:
-    hits = robust_by_rung({"A0": outcome(True, True, False, True), "A2": outcome(True, False, False, True)})
-    row = tables.ladder_row(hits, None)
-    assert list(row) == ["clean %", *RUNGS, "worst case %", "− Fast-AT"]
-    assert (row["clean %"], row["A0"], row["A1"], row["A2"], row["− Fast-AT"]) == ("100", "75", "–", "50", "–")
-    assert tables.ladder_row(hits, hits)["− Fast-AT"].startswith("+0.0 [")
-    threats = {"oblivious": outcome(True, True), "direct": outcome(True, False), "adaptive": outcome(False, False)}
-    assert tables.attackers_row(threats, None)["adaptive − undefended"] == "–"  # type: ignore[arg-type]
-    told = tables.attackers_row(threats, torch.tensor([True, True]))  # type: ignore[arg-type]
-    assert told["adaptive − undefended"].startswith("-100.0 [")
-    assert told["direct %"].startswith("50.0 [")
-    every = {"none": hits, "image only": hits, "Fast-AT": hits, "TRN": hits | {"A1": hits["A0"]}}
-    assert list(tables.headline_row(every).values()) == ["75", "75", "75", "50", "50", "50", "50"]
+    row = tables.ladder_row(rows(*climbed()))
+    assert list(row) == ["clean %", *RUNGS, "worst case %"]
+    assert (row["clean %"], row["A0"], row["A1"], row["A2"]) == ("100", "75", "–", "50")
+    assert row["worst case %"].startswith("25.0 [")
+    every = [row for name in ("none", "image only", "Fast-AT", "TRN") for row in climbed(name, a1=name == "TRN")]
+    assert list(tables.headline_row(rows(*every)).values()) == ["75", "75", "75", "50", "25", "25", "25"]
 
 
 def test_the_cost_is_told_beside_the_bare_classifiers() -> None:
@@ -264,27 +317,37 @@ def test_names_of_the_label_and_of_what_logits_say() -> None:
 
 
 def test_a_missing_rung_has_no_bar() -> None:
-    hits = robust_by_rung({"A0": outcome(True, True), "A2": outcome(True, False)})
+    hits = rows(*climbed())
     figure = figures.accuracy_by_rung({"one": hits, "other": hits})
     heights = [bar.get_height() for bar in figure.axes[0].patches]
     assert len(heights) == 2 * (len(RUNGS) + 1)
-    assert [height for height in heights if not math.isnan(height)] == [1.0, 0.5, 0.5] * 2
+    assert [height for height in heights if not math.isnan(height)] == [0.75, 0.5, 0.25] * 2
     assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == [*RUNGS, "all"]
     plt.close(figure)
 
 
 def test_curves_hold_what_was_measured() -> None:
-    hits = torch.arange(10)
-    curves = {"one": {"TRN": {0.0: hits < 9, 0.2: hits < 5}}, "other": {"none": {0.0: hits < 8}}}
+    curves = rows(
+        ("eps", "oblivious", "PGD", 5, {"eps": 0.2}),
+        ("eps", "clean", "none", 9, {"eps": 0.0}),
+        ("eps", "clean", "none", 8, {"eps": 0.0, "defence": "none", "dataset": "other"}),
+        of=10,
+    )
     figure = figures.accuracy_by_eps(curves, trained=[0.1, 0.3])
     line, end = figure.axes[0].lines
+    assert line.get_xdata().tolist() == [0.0, 0.2]
     assert line.get_ydata().tolist() == [0.9, 0.5]
     assert end.get_xdata()[0] == 0.1
-    assert [axes.get_title() for axes in figure.axes] == ["one", "other"]
+    assert [axes.get_title() for axes in figure.axes] == ["one, CNN", "other, CNN"]
     plt.close(figure)
-    ways = {way: {1: 0.5, 10: number / 10} for number, way in enumerate("abcde")}
-    figure = figures.accuracy_by_steps(ways)
+    steps = [
+        ("steps", "direct", WORST_CASE, number if n == 10 else 5, {"rung": rung, "steps": n})
+        for n in (1, 10)
+        for number, rung in enumerate(("A0", "A1", "A2", "A3", "A4"))
+    ]
+    figure = figures.accuracy_by_steps(rows(*steps, of=10))
     assert [line.get_ydata()[1] for line in figure.axes[0].lines] == [0.0, 0.1, 0.2, 0.3, 0.4]
+    assert figure.axes[0].lines[1].get_label() == "A1 identity"
     plt.close(figure)
     figure = figures.held_out_losses({"by map": {"TRN": [torch.tensor([3.0, 1.0]), torch.tensor([1.0, 1.0])]}})
     assert figure.axes[0].lines[0].get_ydata().tolist() == [2.0, 1.0]

@@ -8,10 +8,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from advdef.evaluation import Results
 from advdef.papers.trn.ladder import RUNGS
 from advdef.papers.trn.maps import GradientMap, OracleMap, SobelMap
 from advdef.plotting import COLOURS, image_grid, visible_change
-from advdef.statistics import wilson
 
 __all__ = [
     "accuracy_by_eps",
@@ -89,20 +89,23 @@ def map_sizes(sizes: Mapping[str, Mapping[str, Tensor]]) -> Figure:
     return figure
 
 
-def accuracy_by_eps(curves: Mapping[str, Mapping[str, Mapping[float, Tensor]]], *, trained: Sequence[float]) -> Figure:
-    """A panel per title, a line with its 95 % Wilson band per defence: accuracy against eps.
+def accuracy_by_eps(results: Results, *, trained: Sequence[float]) -> Figure:
+    """A panel per data set, a line with its 95 % band per defence: accuracy against eps.
 
-    ``curves[title][defence][eps]`` are hits (N,); ``trained`` holds the largest eps of training for each panel, where a
-    dashed line stands.
+    ``trained`` holds the largest eps of training for each panel, where a dashed line stands.
     """
-    figure, axes = plt.subplots(1, len(curves), figsize=(4.4 * len(curves) + 0.4, 3.6), sharey=True, squeeze=False)
-    for panel, (title, defences), end in zip(axes[0], curves.items(), trained, strict=True):
-        for defence, hits in defences.items():
-            found = [wilson(int(right.sum()), len(right)) for right in hits.values()]
-            panel.plot(list(hits), [i.value for i in found], marker=".", color=COLOURS[defence], label=defence)
+    datasets = [results.select(dataset=name) for name in results.values("dataset")]
+    size = (4.4 * len(datasets) + 0.4, 3.6)
+    figure, axes = plt.subplots(1, len(datasets), figsize=size, sharey=True, squeeze=False)
+    for panel, rows, end in zip(axes[0], datasets, trained, strict=True):
+        budgets = sorted(rows.values("eps"))
+        for defence in rows.values("defence"):
+            found = [rows.interval(defence=defence, eps=eps) for eps in budgets]
+            panel.plot(budgets, [i.value for i in found], marker=".", color=COLOURS[defence], label=defence)
             low, high = [i.low for i in found], [i.high for i in found]
-            panel.fill_between(list(hits), low, high, color=COLOURS[defence], alpha=0.12, lw=0)
+            panel.fill_between(budgets, low, high, color=COLOURS[defence], alpha=0.12, lw=0)
         panel.axvline(end, color="0.4", ls="--", lw=0.8)
+        title = f"{rows.rows[0]['dataset']}, {rows.rows[0]['model']}"
         panel.set(title=title, xlabel="eps", ylim=(-0.03, 1.03))
     axes[0][0].set_ylabel("accuracy")
     lines = axes[0][0].get_legend_handles_labels()
@@ -110,32 +113,36 @@ def accuracy_by_eps(curves: Mapping[str, Mapping[str, Mapping[float, Tensor]]], 
     return figure
 
 
-def accuracy_by_rung(hits: Mapping[str, Mapping[str, Tensor]]) -> Figure:
-    """Bars for each data set: accuracy after each rung and, as the "worst" case, after all; no rung, no bar.
+def accuracy_by_rung(results: Mapping[str, Results]) -> Figure:
+    """Bars for each data set: accuracy after each rung and after all; no rung, no bar.
 
-    ``hits[dataset]`` are those of :func:`advdef.papers.trn.ladder.robust_by_rung`.
+    ``results[dataset]`` are rows as in :func:`advdef.papers.trn.tables.ladder_row`.
     """
     figure, panel = plt.subplots(figsize=(8, 3))
-    width, tones = 0.8 / len(hits), [COLOURS[name] for name in ("TRN", "HGD-style", "image only")]
-    for number, (dataset, found) in enumerate(hits.items()):
-        rungs = [found.get(rung) for rung in (*RUNGS, "worst")]
-        heights = [math.nan if right is None else right.float().mean().item() for right in rungs]
-        at = [place + (number - (len(hits) - 1) / 2) * width for place in range(len(rungs))]
-        bars = panel.bar(at, heights, width, color=tones[number % len(tones)], label=dataset)
-        panel.bar_label(bars, [f"{100 * height:.0f}" for height in heights], fontsize=7)
+    width, tones = 0.8 / len(results), [COLOURS[name] for name in ("TRN", "HGD-style", "image only")]
+    for number, (dataset, found) in enumerate(results.items()):
+        heights = dict.fromkeys((*RUNGS, "all"), math.nan) | {
+            "all": found.interval(part="worst", threat="adaptive").value
+        }
+        heights |= {rung: found.interval(part=rung).value for rung in RUNGS if rung in found.values("part")}
+        at = [place + (number - (len(results) - 1) / 2) * width for place in range(len(heights))]
+        bars = panel.bar(at, list(heights.values()), width, color=tones[number % len(tones)], label=dataset)
+        panel.bar_label(bars, [f"{100 * height:.0f}" for height in heights.values()], fontsize=7)
     panel.set_xticks(range(len(RUNGS) + 1), [*RUNGS, "all"])
     panel.set(ylabel="accuracy", ylim=(0, 1.05))
     panel.legend(fontsize=8)
     return figure
 
 
-def accuracy_by_steps(lines: Mapping[str, Mapping[int, float]]) -> Figure:
-    """A line for each of five ways to attack: accuracy against the number of steps."""
+def accuracy_by_steps(results: Results) -> Figure:
+    """A line for each of the first five rungs: accuracy against the number of steps, from rows with both."""
+    names = ("oblivious", "identity", "detached map", "end to end", "smooth twin")
     tones, styles = ("0.6", "#E69F00", "#D55E00", "#0072B2", "#009E73"), (":", "--", "-", "-.", "-.")
+    counts = results.values("steps")
     figure, panel = plt.subplots(figsize=(6, 3.4))
-    for (way, line), tone, style in zip(lines.items(), tones, styles, strict=True):
-        panel.plot(list(line), list(line.values()), style, marker="o", color=tone, label=way)
-    counts = sorted({steps for line in lines.values() for steps in line})
+    for rung, name, tone, style in zip(RUNGS, names, tones, styles, strict=False):
+        left = [results.interval(rung=rung, steps=n).value for n in counts]
+        panel.plot(counts, left, style, marker="o", color=tone, label=f"{rung} {name}")
     panel.set(xscale="log", xlabel="steps", ylabel="accuracy", ylim=(-0.03, 1.03))
     panel.set_xticks(counts, [str(steps) for steps in counts])
     panel.minorticks_off()

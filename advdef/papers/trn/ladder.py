@@ -4,8 +4,7 @@ from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from advdef.attacks.attack import Suite
 from advdef.attacks.auto_pgd import apgd
@@ -15,11 +14,11 @@ from advdef.attacks.libraries.pyautoattack import square
 from advdef.attacks.noise import uniform_noise
 from advdef.attacks.suites import stopping
 from advdef.defenses.base import Defense
-from advdef.evaluation import Attempt, Outcome, Threat
+from advdef.evaluation import Attempt, Threat
 from advdef.papers.trn.defence import Restoration
 from advdef.papers.trn.maps import GradientMap
 
-__all__ = ["RUNGS", "ladder", "robust_by_rung", "rung_attacker"]
+__all__ = ["RUNGS", "ladder", "rung_attacker"]
 
 RUNGS: Mapping[str, str] = {
     "A0": "oblivious: PGD on the bare classifier",
@@ -107,9 +106,3 @@ def rung_attacker(rung: str, rungs: Collection[str]) -> Threat:
     if rung == "A0":
         return "oblivious"
     return "direct" if rung == ("A3" if "A3" in rungs else "A2") else "adaptive"
-
-
-def robust_by_rung(outcomes: Mapping[str, Outcome]) -> dict[str, Tensor]:
-    """Which images (N,) are right: "clean", after each rung alone, and, as the "worst" case, after all of them."""
-    alone = {rung: outcome.robust for rung, outcome in outcomes.items()}
-    return {"clean": outcomes["A0"].clean, **alone, "worst": torch.stack(list(alone.values())).all(0)}

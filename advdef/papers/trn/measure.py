@@ -1,7 +1,7 @@
 """What the page of TRN measures besides accuracy: how good maps are, who leads by how much, what leaks."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from advdef.contract import ask
 from advdef.defenses import Preprocessed
-from advdef.evaluation import correct, psnr
+from advdef.evaluation import Results, correct, psnr
 from advdef.papers.trn.defence import OracleRestoration, Restoration
 from advdef.papers.trn.maps import GradientMap, MapLabel, OracleMap, alignment
 from advdef.statistics import Interval, mean_interval, over_seeds
 
 __all__ = [
-    "MapStudy", "blank_images", "lead_over", "newly_wrong", "replay", "restored_quality", "right_of",
+    "MapStudy", "blank_images", "lead_over", "leads", "newly_wrong", "replay", "restored_quality", "right_of",
     "right_with_maps", "share_withstood", "study_maps",
 ]  # fmt: skip
 
@@ -56,13 +56,17 @@ def _right(logits: Callable[[Tensor, Tensor], Tensor], images: Tensor, labels: T
         return torch.cat([logits(x, y).argmax(1) == y for x, y in parts])
 
 
-def share_withstood(hits: Mapping[str, Tensor], attacks: Iterable[str]) -> Tensor:
-    """Of several attacks the share that each image withstands, (..., N), from hits (..., N) by attack.
+def share_withstood(results: Results, attacks: Collection[str]) -> Tensor:
+    """Of several attacks the share that each image withstands, (S, N) for S seeds, from the rows of one defence.
 
-    >>> share_withstood({"FGSM": torch.tensor([True, True]), "PGD": torch.tensor([True, False])}, ["FGSM", "PGD"])
-    tensor([1.0000, 0.5000], dtype=torch.float64)
+    >>> found, where = Results(), dict(part="ablation", dataset="digits", model="CNN", defence="TRN", seed=0, eps=0.1)
+    >>> for attack, right in {"FGSM": [True, True], "PGD": [True, False]}.items():
+    ...     found.add_hits(torch.tensor(right), threat="oblivious", attack=attack, **where)
+    >>> share_withstood(found, ["FGSM", "PGD"])
+    tensor([[1.0000, 0.5000]], dtype=torch.float64)
     """
-    return torch.stack([hits[attack].double() for attack in attacks]).mean(0)
+    seeds = [results.select(seed=seed) for seed in results.values("seed")]
+    return torch.stack([torch.stack([of.hits(attack=name).double() for name in attacks]).mean(0) for of in seeds])
 
 
 def lead_over(treated: Tensor, control: Tensor) -> list[Interval]:
@@ -77,6 +81,12 @@ def lead_over(treated: Tensor, control: Tensor) -> list[Interval]:
     difference = (treated - control).reshape(-1, treated.shape[-1])
     seeds = [over_seeds(difference.mean(1).tolist())] if len(difference) > 1 else []
     return [mean_interval(difference.mean(0)), *seeds]
+
+
+def leads(results: Results, attacks: Collection[str]) -> dict[str, list[Interval]]:
+    """By how much TRN exceeds each defence on the mean of several attacks, as :func:`lead_over` tells it."""
+    shares = {name: share_withstood(results.select(defence=name), attacks) for name in results.values("defence")}
+    return {name: lead_over(shares["TRN"], share) for name, share in shares.items()}
 
 
 @dataclass(frozen=True)

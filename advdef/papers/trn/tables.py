@@ -1,20 +1,19 @@
 """Rows of the tables on TRN's page that take more than a few lines."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Sequence
 from itertools import product
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from advdef.evaluation import Cost, Outcome, Threat
+from advdef.evaluation import Cost, Results
 from advdef.papers.trn.ladder import RUNGS
 from advdef.papers.trn.maps import MapLabel
-from advdef.papers.trn.measure import MapStudy
+from advdef.papers.trn.measure import MapStudy, lead_over, share_withstood
 from advdef.papers.trn.models import SIZES, TwoStreamRestorer
-from advdef.statistics import paired_difference, wilson
+from advdef.statistics import Interval
 
-__all__ = ["attackers_row", "cost_row", "growth_rows", "headline_row", "ladder_row", "map_row"]
+__all__ = ["ablation_row", "cost_row", "growth_rows", "headline_row", "ladder_row", "map_row", "stream_row"]
 
 _SHOWN: tuple[MapLabel, ...] = ("average", "predicted")
 
@@ -30,44 +29,60 @@ def map_row(study: MapStudy) -> dict[str, str]:
     return row | {f"{label}: median size": f"{study.sizes[label].median():.1e}" for label in _SHOWN}
 
 
-def ladder_row(hits: Mapping[str, Tensor], fast_at: Mapping[str, Tensor] | None) -> dict[str, str]:
-    """Accuracy before the attacks, after each rung and after all, and the difference to Fast-AT.
+def ablation_row(results: Results, variant: str, attacks: Collection[str]) -> dict[str, str]:
+    """Accuracy of a variant of TRN, in the mean over its seeds, and the difference to TRN on the mean of ``attacks``.
 
-    Hits are those of :func:`advdef.papers.trn.ladder.robust_by_rung`; ``fast_at`` is None for Fast-AT itself.
+    ``results`` are the rows of all variants; only TRN has no difference.
     """
-    worst = hits["worst"]
-    row = {"clean %": _percent(hits["clean"])}
-    row |= {rung: _percent(hits[rung]) if rung in hits else "–" for rung in RUNGS}
-    row["worst case %"] = f"{wilson(int(worst.sum()), len(worst))}"
-    return row | {"− Fast-AT": "–" if fast_at is None else f"{paired_difference(worst, fast_at['worst']):+}"}
+    mine, trn = (results.select(defence=name) for name in (variant, "TRN"))
+    shown = {"clean": ["none"]} | {name: [name] for name in ("FGSM", "PGD", "PGD, 1.5 eps")} | {"mean of five": attacks}
+    shares = {f"{name} %": share_withstood(mine, wanted).mean() for name, wanted in shown.items()}
+    lead = [] if variant == "TRN" else lead_over(share_withstood(mine, attacks), share_withstood(trn, attacks))
+    told = [f"{interval:+}" for interval in lead] + ["–", "–"]
+    row = {name: f"{100 * share:.1f}" for name, share in shares.items()}
+    return row | {"− TRN, over images": told[0], "− TRN, over seeds": told[1]}
 
 
-def attackers_row(found: Mapping[Threat, Outcome], bare: Tensor | None) -> dict[str, str]:
-    """Accuracy under each of three attackers, and what the defence adds to the bare classifier's hits (N,).
+def stream_row(lead: Sequence[Interval]) -> dict[str, str]:
+    """Whether the gradient stream helps, by the lead of TRN over the network without it."""
+    helps = "cannot be told from these intervals"
+    if all(interval.low > 0 for interval in lead):
+        helps = "helps"
+    elif all(interval.high < 0 for interval in lead):
+        helps = "hurts"
+    over = zip(lead, ("points over images", "over seeds"), strict=False)
+    return {"TRN − image only": ", ".join(f"{v:+} {what}" for v, what in over), "the gradient stream": helps}
 
-    ``bare`` is None for the bare classifier itself.
+
+def ladder_row(results: Results) -> dict[str, str]:
+    """Accuracy of one defence at one eps: before the attacks, after each rung and after all.
+
+    ``results`` are worst cases, each rung's with its name as the part; and, with the part "worst", that of the adaptive
+    attacker and the clean images.
     """
-    row = {"clean %": f"{100 * found['direct'].clean.float().mean():.1f}"}
-    row |= {f"{threat} %": f"{outcome.interval}" for threat, outcome in found.items()}
-    gain = "–" if bare is None else f"{paired_difference(found['adaptive'].robust, bare):+}"
-    return row | {"adaptive − undefended": gain}
+    climbed, worst = results.values("part"), results.select(part="worst")
+    row = {"clean %": _percent(worst.interval(threat="clean"))}
+    row |= {rung: _percent(results.interval(part=rung)) if rung in climbed else "–" for rung in RUNGS}
+    return row | {"worst case %": f"{worst.interval(threat='adaptive')}"}
 
 
-def headline_row(hits: Mapping[str, Mapping[str, Tensor]]) -> dict[str, str]:
-    """How TRN looks to attackers who know more and more of it, beside others; hits (N,) by defence and rung."""
-    return {
-        "undefended, PGD %": _percent(hits["none"]["A0"]),
-        "TRN, A0: attack ignores it %": _percent(hits["TRN"]["A0"]),
-        "TRN, A1: identity %": _percent(hits["TRN"]["A1"]),
-        "TRN, A2: detached map %": _percent(hits["TRN"]["A2"]),
-        "TRN, all rungs %": _percent(hits["TRN"]["worst"]),
-        "no map, all rungs %": _percent(hits["image only"]["worst"]),
-        "Fast-AT, all rungs %": _percent(hits["Fast-AT"]["worst"]),
+def headline_row(results: Results) -> dict[str, str]:
+    """How TRN looks to attackers who know more and more of it, beside others; rows as in :func:`ladder_row`."""
+    shown = {
+        "undefended, PGD %": ("none", "A0"),
+        "TRN, A0: attack ignores it %": ("TRN", "A0"),
+        "TRN, A1: identity %": ("TRN", "A1"),
+        "TRN, A2: detached map %": ("TRN", "A2"),
     }
+    row = {head: _percent(results.interval(defence=k, part=rung)) for head, (k, rung) in shown.items()}
+    everything = results.select(part="worst", threat="adaptive")
+    for name, defence in (("TRN", "TRN"), ("no map", "image only"), ("Fast-AT", "Fast-AT")):
+        row[f"{name}, all rungs %"] = _percent(everything.interval(defence=defence))
+    return row
 
 
-def _percent(hits: Tensor) -> str:
-    return f"{100 * hits.float().mean():.0f}"
+def _percent(interval: Interval) -> str:
+    return f"{100 * interval.value:.0f}"
 
 
 def cost_row(found: Cost, bare: Cost, *, batch: int) -> dict[str, str]:

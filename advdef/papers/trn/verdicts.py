@@ -1,20 +1,21 @@
 """The rules that decide the claims of TRN; each gives conditions from measured results.
 
-A mapping of results may hold more than a rule asks for. ``leads`` say by how much TRN exceeds other variants and
+Results and mappings may hold more than a rule asks for. In rows of attacks that were made on the bare classifier and
+are replayed, the defences are "none", that classifier, and "TRN"; an attack may have seen only the first few of the
+clean images. ``leads`` say by how much TRN exceeds other variants and
 defences on the mean of the five attacks, as :func:`advdef.papers.trn.measure.lead_over` gives it: an interval over
 images and, with several seeds, one over seeds. Few variants are trained on other data sets than the first.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 from torch import Tensor
 
 from advdef.claims import Condition, rule
+from advdef.evaluation import Results
 from advdef.statistics import Interval, paired_difference
 
 __all__ = [
-    "Replayed",
     "a_larger_network_restores_better",
     "benign_accuracy_stays",
     "exceeds_blind_maps",
@@ -34,24 +35,22 @@ _FUSIONS = ("early", "sum", "concat")
 _PURIFICATIONS = ("JPEG 75", "bit depth 3", "median 2x2", "total variation", "HGD-style", "image only")
 
 
-class Replayed(NamedTuple):
-    """Which of the same images are right, (N,) booleans, where an attack on the bare classifier is replayed.
-
-    ``clean`` and ``bare`` are the bare classifier's, before and under the attack; ``restored`` is TRN's under it.
-    """
-
-    clean: Tensor
-    bare: Tensor
-    restored: Tensor
-
-    @classmethod
-    def of(cls, bare: Mapping[str, Tensor], restored: Mapping[str, Tensor], attack: str) -> "Replayed":
-        """From hits by attack, those on clean images under "clean"; an attack may have seen only the first few."""
-        return cls(bare["clean"][: len(bare[attack])], bare[attack], restored[attack])
+def _recovered(what: str, replay: Results) -> Condition:
+    """TRN gives back what the only attack in the rows took."""
+    clean, bare = _undefended(replay)
+    return Condition.half_given_back(what, replay.hits(defence="TRN", threat="oblivious"), bare=bare, clean=clean)
 
 
-def _recovered(what: str, hits: Replayed) -> Condition:
-    return Condition.half_given_back(what, hits.restored, bare=hits.bare, clean=hits.clean)
+def _fooled(replay: Results) -> bool:
+    """Whether the only attack in the rows fooled the bare classifier at all."""
+    clean, bare = _undefended(replay)
+    return bool((clean & ~bare).any())
+
+
+def _undefended(replay: Results) -> tuple[Tensor, Tensor]:
+    """Which images (N,) the bare classifier has right, before and under the only attack in the rows."""
+    clean, bare = (replay.hits(defence="none", threat=threat) for threat in ("clean", "oblivious"))
+    return clean[: len(bare)], bare
 
 
 def _exceeds(leads: Mapping[str, Sequence[Interval]], others: Iterable[str]) -> list[Condition]:
@@ -68,13 +67,13 @@ def _exceeds(leads: Mapping[str, Sequence[Interval]], others: Iterable[str]) -> 
 
 
 @rule("trn-C1")
-def restores_the_five_attacks(attacks: Mapping[str, Replayed]) -> list[Condition]:
+def restores_the_five_attacks(results: Results) -> list[Condition]:
     """For each of FGSM, FFGSM, BIM, MIM and PGD, made on the bare classifier at the main eps: TRN gives back at least
     half of the accuracy that the attack took (paired 95 % interval of the gain above half of it).
 
-    Raises KeyError where one of these was not tried.
+    Raises ValueError where one of these was not tried.
     """
-    return [_recovered(attack, attacks[attack]) for attack in _FIVE]
+    return [_recovered(attack, results.select(attack=("none", attack))) for attack in _FIVE]
 
 
 @rule("trn-C2")
@@ -117,32 +116,31 @@ def exceeds_simpler_fusions(leads: Mapping[str, Sequence[Interval]]) -> list[Con
 
 
 @rule("trn-C5")
-def restores_unseen_attacks(attacks: Mapping[str, Replayed]) -> list[Condition]:
+def restores_unseen_attacks(results: Results) -> list[Condition]:
     """As C1, for attacks that training did not see: FFGSM, BIM, MIM, targeted PGD, APGD with two losses, Square, C&W
     and DeepFool.
 
     An attack that fooled the classifier on no image decides nothing.
     """
-    unseen = {attack: hits for attack, hits in attacks.items() if attack not in _SEEN}
-    return [_recovered(attack, hits) for attack, hits in unseen.items() if bool((hits.clean & ~hits.bare).any())]
+    unseen = [attack for attack in results.values("attack") if attack not in ("none", *_SEEN)]
+    replays = {attack: results.select(attack=("none", attack)) for attack in unseen}
+    return [_recovered(attack, replay) for attack, replay in replays.items() if _fooled(replay)]
 
 
 @rule("trn-C6")
-def benign_accuracy_stays(bare: Tensor, restored: Tensor) -> list[Condition]:
-    """TRN loses at most 2 points of clean accuracy (paired 95 % interval above -2 points); the threshold is ours.
-
-    Which clean images (N,) are right in front of the bare classifier, and behind TRN.
-    """
+def benign_accuracy_stays(results: Results) -> list[Condition]:
+    """TRN loses at most 2 points of clean accuracy (paired 95 % interval above -2 points); the threshold is ours."""
+    restored, bare = (results.hits(defence=name, threat="clean") for name in ("TRN", "none"))
     return [Condition.above("TRN − undefended, clean", paired_difference(restored, bare), -0.02)]
 
 
 @rule("trn-C7")
-def generalises(settings: Mapping[str, Replayed]) -> list[Condition]:
+def generalises(settings: Mapping[str, Results]) -> list[Condition]:
     """As C1, under PGD with 1.5 and 2 times the largest eps of training and, on the first data set, in front of each
     classifier that TRN was not trained with, attacked by PGD on that classifier. What the paper means by the word is
     not known to us.
     """
-    return [_recovered(what, hits) for what, hits in settings.items()]
+    return [_recovered(what, replay) for what, replay in settings.items()]
 
 
 @rule("trn-C8")
@@ -156,16 +154,14 @@ def a_larger_network_restores_better(gains: Mapping[str, Interval]) -> list[Cond
 
 
 @rule("trn-C9")
-def holds_against_all_rungs(trn: Mapping[str, Tensor], fast_at: Mapping[str, Tensor]) -> list[Condition]:
+def holds_against_all_rungs(left: Mapping[str, Results]) -> list[Condition]:
     """At each eps of the ladder: TRN is right on more images after all rungs than the network with Fast adversarial
     training at the main eps (paired 95 % interval above zero).
 
-    Which of the same images (N,) are right after all rungs, by eps.
+    What all rungs left of both, by eps.
     """
-    return [
-        Condition.above(f"TRN − Fast-AT, eps {eps}", paired_difference(right, fast_at[eps]), 0.0)
-        for eps, right in trn.items()
-    ]
+    pairs = {eps: [worst.hits(defence=name) for name in ("TRN", "Fast-AT")] for eps, worst in left.items()}
+    return [Condition.above(f"TRN − Fast-AT, eps {eps}", paired_difference(*pair), 0.0) for eps, pair in pairs.items()]
 
 
 @rule("trn-C10")
