@@ -27,7 +27,7 @@ from advdef.data import Split, load
 from advdef.data.sources import write_bundle
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
-CHOICE = "P = notebook.choose(PROFILES, profile)"
+OPENING = "page = notebook.Page("
 Images = Callable[[Split], tuple[Tensor, Tensor]]
 
 
@@ -127,7 +127,7 @@ PLANS = {
         models=("ResNet-18", "small ResNet", "LeNet-5"),
         attacked=("ResNet-18",),
         settings={
-            "networks": {"cifar10": "ResNet-18"}, "epochs": 6, "size": "XS", "train": 20, "restorer_epochs": 1,
+            "datasets": {"cifar10": "ResNet-18"}, "epochs": 6, "size": "XS", "train": 20, "restorer_epochs": 1,
             "seeds": 2, "larger": "S", "images": 12, "steps": 2, "strong": (2, 1), "wide": 6, "ladder_images": 8,
             "ladder_steps": 2, "queries": 3, "curve": 2, "checks": "fast", "timed": (4, 1), "least": (1, 3),
         },
@@ -205,10 +205,10 @@ def rehearsal(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     small = f"""{plan.imports}
 
-{CHOICE}
-assert {set(plan.settings)!r} <= P.keys(), "the rehearsal sets what the profile does not have"
-P = P | {plan.settings!r}"""
-    for old, new in (plan.changes | {CHOICE: small}).items():
+assert {set(plan.settings)!r} <= PROFILES[profile].keys(), "the rehearsal sets what the profile does not have"
+PROFILES[profile] |= {plan.settings!r}
+{OPENING}"""
+    for old, new in (plan.changes | {OPENING: small}).items():
         found = sum(cell.source.count(old) for cell in code)
         assert found == 1, f"the notebook says {old!r} {found} times: adapt the rehearsal"
         for cell in code:
@@ -233,7 +233,7 @@ def test_the_paper_profile_leaves_a_complete_record(rehearsal: Rehearsal) -> Non
     plan, _, record = rehearsal
     assert (record["profile"], record["dataset"]) == ("paper", "cifar10")
     assert [verdict["claim"].split("-")[-1] for verdict in record["verdicts"]] == list(plan.claims)
-    assert {row["model"] for row in record["rows"]} == set(plan.models)
+    assert {row["model"] for row in record["results"]} == set(plan.models)
 
 
 def test_every_attack_met_images_of_each_network(rehearsal: Rehearsal) -> None:
@@ -241,7 +241,7 @@ def test_every_attack_met_images_of_each_network(rehearsal: Rehearsal) -> None:
     plan, _, record = rehearsal
     for model in plan.attacked:
         tried: dict[str, int] = {}
-        for row in record["rows"]:
+        for row in record["results"]:
             if row["model"] == model and "tried" in row:
                 tried[row["attack"]] = tried.get(row["attack"], 0) + row["tried"]
         assert len(tried) > 10

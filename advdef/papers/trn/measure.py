@@ -84,9 +84,9 @@ def lead_over(treated: Tensor, control: Tensor) -> list[Interval]:
 
 
 def leads(results: Results, attacks: Collection[str]) -> dict[str, list[Interval]]:
-    """By how much TRN exceeds each defence on the mean of several attacks, as :func:`lead_over` tells it."""
+    """By how much TRN exceeds each other defence on the mean of several attacks, as :func:`lead_over` tells it."""
     shares = {name: share_withstood(results.select(defence=name), attacks) for name in results.values("defence")}
-    return {name: lead_over(shares["TRN"], share) for name, share in shares.items()}
+    return {name: lead_over(shares["TRN"], share) for name, share in shares.items() if name != "TRN"}
 
 
 @dataclass(frozen=True)
