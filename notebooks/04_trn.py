@@ -321,9 +321,8 @@ cw = partial(attacks.carlini_wagner, binary_search_steps=halvings, steps=cw_step
 SMALLEST = {"C&W": cw, "DeepFool": partial(attacks.deepfool)}
 for case in tqdm(cases, desc="attacks", leave=False):
     images = notebook.sample(case.data.test, P["images"])
-    case.x, case.y = images.float_images(), images.labels
+    every = case.x, case.y = images.float_images(), images.labels
     made = partial(craft, case.f, resume=page.resume)
-    every = case.x, case.y
     case.attacked = made(FIVE, *every, eps=case.eps, generator=page.draws())
     some = case.x[: P["wide"]], case.y[: P["wide"]]
     case.unseen = made(UNSEEN, *some, eps=case.eps, generator=page.draws(1))
@@ -493,9 +492,8 @@ for group, k in [(group, k) for group, ks in GROUPS.items() for k in ks]:
     size = parameters(MAIN.restorers[k, seed][1].model)
     row = {"choice": group, "variant": k, "parameters": size}
     rows.append(row | tables.ablation_row(found, k, FIVE))
-five = measure.share_withstood(found.select(defence="image only"), FIVE)
-value = five.mean().item()
-record("image only/five", value, kind="number", n=len(MAIN.x))
+five = measure.share_withstood(found.select(defence="image only"), FIVE).mean()
+record("image only/five", five.item(), kind="number", n=len(MAIN.x))
 caption = f"Variants on {MAIN.name}: mean accuracy over {len(SEEDS)} seed{'s' * (len(SEEDS) > 1)}, and the difference to TRN in points on the mean of the five attacks, with 95 % intervals over images (paired, for these seeds) and over seeds (Student's)"
 table(rows, caption)
 
@@ -512,7 +510,7 @@ table([tables.stream_row(LEADS["image only"])], caption)
 # what must come out: a test of the code.
 
 # %% tags=["hide-input"]
-rows = []
+rows, own = [], {"map": "its own"}
 for case in cases:
     shown = {"clean": ("none", case.x), "PGD": ("PGD", case.attacked["PGD"])}
     for k, other in variants.other_maps(case.f).items():
@@ -522,9 +520,7 @@ for case in cases:
             right = measure.right_with_maps(trn, other, images, case.y)
             keep(case, {a: right}, defence="TRN", part="swapped", map=k)
             row[f"{what} %"] = f"{case.run.results.interval(map=k, **where)}"
-            row[f"{what}, − its own"] = ahead(
-                case, {"map": k}, {"map": "its own"}, **where
-            )
+            row[f"{what}, − its own"] = ahead(case, {"map": k}, own, **where)
         rows.append(row)
 caption = f"TRN with another map at test time, {P['images']} images, 95 % intervals (differences paired)"
 table(rows, caption)
@@ -666,10 +662,8 @@ for n in [n for n in (1, 2, 5, 10, 20, 40, 100) if n <= P["ladder_steps"]]:
         outcome = evaluate(
             trn, rungs[rung][:1], x, y, eps=eps, generator=page.draws(6), resume=page.resume,
         )  # fmt: skip
-        MAIN.run.add(
-            outcome, defence="TRN", threat=rung_attacker(rung, rungs), model=MAIN.kind,
-            part="steps", rung=rung, steps=n,
-        )  # fmt: skip
+        about = {"defence": "TRN", "model": MAIN.kind, "part": "steps", "rung": rung}
+        MAIN.run.add(outcome, threat=rung_attacker(rung, rungs), steps=n, **about)
 figures.accuracy_by_steps(page.results(part="steps", attack=WORST_CASE))
 plt.show()
 
@@ -749,9 +743,8 @@ if P["larger"]:
     keep(MAIN, hits, defence=large, part="larger")
     mine = {"defence": large, "part": "larger"}
     other = {"defence": "TRN", "part": "oblivious"}
-    found = page.results(
-        part=("oblivious", "larger"), dataset=MAIN.name, defence=("TRN", large), attack=(*shown,),
-    )  # fmt: skip
+    both = {"part": ("oblivious", "larger"), "defence": ("TRN", large)}
+    found = MAIN.run.results.select(attack=(*shown,), **both)
     rows = found.pivot(["attack"], "defence", name="{} %")
     rows["difference"] = [ahead(MAIN, mine, other, attack=a) for a in shown]
     caption += f" than TRN-{P['size']} ({MAIN.name}, {P['images']} images, one seed, the same pairs and epochs, its own learning rate; trained in {t.seconds:.0f} s, the smaller one in {MAIN.restorers['TRN', seed][1].seconds:.0f} s)"

@@ -121,10 +121,9 @@ def accuracy_by_rung(results: Mapping[str, Results]) -> Figure:
     figure, panel = plt.subplots(figsize=(8, 3))
     width, tones = 0.8 / len(results), [COLOURS[name] for name in ("TRN", "HGD-style", "image only")]
     for number, (dataset, found) in enumerate(results.items()):
-        heights = dict.fromkeys((*RUNGS, "all"), math.nan) | {
-            "all": found.interval(part="worst", threat="adaptive").value
-        }
+        heights = dict.fromkeys(RUNGS, math.nan)
         heights |= {rung: found.interval(part=rung).value for rung in RUNGS if rung in found.values("part")}
+        heights["all"] = found.interval(part="worst", threat="adaptive").value
         at = [place + (number - (len(results) - 1) / 2) * width for place in range(len(heights))]
         bars = panel.bar(at, list(heights.values()), width, color=tones[number % len(tones)], label=dataset)
         panel.bar_label(bars, [f"{100 * height:.0f}" for height in heights.values()], fontsize=7)

@@ -1,10 +1,10 @@
 """The rules that decide the claims of TRN; each gives conditions from measured results.
 
-Results and mappings may hold more than a rule asks for. In rows of attacks that were made on the bare classifier and
-are replayed, the defences are "none", that classifier, and "TRN"; an attack may have seen only the first few of the
-clean images. ``leads`` say by how much TRN exceeds other variants and
-defences on the mean of the five attacks, as :func:`advdef.papers.trn.measure.lead_over` gives it: an interval over
-images and, with several seeds, one over seeds. Few variants are trained on other data sets than the first.
+Results and mappings may hold more than a rule asks for. Attacks on the bare classifier are replayed on it, as the
+defence "none", and on "TRN"; they may have seen only the first few of the clean images. ``leads`` say by how much TRN
+exceeds other variants and defences on the mean of the five attacks, as :func:`advdef.papers.trn.measure.lead_over`
+gives it: an interval over images and, with several seeds, one over seeds. Few variants are trained on other data sets
+than the first.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
