@@ -26,8 +26,8 @@ folder = pathlib.Path(os.environ["ADVDEF_RESULTS"]) / "good"
 folder.mkdir(parents=True, exist_ok=True)
 verdict = dict(claim="good-G1", sentence="It works.", source="paper", verdict="supported", evidence=f"seed {{seed}}")
 ran = dict(seed=seed, python="3", versions={{}}, device_name="a machine", commit="abc", date="today", wall_seconds=60)
-record = dict(schema=1, paper="good", dataset="digits", profile=profile, verdicts=[verdict], provenance=ran)
-record.update(values={{}}, rows=[], run=os.environ.get("ADVDEF_RUN"))
+record = dict(schema=2, paper="good", dataset="digits", profile=profile, verdicts=[verdict], provenance=ran)
+record.update(comparisons=[], checks=[], costs=[], values={{}}, results=[], run=os.environ.get("ADVDEF_RUN"))
 _ = (folder / f"digits-{{profile}}.json").write_text(json.dumps(record))
 
 # %%

@@ -43,8 +43,9 @@ def write_record(
     folder.mkdir(parents=True, exist_ok=True)
     verdicts = [{"claim": "good-G1", "sentence": "s", "source": "paper", "verdict": verdict, "evidence": evidence}]
     ran = {"seed": seed, "date": "d", "commit": None, "device_name": "x", "python": "3", "versions": {}}
-    content = {"schema": 1, "paper": folder.name, "dataset": dataset, "profile": profile, "verdicts": verdicts}
-    content |= {"provenance": ran | {"wall_seconds": 1}, "values": {}, "rows": []}
+    content = {"schema": 2, "paper": folder.name, "dataset": dataset, "profile": profile, "verdicts": verdicts}
+    content |= {"run": None, "provenance": ran | {"wall_seconds": 1}, "values": {}}
+    content |= {"comparisons": [], "checks": [], "costs": [], "results": []}
     (folder / f"{dataset}-{profile}.json").write_text(json.dumps(content))
 
 

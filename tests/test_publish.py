@@ -92,7 +92,7 @@ def test_a_failed_last_run_is_refused(repository: Repository) -> None:
         publish(repository, "good", profile="laptop")
 
 
-@pytest.mark.parametrize("content", ["{", '{"schema": 1, "paper": "other", "profile": "laptop"}', "[]"])
+@pytest.mark.parametrize("content", ["{", '{"schema": 2, "paper": "other", "profile": "laptop"}', "[]"])
 def test_a_file_that_is_no_record_of_the_paper_is_refused(repository: Repository, content: str) -> None:
     before = repository.notebooks["good"].read_bytes()
     (repository.run("laptop", "good", seed=5).results / "good/digits-laptop.json").write_text(content)

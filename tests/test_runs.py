@@ -200,7 +200,7 @@ def test_a_copied_notebook_cannot_write_the_record_of_its_original(repository: R
     copied = reproduce(repository, "my_copy")
     assert copied.failure is not None
     assert copied.failure.cell == 2  # before any work
-    assert "write Run('my_copy', ...) in it" in copied.failure.error
+    assert "name 'my_copy' as its paper" in copied.failure.error
     assert kept.read_bytes() == before
     checkout.put(repository.root, "22_my_copy", COPIED.replace('"good"', '"my_copy"'))
     mended = reproduce(repository, "my_copy")
