@@ -166,7 +166,7 @@ def test_a_broken_record_is_named(repository: Repository) -> None:
     (folder / "digits-smoke.json").write_text("{}")
     result = advdef("verdicts")
     assert result.exit_code == 2
-    assert "digits-smoke.json is not a record file: it lacks dataset, paper, profile, provenance" in result.stderr
+    assert "digits-smoke.json is not a record file: it: 'schema' is a required property" in result.stderr
 
 
 def test_the_table_of_verdicts_wraps_long_evidence(tmp_path: Path) -> None:
