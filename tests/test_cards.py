@@ -240,9 +240,8 @@ def test_the_status_page_tells_what_came_from_stored_results(tmp_path: Path) -> 
 def test_many_conditions_are_folded_and_a_few_are_shown(tmp_path: Path) -> None:
     def page(count: int) -> str:
         conditions = [{"what": f"condition {i}", "holds": i > 0, "number": "+1"} for i in range(count)]
-        verdict = {"claim": "trn-C1", "sentence": "s", "source": "paper", "verdict": "partly"}
-        verdict |= {"evidence": "x" * 400, "conditions": conditions}
-        put(tmp_path, "trn", "digits-smoke", verdicts=[verdict])
+        verdict = {"claim": "trn-C1", "sentence": "s", "source": "paper", "verdict": "partly", "evidence": "x" * 400}
+        put(tmp_path, "trn", "digits-smoke", verdicts=[verdict | {"conditions": conditions}])
         records = read_records(tmp_path)
         return generated(records, PAGES)["_generated/verdicts.md"]
 

@@ -86,7 +86,7 @@ def gradient(value: Callable[[Tensor], Tensor], point: Tensor) -> Tensor:
     return torch.autograd.grad(value(leaf), leaf)[0][0]
 
 
-def follows(points: list[Tensor], images: Tensor, value: Callable[[Tensor, int], Tensor], labels: list[int]) -> None:
+def follows(points: list[Tensor], images: Tensor, value: Callable[..., Tensor], labels: list[int]) -> None:
     """Each of the points is one step of 0.02 from the one before, along the sign of the gradient of a value."""
     for i, label in enumerate(labels):
         for before, after in pairwise(points):

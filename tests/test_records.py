@@ -76,8 +76,11 @@ def test_what_is_written_is_what_is_read(run: Run, digits: Dataset, tmp_path: Pa
     run.add_clean(HITS, defence="none", model="m", seed=1, levels=2)
     attacked(run, "mine", "other")
     difference = run.compare({"defence": "mine"}, {"defence": "other"}, threat="direct", eps=0.1)
+    run.compare({"defence": "mine"}, {"defence": "other"}, threat="direct", eps=0.1)  # a cell that ran again
     assert run.add_checks([Check("B4", "t", "fire", "no way"), Check("B5", "t", "pass", "")], defence="mine") == ["B4"]
+    run.add_cost("mine", training_seconds=0.5, forwards=1.0)
     run.add_cost("mine", training_seconds=1.5, forwards=2.0)
+    run.add_cost("mine", model="another", forwards=3.0)
     run.values["gain"] = 0.5
     claim = Claim("my-1", "my_defence", "It works.", "paper", "by looking")
     run.verdicts.append(decide(claim, "digits", [Condition("it", True, "1")]))
@@ -93,7 +96,10 @@ def test_what_is_written_is_what_is_read(run: Run, digits: Dataset, tmp_path: Pa
          "value": 0.0, "low": difference.low, "high": difference.high}
     ]  # fmt: skip
     assert [(check["id"], check["status"]) for check in found["checks"]] == [("B4", "fire"), ("B5", "pass")]
-    assert found["costs"] == [{"defence": "mine", "training_seconds": 1.5, "forwards": 2.0}]
+    assert found["costs"] == [
+        {"defence": "mine", "training_seconds": 1.5, "forwards": 2.0},
+        {"defence": "mine", "model": "another", "forwards": 3.0},
+    ]
     assert found["values"] == {"gain": 0.5}
     assert found["verdicts"] == [run.verdicts[0].as_record()]
     facts = found["provenance"]
@@ -242,7 +248,7 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "other hits": (changed("results/0/hits", "6"), "results/0 has hits that are not 1 of 3"),
     "too many hits": (changed("results/0/hits", "8"), "no hits of 3 images"),
     "a row of other data": (changed("results/0/dataset", "mnist"), "results/0 is of the data set mnist"),
-    "a row twice": (changed("results", [ROW, ROW]), "two rows for"),
+    "a row twice": (changed("results", [ROW, ROW | {"correct": 2, "accuracy": 0.6667, "hits": "6"}]), "two rows for"),
     "another check": (changed("checks", [{"defence": "TRN"}]), "checks/0: "),
 }
 

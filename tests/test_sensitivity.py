@@ -155,7 +155,7 @@ def test_a_unit_is_a_channel_of_one_position() -> None:
 
 def test_the_memory_format_changes_nothing() -> None:
     clean, adversarial = maps(8, 5, 6, 6)
-    last = [side.to(memory_format=torch.channels_last) for side in (clean, adversarial)]
+    last = clean.to(memory_format=torch.channels_last), adversarial.to(memory_format=torch.channels_last)
     for definition in DEFINITIONS:
         assert torch.allclose(metered(*last, definition), metered(clean, adversarial, definition), rtol=1e-6)
 

@@ -636,7 +636,11 @@ class OnCuda(torch.Tensor):
 def test_a_gpu_gets_the_graph_and_contiguous_tensors(compilations: list[Any]) -> None:
     static = static_of(4)
     current, incoming = flat(20, 4).T, torch.randn(20, 4, generator=seeded(1)).T
-    for function, given in ((_fused._spikes, (current,)), (_fused._by_slope, (current, incoming))):
+    passes: list[tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = [
+        (_fused._spikes, (current,)),
+        (_fused._by_slope, (current, incoming)),
+    ]
+    for function, given in passes:
         graph, seen = _fused._kernel(function, static, len(given)), []
         assert isinstance(graph, torch.fx.GraphModule)
         handle = graph.register_forward_pre_hook(lambda module, x, seen=seen: seen.extend(x))  # type: ignore[misc]

@@ -182,6 +182,10 @@ def test_work_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def _fails() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    raise ZeroDivisionError
+
+
 def test_a_folder_that_cannot_be_written_is_found_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     for folder in (tmp_path / "file", tmp_path / "file" / "deeper"):
@@ -196,7 +200,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_work(tmp_path: Path
         assert told == ["made"]
         assert len(w) == 1
     with pytest.warns(StoreWarning), pytest.raises(ZeroDivisionError):
-        kept(tmp_path / "file", KEY, lambda: 1 / 0)
+        kept(tmp_path / "file", KEY, _fails)
 
 
 @pytest.mark.parametrize("name", ["link", "fsync"])

@@ -153,6 +153,8 @@ class Page:
         """
         stated = {claim.id.split("-")[-1]: claim for claim in claims(self.paper).values()}
         shown, elsewhere = list[Verdict](), set[str]()
+        for run in self.runs.values():
+            run.verdicts = []
         for number, claim in stated.items():
             for dataset in [name for name in self.runs if number in conditions.get(name, {})]:
                 summary = (summaries or {}).get(dataset, {}).get(number, "")

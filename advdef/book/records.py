@@ -124,19 +124,20 @@ class Run:
         """
         found = paired_difference(self.results.hits(**where, **mine), self.results.hits(**where, **other))
         told = {"mine": dict(mine), "other": dict(other), "where": where}
-        self.comparisons.append(told | {"value": found.value, "low": found.low, "high": found.high})
+        _put(self.comparisons, told | {"value": found.value, "low": found.low, "high": found.high}, tuple(told))
         return found
 
     def add_checks(self, checks: Sequence[Check], *, defence: str) -> list[str]:
         """The row of checks of a defence; returns the letters of those that fire."""
         for check in checks:
             told = {"id": check.id, "title": check.title, "status": check.status, "detail": check.detail}
-            self.checks.append({"defence": defence} | told)
+            _put(self.checks, {"defence": defence} | told, ("defence", "id"))
         return [check.id for check in checks if check.status == "fire"]
 
-    def add_cost(self, defence: str, **numbers: float | None) -> None:
-        """What a defence costs, by the names of the schema's "costs" or by names of the page's own."""
-        self.costs.append({"defence": defence} | numbers)
+    def add_cost(self, defence: str, *, model: str | None = None, **numbers: float | None) -> None:
+        """What a defence costs, in front of a network where that matters, by the schema's names or the page's own."""
+        where = {"defence": defence} | ({} if model is None else {"model": model})
+        _put(self.costs, where | numbers, ("defence", "model"))
 
     def save(self) -> Path:
         """Write the record atomically and return its path; it bears the id of the run, ``$ADVDEF_RUN``, if it has one.
@@ -255,6 +256,11 @@ def three_attacker_rows(record: Record) -> dict[tuple[str, str, float], dict[Thr
         if row["part"] == part:
             found.setdefault((row["defence"], row["model"], row["eps"]), {})[row["threat"]] = row
     return {key: by_threat for key, by_threat in found.items() if set(ATTACKERS) <= set(by_threat)}
+
+
+def _put(rows: list[dict[str, Any]], row: dict[str, Any], names: tuple[str, ...]) -> None:
+    """Add a row in the place of one with the same values under these names, should a cell run again."""
+    rows[:] = [known for known in rows if any(known.get(name) != row.get(name) for name in names)] + [row]
 
 
 def _refuse(constant: str) -> None:

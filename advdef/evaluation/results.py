@@ -51,7 +51,7 @@ class Results:
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:
         self.rows: list[Row] = []
-        self._keys: set[tuple[Any, ...]] = set()
+        self._rows: dict[tuple[Any, ...], Row] = {}
         for row in rows:
             self.append(row)
 
@@ -62,14 +62,20 @@ class Results:
         return iter(self.rows)
 
     def append(self, row: Row) -> None:
-        """Add a row; raises ValueError where one of the same attack on the same defence is there already."""
+        """Add a row; one that is there already, but for its seconds, is left as it was, as when a cell runs again.
+
+        Raises ValueError where a row of the same attack on the same defence is there and says something else.
+        """
         where = {name: value for name, value in row.items() if name not in MEASURES and value is not None}
-        key = tuple(sorted(where.items()))
-        if key in self._keys:
+        known = self._rows.setdefault(tuple(sorted(where.items())), row)
+        if known is row:
+            self.rows.append(row)
+        elif differing := [n for n in {**known, **row} if n != "seconds" and known.get(n) != row.get(n)]:
             told = ", ".join(f"{name} {value}" for name, value in where.items())
-            raise ValueError(f"two rows for {told}: give them different parts, or say it in a further column")
-        self._keys.add(key)
-        self.rows.append(row)
+            raise ValueError(
+                f"two rows for {told} that differ in {', '.join(differing)}: give them different parts, or say in a "
+                "further column what tells them apart; if a cell has run twice, start the kernel again"
+            )
 
     def add(
         self, outcome: Outcome, *, part: str, dataset: str, model: str, defence: str, threat: Threat, seed: int,
