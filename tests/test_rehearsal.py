@@ -128,7 +128,7 @@ PLANS = {
         attacked=("ResNet-18",),
         settings={
             "datasets": {"cifar10": "ResNet-18"}, "epochs": 6, "size": "XS", "train": 20, "restorer_epochs": 1,
-            "seeds": 2, "larger": "S", "images": 12, "steps": 2, "strong": (2, 1), "wide": 6, "ladder_images": 8,
+            "seeds": 2, "larger": "S", "images": 20, "steps": 2, "strong": (2, 1), "wide": 6, "ladder_images": 8,
             "ladder_steps": 2, "queries": 3, "curve": 2, "checks": "fast", "timed": (4, 1), "least": (1, 3),
         },
         changes={

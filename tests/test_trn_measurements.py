@@ -53,7 +53,7 @@ def rows(*found: tuple[str, str, str, int, dict[str, Any]], of: int = 4) -> Resu
     made = Results()
     for part, threat, attack, count, more in found:
         where: dict[str, Any] = {"dataset": "one", "model": "CNN", "defence": "TRN", "eps": 0.1, "seed": 0} | more
-        made.add_hits(torch.arange(of) < count, part=part, threat=threat, attack=attack, **where)  # type: ignore[arg-type]
+        made.add_hits(torch.arange(of) < count, part=part, threat=threat, attack=attack, **where)
     return made
 
 
