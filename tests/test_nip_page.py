@@ -344,7 +344,7 @@ def test_rows_of_a_defence() -> None:
     found = Repair(clean, right_on(0), every, right_on(0, 1), right_on(0, 1, 2), every)
     spared = replace(found, attacked=right_on())
     eps, smallest = (0.5, 1.0, 2.0), ("PGD-min", None)
-    fixed = {("PGD", 0.5): found, ("PGD", 1.0): found, ("PGD", 2.0): spared}
+    fixed: dict[tuple[str, float | None], Repair] = {("PGD", 0.5): found, ("PGD", 1.0): found, ("PGD", 2.0): spared}
     row = tables.repair_row({smallest: found, **fixed}, eps)
     assert row["PGD-min: DSR %"] == f"{wilson(1, 2)}"
     assert (row["benign labels changed %"], row["damage %"]) == ("25.0", "0.0")
