@@ -175,7 +175,7 @@ class Results:
                     f"two rows for {head} of {', '.join(str(row[c]) for c in index)}: select more narrowly"
                 )
             line[head] = cell(_interval(row))
-        return pd.DataFrame(list(lines.values())).fillna("–")
+        return pd.DataFrame(list(lines.values())).astype(object).fillna("–")
 
 
 def pack_hits(hits: Tensor) -> Row:
