@@ -101,6 +101,12 @@ class TestCommitted:
         decisions = text.partition('<section class="claim"')[2]
         assert decisions.count('<span class="verdict') == len(verdicts)
 
+    def test_the_example_on_the_page_of_records_runs(self, capsys: pytest.CaptureFixture[str]) -> None:
+        text = (ROOT / "book" / "records.md").read_text(encoding="utf-8")
+        exec(text.partition("```python\n")[2].partition("```")[0], {})
+        shown = capsys.readouterr().out
+        assert all(paper.defence in shown for paper in PAPERS)
+
     def test_every_record_stands_on_the_status_page(self) -> None:
         text = generated(COMMITTED, PAGES)["_generated/status.md"]
         rows = [record for record in COMMITTED if record["paper"] in {page.paper for page in PAGES}]
