@@ -10,6 +10,7 @@ when the baseline was written: from runs that round otherwise, and from further 
 """
 
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,11 +22,12 @@ from advdef.store import write_atomically
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-__all__ = ["Change", "allowing", "compare", "read_baseline", "recorded_values", "report", "write_baseline"]
+__all__ = ["Change", "allowing", "compare", "may_flip", "read_baseline", "recorded_values", "report", "write_baseline"]
 
 Recorded = dict[str, Any]
-"""``{"kind": ..., "value": ...}``, with ``n`` and ``hits`` for hits, as :func:`~advdef.book.records.record` does."""
+"""``{"kind": ..., "value": ...}``, with ``n`` and ``hits`` for hits, as :func:`~advdef.book.glue.record` does."""
 _FEW = 2  # so many images may flip where none was seen to, if they are no more than a tenth of all
+_DEVIATIONS = 2.5  # a page compares about a hundred values; with the largest of four draws, 1 run in 20 goes beyond
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Change:
 
 
 def recorded_values(notebook: "NotebookNode") -> dict[str, Recorded]:
-    """The values that :func:`advdef.book.records.record` left in an executed notebook, by name.
+    """The values that :func:`advdef.book.glue.record` left in an executed notebook, by name.
 
     Raises ValueError for a name that was recorded twice.
     """
@@ -87,9 +89,10 @@ def allowing(
 ) -> dict[str, Recorded]:
     """The values of a reference run with what each may move by; values of kind "info" are left out.
 
-    ``rounding`` are the values of runs that differ from it by rounding alone, ``seeds`` those of other seeds. Hits: one
-    flip more than was seen between the reference and any run of ``rounding``, at least 2, but beyond a tenth of the
-    images only what was seen, or 1. Numbers: the largest of three times the largest difference to such a run, a tenth
+    ``rounding`` are the values of runs that differ from it by rounding alone, ``seeds`` those of other seeds. Hits: the
+    most flips that were seen between the reference and any run of ``rounding``, and for the run to come, which is one
+    more draw, 2.5 standard deviations of a binomial count with that share; at least 2, or a tenth of the images where
+    they are fewer than 20. Numbers: the largest of three times the largest difference to such a run, a tenth
     of the standard deviation over the seeds, a millionth of the value, and, for a mean of n images, what as many flips
     as above move it. Counts and texts: whatever such a run gave. Raises ValueError for a run of ``rounding`` with other
     names, kinds or numbers of images than the reference.
@@ -103,8 +106,7 @@ def allowing(
         value, others = reference[name], [run[name] for run in rounding]
         allowed: Recorded = {}
         if value["kind"] == "hits":
-            seen = max((_flips(value, other) for other in others), default=0)
-            allowed["flips"] = max(min(seen + 1, value["n"] // 10), seen, _few(value["n"]))
+            allowed["flips"] = may_flip(max((_flips(value, other) for other in others), default=0), value["n"])
         elif value["kind"] == "number":
             moved = max((abs(value["value"] - other["value"]) for other in others), default=0.0)
             spread = [run[name]["value"] for run in (reference, *seeds) if name in run]
@@ -146,6 +148,11 @@ def _violated(old: Recorded, new: Recorded) -> tuple[str, str] | None:
 def _flips(one: Recorded, other: Recorded) -> int:
     """How many images are right in one run and wrong in the other."""
     return (int(one["hits"], 16) ^ int(other["hits"], 16)).bit_count()
+
+
+def may_flip(seen: int, n: int) -> int:
+    """How many of n images may flip in a further run, where at most so many were seen to in a few."""
+    return max(_few(n), seen + int(_DEVIATIONS * math.sqrt(seen * (1 - seen / n))))
 
 
 def _few(n: int) -> int:
