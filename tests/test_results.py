@@ -95,7 +95,7 @@ def test_hits_that_do_not_fit_are_refused(hits: str, n: int) -> None:
 
 def test_two_rows_that_say_the_same_are_refused(found: Results) -> None:
     again = {**WHERE, "threat": "direct", "attack": WORST_CASE, "eps": 0.1}
-    with pytest.raises(ValueError, match=r"two rows for .*defence CQ.* that differ in correct, .*hits: give them"):
+    with pytest.raises(ValueError, match=r"two rows for .*defence CQ.* differ in correct, .*hits: give them"):
         found.add_hits(flags(0, 0, 0, 0), **again)
     assert len(found) == 4
     found.add_hits(flags(1, 1, 1, 0), **again)  # a cell that ran again

@@ -73,8 +73,8 @@ class Results:
         elif differing := [n for n in {**known, **row} if n != "seconds" and known.get(n) != row.get(n)]:
             told = ", ".join(f"{name} {value}" for name, value in where.items())
             raise ValueError(
-                f"two rows for {told} that differ in {', '.join(differing)}: give them different parts, or say in a "
-                "further column what tells them apart; if a cell has run twice, start the kernel again"
+                f"two rows for {told} differ in {', '.join(differing)}: give them different parts or a further column, "
+                "or start the kernel again if a cell ran twice"
             )
 
     def add(
