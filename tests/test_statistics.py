@@ -11,12 +11,15 @@ import torch
 from advdef.statistics import (
     Interval,
     McNemar,
+    images_to_decide,
     mcnemar,
     mean_interval,
     over_seeds,
+    over_seeds_and_images,
     paired_difference,
     partial_spearman,
     rank_correlation,
+    seeds_to_decide,
     spearman,
     wilson,
 )
@@ -277,3 +280,76 @@ def test_rank_correlations_refuse_what_has_no_ranks() -> None:
         rank_correlation(torch.tensor([1.0, 2.0, math.nan]), torch.ones(3))
     with pytest.raises(ValueError, match="at least 1, not 0"):
         spearman(torch.ones(3), torch.ones(3), resamples=0)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize(("seeds", "images"), [(2, 60), (3, 30), (3, 200), (5, 60)])
+def test_an_interval_over_seeds_and_images_is_wrong_in_few_runs(seeds: int, images: int, spread: float) -> None:
+    """Images differ in difficulty and networks in skill, by this much; neither of two trainings is better."""
+    runs, draws = 400, torch.Generator().manual_seed(seeds + images)
+
+    def right(difficulty: torch.Tensor) -> torch.Tensor:
+        skill = spread * torch.randn(seeds, 1, generator=draws)
+        return difficulty + skill + torch.randn(seeds, images, generator=draws) > 0
+
+    above = below = 0
+    for _ in range(runs):
+        difficulty = torch.randn(images, generator=draws)
+        found = over_seeds_and_images(right(difficulty), right(difficulty))
+        above, below = above + (found.low > 0), below + (found.high < 0)
+    most = 0.025 * runs + 2.5 * (0.025 * 0.975 * runs) ** 0.5
+    assert max(above, below) <= most
+
+
+def test_networks_that_differ_make_the_interval_wider_than_images_alone() -> None:
+    draws = torch.Generator().manual_seed(0)
+    share = torch.tensor([0.2, 0.5, 0.8])[:, None]
+    treated, control = torch.rand(3, 500, generator=draws) < share, torch.zeros(3, 500, dtype=torch.bool)
+    both, over_images = over_seeds_and_images(treated, control), paired_difference(treated, control)
+    student = over_seeds((treated.double().mean(1)).tolist())
+    assert both.value == pytest.approx(over_images.value)
+    assert both.high - both.low > 5 * (over_images.high - over_images.low)
+    assert both.low == pytest.approx(student.low, abs=0.01)
+
+
+def test_equal_results_leave_an_interval_of_some_width() -> None:
+    same = torch.ones(3, 100, dtype=torch.bool)
+    found = over_seeds_and_images(same, same)
+    assert found.value == 0
+    assert found.high - found.low == pytest.approx(0.038, abs=0.01)
+
+
+@pytest.mark.parametrize("shape", [(100,), (1, 100)])
+def test_hits_of_one_network_have_no_interval_over_seeds(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="at least two networks"):
+        over_seeds_and_images(torch.ones(shape), torch.zeros(shape))
+
+
+def test_images_to_decide_find_a_difference_in_four_of_five_runs() -> None:
+    """As many images as it says, with a true difference of the margin: is the interval above zero in 80 % of runs?"""
+    draws, margin, discordant = torch.Generator().manual_seed(0), 0.05, 0.2
+    spread = math.sqrt(discordant)
+    half = 1.96 * spread / math.sqrt(400)
+    n = images_to_decide(Interval(0.0, -half, half), 400, margin=margin)
+    assert n == pytest.approx(7.85 * discordant / margin**2, rel=0.01)
+    found = 0
+    for _ in range(400):
+        u = torch.rand(n, generator=draws)
+        treated, control = u < (discordant + margin) / 2, (u > 1 - (discordant - margin) / 2)
+        found += paired_difference(treated, control).low > 0
+    assert found / 400 == pytest.approx(0.8, abs=0.06)
+
+
+def test_seeds_to_decide_bring_the_interval_to_the_margin() -> None:
+    values = torch.randn(3, generator=torch.Generator().manual_seed(1)).double() * 0.04
+    k = seeds_to_decide(over_seeds(values.tolist()), 3, margin=0.03)
+    deviation = float(values.std())
+    halves = [scipy.stats.t.ppf(0.975, m - 1) * deviation / math.sqrt(m) for m in (k - 1, k)]
+    assert halves[1] <= 0.03 < halves[0]
+
+
+@pytest.mark.parametrize("margin", [0.0, -0.1])
+def test_a_margin_is_above_zero(margin: float) -> None:
+    for count in (images_to_decide, seeds_to_decide):
+        with pytest.raises(ValueError, match="margin"):
+            count(Interval(0.0, -0.1, 0.1), 5, margin=margin)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import pandas as pd
 import torch
 from IPython.display import HTML
+from torch import nn
 
 from advdef.book.glue import Kind, record
 from advdef.book.provenance import provenance
@@ -89,6 +90,7 @@ class Page:
         self.device = choose_device(device)
         names = choose_datasets(dataset, self.settings["datasets"])
         self.data = {name: load(name, device=self.device) for name in names}
+        self._whole = {name: len(data.train) for name, data in self.data.items()}
         if train is not None:
             self.data = {name: d.subset(train=min(train, len(d.train))) for name, d in self.data.items()}
         self.resume = resume_folder()
@@ -102,6 +104,17 @@ class Page:
         """The run of a page that has one data set."""
         (run,) = self.runs.values()
         return run
+
+    def add_network(
+        self, name: str, model: nn.Module, *, dataset: str | None = None, images: int | None = None
+    ) -> None:
+        """Record how large a network is, and on how many images it was trained: all that the page loads, by default.
+
+        ``dataset`` is needed on a page that has several.
+        """
+        run = self.run if dataset is None else self.runs[dataset]
+        known, whole = len(run.data.train), self._whole[run.data.name]
+        run.add_network(name, model, images=known if images is None else images, of=whole)
 
     def draws(self, offset: int = 0) -> torch.Generator:
         """Random draws that depend on the page's seed and on nothing before them; offsets keep uses apart."""
@@ -138,34 +151,32 @@ class Page:
         return check_table(shown, caption)
 
     def verdicts(
-        self,
-        conditions: Mapping[str, Mapping[str, Iterable[Condition]]],
-        *,
-        summaries: Mapping[str, Mapping[str, str]] | None = None,
-        undecided: Collection[str] = (),
+        self, conditions: Mapping[str, Mapping[str, Iterable[Condition]]], *, volatile: Collection[str] = ()
     ) -> HTML:
         """The table of verdicts, which are recorded; a claim about other data is named in the caption alone.
 
         Args:
-            conditions: What the rules give, by data set and by the claim's number ("C1").
-            summaries: Evidence in one line where the conditions are not to be listed, by the same names.
-            undecided: Numbers whose word a test does not compare, as rounding decides it.
+            conditions: What the rules give, by data set and by the claim's id.
+            volatile: Ids of claims whose word a test does not compare, as rounding decides it.
+
+        Raises ValueError for the id of a claim that this page does not have.
         """
-        stated = {claim.id.split("-")[-1]: claim for claim in claims(self.paper).values()}
+        stated = claims(self.paper)
+        if unknown := [id for found in conditions.values() for id in found if id not in stated]:
+            raise ValueError(f"no claim {unknown[0]}; those of {self.paper} are {', '.join(stated)}")
         shown, elsewhere = list[Verdict](), set[str]()
         for run in self.runs.values():
             run.verdicts = []
-        for number, claim in stated.items():
-            for dataset in [name for name in self.runs if number in conditions.get(name, {})]:
-                summary = (summaries or {}).get(dataset, {}).get(number, "")
-                verdict = decide(claim, dataset, tuple(conditions[dataset][number]), summary=summary)
+        for id, claim in stated.items():
+            for dataset in [name for name in self.runs if id in conditions.get(name, {})]:
+                verdict = decide(claim, dataset, tuple(conditions[dataset][id]))
                 self.runs[dataset].verdicts.append(verdict)
-                kind: Kind = "info" if number in undecided else "text"
-                record(f"{dataset}/verdict/{claim.id}", verdict.word, kind=kind)
+                kind: Kind = "info" if id in volatile else "text"
+                record(f"{dataset}/verdict/{id}", verdict.word, kind=kind)
                 if claim.about(dataset):
                     shown.append(verdict)
                 else:
-                    elsewhere.add(number)
+                    elsewhere.add(id)
         about = f"; about other data: {', '.join(sorted(elsewhere))}" if elsewhere else ""
         verdicts = verdict_table(shown, f"Verdicts of this run ({self.run_line}{about})")
         record("verdict_table", verdicts)
@@ -173,7 +184,7 @@ class Page:
 
     def rules(self) -> HTML:
         """The table of how each claim is decided."""
-        rows = [{"claim": id.split("-")[-1], "holds when": text} for id, text in how_decided(self.paper).items()]
+        rows = [{"claim": id, "the rule": text} for id, text in how_decided(self.paper).items()]
         return table(pd.DataFrame(rows), "How each claim is decided")
 
     def finish(self) -> HTML:
@@ -255,18 +266,27 @@ def check_table(rows: Mapping[str, Sequence[Check]], caption: str) -> HTML:
 
 
 def verdict_table(verdicts: Sequence[Verdict], caption: str) -> HTML:
-    """Claims with their verdicts as words with a badge, and the numbers that decide them."""
+    """Claims with their verdicts, the numbers that decide them, and all conditions folded away."""
     rows = [
         {
-            "claim": f"<strong>{v.claim.id.split('-')[-1]}</strong> {html.escape(v.claim.sentence)} "
+            "claim": f'<strong id="{v.claim.id.lower()}">{v.claim.id}</strong> {html.escape(v.claim.sentence)} '
             f"<em>[{SOURCES[v.claim.source]}]</em>",
             "data": v.dataset,
             "verdict": badge(v.word),
-            "evidence": html.escape(v.evidence),
+            "evidence": html.escape(v.evidence) + _folded(v),
         }
         for v in verdicts
     ]
     return table(pd.DataFrame(rows), caption)
+
+
+def _folded(verdict: Verdict) -> str:
+    if len(verdict.conditions) < 2:
+        return ""
+    lines = (f"{c.case}: {c.told}" if c.case else c.told for c in verdict.conditions)
+    listed = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+    where = html.escape(f"{verdict.claim.id}, {verdict.dataset}")
+    return f"<details><summary>{len(verdict.conditions)} conditions ({where})</summary><ul>{listed}</ul></details>"
 
 
 def provenance_table(runs: Iterable[Run]) -> HTML:

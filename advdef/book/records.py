@@ -11,15 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jsonschema
 import torch
+from torch import nn
 
 from advdef.book.provenance import provenance
 from advdef.book.repository import PROFILES, InputError, find
 from advdef.checks import Check
-from advdef.claims import Verdict
+from advdef.claims import Condition, Verdict
 from advdef.data import Dataset
 from advdef.evaluation import ATTACKERS, Outcome, Results, Threat
 from advdef.evaluation.results import WORST_CASE, Row, unpack_hits
@@ -30,7 +31,7 @@ from advdef.store import write_atomically
 from advdef.store.files import naming
 
 __all__ = [
-    "COMPARISON", "Record", "Run", "read_record", "read_records", "record_schema", "results_folder",
+    "COMPARISON", "Record", "Run", "Scale", "read_record", "read_records", "record_schema", "results_folder", "scale",
     "three_attacker_rows",
 ]  # fmt: skip
 
@@ -40,7 +41,10 @@ COMPARISON = "five_defences"
 Record = Mapping[str, Any]
 """The content of a record file, as :meth:`Run.save` writes it."""
 
+Scale = Literal["toy", "small", "paper"]
+
 _ROUNDED = 1e-4
+_MILLION = 1_000_000  # trained numbers; networks below it are toys
 
 
 def results_folder() -> Path:
@@ -73,6 +77,7 @@ class Run:
     checks: list[dict[str, Any]] = field(default_factory=list)
     costs: list[dict[str, Any]] = field(default_factory=list)
     values: dict[str, Any] = field(default_factory=dict)
+    networks: list[dict[str, Any]] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
 
@@ -116,6 +121,11 @@ class Run:
             eps=eps, norm=norm, seed=self.seed if seed is None else seed, **more,
         )  # fmt: skip
 
+    def add_network(self, name: str, model: nn.Module, *, images: int, of: int) -> None:
+        """How large a network is, and that it was trained on so many ``of`` the data set's training images."""
+        size = sum(weights.numel() for weights in model.parameters())
+        _put(self.networks, {"name": name, "parameters": size, "images": images, "of": of}, ("name",))
+
     def compare(self, mine: Mapping[str, Any], other: Mapping[str, Any], **where: Any) -> Interval:
         """The paired difference of the hits in two rows, which is recorded, too.
 
@@ -148,12 +158,13 @@ class Run:
         path = results_folder() / self.paper / f"{self.data.name}-{self.profile}.json"
         wall = {"wall_seconds": round(time.perf_counter() - self.started, 1), "peak_memory_mib": _peak_memory_mib()}
         content = {
-            "schema": 2,
+            "schema": 3,
             "paper": self.paper,
             "dataset": self.data.name,
             "profile": self.profile,
             "run": os.environ.get("ADVDEF_RUN") or None,
             "provenance": provenance(self.data, seed=self.seed) | wall,
+            "networks": self.networks,
             "verdicts": [verdict.as_record() for verdict in self.verdicts],
             "comparisons": self.comparisons,
             "checks": self.checks,
@@ -224,6 +235,11 @@ def _check(record: Any) -> Results:
             raise ValueError(f"{where} has hits that are not {row['correct']} of {row['n']}")
         if row["dataset"] != record["dataset"]:
             raise ValueError(f"{where} is of the data set {row['dataset']}")
+    for verdict in record["verdicts"]:
+        conditions = [Condition.from_record(told) for told in verdict["conditions"]]
+        wrong = [c.what for c, told in zip(conditions, verdict["conditions"], strict=True) if c.word != told["word"]]
+        if wrong:
+            raise ValueError(f"{verdict['claim']} has words that do not follow from their numbers: {wrong[0]}")
     return Results(record["results"])
 
 
@@ -238,6 +254,18 @@ def _check_what_the_site_shows(record: Record) -> None:
             f"the site shows worst cases of {', '.join(sorted(missing))} under all three attackers, and this run has "
             'none with the part "worst" or "curve": keep the names in advdef/papers/__init__.py and on the page equal'
         )
+
+
+def scale(record: Record) -> Scale:
+    """How large a run was, from what it recorded.
+
+    "toy": the digits, or no network of a million parameters trained on the whole data set; "paper": the profile of that
+    name; "small": what lies between.
+    """
+    whole = [n["parameters"] for n in record["networks"] if n["images"] == n["of"]]
+    if record["dataset"] == "digits" or max(whole, default=0) < _MILLION:
+        return "toy"
+    return "paper" if record["profile"] == "paper" else "small"
 
 
 def three_attacker_rows(record: Record) -> dict[tuple[str, str, float], dict[Threat, Row]]:

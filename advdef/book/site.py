@@ -14,8 +14,9 @@ from typing import Any
 
 import yaml
 
+from advdef.book.decisions import Chapter
 from advdef.book.notebookfile import LANGUAGE, read_executed, title, without_injected, write
-from advdef.book.pages import Chapter, generated
+from advdef.book.pages import generated
 from advdef.book.records import Record, read_records
 from advdef.book.repository import Repository
 from advdef.store.files import held, naming, replace_folder

@@ -35,7 +35,7 @@ Fair = Mapping[str, Sequence[str]]
 """By network, the defences that cost at most one point on benign training images."""
 
 
-@rule("nip-C1")
+@rule("NIP-1")
 def moves_front_and_tail(shifts: Shifts) -> list[Condition]:
     """For each network, front and tail features: in at least nine of ten attacks (the eleven, PGD-min, and FGSM and PGD
     with the main eps, where they fool enough images), the mean size of their change exceeds that of random features of
@@ -53,7 +53,7 @@ def moves_front_and_tail(shifts: Shifts) -> list[Condition]:
     ]
 
 
-@rule("nip-C2")
+@rule("NIP-2")
 def lowers_front_and_raises_tail(shifts: Shifts) -> list[Condition]:
     """For each network, in at least nine of ten of the same attacks: the front falls, and the tail rises, on average
     and by more than under either control (95 % intervals over images above zero).
@@ -70,7 +70,7 @@ def lowers_front_and_raises_tail(shifts: Shifts) -> list[Condition]:
     ]
 
 
-@rule("nip-C3")
+@rule("NIP-3")
 def restores_nearly_all(repaired: Mapping[str, Results], fair: Fair) -> list[Condition]:
     """For each network, for PGD-min and for PGD with the main eps, steps chosen on training images (at most one point
     of benign accuracy): the best label-free variant of that cost restores at least 90 % of the fooled images, is right
@@ -93,7 +93,7 @@ def restores_nearly_all(repaired: Mapping[str, Results], fair: Fair) -> list[Con
     return conditions
 
 
-@rule("nip-C4")
+@rule("NIP-4")
 def adapts_to_the_size(right: Mapping[str, Results], fixed: Mapping[str, str]) -> list[Condition]:
     """For each network, under PGD with the main eps and with twice that: V2 by mean logit with the stability rule is
     right on more images than the undefended classifier, and than with the one fixed step chosen on training images
@@ -114,7 +114,7 @@ def adapts_to_the_size(right: Mapping[str, Results], fixed: Mapping[str, str]) -
     return conditions
 
 
-@rule("nip-C5")
+@rule("NIP-5")
 def leads_over_eleven_attacks(repaired: Results, fair: Fair) -> list[Condition]:
     """For each network, over the eleven attacks: the success rate of the best label-free variant exceeds that of the
     best baseline, both among those that cost at most one point on benign training images (paired 95 % interval over
@@ -125,13 +125,13 @@ def leads_over_eleven_attacks(repaired: Results, fair: Fair) -> list[Condition]:
     return _lead(repaired, fair)
 
 
-@rule("nip-C6")
+@rule("NIP-6")
 def leads_over_thirteen_attacks(repaired: Results, fair: Fair) -> list[Condition]:
     """As C5, with Square and PGD on the margin at the main eps in place of the two attacks that are not known to us."""
     return _lead(repaired, fair)
 
 
-@rule("nip-C9")
+@rule("NIP-9")
 def gains_under_adaptive_attack(robust: Results, over_seeds: Mapping[str, Interval]) -> list[Condition]:
     """For each network, at half the main eps: each label-free variant that meets the adaptive attacker is right on more
     images than the undefended classifier under attack, and than a bank of white noise decided by mean logit (paired

@@ -24,7 +24,7 @@ RELEASED = " released"
 """How the names of the layers end that follow the released code."""
 
 
-@rule("qusecnets-Q1")
+@rule("QSN-1")
 def gain_on_mnist(gains: Gains) -> list[Condition]:
     """For constant and trainable quantisation, clean and as released, each of FGSM, BIM, MIM and PGD, oblivious and
     direct: the 95 % interval of the paired gain over the undefended network is not wholly below 50 points.
@@ -32,7 +32,7 @@ def gain_on_mnist(gains: Gains) -> list[Condition]:
     return _at_least(gains, 0.5)
 
 
-@rule("qusecnets-Q2")
+@rule("QSN-2")
 def gain_on_cifar10(gains: Gains) -> list[Condition]:
     """For constant and trainable quantisation, clean and as released, each of FGSM, BIM, MIM and PGD, oblivious and
     direct: the 95 % interval of the paired gain over the undefended network is not wholly below 10 points.
@@ -40,7 +40,7 @@ def gain_on_cifar10(gains: Gains) -> list[Condition]:
     return _at_least(gains, 0.1)
 
 
-@rule("qusecnets-Q3")
+@rule("QSN-3")
 def trainable_wins(area: Mapping[str, tuple[Interval, Sequence[float]]]) -> list[Condition]:
     """Under each threat model, robust accuracy averaged over the eps of the curve, one number of levels per data set,
     over all seeds: the 95 % interval of the paired difference TQ - CQ lies above zero and every seed agrees on the
@@ -54,7 +54,7 @@ def trainable_wins(area: Mapping[str, tuple[Interval, Sequence[float]]]) -> list
     ]
 
 
-@rule("qusecnets-Q4")
+@rule("QSN-4")
 def little_clean_loss(right: Mapping[str, Tensor], undefended: Tensor) -> list[Condition]:
     """For constant and trainable quantisation, over all seeds: the 95 % interval of the paired difference to the
     undefended network lies above -5 points.
@@ -64,7 +64,7 @@ def little_clean_loss(right: Mapping[str, Tensor], undefended: Tensor) -> list[C
     return [Condition.above(name, paired_difference(hits, undefended), -0.05) for name, hits in right.items()]
 
 
-@rule("qusecnets-Q5")
+@rule("QSN-5")
 def no_hidden_gradient(
     robust: Mapping[str, tuple[Tensor, Tensor]], undefended: Mapping[str, tuple[Tensor, Tensor]]
 ) -> list[Condition]:

@@ -21,7 +21,7 @@ Gains = Mapping[tuple[str, str], Gain]
 """What one training gains over another, under the adaptive attacker."""
 
 
-@rule("neuron_sensitivity-S1")
+@rule("SNS-1")
 def sensitive_neurons_mislead(leads: Mapping[str, Interval]) -> list[Condition]:
     """Substituting clean activations into adversarial passes, one layer at a time, on the standard and on the
     adversarially trained network, first seed, both under a full attack and under one that stops when the decision
@@ -34,7 +34,7 @@ def sensitive_neurons_mislead(leads: Mapping[str, Interval]) -> list[Condition]:
     return [Condition.above(f"{k}, lead over equal energy", leads[k], 0.0) for k in networks]
 
 
-@rule("neuron_sensitivity-S2")
+@rule("SNS-2")
 def lower_sensitivity_makes_robust(ratios: Ratios, gains: Gains) -> list[Condition]:
     """For AT, ALP and TRADES against standard training of the same seed: the mean sensitivity of all layers is lower,
     in definition D1 and in D4, on the networks' own adversarial examples, on transferred ones and on noise of the same
@@ -57,7 +57,7 @@ def sensitivity_in_short(ratios: Ratios, gains: Gains) -> str:
     )
 
 
-@rule("neuron_sensitivity-S3")
+@rule("SNS-3")
 def stabilizing_makes_robust(gains: Gains) -> list[Condition]:
     """For each of two weights of the penalty, 1 and 0.1, robust accuracy under the adaptive attacker, differences
     between networks of one seed on the same images: SNS lies above adversarial training and above the same penalty on
@@ -70,7 +70,7 @@ def stabilizing_makes_robust(gains: Gains) -> list[Condition]:
     return found
 
 
-@rule("neuron_sensitivity-S4")
+@rule("SNS-4")
 def accuracy_and_robustness_share_neurons(
     costs: Mapping[tuple[str, str, str], Interval], results: Results
 ) -> list[Condition]:
@@ -95,7 +95,7 @@ def accuracy_and_robustness_share_neurons(
     ]
 
 
-@rule("neuron_sensitivity-S5")
+@rule("SNS-5")
 def sensitivity_goes_with_robustness(correlations: Mapping[str, Interval]) -> list[Condition]:
     """Over all trained networks that predict more than one class, Spearman's rank correlation of mean sensitivity and
     robust accuracy is negative: in D1, in D4, in D1 with the scale of activations partialled out, and in D1 and D4

@@ -23,7 +23,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-@rule("snn_purification-C1")
+@rule("SNN-1")
 def purifier_cleans(results: Results, *, sharper: Mapping[str, Tensor]) -> list[Condition]:
     """On images made on the bare classifier at the main eps, for FGSM and for PGD each: at least half of the accuracy
     that the attack took is given back (paired 95 % intervals of the gain above zero and of the gain minus half the loss
@@ -39,7 +39,7 @@ def purifier_cleans(results: Results, *, sharper: Mapping[str, Tensor]) -> list[
     return back + [Condition.above(f"PSNR in dB, {attack}", gain, 0.0) for attack, gain in gains.items()]
 
 
-@rule("snn_purification-C2")
+@rule("SNN-2")
 def levels_and_gate_help(results: Results) -> list[Condition]:
     """At a quarter and at half of the main eps, each network attacked through all derivatives and without gradients,
     worst case per image: SE-MLF3 is right on more images than LIF, and than MLF3 without the gate (paired 95 %
@@ -56,7 +56,7 @@ def levels_and_gate_help(results: Results) -> list[Condition]:
     ]
 
 
-@rule("snn_purification-C3")
+@rule("SNN-3")
 def purifier_combines(results: Results, *, attack: str) -> list[Condition]:
     """Trained without the classifier's part in the loss (but on attacks on it), the purifier gives back half of what
     PGD took, as in C1. And the purifier of the other claims, trained with that part, in front of the adversarially
@@ -74,7 +74,7 @@ def purifier_combines(results: Results, *, attack: str) -> list[Condition]:
     ]
 
 
-@rule("snn_purification-C4")
+@rule("SNN-4")
 def purifier_is_better_and_cheaper(
     results: Results, *, seconds: Mapping[str, float], pipeline: Footprint, classifier: Footprint
 ) -> list[Condition]:
@@ -103,7 +103,7 @@ def purifier_is_better_and_cheaper(
     ]
 
 
-@rule("snn_purification-C5")
+@rule("SNN-5")
 def detector_helps(results: Results, *, area: float, slipped: float, attack: str) -> list[Condition]:
     """Area under the ROC curve of D at least 0.9 for PGD on the bare classifier; of images made to go unnoticed, at
     most a tenth are wrong on the bare classifier and not flagged; and the mean of clean accuracy and accuracy under PGD
@@ -124,7 +124,7 @@ def detector_helps(results: Results, *, area: float, slipped: float, attack: str
     ]
 
 
-@rule("snn_purification-C6")
+@rule("SNN-6")
 def one_step_suffices(results: Results, *, times: float, attack: str) -> list[Condition]:
     """Trained on FGSM, the purifier loses at most 2 points under PGD on the bare classifier to the one trained on PGD-7
     (paired 95 % interval above -2 points); and FGSM takes less time for the same images (as one step must).
@@ -142,7 +142,7 @@ def one_step_suffices(results: Results, *, times: float, attack: str) -> list[Co
     ]
 
 
-@rule("snn_purification-C7")
+@rule("SNN-7")
 def purifier_does_well(results: Results, *, attack: str) -> list[Condition]:
     """At least half of what the attack took is given back, as in C1: under PGD on the bare classifier; without its
     gradient (Square, noise and PGD on other networks, against what the same takes from the bare classifier); and in the

@@ -66,7 +66,7 @@ def _exceeds(leads: Mapping[str, Sequence[Interval]], others: Iterable[str]) -> 
     ]
 
 
-@rule("trn-C1")
+@rule("TRN-1")
 def restores_the_five_attacks(results: Results) -> list[Condition]:
     """For each of FGSM, FFGSM, BIM, MIM and PGD, made on the bare classifier at the main eps: TRN gives back at least
     half of the accuracy that the attack took (paired 95 % interval of the gain above half of it).
@@ -76,7 +76,7 @@ def restores_the_five_attacks(results: Results) -> list[Condition]:
     return [_recovered(attack, results.select(attack=("none", attack))) for attack in _FIVE]
 
 
-@rule("trn-C2")
+@rule("TRN-2")
 def exceeds_blind_maps(leads: Mapping[str, Sequence[Interval]]) -> list[Condition]:
     """On the mean of the five attacks, TRN exceeds each of the same network with a map of noise, of another image, and
     of Sobel's filter, and a network of as many blocks without a map (paired 95 % interval over images above zero and,
@@ -89,7 +89,7 @@ def exceeds_blind_maps(leads: Mapping[str, Sequence[Interval]]) -> list[Conditio
     return [Condition("more than every control", all(margin.holds for margin in margins), told)] if margins else []
 
 
-@rule("trn-C3")
+@rule("TRN-3")
 def label_is_not_needed(cosines: Mapping[str, Interval], leads: Mapping[str, Sequence[Interval]]) -> list[Condition]:
     """Under each of the five attacks the estimate has a mean cosine above 0.5 to the gradient at the true label (95 %
     interval over fooled images; in theory, 0.5 is what the gradient at any wrong class has that is not the predicted
@@ -107,7 +107,7 @@ def label_is_not_needed(cosines: Mapping[str, Interval], leads: Mapping[str, Seq
     return conditions
 
 
-@rule("trn-C4")
+@rule("TRN-4")
 def exceeds_simpler_fusions(leads: Mapping[str, Sequence[Interval]]) -> list[Condition]:
     """On the mean of the five attacks, TRN exceeds the networks that stack both inputs, add the streams, or mix them
     without the gate (intervals as in C2). On the first data set.
@@ -115,7 +115,7 @@ def exceeds_simpler_fusions(leads: Mapping[str, Sequence[Interval]]) -> list[Con
     return _exceeds(leads, _FUSIONS)
 
 
-@rule("trn-C5")
+@rule("TRN-5")
 def restores_unseen_attacks(results: Results) -> list[Condition]:
     """As C1, for attacks that training did not see: FFGSM, BIM, MIM, targeted PGD, APGD with two losses, Square, C&W
     and DeepFool.
@@ -127,14 +127,14 @@ def restores_unseen_attacks(results: Results) -> list[Condition]:
     return [_recovered(attack, replay) for attack, replay in replays.items() if _fooled(replay)]
 
 
-@rule("trn-C6")
+@rule("TRN-6")
 def benign_accuracy_stays(results: Results) -> list[Condition]:
     """TRN loses at most 2 points of clean accuracy (paired 95 % interval above -2 points); the threshold is ours."""
     restored, bare = (results.hits(defence=name, threat="clean") for name in ("TRN", "none"))
     return [Condition.above("TRN − undefended, clean", paired_difference(restored, bare), -0.02)]
 
 
-@rule("trn-C7")
+@rule("TRN-7")
 def generalises(settings: Mapping[str, Results]) -> list[Condition]:
     """As C1, under PGD with 1.5 and 2 times the largest eps of training and, on the first data set, in front of each
     classifier that TRN was not trained with, attacked by PGD on that classifier. What the paper means by the word is
@@ -143,7 +143,7 @@ def generalises(settings: Mapping[str, Results]) -> list[Condition]:
     return [_recovered(what, replay) for what, replay in settings.items()]
 
 
-@rule("trn-C8")
+@rule("TRN-8")
 def a_larger_network_restores_better(gains: Mapping[str, Interval]) -> list[Condition]:
     """Where a larger network was trained, it exceeds the smaller one on the mean of the five attacks (paired 95 %
     interval above zero). How the cost grows is shown in tables. What the paper means by the word is not known to us.
@@ -153,7 +153,7 @@ def a_larger_network_restores_better(gains: Mapping[str, Interval]) -> list[Cond
     return [Condition.above(sizes, gain, 0.0) for sizes, gain in gains.items()]
 
 
-@rule("trn-C9")
+@rule("TRN-9")
 def holds_against_all_rungs(left: Mapping[str, Results]) -> list[Condition]:
     """At each eps of the ladder: TRN is right on more images after all rungs than the network with Fast adversarial
     training at the main eps (paired 95 % interval above zero).
@@ -164,7 +164,7 @@ def holds_against_all_rungs(left: Mapping[str, Results]) -> list[Condition]:
     return [Condition.above(f"TRN − Fast-AT, eps {eps}", paired_difference(*pair), 0.0) for eps, pair in pairs.items()]
 
 
-@rule("trn-C10")
+@rule("TRN-10")
 def exceeds_other_purifications(leads: Mapping[str, Sequence[Interval]]) -> list[Condition]:
     """On the mean of the five attacks on the bare classifier: TRN exceeds each of JPEG, bit depth, the median, total
     variation, restoration without a map, and the same trained on features as HGD is (intervals as in C2). Adversarial

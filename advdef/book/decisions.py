@@ -1,0 +1,147 @@
+"""What the site says of claims, made from records when it is rendered: every verdict, and how each is decided."""
+
+from __future__ import annotations
+
+import html
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from advdef.book.markup import raw, rows_of
+from advdef.book.records import Record, scale
+from advdef.claims import SOURCES, Claim, Condition, VerdictWord, all_claims, badge, expected_wrong
+from advdef.papers import PAPERS, how_decided
+
+__all__ = ["Chapter", "rules_page", "verdicts_page"]
+
+_WORDS: tuple[VerdictWord, ...] = get_args(VerdictWord)
+_SHORT = {"not testable here": "–"}  # in the matrix, which has to fit a phone
+_ATTACKERS = {
+    "oblivious": "attacker ignores the defence",
+    "direct": "attacker follows its gradient",
+    "adaptive": "attacker knows the defence",
+}
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A notebook on the site: its paper, its file's stem and its title."""
+
+    paper: str
+    stem: str
+    title: str
+
+
+def verdicts_page(records: Sequence[Record], chapters: Sequence[Chapter]) -> str:
+    """Counts, a matrix of claims by data sets, and each claim with what every run decided."""
+    by_paper = {chapter: [r for r in records if r["paper"] == chapter.paper and r["verdicts"]] for chapter in chapters}
+    shown = {chapter: found for chapter, found in by_paper.items() if found}
+    if not shown:
+        return "No run has decided a claim yet.\n"
+    every = [verdict for found in shown.values() for record in found for verdict in record["verdicts"]]
+    parts = [_counted(every), *(_matrix(chapter, found) for chapter, found in shown.items())]
+    for chapter, found in shown.items():
+        claims = [_claim(claim, found, chapter) for claim in _claims(found)]
+        parts.append(f"({_label(chapter)})=\n## {chapter.title}\n\n{raw(''.join(claims))}")
+    return "\n".join(parts)
+
+
+def rules_page() -> str:
+    """Each claim with its rule, and with what an earlier rule was and why it was changed."""
+    parts = []
+    for paper in PAPERS:
+        rules = how_decided(paper.id)
+        parts.append(f"## {paper.title}\n\n{raw(''.join(_rule(claim, rules) for claim in _of(paper.id)))}")
+    return "\n".join(parts)
+
+
+def _of(paper: str) -> list[Claim]:
+    return [claim for claim in all_claims() if claim.paper == paper]
+
+
+def _rule(claim: Claim, rules: Mapping[str, str]) -> str:
+    changes = "".join(
+        f"<li><strong>Until {html.escape(str(change['date']))}:</strong> {html.escape(change['was'])} "
+        f"<strong>Why it changed:</strong> {html.escape(change['why'])}</li>"
+        for change in claim.changes
+    )
+    return (
+        f'<section class="claim" id="{claim.id.lower()}">{_sentence(claim)}<p>{html.escape(rules[claim.id])}</p>'
+        f"{f'<ul>{changes}</ul>' if changes else ''}</section>\n"
+    )
+
+
+def _counted(verdicts: Sequence[Mapping[str, Any]]) -> str:
+    """How many verdicts have which word, and how many of them chance may have got wrong."""
+    counts = Counter(verdict["verdict"] for verdict in verdicts)
+    told = ", ".join(f"{badge(word)} {counts[word]}" for word in _WORDS if counts[word])
+    wrong = expected_wrong([verdict["verdict"] for verdict in verdicts if not verdict.get("old_rules")])
+    return raw(f"<p>{told}. Chance alone would be expected to get at most {wrong:.1f} of them wrong.</p>\n")
+
+
+def _matrix(chapter: Chapter, records: Sequence[Record]) -> str:
+    """Claims by data sets; each word links to the section of the notebook that decides it."""
+    head = ["claim", *(html.escape(record["dataset"]) for record in records)]
+    lines = []
+    for claim in _claims(records):
+        cells = [f'<a href="#{claim.id.lower()}">{claim.id}</a>']
+        for record in records:
+            found = next((v for v in record["verdicts"] if v["claim"] == claim.id), None)
+            word = found["verdict"] if found else "not testable here"
+            cells.append(f'<a href="{_section(claim, chapter)}">{badge(word, _SHORT.get(word, word))}</a>')
+        lines.append(cells)
+    return rows_of(chapter.title.partition(":")[0], head, lines)
+
+
+def _claims(records: Iterable[Record]) -> list[Claim]:
+    """The claims that records decide, in the order of ``claims.yml``; others as the records tell of them."""
+    told = {verdict["claim"]: verdict for record in records for verdict in record["verdicts"]}
+    known = {claim.id: claim for claim in all_claims()}
+    others = [id for id in told if id not in known]
+    unknown = {id: Claim(id, "", told[id]["sentence"], told[id]["source"], "The record does not say.") for id in others}
+    return [*(claim for id, claim in known.items() if id in told), *unknown.values()]
+
+
+def _claim(claim: Claim, records: Sequence[Record], chapter: Chapter) -> str:
+    """What all runs decided about a claim."""
+    decisions = (_decision(v, record) for record in records for v in record["verdicts"] if v["claim"] == claim.id)
+    rule = how_decided(claim.paper)[claim.id] if claim.paper else claim.decided_by
+    return (
+        f'<section class="claim" id="{claim.id.lower()}">{_sentence(claim)}<ul>{"".join(decisions)}</ul>'
+        f"<details><summary>How {claim.id} is decided</summary><p>{html.escape(rule)}</p></details>"
+        f'<p><a href="{_section(claim, chapter)}">{claim.id} on its page</a></p></section>\n'
+    )
+
+
+def _sentence(claim: Claim) -> str:
+    return f"<p><strong>{claim.id}</strong> {html.escape(claim.sentence)} <em>[{SOURCES[claim.source]}]</em></p>"
+
+
+def _section(claim: Claim, chapter: Chapter) -> str:
+    return f"../notebooks/{chapter.stem}.html#{claim.section}"
+
+
+def _label(chapter: Chapter) -> str:
+    return chapter.paper.replace("_", "-")
+
+
+def _decision(verdict: Mapping[str, Any], record: Record) -> str:
+    """A word with its chips, the sentence that gives it, and all conditions folded away."""
+    name = record["dataset"]
+    chips = [_ATTACKERS.get(verdict["attacker"], ""), f"{scale(record)} scale"]
+    chips += [
+        f"{verdict[unit]:,} {unit if verdict[unit] > 1 else unit[:-1]}" for unit in ("images", "seeds") if verdict[unit]
+    ]
+    if verdict.get("old_rules"):
+        chips.append("recorded under the old rules")
+    told = "".join(f'<span class="chip">{html.escape(chip)}</span> ' for chip in chips if chip)
+    head = f"{badge(verdict['verdict'])} <strong>{html.escape(name)}</strong> {told}"
+    conditions = [Condition.from_record(condition) for condition in verdict["conditions"]]
+    listed = ""
+    if len(conditions) > 1:
+        lines = (f"{c.case}: {c.told}" if c.case else c.told for c in conditions)
+        where = html.escape(f"{verdict['claim']}, {name}")
+        listed = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+        listed = f"<details><summary>{len(conditions)} conditions ({where})</summary><ul>{listed}</ul></details>"
+    return f"<li>{head}<br>{html.escape(verdict['evidence'])}{listed}</li>"
