@@ -32,8 +32,11 @@ VerdictWord = Literal["supported", "mixed", "undecided", "contradicted", "not te
 Attacker = Literal["", "oblivious", "direct", "adaptive"]
 """Whom a number was measured under; "" where no attack plays a part."""
 
-CLEAN, ROBUST = 0.01, 0.03
-"""The smallest differences of clean and of robust accuracy that matter, where a rule gives no other margin."""
+CLEAN = 0.01
+"""The smallest difference of clean accuracy that matters, where a rule gives no other margin."""
+
+ROBUST = 0.03
+"""The smallest difference of robust accuracy that matters, where a rule gives no other margin."""
 
 SOURCES = {"paper": "paper", "inferred": "implied; our wording", "secondary": "secondary source"}
 """How a page writes where a claim stands."""
@@ -304,7 +307,9 @@ class Verdict:
         if self.word == "undecided" and all(c.word == "holds" for c in self.conditions):
             return f"{self._count}, but no attacker who knows the defence was tried"
         first = _deciding(self.conditions, self.word)[0]
-        return f"{self._count}; {'the closest' if self.word == 'supported' else 'decisive'}: {first.told}"
+        chance = self.word == "undecided" and first.word == "contradicted"
+        why = f", which may be chance in one of {len(self.conditions)} conditions" if chance else ""
+        return f"{self._count}; {'the closest' if self.word == 'supported' else 'decisive'}: {first.told}{why}"
 
     @property
     def _count(self) -> str:
@@ -410,7 +415,8 @@ def _cases(conditions: Sequence[Condition]) -> dict[str, VerdictWord]:
     for name in names:
         needed = [c for c in conditions if c.case in ("", name)]
         supported: VerdictWord = "supported" if all(c.word == "holds" for c in needed) else "undecided"
-        contradicted = any(_widened(c, len(conditions)).word == "contradicted" for c in needed)
+        against = [c for c in needed if c.word == "contradicted"]
+        contradicted = any(_widened(c, len(conditions)).word == "contradicted" for c in against)
         found[name] = "contradicted" if contradicted else supported
     return found
 
@@ -432,8 +438,10 @@ def _worst(words: set[VerdictWord]) -> VerdictWord:
 
 def _deciding(conditions: Iterable[Condition], word: VerdictWord) -> list[Condition]:
     """The conditions that give the word, the clearest first; of those that all hold the closest to the bound."""
-    wanted = {"supported": "holds"}.get(word, word)
-    found = [c for c in conditions if c.word == wanted]
+    wanted: dict[str, set[ConditionWord]] = {
+        "supported": {"holds"}, "contradicted": {"contradicted"}, "undecided": {"undecided", "contradicted"}
+    }  # fmt: skip
+    found = [c for c in conditions if c.word in wanted[word]]
 
     def clear(c: Condition) -> float:
         width = c.interval.high - c.interval.low

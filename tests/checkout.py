@@ -25,9 +25,11 @@ import json, os, pathlib
 folder = pathlib.Path(os.environ["ADVDEF_RESULTS"]) / "good"
 folder.mkdir(parents=True, exist_ok=True)
 verdict = dict(claim="good-G1", sentence="It works.", source="paper", verdict="supported", evidence=f"seed {{seed}}")
+verdict.update(attacker="", images=None, seeds=None, conditions=[])
 ran = dict(seed=seed, python="3", versions={{}}, device_name="a machine", commit="abc", date="today", wall_seconds=60)
-record = dict(schema=2, paper="good", dataset="digits", profile=profile, verdicts=[verdict], provenance=ran)
-record.update(comparisons=[], checks=[], costs=[], values={{}}, results=[], run=os.environ.get("ADVDEF_RUN"))
+record = dict(schema=3, networks=[], paper="good", dataset="digits", profile=profile, verdicts=[verdict])
+record.update(provenance=ran, comparisons=[], checks=[], costs=[], values={{}}, results=[])
+record.update(run=os.environ.get("ADVDEF_RUN"))
 _ = (folder / f"digits-{{profile}}.json").write_text(json.dumps(record))
 
 # %%

@@ -12,11 +12,14 @@ import jsonschema
 import pytest
 
 from advdef.book.cards import cards, own_pages
-from advdef.book.pages import Chapter, generated
-from advdef.book.records import read_record, read_records
+from advdef.book.decisions import Chapter
+from advdef.book.pages import generated
+from advdef.book.records import read_record, read_records, scale
 from advdef.book.repository import InputError, Repository
+from advdef.claims import Condition, all_claims
 from advdef.papers import PAPERS
 from advdef.plotting import COLOURS
+from advdef.statistics import Interval
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = json.loads(resources.files("advdef.book").joinpath("card.schema.json").read_text("utf-8"))
@@ -26,10 +29,16 @@ RAN = {"seed": 0, "date": "d", "commit": "c", "device": "cpu", "device_name": "x
 RAN |= {"wall_seconds": 60, "data_checksum": "0"}
 
 
+VERDICT: dict[str, Any] = {
+    "claim": "TRN-1", "sentence": "s", "source": "paper", "verdict": "mixed", "evidence": "e", "attacker": "",
+    "images": None, "seeds": None, "conditions": [],
+}  # fmt: skip
+
+
 def put(folder: Path, paper: str, name: str, **changes: Any) -> Path:
     dataset, _, profile = name.rpartition("-")
-    record = {"schema": 2, "paper": paper, "dataset": dataset, "profile": profile, "run": None, "provenance": RAN}
-    empty = {"values": {}, "verdicts": [], "comparisons": [], "checks": [], "costs": [], "results": []}
+    record = {"schema": 3, "paper": paper, "dataset": dataset, "profile": profile, "run": None, "provenance": RAN}
+    empty = {"networks": [], "values": {}, "verdicts": [], "comparisons": [], "checks": [], "costs": [], "results": []}
     path = folder / paper / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     changes["results"] = [row | {"dataset": dataset} for row in changes.get("results", [])]
@@ -97,9 +106,9 @@ class TestCommitted:
         text = generated(COMMITTED, PAGES)["_generated/verdicts.md"]
         verdicts = [v for record in COMMITTED for v in record["verdicts"]]
         assert len(verdicts) > 50
-        assert all(f'id="{verdict["claim"]}"' in text for verdict in verdicts)
+        assert all(f'id="{verdict["claim"].lower()}"' in text for verdict in verdicts)
         decisions = text.partition('<section class="claim"')[2]
-        assert decisions.count('<span class="verdict') == len(verdicts)
+        assert decisions.count('<li><span class="verdict') == len(verdicts)
 
     def test_the_example_on_the_page_of_records_runs(self, capsys: pytest.CaptureFixture[str]) -> None:
         text = (ROOT / "book" / "records.md").read_text(encoding="utf-8")
@@ -190,21 +199,16 @@ def test_a_comparison_that_lacks_something_is_named(tmp_path: Path) -> None:
 
 def test_claims_keep_the_order_of_the_rules_when_data_sets_have_different_ones(tmp_path: Path) -> None:
     def verdicts(*claims: str) -> list[dict[str, Any]]:
-        return [
-            {"claim": f"nip-{c}", "sentence": "s", "source": "paper", "verdict": "partly", "evidence": "e"}
-            for c in claims
-        ]
+        return [VERDICT | {"claim": f"NIP-{number}"} for number in claims]
 
-    put(tmp_path, "nip", "cifar10-smoke", verdicts=verdicts("C1", "C7", "C99"))
-    put(tmp_path, "nip", "digits-smoke", verdicts=verdicts("C2", "C1", "C10"))
+    put(tmp_path, "nip", "cifar10-smoke", verdicts=verdicts("1", "7", "99"))
+    put(tmp_path, "nip", "digits-smoke", verdicts=verdicts("2", "1", "10"))
     text = generated(read_records(tmp_path), PAGES)["_generated/verdicts.md"]
-    assert re.findall(r'id="nip-(\w+)"', text) == ["C1", "C2", "C7", "C10", "C99"]
+    assert re.findall(r'id="nip-(\w+)"', text) == ["1", "2", "7", "10", "99"]
 
 
 def test_what_a_record_says_is_text_and_not_markup(tmp_path: Path) -> None:
-    verdict = {"claim": "trn-C1", "sentence": "s", "source": "paper", "verdict": "partly"}
-    verdict |= {"evidence": "<b>1 < 2</b>"}
-    put(tmp_path, "trn", "digits-smoke", verdicts=[verdict])
+    put(tmp_path, "trn", "digits-smoke", verdicts=[VERDICT | {"evidence": "<b>1 < 2</b>"}])
     records = read_records(tmp_path)
     text = generated(records, []) | {}
     assert "No run has decided" in text["_generated/verdicts.md"]
@@ -214,8 +218,8 @@ def test_what_a_record_says_is_text_and_not_markup(tmp_path: Path) -> None:
 
 def test_nothing_in_a_record_is_markup_wherever_it_stands(tmp_path: Path) -> None:
     bad = "<script>x</script>"
-    verdict = {"claim": f"trn-C1{bad}", "sentence": bad, "source": "paper", "verdict": "partly", "evidence": bad * 20}
-    verdict["conditions"] = [{"what": bad, "holds": True, "number": bad}] * 20
+    condition = Condition.above(bad, Interval(0.1, 0.05, 0.15), case=bad, show=lambda interval: bad).as_record()
+    verdict = VERDICT | {"claim": f"TRN-1{bad}", "sentence": bad, "evidence": bad * 20, "conditions": [condition] * 20}
     told = RAN | {"date": bad, "commit": bad, "device_name": bad, "python": bad, "versions": {bad: bad}}
     rows = [worst("TRN", threat, 50, model=bad) for threat in ("oblivious", "direct", "adaptive")]
     path = put(tmp_path, "trn", "digits-smoke", verdicts=[verdict], provenance=told, results=rows)
@@ -228,11 +232,9 @@ def test_nothing_in_a_record_is_markup_wherever_it_stands(tmp_path: Path) -> Non
 
 
 def test_a_row_of_backticks_does_not_end_a_block(tmp_path: Path) -> None:
-    verdict = {"claim": "trn-C1", "sentence": "s", "source": "paper", "verdict": "partly"}
-    verdict |= {"evidence": "\n````\n# A heading\n"}
-    put(tmp_path, "trn", "digits-smoke", verdicts=[verdict])
+    put(tmp_path, "trn", "digits-smoke", verdicts=[VERDICT | {"evidence": "\n````\n# A heading\n"}])
     text = generated(read_records(tmp_path), PAGES)["_generated/verdicts.md"]
-    assert text.count("````") == 4  # two blocks
+    assert text.count("````") == 6  # three blocks
 
 
 def test_the_status_page_tells_what_came_from_stored_results(tmp_path: Path) -> None:
@@ -243,16 +245,46 @@ def test_the_status_page_tells_what_came_from_stored_results(tmp_path: Path) -> 
     assert "<td>1.0</td>" in text
 
 
-def test_many_conditions_are_folded_and_a_few_are_shown(tmp_path: Path) -> None:
-    def page(count: int) -> str:
-        conditions = [{"what": f"condition {i}", "holds": i > 0, "number": "+1"} for i in range(count)]
-        verdict = {"claim": "trn-C1", "sentence": "s", "source": "paper", "verdict": "partly", "evidence": "x" * 400}
-        put(tmp_path, "trn", "digits-smoke", verdicts=[verdict | {"conditions": conditions}])
-        records = read_records(tmp_path)
-        return generated(records, PAGES)["_generated/verdicts.md"]
+def test_conditions_are_folded_away_and_what_was_recorded_is_told(tmp_path: Path) -> None:
+    conditions = [Condition.above(f"lead {i}", Interval(0.1, 0.05, 0.15), case="CQ").as_record() for i in range(3)]
+    told = {"attacker": "adaptive", "images": 1000, "seeds": 1, "old_rules": True, "conditions": conditions}
+    put(tmp_path, "trn", "digits-smoke", verdicts=[VERDICT | told])
+    text = generated(read_records(tmp_path), PAGES)["_generated/verdicts.md"]
+    assert "<details><summary>3 conditions (TRN-1, digits)</summary>" in text
+    assert "<li>CQ: lead 2: +10.0 [+5.0, +15.0], wanted above 0, holds</li>" in text
+    chips = ("attacker knows the defence", "toy scale", "1,000 images", "1 seed", "recorded under the old rules")
+    assert re.findall(r'class="chip">([^<]+)', text) == list(chips)
 
-    few, many = page(3), page(20)
-    assert "fails: condition 0: +1" in few
-    assert "The 3 conditions" not in few
-    assert "<details><summary>The 20 conditions (C1, digits)</summary>" in many
-    assert "19 of 20 conditions hold" in many
+
+def test_the_matrix_links_each_word_to_the_section_that_decides_it(tmp_path: Path) -> None:
+    put(tmp_path, "trn", "digits-smoke", verdicts=[VERDICT, VERDICT | {"claim": "TRN-2", "verdict": "supported"}])
+    put(tmp_path, "trn", "cifar10-smoke", verdicts=[VERDICT | {"verdict": "contradicted"}])
+    text = generated(read_records(tmp_path), PAGES)["_generated/verdicts.md"]
+    first = next(claim for claim in all_claims() if claim.id == "TRN-1")
+    assert f'<a href="../notebooks/04_trn.html#{first.section}"><span class="verdict mixed">mixed</span></a>' in text
+    assert 'title="not testable here">–</span>' in text  # TRN-2 on CIFAR-10
+    assert "at most 0.1 of them wrong" in text
+
+
+@pytest.mark.parametrize(
+    ("dataset", "profile", "parameters", "images", "word"),
+    [
+        ("digits", "smoke", 10**7, 100, "toy"),
+        ("mnist", "laptop", 10**5, 100, "toy"),
+        ("mnist", "laptop", 10**7, 100, "small"),
+        ("mnist", "laptop", 10**7, 50, "toy"),
+        ("mnist", "paper", 10**7, 100, "paper"),
+    ],
+)
+def test_the_scale_follows_from_the_record(
+    tmp_path: Path, dataset: str, profile: str, parameters: int, images: int, word: str
+) -> None:
+    network = {"name": "m", "parameters": parameters, "images": images, "of": 100}
+    assert scale(read_record(put(tmp_path, "trn", f"{dataset}-{profile}", networks=[network]))) == word
+
+
+def test_how_each_claim_is_decided_stands_on_one_page() -> None:
+    text = generated([], PAGES)["_generated/rules.md"]
+    assert all(f'id="{claim.id.lower()}"' in text for claim in all_claims())
+    changed = [claim for claim in all_claims() if claim.changes]
+    assert text.count("Why it changed:") == sum(len(claim.changes) for claim in changed)

@@ -42,8 +42,16 @@ def write_record(
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     verdicts = [{"claim": "good-G1", "sentence": "s", "source": "paper", "verdict": verdict, "evidence": evidence}]
+    verdicts = [found | {"attacker": "", "images": None, "seeds": None, "conditions": []} for found in verdicts]
     ran = {"seed": seed, "date": "d", "commit": None, "device_name": "x", "python": "3", "versions": {}}
-    content = {"schema": 2, "paper": folder.name, "dataset": dataset, "profile": profile, "verdicts": verdicts}
+    content = {
+        "schema": 3,
+        "networks": [],
+        "paper": folder.name,
+        "dataset": dataset,
+        "profile": profile,
+        "verdicts": verdicts,
+    }
     content |= {"run": None, "provenance": ran | {"wall_seconds": 1}, "values": {}}
     content |= {"comparisons": [], "checks": [], "costs": [], "results": []}
     (folder / f"{dataset}-{profile}.json").write_text(json.dumps(content))
@@ -146,16 +154,16 @@ def test_record_takes_what_was_run(repository: Repository) -> None:
 
 def test_verdicts_of_runs_and_of_committed_records(repository: Repository) -> None:
     assert "no verdicts" in advdef("verdicts").stdout
-    write_record(repository.run("smoke", "good").results / "good", "digits", "smoke", "partly")
-    write_record(repository.run("laptop", "good").results / "good", "mnist", "laptop", "not supported")
-    write_record(repository.run("laptop", "good", seed=3).results / "good", "mnist", "laptop", "partly", seed=3)
+    write_record(repository.run("smoke", "good").results / "good", "digits", "smoke", "mixed")
+    write_record(repository.run("laptop", "good").results / "good", "mnist", "laptop", "contradicted")
+    write_record(repository.run("laptop", "good", seed=3).results / "good", "mnist", "laptop", "mixed", seed=3)
     write_record(repository.committed_results / "good", "cifar10", "laptop", "supported")
     both = advdef("verdicts").stdout
-    assert "partly" in both
-    assert "not supported" in both
+    assert "mixed" in both
+    assert "contradicted" in both
     assert "cifar10" not in both
     assert "digits" not in advdef("verdicts", "--profile", "laptop").stdout
-    assert "mnist-laptop seed 3  partly" in both
+    assert "mnist-laptop seed 3  mixed" in both
     assert "cifar10-laptop  supported" in advdef("verdicts", "good", "--committed").stdout
     assert "no verdicts" in advdef("verdicts", "bad").stdout
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from advdef.book.records import Run, read_record, results_folder
 from advdef.checks import Check
 from advdef.claims import Claim, Condition, decide
 from advdef.data import Dataset, Split
+from advdef.statistics import Interval
 from advdef.store import tally
 
 
@@ -58,9 +60,9 @@ def test_a_table_has_a_caption_with_its_text_escaped_and_keeps_markup_in_cells()
 
 def test_verdicts_are_words_with_a_badge_and_say_whose_wording_it_is() -> None:
     claim = Claim("x-Q1", "x", "a > b", "inferred", "by looking")
-    word = decide(claim, "digits", [Condition("it", False, "0.1")])
+    word = decide(claim, "digits", [Condition.above("it", Interval(-0.2, -0.3, -0.1))])
     page = verdict_table([word], "Verdicts")._repr_html_()
-    assert '<span class="verdict not-supported">not supported</span>' in page
+    assert '<span class="verdict contradicted">contradicted</span>' in page
     assert "a &gt; b" in page
     assert "implied; our wording" in page
 
@@ -151,17 +153,26 @@ def test_a_page_holds_its_settings_data_and_runs(recorded: dict[str, Any]) -> No
 
 def test_a_page_decides_its_claims_and_names_those_about_other_data(recorded: dict[str, Any]) -> None:
     page = Page("qusecnets", PROFILES, "smoke")
-    yes, no = Condition("it", True, "1"), Condition("it", False, "0")
-    found = {"Q2": [yes], "Q3": [yes, no], "Q4": [no]}
-    shown = page.verdicts({"digits": found}, summaries={"digits": {"Q4": "in short"}}, undecided=["Q4"])
-    assert [verdict.word for verdict in page.run.verdicts] == ["not testable here", "partly", "not supported"]
-    assert recorded["digits/verdict/qusecnets-Q3"] == ("partly", {"kind": "text"})
-    assert recorded["digits/verdict/qusecnets-Q4"] == ("not supported", {"kind": "info"})
+    no = Condition.above("it", Interval(-0.2, -0.3, -0.1))
+    unsure = replace(no, interval=Interval(0.0, -0.3, 0.3))
+    found = {"QSN-2": [no], "QSN-3": [unsure, unsure], "QSN-4": [no]}
+    shown = page.verdicts({"digits": found}, volatile=["QSN-4"])
+    assert [verdict.word for verdict in page.run.verdicts] == ["not testable here", "undecided", "contradicted"]
+    assert recorded["digits/verdict/QSN-3"] == ("undecided", {"kind": "text"})
+    assert recorded["digits/verdict/QSN-4"] == ("contradicted", {"kind": "info"})
     text = shown._repr_html_()
-    assert "about other data: Q2" in text
-    assert "in short" in text
-    assert "<strong>Q2</strong>" not in text
-    assert "<td>Q5</td>" in page.rules()._repr_html_()
+    assert "about other data: QSN-2" in text
+    assert "<details><summary>2 conditions (QSN-3, digits)</summary>" in text
+    assert ">QSN-2</strong>" not in text
+    assert "<td>QSN-5</td>" in page.rules()._repr_html_()
+    with pytest.raises(ValueError, match="no claim Q1; those of qusecnets are QSN-1"):
+        page.verdicts({"digits": {"Q1": [no]}})
+
+
+def test_a_page_records_how_large_its_networks_are(recorded: dict[str, Any]) -> None:
+    page = Page("qusecnets", PROFILES, "smoke", train=100)
+    page.add_network("m", torch.nn.Linear(3, 3))
+    assert page.run.networks == [{"name": "m", "parameters": 12, "images": 100, "of": 1297}]
 
 
 def test_a_page_shows_and_records_its_checks(recorded: dict[str, Any]) -> None:

@@ -30,6 +30,7 @@ from advdef.data import Dataset
 from advdef.evaluation import ATTACKERS
 from advdef.evaluation.results import WORST_CASE
 from advdef.papers import PAPERS
+from advdef.statistics import Interval
 from advdef.store import tally
 
 HITS = torch.tensor([True, True, False, True])
@@ -38,12 +39,15 @@ ROW: dict[str, Any] = {
     "norm": None, "eps": None, "seed": 0, "n": 3, "correct": 1, "accuracy": 0.3333, "low": 0.1, "high": 0.7,
     "hits": "4",
 }  # fmt: skip
-VERDICT = {"claim": "trn-C1", "sentence": "s", "source": "paper", "verdict": "partly", "evidence": "e"}
+CONDITION = Condition.above("it", Interval(0.1, 0.05, 0.15)).as_record()
+VERDICT: dict[str, Any] = {
+    "claim": "TRN-1", "sentence": "s", "source": "paper", "verdict": "supported", "evidence": "e", "attacker": "",
+    "images": None, "seeds": None, "conditions": [CONDITION],
+}  # fmt: skip
 RAN = {"seed": 0, "date": "d", "commit": None, "device_name": "x", "python": "3", "versions": {}, "wall_seconds": 1}
 RECORD: dict[str, Any] = {
-    "schema": 2, "paper": "trn", "dataset": "digits", "profile": "smoke", "run": None, "provenance": RAN,
-    "verdicts": [VERDICT | {"conditions": [{"what": "it", "holds": True, "number": "1"}]}], "comparisons": [],
-    "checks": [], "costs": [], "values": {}, "results": [ROW],
+    "schema": 3, "paper": "trn", "dataset": "digits", "profile": "smoke", "run": None, "provenance": RAN,
+    "networks": [], "verdicts": [VERDICT], "comparisons": [], "checks": [], "costs": [], "values": {}, "results": [ROW],
 }  # fmt: skip
 
 
@@ -82,8 +86,10 @@ def test_what_is_written_is_what_is_read(run: Run, digits: Dataset, tmp_path: Pa
     run.add_cost("mine", training_seconds=1.5, forwards=2.0)
     run.add_cost("mine", model="another", forwards=3.0)
     run.values["gain"] = 0.5
+    run.add_network("m", torch.nn.Linear(9, 9), images=100, of=1297)
+    run.add_network("m", torch.nn.Linear(9, 10), images=1297, of=1297)
     claim = Claim("my-1", "my_defence", "It works.", "paper", "by looking")
-    run.verdicts.append(decide(claim, "digits", [Condition("it", True, "1")]))
+    run.verdicts.append(decide(claim, "digits", [Condition.above("it", Interval(0.1, 0.05, 0.15), images=3)]))
     path = run.save()
     assert path == tmp_path / "results" / "my_defence" / "digits-smoke.json"
     assert path.read_text().endswith("}\n")
@@ -101,6 +107,7 @@ def test_what_is_written_is_what_is_read(run: Run, digits: Dataset, tmp_path: Pa
         {"defence": "mine", "model": "another", "forwards": 3.0},
     ]
     assert found["values"] == {"gain": 0.5}
+    assert found["networks"] == [{"name": "m", "parameters": 100, "images": 1297, "of": 1297}]
     assert found["verdicts"] == [run.verdicts[0].as_record()]
     facts = found["provenance"]
     assert facts["seed"] == 7
@@ -227,7 +234,7 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "not UTF-8": (json.dumps(RECORD).encode() + b"\xff", "utf-8"),
     "no object": (b"[]", "it: [] is not of type 'object'"),
     "no number": (changed("values", {"gain": float("nan")}), "NaN"),
-    "an older schema": (changed("schema", 1), "schema: 2 was expected"),
+    "an older schema": (changed("schema", 1), "schema: 3 was expected"),
     "another paper": (changed("paper", "nip"), "says that it is nip/digits-smoke.json"),
     "another profile": (changed("profile", "huge"), "its profile is 'huge'"),
     "a run that is none": (changed("run", 3), "run: 3 is not of type"),
@@ -236,6 +243,7 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "no evidence": (changed("verdicts/0/evidence", ...), "verdicts/0: 'evidence' is a required property"),
     "another verdict": (changed("verdicts/0/verdict", "great"), "verdicts/0/verdict: 'great' is not one of"),
     "another source": (changed("verdicts/0/source", "me"), "verdicts/0/source: 'me' is not one of"),
+    "another word": (changed("verdicts/0/conditions/0/word", "undecided"), "TRN-1 has words that do not follow"),
     "half a condition": (changed("verdicts/0/conditions/0", {}), "verdicts/0/conditions/0: "),
     "wall time null": (changed("provenance/wall_seconds", None), "provenance/wall_seconds: None"),
     "date null": (changed("provenance/date", None), "provenance/date: None"),

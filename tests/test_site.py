@@ -102,7 +102,10 @@ def test_the_source_tree(repository: Repository, tmp_path: Path) -> None:
     (tmp_path / "book/_build").mkdir()
     assemble(repository, tmp_path / "out", notebooks={})
     copied = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    made = {f"book/_generated/{name}.md" for name in ("cards", "conclusion", "record", "schema", "status", "verdicts")}
+    made = {
+        f"book/_generated/{name}.md"
+        for name in ("cards", "conclusion", "record", "rules", "schema", "status", "verdicts")
+    }
     assert copied == {"_config.yml", "_toc.yml", "README.md", "book/intro.md", "notebooks/01_good.ipynb"} | made
     assert yaml.safe_load((tmp_path / "out/_config.yml").read_text())["execute"] == {"execute_notebooks": "off"}
 

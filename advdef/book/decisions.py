@@ -85,7 +85,8 @@ def _matrix(chapter: Chapter, records: Sequence[Record]) -> str:
     head = ["claim", *(html.escape(record["dataset"]) for record in records)]
     lines = []
     for claim in _claims(records):
-        cells = [f'<a href="#{claim.id.lower()}">{claim.id}</a>']
+        id = html.escape(claim.id)
+        cells = [f'<a href="#{id.lower()}">{id}</a>']
         for record in records:
             found = next((v for v in record["verdicts"] if v["claim"] == claim.id), None)
             word = found["verdict"] if found else "not testable here"
@@ -107,15 +108,17 @@ def _claim(claim: Claim, records: Sequence[Record], chapter: Chapter) -> str:
     """What all runs decided about a claim."""
     decisions = (_decision(v, record) for record in records for v in record["verdicts"] if v["claim"] == claim.id)
     rule = how_decided(claim.paper)[claim.id] if claim.paper else claim.decided_by
+    id = html.escape(claim.id)
     return (
-        f'<section class="claim" id="{claim.id.lower()}">{_sentence(claim)}<ul>{"".join(decisions)}</ul>'
-        f"<details><summary>How {claim.id} is decided</summary><p>{html.escape(rule)}</p></details>"
-        f'<p><a href="{_section(claim, chapter)}">{claim.id} on its page</a></p></section>\n'
+        f'<section class="claim" id="{id.lower()}">{_sentence(claim)}<ul>{"".join(decisions)}</ul>'
+        f"<details><summary>How {id} is decided</summary><p>{html.escape(rule)}</p></details>"
+        f'<p><a href="{_section(claim, chapter)}">{id} on its page</a></p></section>\n'
     )
 
 
 def _sentence(claim: Claim) -> str:
-    return f"<p><strong>{claim.id}</strong> {html.escape(claim.sentence)} <em>[{SOURCES[claim.source]}]</em></p>"
+    told = html.escape(claim.sentence)
+    return f"<p><strong>{html.escape(claim.id)}</strong> {told} <em>[{SOURCES[claim.source]}]</em></p>"
 
 
 def _section(claim: Claim, chapter: Chapter) -> str:
