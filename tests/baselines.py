@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from regression import allowing, recorded_values, write_baseline
-from test_notebooks import PAPERS, ROOT, executed
+from regression import allowing, write_baseline
+from test_notebooks import PAPERS, ROOT, executed, found_in
 from variants import VARIANTS, impossible
 
 from advdef.store import write_atomically
@@ -43,14 +43,10 @@ def values(paper: str, variant: str, *, seed: int = 0) -> Values:
         return kept
     print(f"{PAPERS[paper].stem}: {path.parent.name}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        _, notebook, _ = executed(paper, Path(folder), {"seed": seed}, VARIANTS[variant])
-    run = {
-        "code": code(paper),
-        "processor": torch.backends.cpu.get_cpu_capability(),
-        "values": recorded_values(notebook),
-    }
+        _, notebook, results = executed(paper, Path(folder), {"seed": seed}, VARIANTS[variant])
+        found = found_in(notebook, results)
+    run = {"code": code(paper), "processor": torch.backends.cpu.get_cpu_capability(), "values": found}
     write_atomically(path, json.dumps(run).encode())
-    found: Values = run["values"]
     return found
 
 

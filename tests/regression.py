@@ -1,4 +1,4 @@
-"""Did a notebook's recorded values move? Each value is compared by what its baseline allows.
+"""Did what a notebook found move? Each row of its record, and each value beside them, by what its baseline allows.
 
 - hits: at most so many images flip as ``flips`` says beside the value
 - number: it moves by no more than the ``tolerance`` beside it
@@ -12,22 +12,26 @@ when the baseline was written: from runs that round otherwise, and from further 
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from advdef.evaluation.results import MEASURES, Row
 from advdef.store import write_atomically
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-__all__ = ["Change", "allowing", "compare", "may_flip", "read_baseline", "recorded_values", "report", "write_baseline"]
+__all__ = [
+    "Change", "allowing", "compare", "may_flip", "read_baseline", "recorded_rows", "recorded_values", "report",
+    "write_baseline",
+]  # fmt: skip
 
 Recorded = dict[str, Any]
 """``{"kind": ..., "value": ...}``, with ``n`` and ``hits`` for hits, as :func:`~advdef.book.glue.record` does."""
 _FEW = 2  # so many images may flip where none was seen to, if they are no more than a tenth of all
-_DEVIATIONS = 2.5  # a page compares about a hundred values; with the largest of four draws, 1 run in 20 goes beyond
+_CHANCE = 0.6  # of a value that goes beyond the largest of four draws: with that many in a page, 1 run in 20 has one
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,26 @@ def recorded_values(notebook: "NotebookNode") -> dict[str, Recorded]:
             if name in values:
                 raise ValueError(f"{name} is recorded twice")
             values[name] = dict(metadata["advdef"])
+    return values
+
+
+def recorded_rows(rows: Iterable[Row], *, seed: int = 0) -> dict[str, Recorded]:
+    """The hits in the rows of a record, by what each row is of; a random defence has the share that was right.
+
+    Single attacks within a worst case are left out: each saw what those before it had left. Networks count from
+    ``seed``, the run's first, so that runs of other seeds have equal names.
+    """
+    values: dict[str, Recorded] = {}
+    for row in rows:
+        if "tried" in row or "accuracy" not in row:
+            continue
+        where = row | {"seed": row["seed"] - seed}
+        of = (value for name, value in where.items() if name not in (*MEASURES, "norm") and value is not None)
+        found: Recorded = {"value": row["accuracy"], "n": row["n"]}
+        hits = row.get("hits")
+        values["/".join(map(str, of))] = found | (
+            {"kind": "number"} if hits is None else {"kind": "hits", "hits": hits}
+        )
     return values
 
 
@@ -91,22 +115,22 @@ def allowing(
 
     ``rounding`` are the values of runs that differ from it by rounding alone, ``seeds`` those of other seeds. Hits: the
     most flips that were seen between the reference and any run of ``rounding``, and for the run to come, which is one
-    more draw, 2.5 standard deviations of a binomial count with that share; at least 2, or a tenth of the images where
-    they are fewer than 20. Numbers: the largest of three times the largest difference to such a run, a tenth
-    of the standard deviation over the seeds, a millionth of the value, and, for a mean of n images, what as many flips
-    as above move it. Counts and texts: whatever such a run gave. Raises ValueError for a run of ``rounding`` with other
-    names, kinds or numbers of images than the reference.
+    more draw, as many standard deviations of a binomial count with that share as the number of values asks for (2.5 for
+    a hundred); at least 2, or a tenth of the images where they are fewer than 20. Numbers: the largest of three times
+    the largest difference to such a run, a tenth of the standard deviation over the seeds, a millionth of the value,
+    and, for a mean of n images, what as many flips as above move it. Counts and texts: whatever such a run gave. Raises
+    ValueError for a run of ``rounding`` with other names, kinds or numbers of images than the reference.
     """
     forms = _forms(reference)
     for run in rounding:
         if other := {name for name, _ in forms.items() ^ _forms(run).items()}:
             raise ValueError(f"runs that only round otherwise do not record the same: {', '.join(sorted(other))}")
-    found = {}
+    found, count = {}, sum(value["kind"] == "hits" for value in reference.values())
     for name in sorted(forms):
         value, others = reference[name], [run[name] for run in rounding]
         allowed: Recorded = {}
         if value["kind"] == "hits":
-            allowed["flips"] = may_flip(max((_flips(value, other) for other in others), default=0), value["n"])
+            allowed["flips"] = may_flip(max((_flips(value, other) for other in others), default=0), value["n"], count)
         elif value["kind"] == "number":
             moved = max((abs(value["value"] - other["value"]) for other in others), default=0.0)
             spread = [run[name]["value"] for run in (reference, *seeds) if name in run]
@@ -150,9 +174,10 @@ def _flips(one: Recorded, other: Recorded) -> int:
     return (int(one["hits"], 16) ^ int(other["hits"], 16)).bit_count()
 
 
-def may_flip(seen: int, n: int) -> int:
-    """How many of n images may flip in a further run, where at most so many were seen to in a few."""
-    return max(_few(n), seen + int(_DEVIATIONS * math.sqrt(seen * (1 - seen / n))))
+def may_flip(seen: int, n: int, values: int) -> int:
+    """How many of n images may flip in a further run of so many values, where at most ``seen`` were seen to."""
+    deviations = statistics.NormalDist().inv_cdf(1 - _CHANCE / max(values, 100))
+    return max(_few(n), seen + int(deviations * math.sqrt(seen * (1 - seen / n))))
 
 
 def _few(n: int) -> int:

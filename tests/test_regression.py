@@ -8,7 +8,19 @@ from typing import Any
 
 import nbformat
 import pytest
-from regression import allowing, compare, read_baseline, recorded_values, report, write_baseline
+import torch
+from regression import (
+    allowing,
+    compare,
+    may_flip,
+    read_baseline,
+    recorded_rows,
+    recorded_values,
+    report,
+    write_baseline,
+)
+
+from advdef.evaluation.results import Results
 
 Values = dict[str, dict[str, Any]]
 
@@ -66,6 +78,24 @@ def test_the_report_names_what_moved() -> None:
     table = report(compare({"digits/clean/CQ": hits("1" * 50, flips=2)}, {"digits/clean/CQ": hits("01" * 25)}))
     assert "digits/clean/CQ" in table
     assert "25 of 50 flipped" in table
+
+
+def test_rows_of_a_record_are_compared_by_what_they_are_of() -> None:
+    right = torch.tensor([True, False, True])
+    where = {"part": "worst", "dataset": "digits", "model": "m", "eps": 0.1}
+    found = Results()
+    found.add_hits(right, defence="TQ", threat="direct", attack="PGD", seed=3, norm="Linf", **where)
+    found.append(found.rows[0] | {"attack": "FGSM", "tried": 2, "broken": 1})  # within a worst case
+    found.append({**found.rows[0], "defence": "noise", "hits": None, "correct": 1.5, "accuracy": 0.5})
+    assert recorded_rows(found, seed=3) == {
+        "worst/digits/m/TQ/direct/0.1/0/PGD": {"kind": "hits", "value": 0.6667, "n": 3, "hits": "5"},
+        "worst/digits/m/noise/direct/0.1/0/PGD": {"kind": "number", "value": 0.5, "n": 3},
+    }
+
+
+def test_the_more_values_a_page_has_the_further_one_of_them_may_be_from_what_was_seen() -> None:
+    assert [may_flip(9, 100, values) for values in (100, 800)] == [16, 18]
+    assert [may_flip(0, n, 100) for n in (5, 20, 500)] == [1, 2, 2]
 
 
 def test_values_are_read_back_from_an_executed_notebook() -> None:
