@@ -1,4 +1,4 @@
-"""The command ``advdef``: reproduce, book, record, new, data, cache, verdicts.
+"""The command ``advdef``: reproduce, book, record, new, data, cache, verdicts, plan.
 
 Exit codes: 0 all went well; 1 a notebook, the site, a download or the disk failed, or another process is at the same
 run; 2 the input makes no sense.
@@ -8,6 +8,7 @@ Modules are imported where they are used, so that ``advdef --help`` does not wai
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -171,6 +172,36 @@ def verdicts(
     records = [record for results, name in places for record in read_records(results, profile=name)]
     found = verdict_lines(record for record in records if record["paper"] in selected)
     typer.echo(found or "no verdicts: run `advdef reproduce` first, or ask for --committed ones")
+
+
+@app.command()
+@guarded
+def plan(
+    papers: Papers = None,
+    profile: ProfileOption = "laptop",
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for a program.")] = False,
+) -> None:
+    """Tell what would decide the claims that runs left undecided: images, networks, time.
+
+    From local runs of the profile, and from the committed records of papers that were not run here.
+    """
+    from advdef.book.plan import plan as planned
+    from advdef.book.plan import plan_lines
+    from advdef.book.records import read_records
+
+    repository, chosen = find(), check_profile(profile)
+    records = []
+    for paper in repository.select(papers or ()):
+        runs = [record for run in repository.finished(chosen, paper) for record in read_records(run.results)]
+        committed = read_records(repository.committed_results, profile=chosen)
+        records += runs or [record for record in committed if record["paper"] == paper]
+    if not records:
+        raise InputError(f"no run of the profile {chosen} to plan from: advdef reproduce --profile {chosen}")
+    steps = planned(records)
+    if as_json:
+        typer.echo(json.dumps([step.as_json() for step in steps], indent=1))
+    else:
+        typer.echo(plan_lines(steps) or "every claim that these runs could test is decided")
 
 
 @data_app.command("list")
