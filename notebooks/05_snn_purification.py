@@ -50,6 +50,7 @@ device = None  # cpu, cuda or mps; None: a GPU if there is one
 import time
 import warnings
 from functools import partial
+from itertools import product
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -57,21 +58,19 @@ import torch
 from advdef import checks, plotting
 from advdef.attacks import apgd, fgsm, pgd, rfgsm, square, stopping, uniform_noise
 from advdef.book import page as notebook
-from advdef.book.glue import record
 from advdef.book.page import show_eps
 from advdef.contract import frozen
 from advdef.data import Split
 from advdef.defenses import BitDepth, GaussianBlur, Jpeg, Median
 from advdef.evaluation import (
     Attempt,
-    adaptive,
     correct,
     craft,
     direct,
     evaluate,
     evaluate_curve,
-    oblivious,
     psnr,
+    three_curves,
 )
 from advdef.evaluation.results import WORST_CASE
 from advdef.papers.snn import figures, measure, verdicts
@@ -94,7 +93,7 @@ plotting.use_style()
 #
 # The same code runs in three sizes. The numbers on this page come from the profile named in the table's caption. Test images are drawn at random, always the same ones; the last *held* training images are in nobody's training and set the detector's
 # threshold. In the table, *T* are the time steps, *train* the images of all trainings (None: all but the held ones), *pairs* those of purifiers, *U-Net* and *extractor* the channels, *images* the test images of attacks on the bare
-# classifier, *few* those of dear attacks and of attackers who know the defence, *inner* the steps of PGD in adversarial training, *strong* the steps of APGD, *derivatives* those that attackers try for a spike. Wide tables scroll sideways.
+# classifier, *few* those of dear attacks and of attackers who know the defence, *inner* the steps of PGD in adversarial training, *strong* the steps of APGD and of all strong attacks by those who know, *derivatives* those that attackers try for a spike. Wide tables scroll sideways.
 
 # %%
 PROFILES = {
@@ -102,7 +101,7 @@ PROFILES = {
         datasets=("digits",), network="small", width=8, T=2, train=700, held=200, epochs=6, batch=32,
         rate=1e-2, inner=2, levels=("LIF", "SE-MLF3"), trainings=("FGSM-AT",),
         unet=4, extractor=4, pairs=600, purifier_epochs=4, purifier_batch=32, purifier_rate=1e-2,
-        seeds=1, ablations=("ANN purifier", "no divergence"), images=100, few=20, steps=5,
+        seeds=1, ablations=("ANN purifier", "no divergence"), images=100, few=30, steps=5,
         strong=5, queries=20, curve=(0.5, 1.0), counts=(1, 5), checks="fast", timed=64,
         derivatives=("rectangle 1", "rate", "membrane"),
     ),
@@ -237,7 +236,6 @@ test_all = notebook.sample(data.test, 2_000)
 for k, t in CLASSIFIERS.items():
     right = correct(FROZEN[k], test_all.float_images(), test_all.labels)
     run.add_clean(right, defence=k, model=NET, part="classifiers")
-    record(f"{k}/clean", right, kind="hits")
     rates = firing_rates(FROZEN[k], X[:100])
     rows.append(
         {
@@ -459,8 +457,6 @@ for k, defence in tqdm(DEFENCES.items(), desc="oblivious", leave=False):
     for attack, images in MADE[BASE_OF[k]].items():
         right = correct(defence, images, Y[: len(images)])
         run.add_hits(right, part="static", defence=k, model=NET, **met(attack))
-        if attack in ("clean", "FGSM", PGD):
-            record(f"static/{k}/{attack}", right, kind="hits")
 caption = f"Accuracy on {P['images']} test images ({P['few']} for APGD and Square) under attacks on the classifier alone, at eps {named(EPS)}, with 95 % Wilson intervals"
 static = page.results(part="static").pivot(("defence",), "attack", name="{} %")
 notebook.table(static.rename(columns={"none %": "clean %"}), caption)
@@ -517,8 +513,11 @@ notebook.table(pd.DataFrame([row]), caption)
 # %% [markdown]
 # ## Attackers who know
 #
-# The pipeline $C(P(x))$ can be differentiated from end to end, with the derivative of training (*direct*). The adaptive attacker also tries other derivatives of a spike, in all layers and in the purifier alone; the identity in place of the purifier's gradient (BPDA); APGD with two losses; the attacks made for the gate; Square and
-# noise, which need no gradient; and images that fool relatives: the pipeline with another seed or with the ANN purifier, and the adversarially trained network. An image counts only if nothing broke it. No part is random, so that there is nothing to average over.
+# The attackers are those of [the protocol](../book/protocol.md), the same for every defence of this book. The **oblivious** one runs four ordinary attacks on the classifier alone. The **direct** one runs them and stronger ones (PGD and APGD, each with two losses) on the pipeline $C(P(x))$, which can be differentiated from end to
+# end, with the derivative of training. The **adaptive** one runs the stronger ones through other derivatives of a spike, in all layers and in the purifier alone, and through the identity in place of the purifier's gradient (BPDA). He also has APGD with a third loss (DLR), the attacks made for the gate, Square and
+# noise, which need no gradient, and what the stronger ones make on relatives: the pipeline with another seed or with the ANN purifier, the bare network and the adversarially trained one. An image counts only if nothing broke it. No part is random, so that there is nothing to average over.
+#
+# Two short attacks are run alone before them, for the headline and for C7: PGD with BPDA, and a *black box* of noise, Square and PGD on the relatives. What they break, the adaptive attacker has broken.
 
 # %% tags=["hide-input"]
 SUITE = {k: STATIC[k] for k in (PGD, "FGSM")}
@@ -530,60 +529,62 @@ if len(SEEDS) > 1:
     RELATIVES["another seed"] = defended("purifier", SEEDS[1])
 RELATIVES |= {"bare": BARE, "FGSM-AT": FROZEN["FGSM-AT"]}
 KNOWN = ("none", *P["trainings"], *learned, "gate", "purifier + FGSM-AT")
+OTHERS = {
+    k: {n: m for n, m in RELATIVES.items() if n != k and (k, n) != ("none", "bare")}
+    for k in KNOWN
+}
+SHORT = {k: {} for k in KNOWN}  # what each short attack leaves
+for k in ("none", "purifier"):
+    tried = [Attempt(n, a, DEFENCES[k]) for n, a in stopping(FREE).items()]
+    tried += [Attempt(f"{PGD} from {n}", SUITE[PGD], m) for n, m in OTHERS[k].items()]
+    SHORT[k]["black box"] = judge(DEFENCES[k], tried, eps=EPS, generator=page.draws(16))
+for k in (k for k in KNOWN if "BPDA" in DEFENCES[k].surrogates()):
+    tried = [Attempt(PGD, STOPPED, DEFENCES[k].surrogates()["BPDA"])]
+    SHORT[k]["identity"] = judge(DEFENCES[k], tried, eps=EPS, generator=page.draws(15))
+for k, tried in SHORT.items():
+    for part, outcome in tried.items():
+        run.add(outcome, part=part, defence=k, threat="adaptive", model=NET)
+
+# %% tags=["hide-input"]
+CURVED = [k for k in ("none", "purifier", "ANN purifier", "FGSM-AT") if k in KNOWN]
 WORST, only = {}, []
 for k in tqdm(KNOWN, desc="three attackers", leave=False):
-    defence = DEFENCES[k]
-    judged = partial(judge, defence, eps=EPS, generator=page.draws(5))
-    every = adaptive(
-        defence, {PGD: SUITE[PGD]}, eps=EPS, steps=P["steps"], extra=stopping(EXTRA),
-        transfer={n: m for n, m in RELATIVES.items() if n != k},
+    shares = {1.0, *P["curve"]} if k in CURVED else {1.0}
+    curves = three_curves(
+        DEFENCES[k], **on_few, budgets=[s * EPS for s in sorted(shares)], generator=page.draws(5),
+        steps=P["strong"], queries=P["queries"], transfer=OTHERS[k],
+        more=stopping({"APGD, DLR": APGD["APGD, DLR"]}),
+        known=[{EPS: outcome} for outcome in SHORT[k].values()],
     )  # fmt: skip
-    WORST[k] = found = {"oblivious": judged(oblivious(defence, SUITE))}
-    found["direct"] = judged(direct(defence, SUITE))
-    found["adaptive"] = judged(every, known=list(found.values()))
+    WORST[k] = found = {threat: curve[EPS] for threat, curve in curves.items()}
     run.add_clean(found["direct"].clean, part="worst", defence=k, model=NET)
-    for threat, outcome in found.items():
-        run.add(outcome, part="worst", defence=k, threat=threat, model=NET)
-        record(f"{threat}/{k}", outcome.robust, kind="hits")
+    for threat, eps in product(curves, curves["direct"]):
+        part = "worst" if eps == EPS else "curve"
+        outcome = curves[threat][eps]
+        run.add(outcome, part=part, defence=k, threat=threat, model=NET)
     unique = found["adaptive"].unique_breaks().items()
     only.append(", ".join(f"{n}: {c}" for n, c in unique if c) or "none")
-caption = f"Accuracy on {P['few']} test images at eps {named(EPS)} under three attackers, worst case per image, with 95 % Wilson intervals, and paired 95 % intervals of the difference to no defence in points"
+caption = f"Accuracy on {P['few']} test images at eps {named(EPS)} under three attackers, worst case per image, with 95 % Wilson intervals, and paired 95 % intervals of the difference to no defence in points; at the right, how many images fell to what the adaptive attacker has beyond the other two, the short attacks and smaller eps"
 worst = page.results(part="worst", attack=("none", WORST_CASE))
 shown = worst.pivot(("defence",), "threat", name="{} %")
 strongest = dict(part="worst", threat="adaptive", attack=WORST_CASE)
 bare = {"defence": "none"}
 gains = [run.compare({"defence": k}, bare, **strongest) for k in KNOWN[1:]]
 shown["adaptive − none"] = ["–", *(f"{gain:+}" for gain in gains)]
-shown["images that only one attack broke"] = only
+shown["broken by the rest"] = only
 notebook.table(shown, caption)
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy against eps under the three attackers (PGD alone for the first two; PGD with the identity and with two other derivatives for the adaptive one, who also has what the others found), with 95 % Wilson intervals.", "name": "fig-snn-curves"}, "image": {"alt": "One panel per defence: accuracy against eps for the oblivious, the direct and the adaptive attacker."}}
-shown = [k for k in ("none", "purifier", "ANN purifier", "FGSM-AT") if k in KNOWN]
-one = {PGD: SUITE[PGD]}
-for k in tqdm(shown, desc="curves", leave=False):
-    defence, budgets = DEFENCES[k], [s * EPS for s in P["curve"]]
-    other = defence.surrogates()
-    through = [n for n in ("BPDA", "rate", "triangle 2") if n in other]
-    more = [Attempt(f"{PGD} through {n}", STOPPED, other[n]) for n in through]
-    levels = {
-        "oblivious": {e: oblivious(defence, one) for e in budgets},
-        "direct": {e: direct(defence, one) for e in budgets},
-        "adaptive": dict.fromkeys(budgets, more),
-    }
-    before = []
-    for threat, attempts in levels.items():
-        known = before if threat == "adaptive" else ()
-        line = judge_curve(defence, attempts, generator=page.draws(6), known=known)
-        before.append(line)
-        for outcome in line.values():
-            run.add(outcome, part="curve", defence=k, threat=threat, model=NET)
-plotting.robustness_curves(page.results(part="curve", attack=WORST_CASE))
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy against eps under the three attackers, with 95 % Wilson intervals; at the main budget, the numbers of the table.", "name": "fig-snn-curves"}, "image": {"alt": "One panel per defence: accuracy against eps for the oblivious, the direct and the adaptive attacker."}}
+plotting.robustness_curves(
+    page.results(part=("worst", "curve"), attack=WORST_CASE, defence=CURVED)
+)
 plt.show()
 
 # %% [markdown]
 # Two questions about the attack itself. Do more steps help, and do they reach a plateau? And does a very large budget leave nothing? (What a smaller one broke counts as broken.)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: accuracy at half the main budget against the number of steps of PGD, each an attack of its own; solid lines are attacks on the deployed defence, the dotted one is replayed from the bare classifier. Right: accuracy under PGD on the deployed defence against eps up to eight times the main budget.", "name": "fig-snn-steps"}, "image": {"alt": "Two panels: accuracy against the number of attack steps, and accuracy against large budgets, for the bare classifier, the purifier and adversarial training."}}
+one = {PGD: SUITE[PGD]}
 for k in ("none", "FGSM-AT", "purifier"):
     defence = DEFENCES[k]
     targets = {"direct": defence} | ({"oblivious": BARE} if k == "purifier" else {})
@@ -620,7 +621,6 @@ for part in (0.25, 0.5):
         for n in DERIVATIVES:
             run.add_hits(each.survivors(n), attack=n, eps=part * EPS, **row)
         run.add(worst, **row)
-        record(f"core/{k}/{part}", worst.robust, kind="hits")
 caption = f"Accuracy in % on {P['few']} test images under {PGD} through each derivative alone, and in the worst case over these, APGD, noise and Square, with 95 % Wilson intervals"
 core = page.results(part="core", attack=("none", *DERIVATIVES, WORST_CASE))
 shown = core.pivot(("budget", "defence"), "attack")
@@ -760,12 +760,6 @@ page.checks(found, f"Sanity checks of the evaluation at eps {named(EPS)}")
 # ## Verdicts
 
 # %% tags=["hide-input"]
-for k in ("none", "purifier"):  # noise, Square and all transferred images alone
-    others = {n: m for n, m in RELATIVES.items() if (k, n) != ("none", "bare")}
-    tried = [Attempt(n, a, DEFENCES[k]) for n, a in stopping(FREE).items()]
-    tried += [Attempt(f"{PGD} from {n}", SUITE[PGD], m) for n, m in others.items()]
-    outcome = judge(DEFENCES[k], tried, eps=EPS, generator=page.draws(16))
-    run.add(outcome, part="black box", defence=k, threat="adaptive", model=NET)
 found = page.results(seed=seed)
 seconds = {k: t.seconds for k, t in CLASSIFIERS.items()}
 seconds["purifier"] = PURIFIERS["purifier", seed].seconds
@@ -799,27 +793,24 @@ page.rules()
 # - Attackers who know the defence meet one network of each kind, on as many images as the captions say. JPEG, bit depth, the median and the blur did not meet such attackers here; the page on NIP shows how such filters fall to one who knows them.
 # - The derivatives are a few of many; each further one can only lower the numbers. The *membrane* derivative takes its spread from one image, where the attack that it is modelled on takes it over a batch.
 # - Seconds of training are wall times, in the run shown beside other work that did not slow all trainings alike. Two or more conditions of C4 hang on them, so that its word is not to be trusted where the others fail.
-# - One norm, no corruptions, no second restart of PGD; APGD goes through the derivative of training alone. Where a variant has several seeds, the verdicts use the first.
+# - One norm, no corruptions, one random start for PGD and APGD; APGD with DLR goes through the derivative of training alone. Where a variant has several seeds, the verdicts use the first.
 # - The end-to-end variant was trained on single steps, its purifier alone; adversarial training of purifier and classifier together was not tried.
 #
 # What would change a verdict: the paper's own layers, losses and training, and an evaluation of it that differentiates through the purifier.
 #
 # ## Why such an evaluation looks good
 #
-# The images and the budget are the same in every column; only the attacker changes (for FGSM-AT, which has nothing in front of it, not knowing and differentiating are one attack). Where the identity does better than differentiation, the purifier would be hiding its gradient. The first one attacks the classifier and has never heard of the purifier, which is what the purifier was trained for. The second takes the purifier's gradient for the identity, one line of code. The third lets automatic differentiation run
+# The images and the budget are the same in every column; only the attacker changes (for FGSM-AT, which has nothing in front of it, not knowing only means fewer attacks). Where the identity does better than differentiation, the purifier would be hiding its gradient. The first one attacks the classifier and has never heard of the purifier, which is what the purifier was trained for. The second takes the purifier's gradient for the identity, one line of code. The third lets automatic differentiation run
 # through it, which needs no trick at all. The last one tries everything.
 
 # %% tags=["hide-input"]
 rows = []
 for k in [k for k in ("ANN purifier", "purifier", "gate", "FGSM-AT") if k in KNOWN]:
-    row = {"defence": k, "undefended, PGD %": percent(WORST["none"]["direct"].robust)}
+    row = {"defence": k, "undefended %": percent(WORST["none"]["direct"].robust)}
     row["clean %"] = percent(WORST[k]["direct"].clean)
     row["does not know of it %"] = percent(WORST[k]["oblivious"].robust)
-    if k != "FGSM-AT":
-        tried = [Attempt(PGD, STOPPED, DEFENCES[k].surrogates()["BPDA"])]
-        found = judge(DEFENCES[k], tried, eps=EPS, generator=page.draws(15))
-        run.add(found, part="identity", defence=k, threat="adaptive", model=NET)
-        row["takes it for the identity %"] = percent(found.robust)
+    if "identity" in SHORT[k]:
+        row["takes it for the identity %"] = percent(SHORT[k]["identity"].robust)
     row["differentiates it %"] = percent(WORST[k]["direct"].robust)
     row["tries everything %"] = percent(WORST[k]["adaptive"].robust)
     rows.append(row)

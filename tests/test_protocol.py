@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -80,6 +81,26 @@ def test_the_first_two_are_what_evaluate_gives(network: nn.Module, asked: tuple[
         generator=draws,
     )
     assert torch.equal(found["direct"].adversarial, alone.adversarial)
+
+
+def test_the_adaptive_attacker_keeps_what_was_known(network: nn.Module, asked: tuple[Tensor, Tensor]) -> None:
+    defence, budgets = BitDepth(network, 3), (0.02, 0.05, 0.1)
+    curves = partial(three_curves, defence, *asked, budgets=budgets, **CHEAP)
+    alone = curves(generator=seeded())
+    one = evaluate(defence, direct(defence, "quick"), *asked, eps=0.05, generator=seeded())
+    every_second = replace(one, robust=one.robust & (torch.arange(30) % 2 == 0))  # as if something had broken them
+    found = curves(generator=seeded(), known=[{0.05: one}, {0.05: every_second}])
+    for threat in ("oblivious", "direct"):
+        assert all(torch.equal(found[threat][eps].robust, alone[threat][eps].robust) for eps in budgets)
+    assert torch.equal(found["adaptive"][0.02].robust, alone["adaptive"][0.02].robust)
+    for eps in (0.05, 0.1):
+        assert not bool((found["adaptive"][eps].robust & ~every_second.robust).any())
+        assert not any(
+            bool((finding.tried & ~every_second.robust).any()) for finding in found["adaptive"][eps].findings
+        )
+        assert bool(alone["adaptive"][eps].robust[1::2].any())
+    with pytest.raises(ValueError, match="another defence"):
+        three_curves(Undefended(network), *asked, budgets=budgets, generator=seeded(), known=[{0.05: one}], **CHEAP)
 
 
 def test_without_queries_no_gradient_free_search(network: nn.Module, asked: tuple[Tensor, Tensor]) -> None:

@@ -212,7 +212,7 @@ def test_a_larger_network_has_to_gain() -> None:
 
 
 def left(trn: int, fast_at: int = 50) -> Results:
-    """On how many images all rungs leave both networks right."""
+    """On how many images the worst case leaves both networks right."""
     found = Results()
     for defence, count in {"TRN": trn, "Fast-AT": fast_at}.items():
         found.add_hits(right(count), defence=defence, threat="adaptive", attack=WORST_CASE, **WHERE)

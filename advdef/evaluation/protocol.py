@@ -4,8 +4,8 @@ The *oblivious* attacker ignores the defence: he runs ordinary attacks on the cl
 differentiates through the defence as it is deployed, with the ordinary attacks and with strong ones. The *adaptive* one
 runs the strong ones through every surrogate of the defence, and besides them the defence's own attacks, attacks without
 gradients, and what fools other models; he keeps what the first two found. Each of his attacks is as long as the
-direct one's; he has more of them, since he knows more targets. A page may add attacks to these and
-never takes one away.
+direct one's; he has more of them, since he knows more targets. A page may add attacks, and outcomes that it found
+before; it never takes one away.
 """
 
 from collections.abc import Mapping, Sequence
@@ -63,6 +63,7 @@ def three_curves(
     queries: int = 500,
     transfer: Mapping[str, nn.Module] | None = None,
     more: Suite | None = None,
+    known: Sequence[Mapping[float, Outcome]] = (),
     norm: BallNorm = "Linf",
     draws: int = 10,
     batch_size: int = 250,
@@ -82,6 +83,8 @@ def three_curves(
         queries: Queries of the Square attack (extra ``eval``); 0 leaves it out.
         transfer: Other models by name; what the strong suite makes on them is replayed on the defence.
         more: Further attacks on the deployed defence, for the adaptive attacker.
+        known: Outcomes of this defence on these images that were found before, by budget. What they broke, the adaptive
+            attacker has broken at that budget and at larger ones; he works on the rest.
         norm: "Linf" or "L2".
         draws: Passes that judge a defence which draws random numbers.
         batch_size: How many images are attacked at a time.
@@ -103,4 +106,4 @@ def three_curves(
     knowing = {eps: adaptive(defence, powerful, eps=eps, steps=steps, transfer=transfer, extra=free) for eps in budgets}
     if not stand_ins(defence):  # the strong attacks on the defence itself are the direct attacker's
         knowing = {eps: [a for a in tried if not a.name.endswith(" through defence")] for eps, tried in knowing.items()}
-    return {"oblivious": first, "direct": second, "adaptive": run(knowing, known=(first, second))}
+    return {"oblivious": first, "direct": second, "adaptive": run(knowing, known=(first, second, *known))}

@@ -114,7 +114,7 @@ def accuracy_by_eps(results: Results, *, trained: Sequence[float]) -> Figure:
 
 
 def accuracy_by_rung(results: Mapping[str, Results]) -> Figure:
-    """Bars for each data set: accuracy after each rung and after all; no rung, no bar.
+    """Bars for each data set: accuracy after each rung and in the worst case; no rung, no bar.
 
     ``results[dataset]`` are rows as in :func:`advdef.papers.trn.tables.ladder_row`.
     """

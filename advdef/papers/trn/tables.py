@@ -55,7 +55,7 @@ def stream_row(lead: Sequence[Interval]) -> dict[str, str]:
 
 
 def ladder_row(results: Results) -> dict[str, str]:
-    """Accuracy of one defence at one eps: before the attacks, after each rung and after all.
+    """Accuracy of one defence at one eps: before the attacks, after each rung and in the worst case.
 
     ``results`` are worst cases, each rung's with its name as the part; and, with the part "worst", that of the adaptive
     attacker and the clean images.
@@ -77,7 +77,7 @@ def headline_row(results: Results) -> dict[str, str]:
     row = {head: _percent(results.interval(defence=k, part=rung)) for head, (k, rung) in shown.items()}
     everything = results.select(part="worst", threat="adaptive")
     for name, defence in (("TRN", "TRN"), ("no map", "image only"), ("Fast-AT", "Fast-AT")):
-        row[f"{name}, all rungs %"] = _percent(everything.interval(defence=defence))
+        row[f"{name}, everything %"] = _percent(everything.interval(defence=defence))
     return row
 
 

@@ -155,10 +155,10 @@ def a_larger_network_restores_better(gains: Mapping[str, Interval]) -> list[Cond
 
 @rule("TRN-9")
 def holds_against_all_rungs(left: Mapping[str, Results]) -> list[Condition]:
-    """At each eps of the ladder: TRN is right on more images after all rungs than the network with Fast adversarial
-    training at the main eps (paired 95 % interval above zero).
+    """At each eps of the ladder: TRN is right on more images after all rungs and the three attackers than the network
+    with Fast adversarial training at the main eps (paired 95 % interval above zero).
 
-    What all rungs left of both, by eps.
+    What they left of both, by eps.
     """
     pairs = {eps: [worst.hits(defence=name) for name in ("TRN", "Fast-AT")] for eps, worst in left.items()}
     return [Condition.above(f"TRN − Fast-AT, eps {eps}", paired_difference(*pair), 0.0) for eps, pair in pairs.items()]
