@@ -119,8 +119,8 @@ MUTANTS = (
         "no gradient flows through the gradient map", "tests/test_gradient_map.py",
     ),
     Mutant(
-        "half the purifier", "notebooks/05_snn_purification.py", "pairs=600, purifier_epochs=4,",
-        "pairs=600, purifier_epochs=1,", "the purifier is trained for 1 epoch instead of 4", "snn_purification",
+        "half the purifier", "notebooks/05_snn_purification.py", "pairs=400, purifier_epochs=4,",
+        "pairs=400, purifier_epochs=1,", "the purifier is trained for 1 epoch instead of 4", "snn_purification",
     ),
     Mutant(
         "weaker inner attack", "notebooks/05_snn_purification.py",
