@@ -131,9 +131,9 @@ def keep(case, hits, **about):
 PROFILES = {
     "smoke": dict(
         datasets={"digits": "small ResNet"}, others=("LeNet-5",), epochs=8, size="XS",
-        train=800, restorer_epochs=6, attacks=("FGSM", "PGD-5"), copies=1, seeds=1,
+        train=500, restorer_epochs=6, attacks=("FGSM", "PGD-5"), copies=1, seeds=1,
         ablations=("image only", "shuffled map", "Sobel map", "oracle map", "concat", "pixel loss", "HGD-style"),
-        larger=None, images=100, steps=5, strong=(5, 1), wide=40, ladder_images=30,
+        larger=None, images=60, steps=5, strong=(5, 1), wide=30, ladder_images=30,
         ladder_steps=5, queries=20, classes=3, curve=1, checks="fast", timed=(64, 3), least=(5, 20),
     ),
     "laptop": dict(
@@ -671,7 +671,7 @@ plt.show()
 # ## Three attackers
 #
 # On the same images, the attackers of [the protocol](../book/protocol.md), who are the same for every defence of this book. The **oblivious** one runs four ordinary attacks on the bare classifier, as A0 runs one; the **direct** one has them and stronger ones (PGD and APGD, each with two losses) through the deployed
-# pipeline, as A3 has one. The **adaptive** one begins with what all rungs and the other two found. What is left he attacks with the stronger ones through the identity and through the detached map, with the decoy of A6, noise and Square, and with what the stronger ones make on the relatives of A8.
+# pipeline, as A3 has one (A2 where there is no map). The **adaptive** one begins with what all rungs and the other two found. What is left he attacks with the stronger ones through the identity and through the detached map, with the decoy of A6, noise and Square, and with what the stronger ones make on the relatives of A8.
 
 # %% tags=["hide-input"]
 rows = []
