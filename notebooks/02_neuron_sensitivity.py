@@ -61,11 +61,19 @@ import numpy as np
 import pandas as pd
 import torch
 from advdef import checks, plotting
-from advdef.attacks import apgd, fgsm, mim, pgd, suites
+from advdef.attacks import apgd, fgsm, pgd, suites
 from advdef.book import page as notebook
 from advdef.book.glue import record
 from advdef.book.page import show_eps
-from advdef.evaluation import ATTACKERS, Results, adaptive, correct, direct, evaluate
+from advdef.evaluation import (
+    ATTACKERS,
+    Results,
+    adaptive,
+    correct,
+    direct,
+    evaluate,
+    three_curves,
+)
 from advdef.evaluation.results import WORST_CASE
 from advdef.models import VGG16, ResNet18, SmallResNet
 from advdef.papers.sensitivity import (
@@ -100,24 +108,24 @@ PROFILES = {
         train_steps=2, train_step_size=0.6, ramp=1, probe=100, probe_steps=2, seeds=2,
         ablations=("weight 0", "chosen once", "random once"),
         pairs=100, measuring=8, substituted=30, draws=2, occluded=30, images=60,
-        adaptive_images=25, steps=3, long=(10, 1), queries=10, curve_images=15,
-        curve=2, checks="fast",
+        adaptive_images=30, steps=3, long=(10, 1), queries=10, alone=15, curve=2,
+        checks="fast",
     ),
     "laptop": dict(
         datasets=("cifar10",), networks=("SmallResNet-16",), train=10_000, epochs=6,
         train_steps=3, train_step_size=0.5, ramp=2, probe=500, probe_steps=5, seeds=3,
         ablations="all",
         pairs=1_000, measuring=20, substituted=300, draws=5, occluded=200, images=300,
-        adaptive_images=300, steps=50, long=(50, 2), queries=200, curve_images=100,
-        curve=4, checks="all",
+        adaptive_images=300, steps=50, long=(50, 2), queries=200, alone=100, curve=4,
+        checks="all",
     ),
     "paper": dict(
         datasets=("cifar10",), networks=("ResNet18", "VGG16"), train=None, epochs=5,
         train_steps=10, train_step_size=0.25, ramp=2, probe=1_024, probe_steps=10, seeds=3,
         ablations=("weight 0", "weight 0.3", "chosen once", "random once", "relative"),
         pairs=2_000, measuring=20, substituted=1_000, draws=5, occluded=500, images=1_000,
-        adaptive_images=1_000, steps=100, long=(100, 10), queries=5_000, curve_images=500,
-        curve=4, checks="all",
+        adaptive_images=1_000, steps=100, long=(100, 10), queries=5_000, alone=500, curve=4,
+        checks="all",
     ),
 }  # fmt: skip
 P = notebook.choose(PROFILES, profile)
@@ -137,7 +145,7 @@ run = page.run
 name, data = run.data.name, run.data
 colour = data.shape[0] == 3
 EPS = 8 / 255 if colour else 0.1
-CURVE = [share * EPS for share in (0.5, 1, 0.25, 2)][: P["curve"]]
+CURVE = [share * EPS for share in (1, 0.5, 0.25, 2)][: P["curve"]]
 MAIN = P["networks"][0]
 page.profiles()
 
@@ -253,10 +261,11 @@ def note(key, value, n=None):
 
 
 def add_rows(found, **where):
-    """Rows for the outcomes of three attackers, by budget."""
+    """Rows for the outcomes of three attackers: those at eps, and those at other budgets."""
     for threat, curve in found.items():
-        for outcome in curve.values():
-            run.add(outcome, threat=threat, **where)
+        for eps, outcome in curve.items():
+            part = "worst" if eps == EPS else "curve"
+            run.add(outcome, part=part, threat=threat, **where)
 
 
 test = notebook.sample(data.test, 2_000)
@@ -265,7 +274,6 @@ for (k, s), t in nets.items():
     run.add_clean(right, defence=k, model=MAIN, seed=s)
 shown = page.results(part="clean", defence=tuple(METHODS), seed=seed)
 for k in METHODS:
-    record(f"{name}/clean/{k}", shown.hits(defence=k), kind="hits")
     took = [nets[k, s].seconds for s in SEEDS if (k, s) in nets]
     run.add_cost(k, training_seconds=round(float(np.mean(took)), 1))
 notebook.table(
@@ -529,12 +537,13 @@ plt.show()
 # %% [markdown]
 # ## S3: does stabilising make robust?
 #
-# First each attack by itself on every image, then the worst case. The *oblivious* attacker crafts on the standard network and replays;
-# *direct* is the standard suite (APGD with several losses, Square) on the network; *adaptive* adds what knows of sensitive
+# First each attack by itself on every image, then the worst case, by the rules of [the protocol](../book/protocol.md). The *oblivious* attacker
+# crafts on the standard network, with four ordinary attacks, and replays; *direct* has these and PGD and APGD with two losses on the network itself. As the network
+# is differentiable and nothing has to be replaced, the *adaptive* attacker adds what knows of sensitive
 # neurons: **feature routing** pushes the change through the neurons that training did not hold at its end, **neuron-targeted** attacks push the
-# most sensitive features towards another class, the **feature adversary** {cite}`sabour2016adversarial` imitates the features of another image, and examples
-# are transferred from other networks. Every network gets these attacks, each with its own neurons. The standard suite is in the spirit of
-# AutoAttack, without FAB.
+# most sensitive features towards another class, and the **feature adversary** {cite}`sabour2016adversarial` imitates the features of another image. Besides these he has noise,
+# Square, examples from other networks, and the package's standard suite, which is in the spirit of
+# AutoAttack, without FAB: its APGD aims at each other class in turn. Every network gets all of this, each with its own neurons.
 
 # %%
 guides = notebook.sample(data.train, 200)
@@ -564,35 +573,33 @@ for (k, s), defence in tqdm(defences.items(), desc="single attacks", leave=False
     run.add(single[k, s], part="single", defence=k, threat="direct", model=MAIN, seed=s)
 
 # %% [markdown]
-# The worst case over all attackers, on images that the single attacks saw as well.
+# The worst case over all attackers, on images that the single attacks saw as well; four of the networks of the first seed meet several budgets.
 
 # %%
+CURVED = ("standard", "AT", "SNS", "SNS α=1")
 batch = notebook.sample(data.test, P["adaptive_images"])
 images, labels = batch.float_images(), batch.labels
-replay = {"PGD": partial(measuring, loss="margin"), "MIM": partial(mim)}
-attack_all = partial(comparison.worst_cases, replay=replay, resume=page.resume)
-suite = suites.standard(steps=steps, queries=P["queries"])
-strong = dict(budgets=(EPS,), suite=suite, steps=steps)
-sources = {}  # (method, seed) -> networks to transfer from
+attack_all = partial(
+    three_curves, images=images, labels=labels, steps=steps, queries=P["queries"],
+    more=suites.standard(steps=steps, queries=0), resume=page.resume,
+)  # fmt: skip
 worst = {}  # (method, seed) -> threat -> outcome
 full = [key for key in jobs if key[0] in METHODS]
 for k, s in tqdm(full, desc="worst case", leave=False):
     other = "AT" if k != "AT" else "SNS"  # of another training, and of another seed
-    sources[k, s] = {other: nets[other, s].model}
+    sources = {other: nets[other, s].model}
     if k in COMPARED and len(SEEDS) > 1:
         again = nets[k, SEEDS[SEEDS.index(s) - 1]]
-        sources[k, s][f"{k}, other seed"] = again.model
-    transfer, defence = sources[k, s], defences[k, s]
-    found = attack_all(defence, images, labels, transfer=transfer, seed=s, **strong)
+        sources[f"{k}, other seed"] = again.model
+    found = attack_all(
+        defences[k, s], transfer=sources, generator=rng(s),
+        budgets=CURVE if k in CURVED and s == seed else (EPS,),
+    )  # fmt: skip
     worst[k, s] = {threat: curve[EPS] for threat, curve in found.items()}
-    add_rows(found, part="worst", defence=k, model=MAIN, seed=s)
-first_seed = page.results(part="worst", seed=seed)
+    add_rows(found, defence=k, model=MAIN, seed=s)
+first_seed = page.results(part=("worst", "curve"), seed=seed)
 
 # %% tags=["hide-input"]
-for k, attack in product(METHODS, SINGLE):
-    record(f"{name}/{attack}/{k}", single[k, seed].survivors(attack), kind="hits")
-for k, threat in product(METHODS, ATTACKERS):
-    record(f"{name}/{threat}/{k}", worst[k, seed][threat].robust, kind="hits")
 alone = page.results(part=("clean", "single"), attack=("none", *SINGLE), seed=SEEDS)
 together = page.results(part="worst", attack=WORST_CASE, threat=ATTACKERS[1:])
 ladder = Results([*alone.select(defence=tuple(METHODS)), *together])
@@ -633,31 +640,26 @@ notebook.table(
 )
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Robust accuracy against eps for the three attackers, worst case per image; bands are 95 % Wilson intervals.", "name": "fig-sensitivity-curves"}, "image": {"alt": "Four panels: standard, AT, SNS and SNS without adversarial cross-entropy. Robust accuracy falls with eps; one line per attacker."}}
-small = notebook.sample(data.test, P["curve_images"])
-few, few_labels = small.float_images(), small.labels
-fewer = max(5, steps // 2)
-suite = suites.standard(steps=fewer, queries=0)
-attack_curve = partial(attack_all, budgets=CURVE, suite=suite, steps=fewer, seed=seed)
-for k in tqdm(("standard", "AT", "SNS", "SNS α=1"), desc="curves", leave=False):
-    transfer, defence = sources[k, seed], defences[k, seed]
-    found = attack_curve(defence, few, few_labels, transfer=transfer)
-    add_rows(found, part="curve", defence=k, model=MAIN)
-figure = plotting.robustness_curves(page.results(part="curve", attack=WORST_CASE))
+figure = plotting.robustness_curves(
+    first_seed.select(defence=CURVED, attack=WORST_CASE)
+)
 plt.show()
 
 # %% tags=["hide-input"]
 notebook.table(
-    tables.table_of_breaks(first_seed),
-    "Images that only the adaptive attacker broke, in the order in which the attacks ran, each on what was left",
+    tables.table_of_breaks(first_seed.select(part="worst")),
+    "Images that only the adaptive attacker broke, in the order in which the attacks ran, each on what was left, also by smaller budgets",
 )
 
 # %% [markdown]
 # "None" may mean that nothing was left to break, or that an attack is useless. So here each attack runs alone, on every image.
 
 # %% tags=["hide-input"]
+small = notebook.sample(data.test, P["alone"])
+few, few_labels = small.float_images(), small.labels
 for k in ("AT", "SNS", "SNS 0.1", "SNS α=1"):
     defence = defences[k, seed]
-    tried = direct(defence, {"PGD, margin": replay["PGD"]})
+    tried = direct(defence, {"PGD, margin": partial(measuring, loss="margin")})
     tried += adaptive(defence, {}, eps=EPS, steps=steps)
     found = every(defence, tried, few, few_labels, generator=rng())
     run.add_clean(found.clean, part="alone", defence=k, model=MAIN)
@@ -721,7 +723,6 @@ for k in shown.values("defence"):
         level = scores["own examples", label]
         row[f"mean {label}, SNS = 1"] = f"{level[k, seed] / level['SNS', seed]:.2f}"
     rows.append(row)
-    record(f"{name}/ablation/{k}", run.results.hits(defence=k, **where), kind="hits")
 notebook.table(
     shown.pivot(["defence"], "threat", name="{} %").join(pd.DataFrame(rows)),
     "SNS (weight 1, ratio 0.1, all layers, chosen every epoch) with one setting changed at a time (relative: also the weight, 0.5, and "
@@ -766,9 +767,9 @@ for kind, k in product(P["networks"][1:], ("AT", "SNS", "SNS random")):
     model = trained(build, function, data, seed=seed, **BUDGET, **settings).model
     sigma = sensitivity(model, pairs_of(model, probe.float_images(), probe.labels))
     defence = defend(model, sensitivity=sigma, features=list(sigma)[-1])
-    found = attack_all(defence, images, labels, transfer={}, seed=seed, **strong)
+    found = attack_all(defence, budgets=(EPS,), generator=rng())
     run.add_clean(found["direct"][EPS].clean, defence=k, model=kind)
-    add_rows(found, part="worst", defence=k, model=kind)
+    add_rows(found, defence=k, model=kind)
 rows = (row for row in run.results if row["attack"] in ("none", WORST_CASE))
 found = Results(row for row in rows if row["model"] != MAIN)
 frame = found.pivot(["model", "defence"], "threat", name="{} %")
@@ -847,7 +848,7 @@ notebook.table(
 # %% tags=["hide-input"]
 notebook.table(
     tables.table_of_costs(first_seed, run.costs),
-    "Training time, mean over seeds, and the cost of the first seed's worst case (passes are counted in images)",
+    "Training time, mean over seeds, and the cost of the three attackers of the first seed at one budget or at several (passes are counted in images)",
 )
 
 # %% tags=["hide-input"]

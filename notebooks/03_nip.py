@@ -64,7 +64,15 @@ from advdef.book import page as notebook
 from advdef.book.glue import record
 from advdef.book.page import show_eps
 from advdef.defenses import BitDepth, Jpeg, Median, Undefended
-from advdef.evaluation import correct, cost, craft, direct, evaluate, oblivious
+from advdef.evaluation import (
+    correct,
+    cost,
+    craft,
+    direct,
+    evaluate,
+    oblivious,
+    three_curves,
+)
 from advdef.evaluation.results import WORST_CASE
 from advdef.models import VGG19, AlexNet, LeNet5, ResNet, SmallVGG
 from advdef.papers.nip import figures, judging, measure, tables
@@ -91,15 +99,15 @@ PROFILES = {
     "smoke": dict(
         datasets={"digits": ("LeNet-5",)}, epochs=dict(digits=6), at_epochs=3, seeds=1,
         images=60, minimal=(8, 10), eleven=12, least=5, boundary=50, levels=100, kept=2,
-        per_class=30, tried=3, steps=10, adaptive_images=20, adaptive_steps=5, queries=20,
-        curve_images=10, defences="few", checks="fast", timed=(64, 3), long=(5, 50), cw=(2, 30),
+        per_class=30, tried=3, steps=10, adaptive_images=30, adaptive_steps=5, queries=20,
+        tested=10, defences="few", checks="fast", timed=(64, 3), long=(5, 50), cw=(2, 30),
     ),
     "laptop": dict(
         datasets=dict(cifar10=("SmallVGG",), gtsrb=("small ResNet-20",), fashion_mnist=("LeNet-5",)),
         epochs=dict(cifar10=8, gtsrb=20, fashion_mnist=8), at_epochs=6, seeds=3,
         images=300, minimal=(20, 40), eleven=100, least=20, boundary=1_000, levels=500, kept=2,
         per_class=100, tried=20, steps=40, adaptive_images=100, adaptive_steps=20,
-        queries=200, curve_images=50, defences="all", checks="fast", timed=(128, 5),
+        queries=200, tested=50, defences="all", checks="fast", timed=(128, 5),
         long=(20, 200), cw=(4, 100),
     ),
     "paper": dict(
@@ -109,7 +117,7 @@ PROFILES = {
         epochs=dict(cifar10=30, gtsrb=30, fashion_mnist=20), at_epochs=15, seeds=3,
         images=1_000, minimal=(20, 40), eleven=200, least=20, boundary=5_000, levels=1_000, kept=10,
         per_class=200, tried=100, steps=40, adaptive_images=500, adaptive_steps=100,
-        queries=1_000, curve_images=200, defences="all", checks="all", timed=(256, 20),
+        queries=1_000, tested=200, defences="all", checks="all", timed=(256, 20),
         long=(100, 1_000), cw=(6, 500),
     ),
 }  # fmt: skip
@@ -202,7 +210,6 @@ for case in tqdm(cases, desc="training", leave=False):
     for label, done in networks.items():
         right = correct(done.model, test.float_images(), test.labels)
         note(case, label, right, "networks")
-        record(f"{case.name}/{case.kind}/clean/{label}", right, kind="hits")
         row = {"training": label} | tables.training_row(done, right)
         rows.append(case.about | row)
 caption = "The networks on 2,000 test images (or all), with 95 % Wilson intervals"
@@ -250,8 +257,6 @@ for case in cases:
     for label, adversarial in (case.smallest | fixed).items():
         row = tables.reach_row(reach(case, adversarial))
         rows.append(case.about | {"attack": label} | row)
-    fooled = reach(case, case.targets[SMALLEST]).fooled
-    record(f"{case.name}/{case.kind}/fooled/PGD-min", fooled, kind="hits")
 caption = "What the attacks do to the bare classifier: share of correctly classified images that they fool, and how far these move"
 notebook.table(pd.DataFrame(rows), caption)
 
@@ -453,8 +458,6 @@ for case in tqdm(cases, desc="label-free", leave=False):
         note(case, k, first.benign, "label-free")
         for target, result in found.items():
             note(case, k, result.defended, "label-free", *target)
-        for name, right in {"benign": first.benign, "PGD-min": first.defended}.items():
-            record(f"{case.name}/{case.kind}/{k}/{name}", right, kind="hits")
         row = {"defence": k if k in case.fair else f"{k} (cost not matched)"}
         row["step"] = f"{case.steps[k]:g}" if k in case.steps else "–"
         rows.append(case.about | row | tables.repair_row(found, case.curve[1:]))
@@ -569,24 +572,25 @@ notebook.table(tables.success_table(grid, eleven=ELEVEN), caption)
 # %% [markdown]
 # ## Three attackers
 #
-# The *oblivious* attacker works on the bare classifier, with all its steps. The *direct* one differentiates through the defence: on a network of ReLU and
-# max-pooling, what NIP adds is constant around almost every image, so this gradient is exact where nothing is clipped (rule *majority* counts votes, whose gradient is zero). The *adaptive* one also looks past the clipping and the
-# choices, with losses over all directions that may be added (their sum, their worst, their agreement), aims at classes that an image has before and after the
-# defence, undoes the addition in advance, and ends with Square on the hard pipeline. An image counts as right if nothing broke it.
+# The rules are those of [the protocol](../book/protocol.md). The *oblivious* attacker works on the bare classifier, with four ordinary attacks. The *direct* one has these and PGD and APGD with two losses, and
+# differentiates through the defence: on a network of ReLU and
+# max-pooling, what NIP adds is constant around almost every image, so this gradient is exact where nothing is clipped (rule *majority* counts votes, whose gradient is zero). The *adaptive* one runs the stronger attacks through every surrogate, and so looks past the clipping and the
+# choices; has losses over all directions that may be added (their sum, their worst, their agreement), aims at classes that an image has before and after the
+# defence, undoes the addition in advance, and ends with noise and Square on the hard pipeline. An image counts as right if nothing broke it, at this budget or at a smaller one.
 #
 # A gradient that is exact between jumps says nothing of the jump at which the prediction changes, and with it what is added: where the direct attacker leaves more images right than the oblivious
-# one, this is the first thing to suspect. JPEG, bit depth and median meet the adaptive attacker with the identity in place of their gradient alone; a differentiable JPEG would do more.
+# one, this is the first thing to suspect. JPEG, bit depth and median meet the adaptive attacker with no other surrogate than the identity; a differentiable JPEG would do more.
 
 # %% tags=["hide-input"]
 ELSEWHERE = {"V1 self", "V2 mean-logit", "V2 max-confidence", "V3 confidence"}
 ELSEWHERE |= {"none", "random bank, mean-logit"}
-JUDGED = ["none", "V1 self", "V2 mean-logit", "V2 majority", "V3 confidence"]
+CURVED = ("none", "V1 self", "V2 mean-logit", "random bank, mean-logit")
+JUDGED = [*CURVED, "V2 majority", "V3 confidence"]
 if P["defences"] == "all":
     JUDGED = ["none", *rules.LABEL_FREE, "V2 stable step", "random bank, mean-logit"]
     JUDGED += ["random bank, max-confidence", "anti-adversary", *list(STEPLESS)[1:]]
-ATTACKER = dict(steps=P["adaptive_steps"], resume=resume)
-last = dict(extra={"Square": FIXED["Square"]}, seed=draws(9).initial_seed())
-judge = partial(judging.three_threats, **ATTACKER, **last)
+ATTACKER = dict(steps=P["adaptive_steps"], queries=P["queries"], resume=resume)
+judge = partial(three_curves, **ATTACKER)
 ADAPTIVE = dict(threat="adaptive", attack=WORST_CASE)
 MAIN.defences["AT"] = Undefended(AT.model, twin=MAIN.model)
 few_images, rows = slice(P["adaptive_images"]), []
@@ -595,19 +599,20 @@ for case in tqdm(cases, desc="three attackers", leave=False):
     judged, budgets = [k for k in JUDGED if k in ELSEWHERE], (case.eps / 2,)
     if case is MAIN:
         judged, budgets = [*JUDGED, "AT"], (case.eps / 2, case.eps)
-    for k, eps in product(judged, budgets):
-        found = case.worst[k, eps] = judge(case.defences[k], x, y, eps=eps)
-        where = dict(model=case.kind, part="worst")
-        for threat, result in found.items():
-            case.run.add(result, threat=threat, defence=k, **where)
-        pair, where = [dict(defence=k), dict(defence="none")], where | ADAPTIVE
-        gain = None if k == "none" else case.run.compare(*pair, **where, eps=eps)
-        row = case.about | {"eps": show_eps(eps), "defence": k}
-        rows.append(row | tables.threat_row(found, gain))
-        tag = f"{case.name}/{case.kind}/{k}/{show_eps(eps)}"
-        if k in ("none", "V1 self", "V2 mean-logit", "AT"):
-            for threat in ("oblivious", "adaptive"):
-                record(f"{tag}/{threat}", found[threat].robust, kind="hits")
+    for k in judged:
+        sizes = case.curve if case is MAIN and k in CURVED else budgets
+        found = judge(case.defences[k], x, y, budgets=sizes, generator=draws(9))
+        for threat, eps in product(found, sizes):
+            where = dict(defence=k, model=case.kind, threat=threat)
+            part = "worst" if eps in budgets else "curve"
+            case.run.add(found[threat][eps], part=part, **where)
+        for eps in budgets:
+            case.worst[k, eps] = {threat: found[threat][eps] for threat in found}
+            pair = dict(defence=k), dict(defence="none")
+            where = dict(model=case.kind, part="worst", eps=eps) | ADAPTIVE
+            gain = None if k == "none" else case.run.compare(*pair, **where)
+            row = case.about | {"eps": show_eps(eps), "defence": k}
+            rows.append(row | tables.threat_row(case.worst[k, eps], gain))
 caption = f"Accuracy on {P['adaptive_images']} images under three attackers, with 95 % Wilson intervals, and paired 95 % intervals of the difference; steps matched to a benign cost of one point"
 notebook.table(pd.DataFrame(rows), caption)
 
@@ -632,16 +637,9 @@ for k, eps in product(("noise", "noise, 10 draws"), (half, MAIN.eps)):
 caption = f"Random noise ({MAIN.name}, {P['adaptive_images']} images): mean accuracy over ten fresh draws with 95 % intervals over images"
 notebook.table(pd.DataFrame(rows), caption)
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy against eps under three attackers (the adaptive one without Square), with 95 % Wilson intervals.", "name": "fig-nip-curves"}, "image": {"alt": "One panel per defence: accuracy against eps for the oblivious, the direct and the adaptive attacker."}}
-CURVED = ("none", "V1 self", "V2 mean-logit", "random bank, mean-logit")
-some = MAIN.x[: P["curve_images"]], MAIN.y[: P["curve_images"]]
-settings = dict(budgets=MAIN.curve, seed=draws(12).initial_seed(), **ATTACKER)
-for k in tqdm(CURVED, desc="curves", leave=False):
-    found = judging.threat_curves(MAIN.defences[k], *some, **settings)
-    where = dict(defence=k, model=MAIN.kind, part="curve")
-    for threat, eps in product(found, MAIN.curve):
-        MAIN.run.add(found[threat][eps], threat=threat, **where)
-plotting.robustness_curves(page.results(part="curve", attack=WORST_CASE))
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy against eps under three attackers, with 95 % Wilson intervals.", "name": "fig-nip-curves"}, "image": {"alt": "One panel per defence: accuracy against eps for the oblivious, the direct and the adaptive attacker."}}
+drawn = page.results(part=("worst", "curve"), dataset=MAIN.name, model=MAIN.kind)
+plotting.robustness_curves(drawn.select(defence=CURVED, attack=WORST_CASE))
 plt.show()
 
 # %% [markdown]
@@ -664,8 +662,14 @@ for s in SEEDS:
         found, where = repair(defence, one.x, smallest, one.y), dict(step=step, seed=s)
         note(one, k, found.benign, "seeds", **where)
         note(one, k, found.defended, "seeds", *SMALLEST, **where)
+        if k == NOISE:
+            continue
+        judged = MAIN.worst[k, half]
+        if s != seed:
+            sizes = [eps for eps in MAIN.curve if eps <= half]
+            found = judge(defence, x, y, budgets=sizes, generator=draws(9))
+            judged = {threat: curve[half] for threat, curve in found.items()}
         where |= dict(defence=k, model=one.kind, part="seeds")
-        judged = judge(defence, x, y, eps=half) if k != NOISE else {}
         for threat, left in judged.items():
             one.run.add(left, threat=threat, **where)
 found, worst = page.results(part="seeds"), dict(part="seeds", attack=WORST_CASE)
@@ -695,7 +699,8 @@ notebook.table(shown, caption)
 
 # %% tags=["hide-input"]
 huge, rows = 64 / 255 if MAIN.data.shape[0] == 3 else 0.6, []
-(short, long), count = P["long"], len(some[0])
+(short, long), count = P["long"], P["tested"]
+some = MAIN.x[:count], MAIN.y[:count]
 settings = dict(eps=half, huge=huge, steps=(short, long), queries=P["queries"])
 settings |= dict(seed=draws(13).initial_seed(), resume=resume)
 for k in ("V1 self", "V2 mean-logit"):

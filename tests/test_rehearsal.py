@@ -83,7 +83,7 @@ PLANS = {
         settings={
             "train": 96, "epochs": 2, "train_steps": 1, "ramp": 1, "probe": 16, "probe_steps": 1, "seeds": 2,
             "pairs": 16, "measuring": 2, "substituted": 8, "draws": 1, "occluded": 8, "images": 12,
-            "adaptive_images": 4, "steps": 2, "long": (2, 1), "queries": 5, "curve_images": 4, "curve": 1,
+            "adaptive_images": 4, "steps": 2, "long": (2, 1), "queries": 5, "alone": 4, "curve": 1,
             "checks": "fast",
         },
         changes={
@@ -106,7 +106,7 @@ PLANS = {
             "datasets": {"cifar10": ("VGG-19", "AlexNet")}, "epochs": {"cifar10": 5}, "at_epochs": 1, "seeds": 2,
             "images": 8, "minimal": (3, 2), "eleven": 4, "least": 2, "boundary": 2, "levels": 5, "per_class": 4,
             "kept": 2, "tried": 2, "steps": 2, "adaptive_images": 6, "adaptive_steps": 2, "queries": 3,
-            "curve_images": 2, "checks": "fast", "timed": (4, 1), "long": (1, 2), "cw": (1, 2),
+            "tested": 2, "checks": "fast", "timed": (4, 1), "long": (1, 2), "cw": (1, 2),
         },
         changes={
             "import VGG19, AlexNet": "import VGG, VGG19, AlexNet",

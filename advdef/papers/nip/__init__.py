@@ -4,6 +4,6 @@
 class, and ``defence`` adds them to images, on what ``offset`` shares with ``baselines``: noise, and another gradient.
 ``oracle`` is the released code, which is told the answer. ``attacks`` are made against all of these. ``shift`` measures
 what an attack does to neurons, ``repair`` what a defence does to attacked images. For its page, ``measure`` puts
-questions to these and ``judging`` runs the three attackers; ``tables`` and ``figures`` show what comes out, and
+questions to these and ``judging`` tests whether attacks work; ``tables`` and ``figures`` show what comes out, and
 ``verdicts`` decides the claims.
 """

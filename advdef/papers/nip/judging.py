@@ -1,6 +1,5 @@
-"""The attacks of the page on NIP, its three attackers, who have one suite, and six tests of whether they work."""
+"""The attacks that the page on NIP looks at one by one, and six tests of whether those of its attackers work."""
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -9,11 +8,12 @@ from torch import Tensor, nn
 
 from advdef.attacks import apgd, fgsm, mim, minimal, pgd, square
 from advdef.attacks.attack import Attack, Suite
+from advdef.attacks.suites import strong
 from advdef.defenses.base import Defense
 from advdef.defenses.transforms import Preprocessed
-from advdef.evaluation import Attempt, Outcome, Threat, adaptive, direct, evaluate, evaluate_curve, oblivious
+from advdef.evaluation import Attempt, adaptive, evaluate, oblivious
 
-__all__ = ["fixed_suite", "pgd_min", "six_tests", "suite_of", "threat_curves", "three_threats"]
+__all__ = ["fixed_suite", "pgd_min", "six_tests"]
 
 
 def pgd_min(*, trials: int, steps: int) -> Attack:
@@ -32,57 +32,6 @@ def fixed_suite(*, steps: int, queries: int) -> Suite:
         "APGD, DLR": partial(apgd, steps=steps, loss="dlr"),
         "Square": partial(square, queries=queries),
     }
-
-
-def suite_of(steps: int) -> Suite:
-    """What all three attackers run: PGD on the cross-entropy, and APGD on the margin."""
-    return {"PGD": partial(pgd, steps=steps), "APGD, margin": partial(apgd, steps=steps, loss="margin")}
-
-
-def threat_curves(
-    defence: Defense,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    budgets: Sequence[float],
-    steps: int,
-    seed: int,
-    extra: Suite | None = None,
-    resume: Path | None = None,
-) -> dict[Threat, dict[float, Outcome]]:
-    """Outcomes by attacker and eps (Linf) on images (N, C, H, W) with labels (N,); the adaptive one knows the others'.
-
-    ``steps`` are those of each attack, ``extra`` further attacks of the adaptive attacker. All three start from the
-    same ``seed``. In the folder ``resume`` what is finished is kept.
-    """
-    suite = suite_of(steps)
-    plans: dict[Threat, dict[float, list[Attempt]]] = {
-        "oblivious": {eps: oblivious(defence, suite) for eps in budgets},
-        "direct": {eps: direct(defence, suite) for eps in budgets},
-        "adaptive": {eps: adaptive(defence, suite, eps=eps, steps=steps, extra=extra) for eps in budgets},
-    }
-    found: dict[Threat, dict[float, Outcome]] = {}
-    for threat, plan in plans.items():
-        known = list(found.values()) if threat == "adaptive" else ()
-        generator = torch.Generator().manual_seed(seed)
-        found[threat] = evaluate_curve(defence, plan, images, labels, generator=generator, known=known, resume=resume)
-    return found
-
-
-def three_threats(
-    defence: Defense,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    eps: float,
-    steps: int,
-    seed: int,
-    extra: Suite | None = None,
-    resume: Path | None = None,
-) -> dict[Threat, Outcome]:
-    """Outcomes by attacker at one eps; see :func:`threat_curves`."""
-    found = threat_curves(defence, images, labels, budgets=(eps,), steps=steps, seed=seed, extra=extra, resume=resume)
-    return {threat: curve[eps] for threat, curve in found.items()}
 
 
 def six_tests(
@@ -123,8 +72,9 @@ def six_tests(
     def straight(number: int) -> list[Attempt]:
         return [Attempt("PGD", partial(pgd, steps=number, stop_early=True), through)]
 
-    whitebox = left(adaptive(defence, suite_of(few), eps=eps, steps=few))
-    replayed = left(oblivious(defence, suite_of(few)))
+    suite = strong(steps=few, restarts=1)
+    whitebox = left(adaptive(defence, suite, eps=eps, steps=few))
+    replayed = left(oblivious(defence, suite))
     blackbox = left([Attempt("Square", partial(square, queries=queries), defence)])
     short, long = left(straight(few)), left(straight(many))
     unbounded = left(straight(many), huge)

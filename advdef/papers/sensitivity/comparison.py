@@ -1,21 +1,18 @@
-"""Trained networks compared: under three attackers, with each other, and by what goes with robustness."""
+"""Trained networks compared: with each other, and by what goes with robustness."""
 
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks.suites import Suite
 from advdef.contract import borrowed
-from advdef.defenses.base import Defense
-from advdef.evaluation import Attempt, Outcome, Results, Threat, adaptive, direct, evaluate_curve, oblivious
+from advdef.evaluation import Results
 from advdef.papers.sensitivity.interventions import mean_activations
 from advdef.statistics import Interval, over_seeds, paired_difference, partial_spearman, spearman
 
-__all__ = ["Gain", "activity", "correlations", "gain_over", "worst_cases"]
+__all__ = ["Gain", "activity", "correlations", "gain_over"]
 
 Network = tuple[str, int]
 """A training and its seed."""
@@ -43,37 +40,6 @@ def gain_over(results: Results, method: str, other: str) -> Gain:
     mine, others = (torch.stack([results.hits(defence=k, seed=s) for s in seeds]) for k in (method, other))
     by_seed = tuple((mine.double().mean(1) - others.double().mean(1)).tolist())
     return Gain(over_seeds(by_seed), paired_difference(mine, others), by_seed)
-
-
-def worst_cases(
-    defence: Defense,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    budgets: Sequence[float],
-    suite: Suite,
-    replay: Suite,
-    steps: int,
-    transfer: Mapping[str, nn.Module],
-    seed: int,
-    resume: Path | None = None,
-) -> dict[Threat, dict[float, Outcome]]:
-    """Worst case per image under each of the three attackers, by attacker and budget (Linf).
-
-    The oblivious attacker has the attacks ``replay``, the direct one ``suite``; the adaptive one has ``replay``, the
-    defence's own attacks with this many ``steps``, what ``replay`` makes on the networks ``transfer``, and all that the
-    other two broke. What fell to a smaller budget counts as fallen to a larger one. Images (N, C, H, W) in [0, 1],
-    labels (N,). Raises as :func:`advdef.evaluation.evaluate` does.
-    """
-    draws = torch.Generator().manual_seed(seed)
-
-    def run(tried: dict[float, list[Attempt]], known: Sequence[Mapping[float, Outcome]] = ()) -> dict[float, Outcome]:
-        return evaluate_curve(defence, tried, images, labels, generator=draws, known=known, resume=resume)
-
-    first = run({eps: oblivious(defence, replay) for eps in budgets})
-    second = run({eps: direct(defence, suite) for eps in budgets})
-    tried = {eps: adaptive(defence, replay, eps=eps, steps=steps, transfer=transfer) for eps in budgets}
-    return {"oblivious": first, "direct": second, "adaptive": run(tried, known=(first, second))}
 
 
 def correlations(

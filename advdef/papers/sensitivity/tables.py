@@ -155,7 +155,10 @@ def table_of_migration(found: Mapping[str, Migration]) -> pd.DataFrame:
 
 
 def table_of_costs(results: Results, costs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """What training each method took, by its ``costs``, and attacking it; passes are counted in images."""
+    """What training each method took, by its ``costs``, and attacking it with so many budgets.
+
+    Passes are counted in images.
+    """
     rows = []
     for cost in costs:
         attacks = results.select(defence=cost["defence"])
@@ -163,6 +166,7 @@ def table_of_costs(results: Results, costs: Sequence[Mapping[str, Any]]) -> pd.D
         row = {
             "method": cost["defence"],
             "training s": f"{cost['training_seconds']:.0f}",
+            "budgets": len(attacks.values("eps")),
             "three attackers s": f"{total['seconds']:.0f}",
             "forward passes": f"{total['forwards']:,}",
             "backward passes": f"{total['backwards']:,}",
