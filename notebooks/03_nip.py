@@ -99,15 +99,15 @@ PROFILES = {
     "smoke": dict(
         datasets={"digits": ("LeNet-5",)}, epochs=dict(digits=6), at_epochs=3, seeds=1,
         images=60, minimal=(8, 10), eleven=12, least=5, boundary=50, levels=100, kept=2,
-        per_class=30, tried=3, steps=10, adaptive_images=30, adaptive_steps=5, queries=20,
-        tested=10, defences="few", checks="fast", timed=(64, 3), long=(5, 50), cw=(2, 30),
+        per_class=30, tried=3, steps=10, adaptive_images=30, adaptive_steps=2, queries=10,
+        curve=3, tested=10, defences="few", checks="fast", timed=(16, 3), long=(5, 50), cw=(2, 30),
     ),
     "laptop": dict(
         datasets=dict(cifar10=("SmallVGG",), gtsrb=("small ResNet-20",), fashion_mnist=("LeNet-5",)),
         epochs=dict(cifar10=8, gtsrb=20, fashion_mnist=8), at_epochs=6, seeds=3,
         images=300, minimal=(20, 40), eleven=100, least=20, boundary=1_000, levels=500, kept=2,
         per_class=100, tried=20, steps=40, adaptive_images=100, adaptive_steps=20,
-        queries=200, tested=50, defences="all", checks="fast", timed=(128, 5),
+        queries=200, curve=4, tested=50, defences="all", checks="fast", timed=(128, 5),
         long=(20, 200), cw=(4, 100),
     ),
     "paper": dict(
@@ -116,8 +116,8 @@ PROFILES = {
         ),
         epochs=dict(cifar10=30, gtsrb=30, fashion_mnist=20), at_epochs=15, seeds=3,
         images=1_000, minimal=(20, 40), eleven=200, least=20, boundary=5_000, levels=1_000, kept=10,
-        per_class=200, tried=100, steps=40, adaptive_images=500, adaptive_steps=100,
-        queries=1_000, tested=200, defences="all", checks="all", timed=(256, 20),
+        per_class=200, tried=100, steps=40, adaptive_images=300, adaptive_steps=100,
+        queries=1_000, curve=4, tested=200, defences="all", checks="all", timed=(256, 20),
         long=(100, 1_000), cw=(6, 500),
     ),
 }  # fmt: skip
@@ -589,10 +589,11 @@ JUDGED = [*CURVED, "V2 majority", "V3 confidence"]
 if P["defences"] == "all":
     JUDGED = ["none", *rules.LABEL_FREE, "V2 stable step", "random bank, mean-logit"]
     JUDGED += ["random bank, max-confidence", "anti-adversary", *list(STEPLESS)[1:]]
-ATTACKER = dict(steps=P["adaptive_steps"], queries=P["queries"], resume=resume)
-judge = partial(three_curves, **ATTACKER)
+settings = dict(steps=P["adaptive_steps"], queries=P["queries"], resume=resume)
+judge = partial(three_curves, **settings)
 ADAPTIVE = dict(threat="adaptive", attack=WORST_CASE)
 MAIN.defences["AT"] = Undefended(AT.model, twin=MAIN.model)
+grown = MAIN.curve[-P["curve"] :]  # the largest is for the figure alone
 few_images, rows = slice(P["adaptive_images"]), []
 for case in tqdm(cases, desc="three attackers", leave=False):
     case.worst, x, y = {}, case.x[few_images], case.y[few_images]
@@ -600,7 +601,7 @@ for case in tqdm(cases, desc="three attackers", leave=False):
     if case is MAIN:
         judged, budgets = [*JUDGED, "AT"], (case.eps / 2, case.eps)
     for k in judged:
-        sizes = case.curve if case is MAIN and k in CURVED else budgets
+        sizes = (grown if k in CURVED else grown[:-1]) if case is MAIN else budgets
         found = judge(case.defences[k], x, y, budgets=sizes, generator=draws(9))
         for threat, eps in product(found, sizes):
             where = dict(defence=k, model=case.kind, threat=threat)
@@ -666,7 +667,7 @@ for s in SEEDS:
             continue
         judged = MAIN.worst[k, half]
         if s != seed:
-            sizes = [eps for eps in MAIN.curve if eps <= half]
+            sizes = [eps for eps in grown if eps <= half]
             found = judge(defence, x, y, budgets=sizes, generator=draws(9))
             judged = {threat: curve[half] for threat, curve in found.items()}
         where |= dict(defence=k, model=one.kind, part="seeds")

@@ -106,7 +106,7 @@ PLANS = {
             "datasets": {"cifar10": ("VGG-19", "AlexNet")}, "epochs": {"cifar10": 5}, "at_epochs": 1, "seeds": 2,
             "images": 8, "minimal": (3, 2), "eleven": 4, "least": 2, "boundary": 2, "levels": 5, "per_class": 4,
             "kept": 2, "tried": 2, "steps": 2, "adaptive_images": 6, "adaptive_steps": 2, "queries": 3,
-            "tested": 2, "checks": "fast", "timed": (4, 1), "long": (1, 2), "cw": (1, 2),
+            "curve": 3, "tested": 2, "checks": "fast", "timed": (4, 1), "long": (1, 2), "cw": (1, 2),
         },
         changes={
             "import VGG19, AlexNet": "import VGG, VGG19, AlexNet",
