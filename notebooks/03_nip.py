@@ -98,7 +98,7 @@ plotting.use_style()
 PROFILES = {
     "smoke": dict(
         datasets={"digits": ("LeNet-5",)}, epochs=dict(digits=6), at_epochs=3, seeds=1,
-        images=60, minimal=(8, 10), eleven=12, least=5, boundary=50, levels=100, kept=2,
+        images=40, minimal=(8, 10), eleven=12, least=5, boundary=50, levels=100, kept=2,
         per_class=30, tried=3, steps=10, adaptive_images=30, adaptive_steps=2, queries=10,
         curve=3, tested=10, defences="few", checks="fast", timed=(16, 3), long=(5, 50), cw=(2, 30),
     ),
