@@ -108,7 +108,7 @@ PROFILES = {
         train_steps=1, train_step_size=1.0, ramp=1, probe=100, probe_steps=1, seeds=2,
         ablations=("weight 0", "chosen once"),
         pairs=80, measuring=8, substituted=30, draws=2, occluded=30, images=40,
-        adaptive_images=30, steps=2, long=(10, 1), queries=10, alone=10, curve=2,
+        adaptive_images=30, steps=2, long=(10, 1), queries=10, alone=15, curve=2,
         checks="fast",
     ),
     "laptop": dict(
