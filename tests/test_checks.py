@@ -130,7 +130,7 @@ def statuses(*found: Check) -> list[str]:
 
 class TestTheAttack:
     def test_an_image_outside_the_budget_stops_everything(self, sound: Outcome, batch: Batch) -> None:
-        assert checks.within_budget(batch[0], sound).status == "pass"
+        assert checks.within_budget(batch[0], sound).status == "guaranteed"
         for found in (sound.adversarial + 0.01, sound.adversarial.clone().fill_(float("nan"))):
             with pytest.raises(UnsoundAttack):
                 checks.within_budget(batch[0], replace(sound, adversarial=found))
@@ -296,7 +296,7 @@ class TestTheSearch:
     def test_counting_one_attack_instead_of_the_worst_case_fires(self, honest: Defense, batch: Batch) -> None:
         two = under(honest, batch, Attempt("none", TINY, honest), Attempt("PGD", partial(pgd), honest))
         weaker = replace(two, robust=two.survivors("none"))
-        assert statuses(checks.worst_case_counts(two), checks.worst_case_counts(weaker)) == ["pass", "fire"]
+        assert statuses(checks.worst_case_counts(two), checks.worst_case_counts(weaker)) == ["guaranteed", "fire"]
         assert f"alone: PGD {int(two.findings[1].broken.sum())}" in checks.worst_case_counts(two).detail
         assert checks.worst_case_counts(replace(two, findings=())).status == "not run"
 
@@ -368,8 +368,8 @@ class TestTheReport:
     def test_an_attack_without_its_settings_or_cost_fires(self, sound: Outcome) -> None:
         first, *others = sound.findings
         bare = replace(sound, findings=(replace(first, settings="", forwards=0), *others))
-        for check in (checks.settings_recorded, checks.cost_counted):
-            assert statuses(check([sound]), check([bare])) == ["pass", "fire"]
+        for check, held in ((checks.settings_recorded, "guaranteed"), (checks.cost_counted, "pass")):
+            assert statuses(check([sound]), check([bare])) == [held, "fire"]
             assert first.name in check([bare]).detail
 
 

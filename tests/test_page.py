@@ -104,11 +104,17 @@ def test_checks_become_a_matrix_without_the_lines_that_ran_nowhere() -> None:
         "honest": [Check("B2", "calm", "pass", "fine"), Check("D1", "averaged", "not run", "no reason")],
         "noisy": [Check("B2", "calm", "fire", "differ by <1>"), Check("D1", "averaged", "not run", "no reason")],
     }
+    rows["honest"].append(Check("A1", "inside", "guaranteed", ""))
     page = check_table(rows, "Checks")._repr_html_()
     assert "B2 calm" in page
     assert "<strong>FIRES</strong><br><small>differ by &lt;1&gt;</small>" in page
     assert page.count("pass") == 1
     assert "D1" not in page
+    before, _, folded = page.partition("<details>")
+    assert "Checks; of 2 that ran 1 fired: B2" in before
+    assert "A1 inside" not in before
+    assert "guaranteed" in folded
+    assert "fired" not in check_table({"honest": rows["honest"]}, "Checks")._repr_html_()
 
 
 def test_evaluations_are_kept_where_a_run_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -253,16 +253,22 @@ def table(frame: pd.DataFrame, caption: str, *, index: bool = False) -> HTML:
 
 
 def check_table(rows: Mapping[str, Sequence[Check]], caption: str) -> HTML:
-    """Sanity checks as a matrix: one line per check that ran anywhere, one column per defence; what fired says why."""
+    """Sanity checks as a matrix, a column per defence: those that fired anywhere, with why, and the others folded."""
 
     def cell(check: Check) -> str:
         if check.status == "fire":
             return f"<strong>FIRES</strong><br><small>{html.escape(check.detail)}</small>"
-        return "pass" if check.status == "pass" else "–"
+        return "–" if check.status == "not run" else check.status
 
     columns = {name: {f"{c.id} {c.title}": cell(c) for c in row} for name, row in rows.items()}
     frame = pd.DataFrame(columns)
-    return table(frame[(frame != "–").any(axis=1)], caption, index=True)
+    frame = frame[(frame != "–").any(axis=1)]
+    fired = frame.apply(lambda column: column.str.contains("FIRES", na=False)).any(axis=1)
+    ids = ", ".join(str(name).partition(" ")[0] for name in frame.index[fired]) or "none"
+    shown = table(frame[fired], f"{caption}; of {len(frame)} that ran {int(fired.sum())} fired: {ids}", index=True)
+    others = table(frame[~fired], f"{caption}; those that did not fire", index=True)
+    folded = f"<details><summary>The other {int((~fired).sum())} checks</summary>{others.data}</details>"
+    return HTML(f"{shown.data}{folded}" if fired.any() else others.data)
 
 
 def verdict_table(verdicts: Sequence[Verdict], caption: str) -> HTML:
