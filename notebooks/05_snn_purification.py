@@ -102,7 +102,7 @@ PROFILES = {
         rate=1e-2, inner=2, levels=("LIF", "SE-MLF3"), trainings=("FGSM-AT",),
         unet=4, extractor=4, pairs=400, purifier_epochs=4, purifier_batch=32, purifier_rate=1e-2,
         seeds=1, ablations=("ANN purifier", "no divergence"), images=60, few=30, steps=4,
-        strong=3, queries=20, curve=(0.5, 1.0), counts=(1, 4), checks="fast", timed=64,
+        strong=3, queries=20, curve=(1.0, 2.0), counts=(1, 4), checks="fast", timed=64,
         derivatives=("rate", "membrane"),
     ),
     "laptop": dict(
