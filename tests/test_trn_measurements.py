@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -170,9 +171,10 @@ def test_maps_are_compared_before_scaling_whatever_the_batch() -> None:
     study = measure.study_maps(model, x, y, moved, estimates=("average", "least"), batch_size=5)
     assert list(study.cosines) == ["true, delta", "average", "average, delta", "least", "least, delta"]
     true, average = OracleMap(model, scale="none")(moved, labels=y), GradientMap(model, scale="none")(moved)
-    torch.testing.assert_close(study.cosines["average"], alignment(average, true)[0])
-    torch.testing.assert_close(study.signs["average, delta"], alignment(average, moved - x)[1])
-    torch.testing.assert_close(study.sizes["average"], average.abs().mean((1, 2, 3)))
+    close = partial(torch.testing.assert_close, rtol=1.3e-6, atol=1e-5)  # float32's: another batch rounds otherwise
+    close(study.cosines["average"], alignment(average, true)[0])
+    close(study.signs["average, delta"], alignment(average, moved - x)[1])
+    close(study.sizes["average"], average.abs().mean((1, 2, 3)))
     assert study.means()["true, delta"][0] == pytest.approx(alignment(true, moved - x)[0].mean().item())
 
 
