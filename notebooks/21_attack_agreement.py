@@ -152,14 +152,11 @@ for name, data in page.data.items():
     )
 
 # %% tags=["hide-input"]
-ALWAYS = ("foolbox", "pyautoattack")  # part of every installation of the book
 versions = {f"{c.peer} {c.version}" for row in found.values() for c in row if c.version}
 rows = []
 for name, comparisons in found.items():
     for c in comparisons:
         size = show_eps(c.eps) if c.norm == "Linf" else f"{c.eps:g}"
-        key = f"{name}/{c.attack}/{c.norm} {size}/{c.peer}"
-        record(f"{key}/ours", c.ours, kind="hits")
         keep = partial(
             page.runs[name].add_hits, part="agreement", model="cnn", defence="undefended", threat="direct",
             attack=c.attack, norm=c.norm, eps=c.eps, beside=c.peer,
@@ -172,8 +169,6 @@ for name, comparisons in found.items():
             continue
         kept = round(c.their_seconds, 3)
         keep(c.theirs, library=c.peer, version=c.version, seconds=kept, note=c.note)
-        if c.peer in ALWAYS:
-            record(f"{key}/theirs", c.theirs, kind="hits")
         row |= {
             "peer %": f"{100 * c.theirs.double().mean():.1f}",
             "difference": f"{c.points:+.1f}",

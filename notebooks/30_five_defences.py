@@ -153,6 +153,8 @@ LINE = line_up(
     network, data, probe, eps=EPS, seed=seed, generator=page.draws(1), **settings
 )
 PLAIN, DEFENCES = LINE.classifier, LINE.defences
+whole = len(data.train)
+page.add_network(P["network"], PLAIN, images=min(P["train"][0] or whole, whole))
 record("NIP/step", LINE.step, kind="number")
 thresholds = ", ".join(f"{t:.3f}" for t in DEFENCES["TQ"].quantizer.thresholds.tolist())
 chosen = {
@@ -180,7 +182,6 @@ CURVES = {}
 for k, defence in tqdm(DEFENCES.items(), desc="three attackers", leave=False):
     right = correct(defence, clean_test.float_images(), clean_test.labels)
     run.add_clean(right, defence=k, model=P["network"])
-    record(f"{k}/clean", right, kind="hits")
     CURVES[k] = three_curves(
         defence, X, Y, budgets=BUDGETS, generator=page.draws(2), steps=P["steps"],
         restarts=P["restarts"], queries=P["queries"], resume=page.resume,
@@ -190,8 +191,6 @@ for k, defence in tqdm(DEFENCES.items(), desc="three attackers", leave=False):
         for outcome in curve.values():
             run.add(outcome, defence=k, threat=threat, model=P["network"], part="curve")
 MAIN = {k: {t: CURVES[k][t][EPS] for t in ATTACKERS} for k in DEFENCES}
-for k, threat in product(DEFENCES, ATTACKERS):
-    record(f"{k}/{threat}", MAIN[k][threat].robust, kind="hits")
 
 # %% tags=["hide-input"]
 worst = page.results(part="curve", attack=WORST_CASE)

@@ -43,7 +43,9 @@ def new_defence(repository: Repository, name: str) -> list[Path]:
         raise InputError("there is no place for a further notebook: see the numbers in notebooks/ and _toc.yml")
     page = root / "notebooks" / f"{number:02}_{name}.py"
     address = str(yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"])
-    words = {"new_defence": name, "NewDefence": _class_name(name), "THE_ADDRESS": address}
+    words = {
+        "new_defence": name, "NewDefence": _class_name(name), "NEW_DEFENCE": name.upper(), "THE_ADDRESS": address,
+    }  # fmt: skip
 
     last = entries[-1]
     line = f"{last[1]}notebooks/{page.stem}\n"
