@@ -194,11 +194,11 @@ class Condition:
         """At least half of the accuracy that an attack took is given back.
 
         All are hits (N,) on the same images: of ``clean`` ones the attack left ``bare``, and now it is ``treated``. The
-        number is what is given back beyond that half, in points. Where the attack took nothing, nothing is told.
+        number is what is given back beyond that half, in points. Where nothing was taken, nothing is told.
         """
         taken = (clean.double().mean() - bare.double().mean()).item()
         if taken <= 0:
-            return cls(what, Interval(0.0, -1.0, 1.0), case=case, attacker=attacker, number="the attack took nothing")
+            return cls(what, Interval(0.0, -1.0, 1.0), case=case, attacker=attacker, number="nothing was taken")
         beyond = mean_interval(treated.double() - (clean.double() + bare.double()) / 2)
         gain = paired_difference(treated, bare).value
         # where all images agree, the interval has no width: one more image of either kind keeps it honest
@@ -302,21 +302,28 @@ class Verdict:
                 names = [case for case, found in cases.items() if found == word]
                 if names:
                     (first, *_) = _deciding([c for c in self.conditions if c.case in ("", names[0])], word)
-                    parts.append(f"{word} for {', '.join(names)} ({first.told})")
+                    parts.append(f"{word} for {' and '.join(names)} ({first.told})")
             return "; ".join(parts)
         if self.word == "undecided" and all(c.word == "holds" for c in self.conditions):
-            return f"{self._count}, but no attacker who knows the defence was tried"
+            return f"{self._count}; but no attacker who knows the defence was tried"
         first = _deciding(self.conditions, self.word)[0]
         chance = self.word == "undecided" and first.word == "contradicted"
-        why = f", which may be chance in one of {len(self.conditions)} conditions" if chance else ""
-        return f"{self._count}; {'the closest' if self.word == 'supported' else 'decisive'}: {first.told}{why}"
+        why = f", which may be chance in one of {len(self.conditions)} numbers" if chance else ""
+        role = {"supported": "the closest", "contradicted": "against it"}.get(self.word, "open")
+        where = f"{first.case}: " if first.case else ""
+        told = f"{where}{first.told}{why}"
+        return f"{self._count}; {role}: {told}" if len(self.conditions) > 1 else told
 
     @property
     def _count(self) -> str:
-        counts = Counter(c.word for c in self.conditions)
-        said = {"holds": "hold", "contradicted": "contradicted", "undecided": "undecided"}
-        many = ", ".join(f"{counts[word]} {said[word]}" for word in get_args(ConditionWord) if counts[word])
-        return f"of {len(self.conditions)} conditions {many}" if len(self.conditions) > 1 else "one condition"
+        counts, total = Counter(c.word for c in self.conditions), len(self.conditions)
+        if len(counts) == 1:
+            (word,) = counts
+            if total == 1:
+                return "the number holds" if word == "holds" else f"the number is {word}"
+            return f"{'both' if total == 2 else f'all {total}'} numbers {'hold' if word == 'holds' else f'are {word}'}"
+        many = [f"{counts[word]} {word}" for word in ("holds", "contradicted", "undecided") if counts[word]]
+        return f"of {total} numbers {', '.join(many)}".replace("holds", "hold" if counts["holds"] > 1 else "holds")
 
     @property
     def attacker(self) -> Attacker:

@@ -114,23 +114,28 @@ def allowing(
     """The values of a reference run with what each may move by; values of kind "info" are left out.
 
     ``rounding`` are the values of runs that differ from it by rounding alone, ``seeds`` those of other seeds. Hits: the
-    most flips that were seen between the reference and any run of ``rounding``, and for the run to come, which is one
-    more draw, as many standard deviations of a binomial count with that share as the number of values asks for (2.5 for
-    a hundred); at least 2, or a tenth of the images where they are fewer than 20. Numbers: the largest of three times
-    the largest difference to such a run, a tenth of the standard deviation over the seeds, a millionth of the value,
-    and, for a mean of n images, what as many flips as above move it. Counts and texts: whatever such a run gave. Raises
-    ValueError for a run of ``rounding`` with other names, kinds or numbers of images than the reference.
+    most flips that were seen between the reference and any run of ``rounding``, or the mean share over all values of
+    the page where that is larger (few runs show little of one value, and all come from the same networks), and for the
+    run to come as many standard deviations of a binomial count with that share as the number of values asks for (2.5
+    for a hundred); at least 2, or a tenth of the images where they are fewer than 20. Numbers: the largest of three
+    times the largest difference to such a run, a tenth of the standard deviation over the seeds, a millionth of the
+    value, and, for a mean of n images, what as many flips as above move it. Counts and texts: whatever such a run gave.
+    Raises ValueError for a run of ``rounding`` with other names, kinds or numbers of images than the reference.
     """
     forms = _forms(reference)
     for run in rounding:
         if other := {name for name, _ in forms.items() ^ _forms(run).items()}:
             raise ValueError(f"runs that only round otherwise do not record the same: {', '.join(sorted(other))}")
-    found, count = {}, sum(value["kind"] == "hits" for value in reference.values())
+    hits = [name for name, value in reference.items() if value["kind"] == "hits"]
+    shares = [_flips(reference[name], run[name]) / reference[name]["n"] for name in hits for run in rounding]
+    typical = statistics.fmean(shares) if shares else 0.0
+    found = {}
     for name in sorted(forms):
         value, others = reference[name], [run[name] for run in rounding]
         allowed: Recorded = {}
         if value["kind"] == "hits":
-            allowed["flips"] = may_flip(max((_flips(value, other) for other in others), default=0), value["n"], count)
+            seen = max((_flips(value, other) for other in others), default=0)
+            allowed["flips"] = may_flip(max(seen, typical * value["n"]), value["n"], len(hits))
         elif value["kind"] == "number":
             moved = max((abs(value["value"] - other["value"]) for other in others), default=0.0)
             spread = [run[name]["value"] for run in (reference, *seeds) if name in run]
@@ -174,10 +179,10 @@ def _flips(one: Recorded, other: Recorded) -> int:
     return (int(one["hits"], 16) ^ int(other["hits"], 16)).bit_count()
 
 
-def may_flip(seen: int, n: int, values: int) -> int:
-    """How many of n images may flip in a further run of so many values, where at most ``seen`` were seen to."""
+def may_flip(expected: float, n: int, values: int) -> int:
+    """How many of n images may flip in a further run of so many values, where about ``expected`` are known to."""
     deviations = statistics.NormalDist().inv_cdf(1 - _CHANCE / max(values, 100))
-    return max(_few(n), seen + int(deviations * math.sqrt(seen * (1 - seen / n))))
+    return max(_few(n), int(expected + deviations * math.sqrt(expected * (1 - expected / n))))
 
 
 def _few(n: int) -> int:

@@ -90,7 +90,7 @@ def test_one_condition_of_many_contradicts_only_beyond_chance() -> None:
     barely = over(-0.12, -0.002)
     assert decide(ANY, "digits", [barely]).word == "contradicted"
     assert decide(ANY, "digits", [barely] + [YES] * 19).word == "undecided"
-    assert decide(ANY, "digits", [barely] + [YES] * 19).evidence.endswith("may be chance in one of 20 conditions")
+    assert decide(ANY, "digits", [barely] + [YES] * 19).evidence.endswith("may be chance in one of 20 numbers")
     small = over(0.001, 0.012)  # a difference that exists, and that a wider interval would call none
     assert decide(ANY, "digits", [small] * 20).word == "supported"
 
@@ -98,7 +98,8 @@ def test_one_condition_of_many_contradicts_only_beyond_chance() -> None:
 def test_robustness_is_not_supported_by_an_attacker_who_does_not_know_the_defence() -> None:
     seen, known = (over(0.2, 0.4, attacker=attacker) for attacker in ("direct", "adaptive"))
     assert decide(ROBUST_CLAIM, "digits", [seen]).word == "undecided"
-    assert "no attacker who knows the defence" in decide(ROBUST_CLAIM, "digits", [seen]).evidence
+    told = decide(ROBUST_CLAIM, "digits", [seen]).evidence
+    assert told == "the number holds; but no attacker who knows the defence was tried"
     assert decide(ROBUST_CLAIM, "digits", [seen, known]).word == "supported"
     assert decide(ANY, "digits", [seen]).word == "supported"
 
@@ -149,23 +150,24 @@ def test_half_is_given_back() -> None:
     ]  # fmt: skip
     assert found(130).number == "+65.0 of 100.0 points, +15.0 [+8.3, +21.7] beyond half"
     nothing = Condition.half_given_back("PGD", clean, bare=clean, clean=clean)
-    assert (nothing.word, nothing.number) == ("undecided", "the attack took nothing")
+    assert (nothing.word, nothing.number) == ("undecided", "nothing was taken")
 
 
 def test_evidence_is_a_sentence() -> None:
     assert decide(ANY, "digits", [YES, NO, MAYBE]).evidence == (
-        "of 3 conditions 1 hold, 1 contradicted, 1 undecided; decisive: lead: -20.0 [-30.0, -10.0], wanted above 0, "
+        "of 3 numbers 1 holds, 1 contradicted, 1 undecided; against it: lead: -20.0 [-30.0, -10.0], wanted above 0, "
         "contradicted"
     )
-    assert decide(ANY, "digits", [MAYBE]).evidence == (
-        "one condition; decisive: lead: +1.0 [-5.0, +7.0], wanted above 0, cannot be told"
+    assert decide(ANY, "digits", [MAYBE]).evidence == ("lead: +1.0 [-5.0, +7.0], wanted above 0, cannot be told")
+    assert decide(ANY, "digits", [replace(NO, case="A"), replace(NO, case="B")]).evidence == (
+        "both numbers are contradicted; against it: A: lead: -20.0 [-30.0, -10.0], wanted above 0, contradicted"
     )
     assert decide(ANY, "digits", [over(-0.02, 0.02)]).evidence.endswith("no difference that matters (± 3)")
     assert decide(ANY, "digits", []).evidence == "by looking"
     assert decide(MNIST, "digits", [YES]).evidence == "the claim is about mnist"
     cases = [replace(YES, case="CQ"), replace(YES, case="JPEG"), replace(NO, case="TQ")]
     assert decide(ANY, "digits", cases).evidence == (
-        "supported for CQ, JPEG (lead: +4.0 [+2.0, +6.0], wanted above 0, holds); "
+        "supported for CQ and JPEG (lead: +4.0 [+2.0, +6.0], wanted above 0, holds); "
         "contradicted for TQ (lead: -20.0 [-30.0, -10.0], wanted above 0, contradicted)"
     )
 

@@ -93,6 +93,14 @@ def test_rows_of_a_record_are_compared_by_what_they_are_of() -> None:
     }
 
 
+def test_a_value_that_never_flipped_may_as_its_page_does() -> None:
+    calm, wild = hits("0" * 40), hits("1" * 12 + "0" * 28)
+    found = allowing({"a": calm, "b": calm}, rounding=[{"a": calm, "b": wild}, {"a": calm, "b": calm}])
+    assert (found["a"]["flips"], found["b"]["flips"]) == (7, 19)  # 3 of 40 on average
+    quiet = allowing({"a": calm, "b": calm}, rounding=[{"a": calm, "b": calm}])
+    assert quiet["a"]["flips"] == 2
+
+
 def test_the_more_values_a_page_has_the_further_one_of_them_may_be_from_what_was_seen() -> None:
     assert [may_flip(9, 100, values) for values in (100, 800)] == [16, 18]
     assert [may_flip(0, n, 100) for n in (5, 20, 500)] == [1, 2, 2]
