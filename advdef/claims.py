@@ -404,15 +404,14 @@ def expected_wrong(words: Iterable[VerdictWord]) -> float:
     return _CHANCE * sum(word in ("supported", "contradicted", "mixed") for word in words)
 
 
-def badge(word: VerdictWord, shown: str | None = None) -> str:
-    """A verdict as HTML, its word in full or as ``shown``.
+def badge(word: VerdictWord) -> str:
+    """A verdict as HTML.
 
     >>> badge("not testable here")
     '<span class="verdict not-testable">not testable here</span>'
     """
     kind = "not-testable" if word == "not testable here" else word
-    full = f' title="{word}"' if shown and shown != word else ""
-    return f'<span class="verdict {kind}"{full}>{shown or word}</span>'
+    return f'<span class="verdict {kind}">{word}</span>'
 
 
 def _cases(conditions: Sequence[Condition]) -> dict[str, VerdictWord]:

@@ -13,10 +13,10 @@ from advdef.book.records import Record, scale
 from advdef.claims import SOURCES, Claim, Condition, VerdictWord, all_claims, badge, expected_wrong
 from advdef.papers import PAPERS, how_decided
 
-__all__ = ["Chapter", "rules_page", "verdicts_page"]
+__all__ = ["Chapter", "matrix", "rules_page", "verdicts_page"]
 
 _WORDS: tuple[VerdictWord, ...] = get_args(VerdictWord)
-_SHORT = {"not testable here": "–"}  # in the matrix, which has to fit a phone
+_NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "gtsrb": "GTSRB", "svhn": "SVHN"}
 _ATTACKERS = {
     "oblivious": "attacker ignores the defence",
     "direct": "attacker follows its gradient",
@@ -33,18 +33,28 @@ class Chapter:
     title: str
 
 
-def verdicts_page(records: Sequence[Record], chapters: Sequence[Chapter]) -> str:
-    """Counts, a matrix of claims by data sets, and each claim with what every run decided."""
-    by_paper = {chapter: [r for r in records if r["paper"] == chapter.paper and r["verdicts"]] for chapter in chapters}
-    shown = {chapter: found for chapter, found in by_paper.items() if found}
+def matrix(records: Sequence[Record], chapters: Sequence[Chapter]) -> str:
+    """How many verdicts have which word, and a table of claims by data sets for each page."""
+    shown = _decided(records, chapters)
     if not shown:
         return "No run has decided a claim yet.\n"
     every = [verdict for found in shown.values() for record in found for verdict in record["verdicts"]]
-    parts = [_counted(every), *(_matrix(chapter, found) for chapter, found in shown.items())]
-    for chapter, found in shown.items():
+    return "\n".join([_counted(every), *(_matrix(chapter, found) for chapter, found in shown.items())])
+
+
+def verdicts_page(records: Sequence[Record], chapters: Sequence[Chapter]) -> str:
+    """Each claim with what every run decided."""
+    parts = []
+    for chapter, found in _decided(records, chapters).items():
         claims = [_claim(claim, found, chapter) for claim in _claims(found)]
         parts.append(f"({_label(chapter)})=\n## {chapter.title}\n\n{raw(''.join(claims))}")
     return "\n".join(parts)
+
+
+def _decided(records: Sequence[Record], chapters: Sequence[Chapter]) -> dict[Chapter, list[Record]]:
+    """The records with verdicts, by page."""
+    by_page = {chapter: [r for r in records if r["paper"] == chapter.paper and r["verdicts"]] for chapter in chapters}
+    return {chapter: found for chapter, found in by_page.items() if found}
 
 
 def rules_page() -> str:
@@ -82,17 +92,23 @@ def _counted(verdicts: Sequence[Mapping[str, Any]]) -> str:
 
 def _matrix(chapter: Chapter, records: Sequence[Record]) -> str:
     """Claims by data sets; each word links to the section of the notebook that decides it."""
-    head = ["claim", *(html.escape(record["dataset"]) for record in records)]
+    head = ["claim", *(_name(record) for record in records)]
     lines = []
     for claim in _claims(records):
         id = html.escape(claim.id)
-        cells = [f'<a href="#{id.lower()}">{id}</a>']
+        cells = [f'<a href="#{id.lower()}">{id}</a> {html.escape(claim.sentence)}']
         for record in records:
             found = next((v for v in record["verdicts"] if v["claim"] == claim.id), None)
             word = found["verdict"] if found else "not testable here"
-            cells.append(f'<a href="{_section(claim, chapter)}">{badge(word, _SHORT.get(word, word))}</a>')
+            link = f'<a href="{_section(claim, chapter)}">{badge(word)}</a>'
+            cells.append(link if word != "not testable here" else '<span title="not testable here">–</span>')
         lines.append(cells)
-    return rows_of(chapter.title.partition(":")[0], head, lines)
+    return rows_of(chapter.title.partition(":")[0], head, lines, kind="results matrix")
+
+
+def _name(record: Record) -> str:
+    """The data set's name in prose, as HTML."""
+    return html.escape(_NAMES.get(record["dataset"], record["dataset"]))
 
 
 def _claims(records: Iterable[Record]) -> list[Claim]:
@@ -131,7 +147,7 @@ def _label(chapter: Chapter) -> str:
 
 def _decision(verdict: Mapping[str, Any], record: Record) -> str:
     """A word with its chips, the sentence that gives it, and all conditions folded away."""
-    name = record["dataset"]
+    name = _name(record)
     chips = [_ATTACKERS.get(verdict["attacker"], ""), f"{scale(record)} scale"]
     chips += [
         f"{verdict[unit]:,} {unit if verdict[unit] > 1 else unit[:-1]}" for unit in ("images", "seeds") if verdict[unit]
@@ -139,12 +155,12 @@ def _decision(verdict: Mapping[str, Any], record: Record) -> str:
     if verdict.get("old_rules"):
         chips.append("recorded under the old rules")
     told = "".join(f'<span class="chip">{html.escape(chip)}</span> ' for chip in chips if chip)
-    head = f"{badge(verdict['verdict'])} <strong>{html.escape(name)}</strong> {told}"
+    head = f"{badge(verdict['verdict'])} <strong>{name}</strong> {told}"
     conditions = [Condition.from_record(condition) for condition in verdict["conditions"]]
     listed = ""
     if len(conditions) > 1:
         lines = (f"{c.case}: {c.told}" if c.case else c.told for c in conditions)
-        where = html.escape(f"{verdict['claim']}, {name}")
+        where = f"{html.escape(verdict['claim'])}, {name}"
         listed = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
         listed = f"<details><summary>{len(conditions)} conditions ({where})</summary><ul>{listed}</ul></details>"
     return f"<li>{head}<br>{html.escape(verdict['evidence'])}{listed}</li>"

@@ -12,11 +12,11 @@ def raw(markup: str) -> str:
     return f"````{{raw}} html\n{markup}````\n"
 
 
-def rows_of(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in the form of :func:`advdef.book.page.table`; cells are HTML, the caption is text."""
+def rows_of(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], *, kind: str = "results") -> str:
+    """A table in the form of :func:`advdef.book.page.table`, of a CSS class; cells are HTML, the caption is text."""
     cells = "".join(f"<th>{cell}</th>" for cell in head)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>\n" for row in rows)
     return raw(
-        f'<table class="results" tabindex="0"><caption>{html.escape(caption)}</caption>\n'
+        f'<table class="{kind}" tabindex="0"><caption>{html.escape(caption)}</caption>\n'
         f"<thead><tr>{cells}</tr></thead>\n<tbody>{body}</tbody></table>\n"
     )

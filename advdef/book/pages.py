@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advdef.book.cards import card_schema, cards
-from advdef.book.decisions import Chapter, rules_page, verdicts_page
+from advdef.book.decisions import Chapter, matrix, rules_page, verdicts_page
 from advdef.book.markup import rows_of
 from advdef.book.records import Record, record_schema
 
@@ -25,11 +25,12 @@ def generated(records: Sequence[Record], pages: Sequence[Chapter]) -> dict[str, 
     """Files to write into the folder of prose pages, by name: fragments that these include, and the cards.
 
     >>> sorted(generated([], []))
-    ['_generated/cards.md', '_generated/conclusion.md', '_generated/record.md', '_generated/rules.md',
-     '_generated/schema.md', '_generated/status.md', '_generated/verdicts.md']
+    ['_generated/cards.md', '_generated/conclusion.md', '_generated/matrix.md', '_generated/record.md',
+     '_generated/rules.md', '_generated/schema.md', '_generated/status.md', '_generated/verdicts.md']
     """
     made = cards(records)
     return {
+        "_generated/matrix.md": matrix(records, pages),
         "_generated/verdicts.md": verdicts_page(records, pages),
         "_generated/rules.md": rules_page(),
         "_generated/status.md": _status(records, pages),
