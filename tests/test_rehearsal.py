@@ -144,12 +144,12 @@ PLANS = {
     ),
     "snn_purification": Plan(
         "05_snn_purification",
-        claims=tuple(f"C{i}" for i in range(1, 8)),
+        claims=tuple(str(i) for i in range(1, 8)),
         models=("DS-ResNet-20",),
         attacked=("DS-ResNet-20",),
         settings={
             "width": 4, "T": 2, "held": 20, "train": 150, "epochs": 5, "batch": 10, "rate": 1e-2, "inner": 1,
-            "unet": 2, "extractor": 2, "pairs": 20, "purifier_epochs": 1, "purifier_batch": 10, "seeds": 2,
+            "networks": 2, "unet": 2, "extractor": 2, "pairs": 20, "purifier_epochs": 1, "purifier_batch": 10, "seeds": 2,
             "images": 12, "few": 8, "steps": 2, "strong": 2, "queries": 3, "curve": (0.5, 1.0), "counts": (1, 2),
             "checks": "fast", "timed": 4,
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import matplotlib as mpl
@@ -68,6 +69,26 @@ def test_the_area_is_the_share_of_pairs_in_the_right_order() -> None:
     assert (found.false_alarms[0], found.found[0]) == (0, 0)
     assert (found.false_alarms[-1], found.found[-1]) == (1, 1)
     assert found.area == pytest.approx(torch.trapezoid(found.found, found.false_alarms).item())
+
+
+@pytest.mark.parametrize(("shift", "images"), [(0.0, 30), (1.8, 60), (2.5, 60)])
+def test_the_interval_of_the_area_is_seldom_wrong(shift: float, images: int) -> None:
+    generator, runs = torch.Generator().manual_seed(0), 400
+    true = 0.5 * (1 + math.erf(shift / 2))  # a pair of normal distances is in the right order
+    covered = 0
+    for _ in range(runs):
+        clean, attacked = torch.randn(2, images, generator=generator)
+        found = detection(clean, attacked + shift).interval
+        covered += found.low <= true <= found.high
+    assert 0.92 <= covered / runs <= 0.99
+
+
+def test_the_interval_of_the_area_has_a_width_where_all_pairs_are_in_one_order() -> None:
+    low, high = torch.arange(30.0), torch.arange(30.0) + 100
+    best, worst = detection(low, high).interval, detection(high, low).interval
+    assert (best.value, best.high, worst.value, worst.low) == (1, 1, 0, 0)
+    assert 0.85 < best.low < 0.95
+    assert worst.high == pytest.approx(1 - best.low, abs=1e-6)
 
 
 def test_the_noise_map_is_compared_in_pixels() -> None:
