@@ -148,8 +148,8 @@ PLANS = {
         models=("DS-ResNet-20",),
         attacked=("DS-ResNet-20",),
         settings={
-            "width": 4, "T": 2, "held": 20, "train": 150, "epochs": 5, "batch": 10, "rate": 1e-2, "inner": 1,
-            "networks": 2, "unet": 2, "extractor": 2, "pairs": 20, "purifier_epochs": 1, "purifier_batch": 10, "seeds": 2,
+            "width": 4, "T": 2, "held": 20, "train": 150, "epochs": 5, "batch": 10, "rate": 1e-2, "networks": 2,
+            "inner": 1, "unet": 2, "extractor": 2, "pairs": 20, "purifier_epochs": 1, "purifier_batch": 10, "seeds": 2,
             "images": 12, "few": 8, "steps": 2, "strong": 2, "queries": 3, "curve": (0.5, 1.0), "counts": (1, 2),
             "checks": "fast", "timed": 4,
         },

@@ -25,7 +25,6 @@ __all__ = [
 _IGNORES: dict[str, Any] = {"case": "an attacker who ignores the defence", "attacker": "oblivious"}
 _KNOWS: dict[str, Any] = {"case": "an attacker who knows it", "attacker": "adaptive"}
 _WORST = {"part": "worst", "threat": "adaptive", "attack": WORST_CASE}
-_DECIBEL = 0.01  # intervals are printed in percent: of a hundredth of a number of dB, this is the number
 
 
 @rule("SNN-1")
@@ -41,10 +40,10 @@ def purifier_cleans(results: Results, *, sharper: Mapping[str, Tensor]) -> list[
     """
     found = [_given_back(results, attack) for attack in sharper]
     for attack, gain in sharper.items():
-        kept = _DECIBEL * gain[gain.isfinite()].double()
-        what, margin = f"PSNR in dB, {attack}", 0.5 * _DECIBEL
-        found.append(Condition.above(what, mean_interval(kept), margin=margin, images=len(kept), **_IGNORES))
-    return [*found, _given_back_to_one_who_knows(results)]
+        kept = gain[gain.isfinite()].double() / 100  # an interval is printed in percent: of this, it is dB
+        more: dict[str, Any] = {"margin": 0.005, "images": len(kept), **_IGNORES}
+        found.append(Condition.above(f"PSNR in dB, {attack}", mean_interval(kept), **more))
+    return [*found, _given_back_in_all(results)]
 
 
 @rule("SNN-2")
@@ -61,10 +60,9 @@ def levels_and_gate_help(results: Results) -> list[Condition]:
         found = core.select(defence=network, budget=budget)
         return torch.stack([found.hits(seed=seed) for seed in found.values("seed")])
 
+    what = "SE-MLF3 − LIF, worst case"
     return [
-        Condition.compare(
-            "SE-MLF3 − LIF, worst case", hits("SE-MLF3", eps), hits("LIF", eps), case=f"eps {eps}", attacker="adaptive"
-        )
+        Condition.compare(what, hits("SE-MLF3", eps), hits("LIF", eps), **_KNOWS | {"case": f"eps {eps}"})
         for eps in core.values("budget")
     ]
 
@@ -77,8 +75,7 @@ def purifier_combines(results: Results, *, attack: str) -> list[Condition]:
     one who knows it (worst case). To the former, a purifier trained without the classifier's part in the loss also
     gives back half of what PGD took from the bare classifier. Intervals are over images, of one network.
 
-    ``attack`` names PGD; the purifier without the classifier's part is "no divergence". The part "clean" has the two
-    defences on clean images.
+    ``attack`` names PGD. The part "clean" has the two defences on clean images.
     """
     both, alone = "purifier + FGSM-AT", "FGSM-AT"
     clean = [results.hits(part="clean", defence=k) for k in (both, alone)]
@@ -139,33 +136,23 @@ def one_step_suffices(results: Results, *, attack: str) -> list[Condition]:
 
 @rule("SNN-7")
 def purifier_does_well(results: Results, *, attack: str) -> list[Condition]:
-    """At least half of the accuracy that the attack took is given back; half is the bound itself, without a further
-    margin. Cases are the attackers: one who ignores the purifier (PGD on the bare classifier), one without its gradient
-    (Square, noise and PGD on other networks), and one who knows it (worst case); of the last two, against what the same
-    takes from the bare classifier. Intervals are over images, of one network.
+    """At least half of the accuracy that the attack took is given back, as in SNN-1. Cases are the attackers: one who
+    ignores the purifier (PGD on the bare classifier), one without its gradient (Square, noise and PGD on other
+    networks), and one who knows it (worst case); of the last two, against what the same take from the bare classifier.
 
     ``attack`` names PGD.
     """
-    box = {"part": "black box", "case": "an attacker without its gradient", "attacker": "direct"}
-    return [
-        _given_back(results, attack),
-        _given_back_to_one_who_knows(results, **box),
-        _given_back_to_one_who_knows(results),
-    ]
+    box: Any = {"part": "black box", "case": "an attacker without its gradient", "attacker": "direct"}
+    return [_given_back(results, attack), *(_given_back_in_all(results, **who) for who in (box, {}))]
 
 
 def _given_back(results: Results, attack: str, defence: str = "purifier", *, part: str = "static") -> Condition:
     treated, bare = results.select(part=part, defence=defence), results.select(part="static", defence="none")
-    return Condition.half_given_back(
-        f"{defence}, {attack}",
-        treated.hits(attack=attack),
-        bare=bare.hits(attack=attack),
-        clean=bare.hits(threat="clean"),
-        **_IGNORES,
-    )
+    mine, left, clean = treated.hits(attack=attack), bare.hits(attack=attack), bare.hits(threat="clean")
+    return Condition.half_given_back(f"{defence}, {attack}", mine, bare=left, clean=clean, **_IGNORES)
 
 
-def _given_back_to_one_who_knows(results: Results, *, part: str = "worst", **who: Any) -> Condition:
+def _given_back_in_all(results: Results, *, part: str = "worst", **who: Any) -> Condition:
     mine, bare = (results.hits(**_WORST | {"part": part, "defence": k}) for k in ("purifier", "none"))
     clean = results.hits(part="worst", threat="clean", defence="none")
     return Condition.half_given_back("purifier, worst case", mine, bare=bare, clean=clean, **_KNOWS | who)
@@ -186,6 +173,5 @@ def _gate_gains(results: Results, attacked: Mapping[str, str], who: Mapping[str,
     gate, purifier = (
         torch.stack([results.hits(defence=k, **where) for where in (clean, attacked)]) for k in ("gate", "purifier")
     )
-    interval = paired_difference(gate, purifier)
-    what = f"gate on − off, mean of clean and {attacked['attack']}"
-    return Condition.above(what, interval, margin=CLEAN, images=gate.shape[1], **who)
+    what, gain = f"gate on − off, mean of clean and {attacked['attack']}", paired_difference(gate, purifier)
+    return Condition.above(what, gain, margin=CLEAN, images=gate.shape[1], **who)
