@@ -524,7 +524,7 @@ notebook.table(pd.DataFrame([row]), caption)
 # end, with the derivative of training. The **adaptive** one runs the stronger ones through other derivatives of a spike, in all layers and in the purifier alone, and through the identity in place of the purifier's gradient (BPDA). He also has APGD with a third loss (DLR), the attacks made for the gate, Square and
 # noise, which need no gradient, and what the stronger ones make on relatives: the pipeline with another seed or with the ANN purifier, the bare network and the adversarially trained one. An image counts only if nothing broke it. No part is random, so that there is nothing to average over.
 #
-# Two short attacks are run alone before them, for the headline and for SNN-7: PGD with BPDA, and a *black box* of noise, Square and PGD on the relatives. What they break, the adaptive attacker has broken.
+# Two short attacks are run alone before them, for the headline and for SNN-7: PGD with BPDA, and a *black box* of noise, Square and PGD on FGSM-AT and LIF, which share no weight with the bare classifier or the purifier. What they break, the adaptive attacker has broken.
 
 # %% tags=["hide-input"]
 SUITE = {k: STATIC[k] for k in (PGD, "FGSM")}
@@ -540,10 +540,11 @@ OTHERS = {
     k: {n: m for n, m in RELATIVES.items() if n != k and (k, n) != ("none", "bare")}
     for k in KNOWN
 }
+STRANGERS = ("FGSM-AT", "LIF")  # with no weight of the bare classifier
 SHORT = {k: {} for k in KNOWN}  # what each short attack leaves
 for k in ("none", "purifier"):
     tried = [Attempt(n, a, DEFENCES[k]) for n, a in stopping(FREE).items()]
-    tried += [Attempt(f"{PGD} from {n}", SUITE[PGD], m) for n, m in OTHERS[k].items()]
+    tried += [Attempt(f"{PGD} from {n}", SUITE[PGD], FROZEN[n]) for n in STRANGERS]
     SHORT[k]["black box"] = judge(DEFENCES[k], tried, eps=EPS, generator=page.draws(16))
 for k in (k for k in KNOWN if "BPDA" in DEFENCES[k].surrogates()):
     tried = [Attempt(PGD, STOPPED, DEFENCES[k].surrogates()["BPDA"])]

@@ -32,8 +32,8 @@ def purifier_cleans(results: Results, *, sharper: Mapping[str, Tensor]) -> list[
     """At least half of the accuracy that the attack took is given back; half is the bound itself, without a further
     margin. Cases are the attackers: one who ignores the purifier (FGSM and PGD on the bare classifier), and one who
     knows it (worst case of all attacks on each). To the former, purified images must also be nearer to the clean ones
-    than attacked ones are: the mean difference of PSNR lies above zero, and less than half a decibel, which is hardly
-    seen, does not matter. Intervals are over images, of one network.
+    than attacked ones are: the mean difference of PSNR lies above half a decibel, as less is hardly seen. Intervals are
+    over images, of one network.
 
     ``sharper`` has that difference in dB (N,) by attack. It is not finite for images that the attack or purification
     left as they were: these do not count.
@@ -42,7 +42,7 @@ def purifier_cleans(results: Results, *, sharper: Mapping[str, Tensor]) -> list[
     for attack, gain in sharper.items():
         kept = gain[gain.isfinite()].double() / 100  # an interval is printed in percent: of this, it is dB
         more: dict[str, Any] = {"margin": 0.005, "images": len(kept), **_IGNORES}
-        found.append(Condition.above(f"PSNR in dB, {attack}", mean_interval(kept), **more))
+        found.append(Condition.above(f"PSNR in dB, {attack}", mean_interval(kept), 0.005, **more))
     return [*found, _given_back_in_all(results)]
 
 
@@ -137,8 +137,8 @@ def one_step_suffices(results: Results, *, attack: str) -> list[Condition]:
 @rule("SNN-7")
 def purifier_does_well(results: Results, *, attack: str) -> list[Condition]:
     """At least half of the accuracy that the attack took is given back, as in SNN-1. Cases are the attackers: one who
-    ignores the purifier (PGD on the bare classifier), one without its gradient (Square, noise and PGD on other
-    networks), and one who knows it (worst case); of the last two, against what the same take from the bare classifier.
+    ignores the purifier (PGD on the bare classifier), one without its gradient (Square, noise and PGD on networks that
+    share no weight), and one who knows it (worst case); of the last two, against what they take from the bare one.
 
     ``attack`` names PGD.
     """
