@@ -78,11 +78,11 @@ def purifier_combines(results: Results, *, attack: str) -> list[Condition]:
     ``attack`` names PGD. The part "clean" has the two defences on clean images.
     """
     both, alone = "purifier + FGSM-AT", "FGSM-AT"
-    clean = [results.hits(part="clean", defence=k) for k in (both, alone)]
+    first, second = (results.hits(part="clean", defence=k) for k in (both, alone))
     return [
         _given_back(results, attack, "no divergence", part="ablation"),
         *_against_both(results, both, alone, attack),
-        Condition.compare(f"{both} − {alone}, clean", *clean, -0.02, margin=CLEAN),
+        Condition.compare(f"{both} − {alone}, clean", first, second, -0.02, margin=CLEAN),
     ]
 
 
@@ -143,7 +143,7 @@ def purifier_does_well(results: Results, *, attack: str) -> list[Condition]:
     ``attack`` names PGD.
     """
     box: Any = {"part": "black box", "case": "an attacker without its gradient", "attacker": "direct"}
-    return [_given_back(results, attack), *(_given_back_in_all(results, **who) for who in (box, {}))]
+    return [_given_back(results, attack), _given_back_in_all(results, **box), _given_back_in_all(results)]
 
 
 def _given_back(results: Results, attack: str, defence: str = "purifier", *, part: str = "static") -> Condition:
@@ -162,8 +162,8 @@ def _against_both(results: Results, mine: str, other: str, attack: str, *, bound
     """One defence against another, for the attacker who ignores purifiers and for the one who knows them."""
     found = []
     for attacked, who in (({"part": "static", "attack": attack}, _IGNORES), (_WORST, _KNOWS)):
-        hits = (results.hits(defence=k, **attacked) for k in (mine, other))
-        found.append(Condition.compare(f"{mine} − {other}, {attacked['attack']}", *hits, bound, **who))
+        first, second = (results.hits(defence=k, **attacked) for k in (mine, other))
+        found.append(Condition.compare(f"{mine} − {other}, {attacked['attack']}", first, second, bound, **who))
     return found
 
 
