@@ -65,6 +65,12 @@ def reproduce(
     jobs: Annotated[
         int | None, typer.Option(help="Notebooks at a time.  [default: one for each core in smoke, else 1]", min=1)
     ] = None,
+    cell_timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="How long a cell may take; default: any time.", min=1)
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="How long a notebook may take; default: any time.", min=1)
+    ] = None,
     site: Annotated[bool, typer.Option(help="Render the site from the executed notebooks.")] = True,
 ) -> None:
     """Execute the notebooks of papers, render the site, print the verdicts."""
@@ -90,6 +96,8 @@ def reproduce(
         profile=chosen,
         parameters=parameters,
         jobs=side_by_side,
+        cell_timeout=cell_timeout,
+        timeout=timeout,
         progress=sys.stderr.isatty(),
     ):
         executions.append(execution)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,11 @@ def test_the_commit_says_whether_there_are_changes(
     assert provenance(digits, seed=0)["commit"] == head
     (tmp_path / "__init__.py").write_text("2\n")
     assert provenance(digits, seed=0)["commit"] == head + "+"
+
+
+def test_a_bundle_with_other_content_than_was_published_says_so(digits: Dataset) -> None:
+    assert provenance(digits, seed=0)["data_as_published"] is True
+    assert provenance(digits.subset(train=10), seed=0)["data_as_published"] is True  # a part of it
+    assert provenance(replace(digits, checksum="0" * 16), seed=0)["data_as_published"] is False
+    assert provenance(replace(digits, name="cifar10"), seed=0)["data_as_published"] is None  # not known to us
+    assert provenance(replace(digits, name="my own"), seed=0)["data_as_published"] is None

@@ -84,6 +84,14 @@ def test_prose_may_have_been_edited_since(repository: Repository) -> None:
     assert '"6"' in checkout.outputs(notebook)
 
 
+def test_a_record_of_code_that_no_commit_has_is_refused(repository: Repository) -> None:
+    (file,) = (repository.run("laptop", "good", seed=5).results / "good").glob("*.json")
+    file.write_text(file.read_text().replace('"commit": "abc"', '"commit": "abc+"'))
+    with pytest.raises(InputError, match=r"code that no commit has \(abc\+\).*commit the package, then run"):
+        publish(repository, "good", profile="laptop")
+    assert not repository.committed_results.exists()
+
+
 def test_a_failed_last_run_is_refused(repository: Repository) -> None:
     place = repository.run("laptop", "good", seed=5)
     place.attempt.mkdir()

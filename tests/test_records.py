@@ -308,3 +308,14 @@ def test_no_checkout_has_no_records(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ADVDEF_ROOT", raising=False)
     assert read_records() == []
+
+
+def test_of_several_files_a_damaged_one_is_named_and_the_others_are_read(file: Path) -> None:
+    other = file.with_name("mnist-laptop.json")
+    other.write_text("{")
+    damaged: list[str] = []
+    assert [record["dataset"] for record in read_records(file.parents[1], damaged=damaged)] == ["digits"]
+    assert len(damaged) == 1
+    assert str(other) in damaged[0]
+    with pytest.raises(InputError, match="mnist-laptop"):
+        read_records(file.parents[1])

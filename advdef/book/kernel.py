@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jupyter_client.manager import AsyncKernelManager
 
-__all__ = ["Ended", "environment_of", "kernel_manager", "refuse_to_end"]
+__all__ = ["Ended", "environment_of", "how_it_ended", "kernel_manager", "refuse_to_end"]
 
 # The backend of plots (without it, inline), what runs before the notebook, asserts switched off, warnings hidden or
 # turned into errors, and what a surrounding run has set.
@@ -54,14 +56,26 @@ def kernel_manager(environment: dict[str, str], output: int) -> type[AsyncKernel
     argv = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
 
     class KernelHere(AsyncKernelManager):
+        process: subprocess.Popen[bytes] | None = None
+
         @property
         def kernel_spec(self) -> KernelSpec:
             return KernelSpec(argv=argv, display_name="Python 3", language="python")
 
         async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]  # the base class has it so, too
             await super().start_kernel(**options, env=environment, stdout=output, stderr=output)
+            KernelHere.process = getattr(self.provisioner, "process", None)
 
     return KernelHere
+
+
+def how_it_ended(manager: type[AsyncKernelManager]) -> str:
+    """The signal or the exit status of the kernel process that a class of :func:`kernel_manager` has started."""
+    process = getattr(manager, "process", None)
+    status = None if process is None else process.poll()
+    if status is None:
+        return "the kernel did not answer"
+    return f"the kernel ended with {signal.Signals(-status).name if status < 0 else f'exit status {status}'}"
 
 
 class Ended(Exception):

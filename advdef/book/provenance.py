@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import advdef
-from advdef.data import Dataset
+from advdef.data import DATASETS, Dataset
 from advdef.store import tally
 
 __all__ = ["provenance"]
@@ -34,12 +34,19 @@ def provenance(data: Dataset, *, seed: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in _PACKAGES},
         "data_checksum": data.checksum,
+        "data_as_published": _as_published(data),
         "train_images": len(data.train),
         "test_images": len(data.test),
         "commit": _commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "cached": {"entries": entries, "seconds": round(seconds, 1)},
     }
+
+
+def _as_published(data: Dataset) -> bool | None:
+    """Whether the images and labels are those that were published, in their order; None where that is not known."""
+    known = DATASETS[data.name].checksum if data.name in DATASETS else ""
+    return data.checksum == known if known else None
 
 
 def _version(package: str) -> str | None:

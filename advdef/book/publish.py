@@ -34,7 +34,7 @@ def publish(
     Of several finished runs `dataset` ("default": the notebook's own choice) and `seed` choose one. Page and records
     are taken together: they bear the id of the same run. Everything is checked before anything is written. Raises
     `InputError` when there is no successful run to record, or more than one; when its code has been edited since (its
-    prose may have been); and when page and records are not of one run.
+    prose may have been); when page and records are not of one run; and when the package had changes that no commit has.
     """
     ((paper, path),) = repository.select([paper]).items()
     again = f"run `advdef reproduce {paper} --profile {profile}` first"
@@ -61,6 +61,13 @@ def publish(
             raise InputError(
                 f"{file} is of run {found.get('run')} in profile {found['profile']}, and the page beside it of run "
                 f"{wanted} in profile {profile}; {again}"
+            )
+
+        commit = found["provenance"]["commit"]
+        if commit is not None and commit.endswith("+"):
+            raise InputError(
+                f"{file} was made by code that no commit has ({commit}), so nobody could make it again; commit the "
+                f"package, then {again}"
             )
 
     write(with_outputs(source, run), path)

@@ -179,18 +179,28 @@ class Run:
         return path
 
 
-def read_records(folder: Path | None = None, *, profile: str | None = None) -> list[Record]:
+def read_records(
+    folder: Path | None = None, *, profile: str | None = None, damaged: list[str] | None = None
+) -> list[Record]:
     """The records in a results folder (default: the committed ones of the checkout around; none outside of one).
 
     In the order of papers and data sets. Where several profiles have one of the same paper and data set, the larger
-    one counts, unless ``profile`` names one. Raises `InputError` for a file that is no record.
+    one counts, unless ``profile`` names one. Raises `InputError` for a file that is no record; with a list ``damaged``,
+    what is wrong with such a file is added to it, and the others are read.
     """
     if folder is None:
         try:
             folder = find().committed_results
         except InputError:
             return []
-    records = [read_record(file) for file in sorted(folder.glob(f"*/*{f'-{profile}' if profile else ''}.json"))]
+    records = []
+    for file in sorted(folder.glob(f"*/*{f'-{profile}' if profile else ''}.json")):
+        try:
+            records.append(read_record(file))
+        except InputError as error:
+            if damaged is None:
+                raise
+            damaged.append(str(error))
     records.sort(key=lambda record: PROFILES.index(record["profile"]))
     found = {(record["paper"], record["dataset"]): record for record in records}
     order = {paper.id: number for number, paper in enumerate(PAPERS)}

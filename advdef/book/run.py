@@ -9,15 +9,18 @@ import re
 import secrets
 import shutil
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advdef.book.kernel import Ended, environment_of, kernel_manager, refuse_to_end
+from advdef.book.kernel import Ended, environment_of, how_it_ended, kernel_manager, refuse_to_end
 from advdef.book.notebookfile import UNKNOWN, first_difference, parameter_defaults, read_executed, read_pair, unexecuted
 from advdef.book.repository import InputError, Profile, Repository
 from advdef.data import dataset_info, find_device
@@ -68,6 +71,8 @@ def reproduce(
     profile: Profile = "smoke",
     parameters: Mapping[str, Any] | None = None,
     threads: int | None = None,
+    cell_timeout: float | None = None,
+    timeout: float | None = None,
     progress: bool = False,
 ) -> Execution:
     """Execute the notebook of a paper in a profile, in the folder that its data set and seed have in ``build/``.
@@ -75,8 +80,9 @@ def reproduce(
     Page and records of an earlier such run are replaced, together, when the notebook has succeeded; both bear the id of
     the run. One that was interrupted or failed keeps its evaluations, and the next one goes on from them. `parameters`
     are further notebook parameters (dataset, seed, device); `threads` how many the notebook may use (default: torch's
-    choice). Raises `InputError` for an unknown paper or parameter, and HeldError where another process is at the same
-    run; a failing cell is no exception, but the `failure` of the result.
+    choice); `cell_timeout` and `timeout` how many seconds one cell and all of them may take (default: any). Raises
+    `InputError` for an unknown paper or parameter, and HeldError where another process is at the same run; a failing
+    cell is no exception, but the `failure` of the result.
     """
     ((paper, path),) = repository.select([paper]).items()
     notebook = read_pair(path)
@@ -110,6 +116,8 @@ def reproduce(
                 **({} if threads is None else {"OMP_NUM_THREADS": str(threads)}),
             },
             folder=path.parent,
+            cell_timeout=cell_timeout,
+            timeout=timeout,
             progress=progress,
         )
         if execution.failure is not None:
@@ -126,28 +134,56 @@ def reproduce_all(
     profile: Profile = "smoke",
     parameters: Mapping[str, Any] | None = None,
     jobs: int = 1,
+    cell_timeout: float | None = None,
+    timeout: float | None = None,
     progress: bool = False,
 ) -> Iterator[Execution]:
     """:func:`reproduce` for several papers, `jobs` at a time; yields each as it ends.
 
-    Notebooks that run side by side get one thread each, and no progress bars. Raises `InputError` for fewer than one
-    job, and what :func:`reproduce` raises; where there are several, that is the failure of its notebook, and the others
-    go on.
+    Notebooks that run side by side have a process and one thread each, and no progress bars. Raises `InputError` for
+    fewer than one job, and what :func:`reproduce` raises; where there are several, that is the failure of its notebook,
+    and the others go on.
     """
     if jobs < 1:
         raise InputError(f"jobs must be at least 1, not {jobs}")
     one = reproduce if len(papers) == 1 else _reproduce_or_say
-    run = functools.partial(one, repository, profile=profile, parameters=parameters)
+    run = functools.partial(
+        one, repository, profile=profile, parameters=parameters, cell_timeout=cell_timeout, timeout=timeout
+    )
     if min(jobs, len(papers)) <= 1:
         yield from (run(paper, progress=progress) for paper in papers)
         return
-    # a fresh interpreter each: a fork of one that has threads may hang
-    pool = ProcessPoolExecutor(min(jobs, len(papers)), mp_context=multiprocessing.get_context("spawn"))
+    pool = ThreadPoolExecutor(min(jobs, len(papers)))  # each waits for the process of its notebook
     try:
-        for done in as_completed([pool.submit(run, paper, threads=1) for paper in papers]):
+        for done in as_completed([pool.submit(_in_a_process, repository, run, paper) for paper in papers]):
             yield done.result()
+    except BaseException:  # what has not begun does not begin, and what is at work ends
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
     finally:
-        pool.shutdown(cancel_futures=True)  # after an error, what has not begun does not begin
+        pool.shutdown()
+
+
+def _in_a_process(repository: Repository, run: Callable[..., Execution], paper: str) -> Execution:
+    """Run in a process of its own, so that its death is the failure of this notebook alone."""
+    started = time.monotonic()
+    fresh = multiprocessing.get_context("spawn")  # a fork of a process that has threads may hang
+    with ProcessPoolExecutor(1, mp_context=fresh, initializer=_end_with_the_parent) as process:
+        try:
+            return process.submit(run, paper, threads=1).result()
+        except BrokenProcessPool:
+            failure = Failure(None, "the process that executed it was killed; the same command goes on from there")
+            return Execution(paper, repository.notebooks[paper], time.monotonic() - started, failure)
+
+
+def _end_with_the_parent() -> None:
+    """End this process when its parent does; its kernel ends with it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        sentinel = parent.sentinel
+        threading.Thread(target=lambda: (wait([sentinel]), os._exit(1)), daemon=True).start()
 
 
 def _reproduce_or_say(repository: Repository, paper: str, **options: Any) -> Execution:
@@ -168,16 +204,19 @@ def execute(
     parameters: Mapping[str, Any],
     environment: Mapping[str, str],
     folder: Path,
+    cell_timeout: float | None = None,
+    timeout: float | None = None,
     progress: bool = False,
 ) -> Execution:
     """Execute a notebook in this interpreter's environment, but without the user's settings of Jupyter and plots.
 
     Its working directory is `folder`. While it runs, the file is ``NAME.partial.ipynb``. On success it becomes
-    `destination`; when a cell fails, ends the kernel or is left out it becomes ``NAME.failed.ipynb``. What the kernel
-    process itself says goes to ``NAME.log``. Raises OSError that names the path where that cannot be written.
+    `destination`; when a cell fails, ends the kernel, is left out, or takes longer than `cell_timeout` seconds (or all
+    cells longer than `timeout`), it becomes ``NAME.failed.ipynb``. What the kernel process itself says goes to
+    ``NAME.log``. Raises OSError that names the path where that cannot be written.
     """
     import papermill
-    from nbclient.exceptions import DeadKernelError
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     destination.parent.mkdir(parents=True, exist_ok=True)
@@ -185,11 +224,19 @@ def execute(
     failed.unlink(missing_ok=True)
     log = destination.with_suffix(".log")
     started = time.monotonic()
+
+    def may_take(cell: Any) -> int | None:
+        """How many seconds the next cell may take."""
+        left = None if timeout is None else timeout - (time.monotonic() - started)
+        limits = [limit for limit in (cell_timeout, left) if limit is not None]
+        return max(1, round(min(limits))) if limits else None
+
     with (
         log.open("wb") as stream,
         tempfile.TemporaryDirectory(prefix="advdef-", ignore_cleanup_errors=True) as own,
         naming(partial),
     ):
+        kernel = kernel_manager(environment_of(Path(own)) | {**environment, "ADVDEF_PAPER": paper}, stream.fileno())
         try:
             papermill.execute_notebook(
                 notebook,
@@ -200,9 +247,8 @@ def execute(
                 kernel_name="python3",
                 language="python",
                 on_cell_executed=refuse_to_end,
-                kernel_manager_class=kernel_manager(
-                    environment_of(Path(own)) | {**environment, "ADVDEF_PAPER": paper}, stream.fileno()
-                ),
+                timeout_func=may_take,
+                kernel_manager_class=kernel,
             )
         except PapermillExecutionError as error:
             said = f"{error.ename}: {error.evalue}"
@@ -210,9 +256,11 @@ def execute(
             failure = Failure(_cell_number(partial), _last_lines([said, *last]))
         except Ended as error:
             failure = Failure(_cell_number(partial), str(error))
-        except DeadKernelError as error:
+        except CellTimeoutError:
+            failure = Failure(_cell_number(partial), "the cell took longer than it may (--cell-timeout, --timeout)")
+        except (DeadKernelError, RuntimeError) as error:  # the latter for one that does not start, or in no time
             said = log.read_text(encoding="utf-8", errors="replace")
-            failure = Failure(_cell_number(partial), _last_lines([said, str(error)]))
+            failure = Failure(_cell_number(partial), _last_lines([said, str(error), how_it_ended(kernel)]))
         else:
             left_out = unexecuted(read_executed(partial))
             if left_out is None:

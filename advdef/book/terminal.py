@@ -33,6 +33,8 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             command(*args, **kwargs)
         except InputError as error:
             raise stop(error, 2) from error
+        except KeyboardInterrupt as interrupt:
+            raise stop("interrupted; the same command goes on from what is finished", 130) from interrupt
         except BrokenPipeError:  # whoever read the output has gone
             raise
         except OSError as error:
@@ -58,7 +60,11 @@ def render_site(repository: Repository, destination: Path, executions: Sequence[
 
     say("rendering the site ...")
     here = {execution.paper for execution in executions}
-    records = [record for record in read_records(repository.committed_results) if record["paper"] not in here]
+    damaged: list[str] = []
+    committed = read_records(repository.committed_results, damaged=damaged)
+    for said in damaged:
+        typer.echo(f"advdef: {said}; the rest of the site is made", err=True)
+    records = [record for record in committed if record["paper"] not in here]
     records += [record for e in executions if e.results for record in read_records(e.results)]
     notebooks = {execution.notebook.name: execution.notebook for execution in executions}
     try:
@@ -74,7 +80,7 @@ def render_site(repository: Repository, destination: Path, executions: Sequence[
     within = f"{links.internal} within the site, {len(links.broken)} of them broken"
     say(f"links: {within}; {len(links.external)} addresses elsewhere, listed in {listed}")
     typer.echo(f"site: {index.resolve().as_uri()}")
-    return not links.broken
+    return not links.broken and not damaged
 
 
 def report_run(execution: Execution, number: str) -> None:

@@ -42,7 +42,10 @@ class BundleError(ValueError):
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a data set before it is loaded; the sizes are those originally published."""
+    """What is known of a data set before it is loaded; the sizes are those originally published.
+
+    ``checksum`` is that of the published images and labels in their order, where it is known to us.
+    """
 
     shape: tuple[int, int, int]
     class_names: tuple[str, ...]
@@ -50,6 +53,7 @@ class DatasetInfo:
     test_size: int
     torchvision_class: str = ""
     torchvision_files: tuple[str, ...] = ()  # under the root, once downloaded
+    checksum: str = ""
 
     @property
     def num_classes(self) -> int:
@@ -70,9 +74,11 @@ _SVHN_FILES = ("train_32x32.mat", "test_32x32.mat")
 _GTSRB_FILES = ("gtsrb/GTSRB/Training", "gtsrb/GTSRB/Final_Test/Images", "gtsrb/GT-final_test.csv")
 
 DATASETS: Mapping[str, DatasetInfo] = MappingProxyType({
-    "digits": DatasetInfo(_GREY, names.DIGITS, 1_297, 500),
-    "mnist": DatasetInfo(_GREY, names.DIGITS, 60_000, 10_000, "MNIST", _idx("MNIST")),
-    "fashion_mnist": DatasetInfo(_GREY, names.FASHION_MNIST, 60_000, 10_000, "FashionMNIST", _idx("FashionMNIST")),
+    "digits": DatasetInfo(_GREY, names.DIGITS, 1_297, 500, checksum="604930d963a6b277"),
+    "mnist": DatasetInfo(_GREY, names.DIGITS, 60_000, 10_000, "MNIST", _idx("MNIST"), "1e35582d42a90940"),
+    "fashion_mnist": DatasetInfo(
+        _GREY, names.FASHION_MNIST, 60_000, 10_000, "FashionMNIST", _idx("FashionMNIST"), "ece172613115fb18"
+    ),
     "cifar10": DatasetInfo(_RGB, names.CIFAR10, 50_000, 10_000, "CIFAR10", _CIFAR10_FILES),
     "cifar100": DatasetInfo(_RGB, names.CIFAR100, 50_000, 10_000, "CIFAR100", _CIFAR100_FILES),
     "svhn": DatasetInfo(_RGB, names.DIGITS, 73_257, 26_032, "SVHN", _SVHN_FILES),

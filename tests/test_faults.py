@@ -1,0 +1,144 @@
+"""What goes wrong while notebooks run: it is told, it ends, and nothing is left at work."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import checkout
+import pytest
+
+from advdef.book import run
+from advdef.book.repository import Repository
+from advdef.book.run import reproduce, reproduce_all
+
+HANGS = f"{checkout.PARAMETERS}\n# %%\nimport time\n\n# %%\ntime.sleep(600)\n"
+QUICK = f"{checkout.PARAMETERS}\n# %%\n1 + 1\n\n# %%\n2 + 2\n"
+MARKS = """{parameters}
+# %%
+import os, pathlib, time
+
+pathlib.Path(os.environ["ADVDEF_RESULTS"], "kernel").write_text(f"{{os.getpid()}} {{os.getppid()}}")
+time.sleep(600)
+"""
+posix = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")
+    return not (status.is_file() and status.read_text().rsplit(")", 1)[1].split()[0] == "Z")
+
+
+def at_work(repository: Repository, paper: str) -> tuple[int, int]:
+    """The kernel of a running notebook and its parent, once its cell waits."""
+    mark, end = repository.run("smoke", paper).attempt / "results/kernel", time.monotonic() + 60
+    while not (mark.is_file() and mark.read_text().count(" ") == 1):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    kernel, parent = map(int, mark.read_text().split())
+    return kernel, parent
+
+
+def ended(*pids: int, within: float) -> bool:
+    end = time.monotonic() + within
+    while any(map(alive, pids)) and time.monotonic() < end:
+        time.sleep(0.05)
+    return not any(map(alive, pids))
+
+
+@pytest.mark.parametrize("limit", ["cell_timeout", "timeout"])
+def test_a_cell_that_hangs_is_a_failure_that_names_it(tmp_path: Path, limit: str) -> None:
+    repository = checkout.make(tmp_path, {"01_hangs": HANGS, "02_quick": QUICK})
+    limits: dict[str, float] = {limit: 4.0}
+    hanging, quick = (reproduce(repository, paper, **limits) for paper in ("hangs", "quick"))  # type: ignore[arg-type]
+    assert hanging.failure is not None
+    assert hanging.failure.cell == 3
+    assert "longer than it may" in hanging.failure.error
+    assert 3 < hanging.seconds < 30
+    assert quick.failure is None
+
+
+def test_a_kernel_that_dies_at_its_start_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = checkout.make(tmp_path, {"01_quick": QUICK})
+    monkeypatch.setattr("advdef.book.kernel.sys.executable", "/bin/false" if os.path.exists("/bin/false") else "false")
+    failure = reproduce(repository, "quick").failure
+    assert failure is not None
+    assert failure.cell is None
+    assert "the kernel ended with exit status 1" in failure.error
+
+
+@posix
+@pytest.mark.parametrize(("end", "told"), [("os.kill(os.getpid(), 9)", "SIGKILL"), ("os._exit(3)", "exit status 3")])
+def test_a_kernel_that_is_killed_names_its_cell_and_the_signal(tmp_path: Path, end: str, told: str) -> None:
+    text = f"{checkout.PARAMETERS}\n# %%\nimport os\n\n# %%\n{end}\n"
+    failure = reproduce(checkout.make(tmp_path, {"01_dies": text}), "dies").failure
+    assert failure is not None
+    assert failure.cell == 3
+    assert failure.error.endswith(f"the kernel ended with {told}")
+
+
+@posix
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_main_process_that_is_killed_takes_all_others_with_it(tmp_path: Path, how: signal.Signals) -> None:
+    text = MARKS.format(parameters=checkout.PARAMETERS)
+    repository = checkout.make(tmp_path, {"01_a": text, "02_b": text})
+    code = "from advdef.book.repository import find; from advdef.book.run import reproduce_all\n"
+    code += "if __name__ == '__main__': list(reproduce_all(find(), ['a', 'b'], jobs=2))"
+    script = tmp_path / "main.py"
+    script.write_text(code)
+    process = subprocess.Popen([sys.executable, str(script)], cwd=tmp_path, start_new_session=True)
+    try:
+        pids = [*at_work(repository, "a"), *at_work(repository, "b")]
+    finally:
+        process.send_signal(how)
+        process.wait()
+    assert ended(*pids, within=5)
+    assert not repository.run("smoke", "a").finished.exists()
+
+
+@posix
+def test_a_worker_that_is_killed_is_the_failure_of_its_notebook_alone(tmp_path: Path) -> None:
+    text = MARKS.format(parameters=checkout.PARAMETERS).replace("time.sleep(600)", "time.sleep(3)")
+    repository = checkout.make(tmp_path, {"01_a": text, "02_b": text})
+    found = reproduce_all(repository, ["a", "b"], jobs=2)
+    import threading
+
+    def kill() -> None:
+        os.kill(at_work(repository, "a")[1], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    failures = {execution.paper: execution.failure for execution in found}
+    killer.join()
+    assert failures["b"] is None
+    assert failures["a"] is not None
+    assert "was killed" in failures["a"].error
+
+
+@posix
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_an_interrupted_command_ends_at_once_and_says_how_to_go_on(tmp_path: Path, jobs: str) -> None:
+    text = MARKS.format(parameters=checkout.PARAMETERS)
+    repository = checkout.make(tmp_path, {"01_a": text, "02_b": text})
+    command = [sys.executable, "-m", "advdef.cli", "reproduce", "--jobs", jobs]
+    process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    pids = at_work(repository, "a")
+    os.killpg(process.pid, signal.SIGINT)
+    started = time.monotonic()
+    _, said = process.communicate(timeout=30)
+    assert time.monotonic() - started < 5
+    assert process.returncode == 130
+    assert said.strip().splitlines()[-1] == "advdef: interrupted; the same command goes on from what is finished"
+    assert ended(*pids, within=5)
+
+
+def test_a_process_without_a_parent_of_ours_is_left_alone() -> None:
+    run._end_with_the_parent()  # in the main process, which has none
