@@ -109,6 +109,15 @@ class TestCommitted:
         assert all(f'id="{verdict["claim"].lower()}"' in text for verdict in verdicts)
         assert text.count('<li><span class="verdict') == len(verdicts)
 
+    def test_the_first_page_says_what_the_comparison_found(self) -> None:
+        text = generated(COMMITTED, PAGES)["_generated/finding.md"]
+        made = cards(COMMITTED)
+        better = [c["defence"] for c in made.values() if c["flags"]["better_than_adversarial_training"]]
+        assert ("None of the 5 defences beats" in text) == (not better)
+        assert text.count('<path class="adaptive"') == len(PAPERS) + 2
+        for card in made.values():
+            assert f"adaptive {100 * card['ours']['adaptive']['accuracy']:.0f} %" in text
+
     def test_the_example_on_the_page_of_records_runs(self, capsys: pytest.CaptureFixture[str]) -> None:
         text = (ROOT / "book" / "records.md").read_text(encoding="utf-8")
         exec(text.partition("```python\n")[2].partition("```")[0], {})
@@ -211,6 +220,7 @@ def test_what_a_record_says_is_text_and_not_markup(tmp_path: Path) -> None:
     records = read_records(tmp_path)
     text = generated(records, []) | {}
     assert "No run has decided" in text["_generated/matrix.md"]
+    assert "No run has compared" in text["_generated/finding.md"]
     text = generated(records, PAGES)
     assert "&lt;b&gt;1 &lt; 2&lt;/b&gt;" in text["_generated/verdicts.md"]
 

@@ -16,7 +16,7 @@ from advdef.evaluation.results import Row
 from advdef.evaluation.threats import ATTACKERS
 from advdef.papers import PAPERS, Paper
 
-__all__ = ["card_schema", "cards", "own_pages"]
+__all__ = ["card_schema", "cards", "comparison_of", "own_pages"]
 
 
 def own_pages(records: Iterable[Record]) -> list[dict[str, str]]:
@@ -56,10 +56,9 @@ def cards(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
     Of several such records the one of the largest profile counts. The schema is ``advdef/book/card.schema.json``,
     and the page "Result cards" of the book explains it. Raises `InputError` for a record that lacks what a card needs.
     """
-    comparisons = [record for record in records if record["paper"] == COMPARISON]
-    if not comparisons:
+    if not any(record["paper"] == COMPARISON for record in records):
         return {}
-    comparison = max(comparisons, key=lambda record: PROFILES.index(record["profile"]))
+    comparison = comparison_of(records)
     try:
         return {paper.id: _card(paper, comparison, records) for paper in PAPERS}
     except (KeyError, StopIteration, ValueError) as error:
@@ -67,6 +66,12 @@ def cards(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
         raise InputError(
             f"no cards can be made of the record {where}: it lacks {error}; run that page again"
         ) from error
+
+
+def comparison_of(records: Iterable[Record]) -> Record:
+    """The record that compares the defences, of the largest profile; raises ValueError where there is none."""
+    comparisons = [record for record in records if record["paper"] == COMPARISON]
+    return max(comparisons, key=lambda record: PROFILES.index(record["profile"]))
 
 
 def _card(paper: Paper, comparison: Record, records: Sequence[Record]) -> dict[str, Any]:

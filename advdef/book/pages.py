@@ -9,6 +9,7 @@ from typing import Any
 
 from advdef.book.cards import card_schema, cards
 from advdef.book.decisions import Chapter, matrix, rules_page, verdicts_page
+from advdef.book.finding import finding
 from advdef.book.markup import rows_of
 from advdef.book.records import Record, record_schema
 
@@ -25,8 +26,9 @@ def generated(records: Sequence[Record], pages: Sequence[Chapter]) -> dict[str, 
     """Files to write into the folder of prose pages, by name: fragments that these include, and the cards.
 
     >>> sorted(generated([], []))
-    ['_generated/cards.md', '_generated/conclusion.md', '_generated/matrix.md', '_generated/record.md',
-     '_generated/rules.md', '_generated/schema.md', '_generated/status.md', '_generated/verdicts.md']
+    ['_generated/cards.md', '_generated/conclusion.md', '_generated/finding.md', '_generated/matrix.md',
+     '_generated/record.md', '_generated/rules.md', '_generated/schema.md', '_generated/status.md',
+     '_generated/verdicts.md']
     """
     made = cards(records)
     return {
@@ -35,6 +37,7 @@ def generated(records: Sequence[Record], pages: Sequence[Chapter]) -> dict[str, 
         "_generated/rules.md": rules_page(),
         "_generated/status.md": _status(records, pages),
         "_generated/cards.md": _cards(made),
+        "_generated/finding.md": finding(records, made),
         "_generated/conclusion.md": _conclusion(made),
         "_generated/schema.md": _schema("The fields of a result card", card_schema()),
         "_generated/record.md": _schema("The fields of a record", record_schema()),
