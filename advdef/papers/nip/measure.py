@@ -123,7 +123,7 @@ def shifts_of_fooled(
     match_seed: int,
     noise_seed: int,
 ) -> dict[str, dict[str, Tensor]]:
-    """:func:`front_and_tail_shifts` by attack, over the images that it fooled, where these are at least ``least``.
+    """:func:`front_and_tail_shifts` by attack, where it fooled at least ``least`` images; NaN for the others.
 
     Attacks may have been made on the first images alone. AUNA, which is noise itself, has no noise beside it.
     """
@@ -132,10 +132,14 @@ def shifts_of_fooled(
         clean, y = images[: len(adversarial)], labels[: len(adversarial)]
         fooled = reach(model, clean, adversarial, y).fooled
         if int(fooled.sum()) >= least:
-            found[attack] = front_and_tail_shifts(
+            changes = front_and_tail_shifts(
                 model, clean[fooled], adversarial[fooled], y[fooled], layer=layer, match_seed=match_seed,
                 noise_seed=None if attack == "AUNA" else noise_seed,
             )  # fmt: skip
+            found[attack] = {
+                part: torch.full_like(fooled, torch.nan, dtype=values.dtype).masked_scatter(fooled, values)
+                for part, values in changes.items()
+            }
     return found
 
 

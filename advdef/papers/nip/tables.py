@@ -56,7 +56,7 @@ def reach_row(found: Reach) -> Row:
 
 def shift_row(found: Mapping[str, Tensor]) -> Row:
     """Means of what :func:`advdef.papers.nip.measure.front_and_tail_shifts` finds, changes with 95 % intervals."""
-    row = {"images": str(len(found["front"]))}
+    row = {"images": str(int((~found["front"].isnan()).sum()))}
     for part, values in found.items():
         mean = mean_interval(values)
         row[part] = f"{mean.value:+.2f} [{mean.low:+.2f}, {mean.high:+.2f}]"
