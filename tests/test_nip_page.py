@@ -135,9 +135,10 @@ def test_attacks_that_fool_too_few_have_no_shift(
     settings = {"layer": model.taps[-1], "match_seed": 7, "noise_seed": 6}
     found = measure.shifts_of_fooled(model, images, tried, labels, least=4, **settings)
     assert list(found) == ["PGD-min", "AUNA"]
+    assert torch.equal(~found["PGD-min"]["front"].isnan(), fooled)
     alone = measure.front_and_tail_shifts(model, images[fooled], attacked[fooled], labels[fooled], **settings)
-    assert all(torch.equal(found["PGD-min"][name], values) for name, values in alone.items())
-    assert len(found["AUNA"]["front"]) == int(fooled[:20].sum())
+    assert all(torch.equal(found["PGD-min"][name][fooled], values) for name, values in alone.items())
+    assert torch.equal(~found["AUNA"]["front"].isnan(), fooled[:20])
     assert set(found["AUNA"]) == {name for name in alone if "noise" not in name}
     assert len(measure.shifts_of_fooled(model, images, tried, labels, least=3, **settings)) == 3
 
@@ -311,7 +312,7 @@ def test_rows_say_what_was_found() -> None:
     clean = {"parameters": "2,000", "clean accuracy %": f"{wilson(3, 4)}", "trained in s": "12"}
     assert tables.training_row(done, hits(YES, YES, YES, NO)) == clean
     shifts = {"front": torch.tensor([0.1, 0.3]), "front, size": torch.tensor([0.2, 0.4])}
-    row = tables.shift_row(shifts)
+    row = tables.shift_row({part: torch.cat([torch.tensor([math.nan]), values]) for part, values in shifts.items()})
     assert (row["images"], row["front"][:6], row["front, size"]) == ("2", "+0.20 ", "0.30")
     cost = tables.passes_row(Cost(2.0, 0.5, 20, 10), Cost(0.2, 0.1, 1, 0), batch=64)
     assert list(cost.values()) == ["20", "10", "2.00", "0.500", "5.0"]

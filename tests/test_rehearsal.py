@@ -99,7 +99,7 @@ PLANS = {
     ),
     "nip": Plan(
         "03_nip",
-        claims=tuple(f"C{i}" for i in range(1, 11)),
+        claims=tuple(f"{i}" for i in range(1, 11)),
         models=("VGG-19", "AlexNet"),
         attacked=("VGG-19", "AlexNet"),
         settings={

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advdef.claims import CLEAN, Attacker, Condition, rule
+from advdef.claims import CLEAN, Condition, rule
 from advdef.evaluation import Results
 from advdef.papers.nip.repair import mean_success
 from advdef.statistics import Interval, mean_interval, wilson
@@ -104,15 +104,14 @@ def restores_nearly_all(
     """
     conditions = []
     for network, roles in named.items():
-        name, kept, clean = roles["variant"], benign[network], torch.empty(0)
-        tried: dict[tuple[str, Attacker], list[Tensor]] = {}
+        name, clean, tried = roles["variant"], torch.empty(0), dict[tuple[str, str], list[Tensor]]()
+        kept = [benign[network][k] for k in (name, "none")]
         for case, results in repaired.items():
             found = results.select(model=network)
             (attack,) = (attack for attack in found.values("attack") if attack != "none")
             clean = found.hits(defence="none", threat="clean")
-            tried[f"{case}, which ignores it", "oblivious"] = [
-                found.hits(defence=k, attack=attack) for k in (name, NOISE, "none")
-            ]
+            hits = [found.hits(defence=k, attack=attack) for k in (name, NOISE, "none")]
+            tried[f"{case}, which ignores it", "oblivious"] = hits
         known = robust.select(model=network)
         tried[_KNOWS, "adaptive"] = [known.hits(defence=k) for k in ("variant", NOISE, "none")]
         for (case, attacker), (right, noise, bare) in tried.items():
@@ -121,9 +120,7 @@ def restores_nearly_all(
             conditions += [
                 _restored(f"restored by {name}", right[broken], **where),
                 Condition.compare(f"{name} − white noise", right, noise, **where),
-                Condition.compare(
-                    f"{name} − undefended, benign", kept[name], kept["none"], -0.03, margin=CLEAN, **where
-                ),
+                Condition.compare(f"{name} − undefended, benign", *kept, -0.03, margin=CLEAN, **where),
             ]
     return conditions
 
@@ -142,23 +139,21 @@ def adapts_to_the_size(elastic: Results, robust: Results, fixed: Mapping[str, st
     """
     conditions = []
     for network, step in fixed.items():
-        tried: list[tuple[str, Attacker, Results, tuple[str, str]]] = [
-            ("PGD that ignores it", "oblivious", elastic.select(attack="PGD"), ("stable step", step)),
-            (_KNOWS, "adaptive", robust, ("V2 stable step", "V2 mean-logit")),
-        ]
-        for case, attacker, results, (stable, one) in tried:
+        for case, attacker, results, stable, one in (
+            ("PGD that ignores it", "oblivious", elastic.select(attack="PGD"), "stable step", step),
+            (_KNOWS, "adaptive", robust, "V2 stable step", "V2 mean-logit"),
+        ):
             found = results.select(model=network)
             if stable not in found.values("defence"):
                 continue
             sizes = sorted(found.select(defence=stable).values("eps"))
             right = {k: torch.stack([found.hits(defence=k, eps=e) for e in sizes]) for k in (stable, one, "none")}
-            where = {"case": _on(network, case, fixed), "attacker": attacker}
+            where: dict[str, Any] = {"case": _on(network, case, fixed), "attacker": attacker}
             mean = [right[k].double().mean(0) for k in (stable, one)]
+            most = [right[k][-1] for k in (stable, "none")]
             conditions += [
                 Condition.compare(f"stable step − {one}, mean over eps", *mean, **where),
-                Condition.compare(
-                    "stable step − undefended, largest eps", right[stable][-1], right["none"][-1], **where
-                ),
+                Condition.compare("stable step − undefended, largest eps", *most, **where),
             ]
     return conditions
 
