@@ -111,7 +111,7 @@ def restores_nearly_all(
             (attack,) = (attack for attack in found.values("attack") if attack != "none")
             clean = found.hits(defence="none", threat="clean")
             hits = [found.hits(defence=k, attack=attack) for k in (name, NOISE, "none")]
-            tried[f"{case}, which ignores it", "oblivious"] = hits
+            tried[f"{case} that ignores it", "oblivious"] = hits
         known = robust.select(model=network)
         tried[_KNOWS, "adaptive"] = [known.hits(defence=k) for k in ("variant", NOISE, "none")]
         for (case, attacker), (right, noise, bare) in tried.items():
@@ -238,10 +238,10 @@ def _lead(repaired: Results, robust: Results, named: Named) -> list[Condition]:
     conditions = []
     for network, roles in named.items():
         found, known = repaired.select(model=network), robust.select(model=network)
-        for role, rival in list(roles.items())[1:]:
+        for rival, role in {k: role for role, k in reversed(roles.items()) if role != "variant"}.items():
             what = f"{roles['variant']} − {rival}"
             ignoring, knowing = (
-                _on(network, f"{who}, the {role}", named) for who in ("attacks that ignore it", _KNOWS)
+                _on(network, f"{role} under {who}", named) for who in ("attacks that ignore it", _KNOWS)
             )
             lead = mean_success(found, roles["variant"]) - mean_success(found, rival)
             images, hits = int((~lead.isnan()).sum()), [known.hits(defence=of) for of in ("variant", role)]
