@@ -830,7 +830,7 @@ plt.show()
 conditions = {MAIN.name: dict.fromkeys(("NIP-7", "NIP-8", "NIP-10"), ())}
 left = page.results(part="seeds", **ADAPTIVE).hits
 pair = [[left(defence=k, seed=s) for s in SEEDS] for k in (V2, "none")]
-seeds = {MAIN.kind: [torch.stack(hits) for hits in pair]}
+seeds = {MAIN.kind: tuple(torch.stack(hits) for hits in pair)}
 for name in page.data:
     mine = [case for case in cases if case.name == name]
     eps, found = mine[0].eps, partial(page.results, dataset=name)

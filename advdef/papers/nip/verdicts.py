@@ -105,7 +105,7 @@ def restores_nearly_all(
     conditions = []
     for network, roles in named.items():
         name, clean, tried = roles["variant"], torch.empty(0), dict[tuple[str, str], list[Tensor]]()
-        kept = [benign[network][k] for k in (name, "none")]
+        kept = benign[network][name], benign[network]["none"]
         for case, results in repaired.items():
             found = results.select(model=network)
             (attack,) = (attack for attack in found.values("attack") if attack != "none")
@@ -149,8 +149,8 @@ def adapts_to_the_size(elastic: Results, robust: Results, fixed: Mapping[str, st
             sizes = sorted(found.select(defence=stable).values("eps"))
             right = {k: torch.stack([found.hits(defence=k, eps=e) for e in sizes]) for k in (stable, one, "none")}
             where: dict[str, Any] = {"case": _on(network, case, fixed), "attacker": attacker}
-            mean = [right[k].double().mean(0) for k in (stable, one)]
-            most = [right[k][-1] for k in (stable, "none")]
+            mean = right[stable].double().mean(0), right[one].double().mean(0)
+            most = right[stable][-1], right["none"][-1]
             conditions += [
                 Condition.compare(f"stable step − {one}, mean over eps", *mean, **where),
                 Condition.compare("stable step − undefended, largest eps", *most, **where),
@@ -181,7 +181,7 @@ def leads_over_thirteen_attacks(repaired: Results, robust: Results, named: Named
 
 
 @rule("NIP-9")
-def gains_under_adaptive_attack(robust: Results, over_seeds: Mapping[str, Sequence[Tensor]]) -> list[Condition]:
+def gains_under_adaptive_attack(robust: Results, over_seeds: Mapping[str, tuple[Tensor, Tensor]]) -> list[Condition]:
     """At half the main eps, an attacker who knows the defence leaves more images right than of the undefended
     classifier under attack, and more than of white noise in the place of NIP's directions. Cases are the label-free
     variants and networks. For V2 by mean logit on the first network the gain over the undefended classifier is that of
@@ -198,7 +198,7 @@ def gains_under_adaptive_attack(robust: Results, over_seeds: Mapping[str, Sequen
         right = {name: found.hits(defence=name) for name in found.values("defence")}
         for name in [name for name in LABEL_FREE if name in right]:
             case = _on(network, name, networks)
-            several = over_seeds.get(network, ()) if name == "V2 mean-logit" else ()
+            several = over_seeds.get(network) if name == "V2 mean-logit" else None
             gain = several or (right[name], right["none"])
             conditions += [
                 Condition.compare(f"{name} − undefended", *gain, case=case, attacker="adaptive"),
@@ -238,13 +238,14 @@ def _lead(repaired: Results, robust: Results, named: Named) -> list[Condition]:
     conditions = []
     for network, roles in named.items():
         found, known = repaired.select(model=network), robust.select(model=network)
-        for rival, role in {k: role for role, k in reversed(roles.items()) if role != "variant"}.items():
-            what = f"{roles['variant']} − {rival}"
+        variant, *baselines = roles.items()
+        for rival, role in {k: role for role, k in reversed(baselines)}.items():
+            what = f"{variant[1]} − {rival}"
             ignoring, knowing = (
                 _on(network, f"{role} under {who}", named) for who in ("attacks that ignore it", _KNOWS)
             )
-            lead = mean_success(found, roles["variant"]) - mean_success(found, rival)
-            images, hits = int((~lead.isnan()).sum()), [known.hits(defence=of) for of in ("variant", role)]
+            lead = mean_success(found, variant[1]) - mean_success(found, rival)
+            images, hits = int((~lead.isnan()).sum()), (known.hits(defence="variant"), known.hits(defence=role))
             conditions += [
                 Condition.above(what, mean_interval(lead), case=ignoring, attacker="oblivious", images=images),
                 Condition.compare(what, *hits, case=knowing, attacker="adaptive"),
