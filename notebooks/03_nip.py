@@ -614,7 +614,7 @@ notebook.table(tables.success_table(grid, eleven=ELEVEN), caption)
 ELSEWHERE = {"V1 self", "V2 mean-logit", "V2 max-confidence", "V3 confidence"}
 ELSEWHERE |= {"none", "random bank, mean-logit"}
 CURVED = ("none", "V1 self", "V2 mean-logit", "random bank, mean-logit")
-JUDGED = [*CURVED, "V2 majority", "V2 stable step"]
+JUDGED = [*CURVED, "V2 majority"]
 if P["defences"] == "all":
     JUDGED = ["none", *rules.LABEL_FREE, "V1 minus", "V2 stable step", NOISE]
     JUDGED += ["random bank, max-confidence", "anti-adversary", *list(STEPLESS)[1:]]
