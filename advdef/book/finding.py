@@ -38,8 +38,8 @@ def finding(records: Iterable[Record], cards: Mapping[str, Mapping[str, Any]]) -
         )
     )  # fmt: skip
     about = (
-        f"Images still right under attack: {comparison['dataset']}, {images} test images, eps {eps:.3g} of the range of "
-        f"a pixel, one trained network each (seed {run['seed']})"
+        f"Images still right under attack: {comparison['dataset']}, {images} test images, eps {eps:.3g} of the range "
+        f"of a pixel, one trained network each (seed {run['seed']})"
     )
     picture = (
         f'<figure class="finding">{_picture(rows)}<figcaption>{legend}<br>{html.escape(about)}.</figcaption></figure>\n'
