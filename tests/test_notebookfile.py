@@ -63,8 +63,10 @@ def test_byte_order_marks_are_passed_over(repository: Repository) -> None:
 
 def test_a_text_with_an_unresolved_merge_is_refused(repository: Repository) -> None:
     text = repository.notebooks["good"].with_suffix(".py")
-    text.write_text(text.read_text() + "\n# %%\n<<<<<<< HEAD\n1\n=======\n2\n>>>>>>> theirs\n")
-    with pytest.raises(InputError, match=r"01_good\.py has the marks of a merge conflict in line 27; resolve it"):
+    before = text.read_text() + "\n# %%\n"
+    text.write_text(f"{before}<<<<<<< HEAD\n1\n=======\n2\n>>>>>>> theirs\n")
+    line = before.count("\n") + 1
+    with pytest.raises(InputError, match=rf"01_good\.py has the marks of a merge conflict in line {line}; resolve it"):
         reproduce(repository, "good")
 
 
