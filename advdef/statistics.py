@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import scipy
@@ -239,11 +239,15 @@ def rank_correlation(x: Tensor, y: Tensor) -> float:
     return float(_correlation(_columns(x, y)))
 
 
-def spearman(x: Tensor, y: Tensor, *, resamples: int = 2000, seed: int = 0) -> Interval:
+def spearman(
+    x: Tensor, y: Tensor, *, groups: Sequence[Hashable] | None = None, resamples: int = 2000, seed: int = 0
+) -> Interval:
     """Rank correlation of two samples (N,) with a percentile bootstrap interval, over points drawn anew as pairs.
 
-    The interval takes the points for independent: those of one training run are not. Resamples without a correlation
-    (one sample constant) do not count. Raises as :func:`rank_correlation` does, and for fewer than one resample.
+    The interval takes the points for independent. Where they are not, as networks of one training are, ``groups`` names
+    the group of each point: then whole groups are drawn anew, as many as there are. Resamples without a correlation
+    (one sample constant) do not count. Raises as :func:`rank_correlation` does, for fewer than one resample, and for
+    groups that are not one for each point.
 
     >>> import torch
     >>> steps = torch.arange(20.0)
@@ -251,15 +255,18 @@ def spearman(x: Tensor, y: Tensor, *, resamples: int = 2000, seed: int = 0) -> I
     >>> round(found.value, 6), round(found.low, 6), round(found.high, 6)
     (-1.0, -1.0, -1.0)
     """
-    return _bootstrap(_columns(x, y), resamples, seed)
+    return _bootstrap(_columns(x, y), groups, resamples, seed)
 
 
-def partial_spearman(x: Tensor, y: Tensor, control: Tensor, *, resamples: int = 2000, seed: int = 0) -> Interval:
+def partial_spearman(
+    x: Tensor, y: Tensor, control: Tensor, *, groups: Sequence[Hashable] | None = None, resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:  # fmt: skip
     """What :func:`spearman` is of ``x`` and ``y`` once the ranks of ``control`` (N,) are partialled out of both.
 
     NaN where ``control`` has the order of ``x`` or of ``y``, or the reverse: nothing is left to correlate.
     """
-    return _bootstrap(_columns(x, y, control), resamples, seed)
+    return _bootstrap(_columns(x, y, control), groups, resamples, seed)
 
 
 def _columns(*samples: Tensor) -> Tensor:
@@ -273,13 +280,22 @@ def _columns(*samples: Tensor) -> Tensor:
     return table
 
 
-def _bootstrap(table: Tensor, resamples: int, seed: int) -> Interval:
+def _bootstrap(table: Tensor, groups: Sequence[Hashable] | None, resamples: int, seed: int) -> Interval:
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, not {resamples}")
-    size = table.shape[1]
-    drawn = torch.randint(size, (resamples, size), generator=torch.Generator().manual_seed(seed))
+    if groups is not None and len(groups) != table.shape[1]:
+        raise ValueError(f"need a group for each of {table.shape[1]} points, not {len(groups)}")
+    members = dict[Hashable, list[int]]()
+    for point, group in enumerate(range(table.shape[1]) if groups is None else groups):
+        members.setdefault(group, []).append(point)
+    drawn = torch.randint(len(members), (resamples, len(members)), generator=torch.Generator().manual_seed(seed))
+    points, by_size = list(members.values()), dict[int, list[list[int]]]()
+    for draw in drawn.tolist():  # groups need not be of one size, so neither are resamples
+        resample = [point for group in draw for point in points[group]]
+        by_size.setdefault(len(resample), []).append(resample)
+    found = torch.cat([_correlation(table[:, torch.tensor(rows)]) for rows in by_size.values()])
     ends = torch.tensor([0.025, 0.975], dtype=table.dtype)
-    low, high = torch.nanquantile(_correlation(table[:, drawn]), ends).tolist()
+    low, high = torch.nanquantile(found, ends).tolist()
     return Interval(float(_correlation(table)), low, high)
 
 

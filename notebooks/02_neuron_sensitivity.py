@@ -28,7 +28,7 @@
 # ```{admonition} What is known, and what is our reconstruction
 # :class: note
 # Of the paper we had the two abstracts alone **[paper]**: the idea of sensitivity, the sentences that became the claims
-# below (all but S4, which a secondary source tells), and that SNS constrains how much sensitive neurons differ between benign
+# below (all but SNS-4, which a secondary source tells), and that SNS constrains how much sensitive neurons differ between benign
 # and adversarial examples. No table, no loss formula, no constant and no list of layers is known to us. The formula of sensitivity and the share of
 # neurons that counts as sensitive (the top tenth) follow code that the authors' laboratory released later; that code measures
 # and does not train. The form of the SNS loss, its weight, the networks, the schedule, the attacks and the rules that decide
@@ -52,7 +52,6 @@ seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
 
 # %% tags=["hide-input"]
-import math
 from functools import partial
 from itertools import combinations, product
 
@@ -89,7 +88,7 @@ from advdef.papers.sensitivity.measure import Pairs, make_pairs, measure, sensit
 from advdef.papers.sensitivity.migration import migration, selections
 from advdef.papers.sensitivity.training import train_sns
 from advdef.selection import layer_score, select
-from advdef.statistics import over_seeds, paired_difference, rank_correlation
+from advdef.statistics import paired_difference, rank_correlation
 from advdef.training import train_alp, train_at, train_standard, train_trades, trained
 from tqdm import tqdm
 
@@ -113,7 +112,7 @@ PROFILES = {
     ),
     "laptop": dict(
         datasets=("cifar10",), networks=("SmallResNet-16",), train=10_000, epochs=6,
-        train_steps=3, train_step_size=0.5, ramp=2, probe=500, probe_steps=5, seeds=3,
+        train_steps=3, train_step_size=0.5, ramp=2, probe=500, probe_steps=5, seeds=5,
         ablations="all",
         pairs=1_000, measuring=20, substituted=300, draws=5, occluded=200, images=300,
         adaptive_images=300, steps=50, long=(50, 2), queries=200, alone=100, curve=4,
@@ -121,7 +120,7 @@ PROFILES = {
     ),
     "paper": dict(
         datasets=("cifar10",), networks=("ResNet18", "VGG16"), train=None, epochs=5,
-        train_steps=10, train_step_size=0.25, ramp=2, probe=1_024, probe_steps=10, seeds=3,
+        train_steps=10, train_step_size=0.25, ramp=2, probe=1_024, probe_steps=10, seeds=5,
         ablations=("weight 0", "weight 0.3", "chosen once", "random once", "relative"),
         pairs=2_000, measuring=20, substituted=1_000, draws=5, occluded=500, images=1_000,
         adaptive_images=1_000, steps=100, long=(100, 10), queries=5_000, alone=500, curve=4,
@@ -184,7 +183,8 @@ page.profiles()
 # | SNS α=1 | 1 | as SNS: pairing *instead of* adversarial training | 1 |
 #
 # *Matched* means that each layer's term is scaled by how much more the top tenth changes than the chosen neurons, so that all four
-# choices weigh equally when they are made (by at most a factor of 100, so neurons that hardly ever fire weigh less). Neurons are
+# choices weigh equally when they are made (by at most a factor of 100, so neurons that hardly ever fire weigh less): what is held
+# equal is the size of the penalty in L1, not how far it is brought down, nor the gradient. Neurons are
 # chosen anew before every epoch. Penalties grow to their weight over the first epochs, those of ALP and TRADES too, so that TRADES
 # and SNS α=1 begin with an epoch of standard training.
 # Losses that need both images pass them through the network as one batch, AT the adversarial ones alone, so batch normalisation
@@ -252,6 +252,7 @@ for k, s in tqdm([*jobs, OUTSIDER], desc="training", leave=False):
     nets[k, s] = trained(network, function, data, seed=s, **BUDGET, **settings)
 size = sum(p.numel() for p in nets["AT", seed].model.parameters())
 record(f"{name}/parameters", size, kind="count")
+page.add_network(MAIN, nets["AT", seed].model)
 
 
 def note(key, value, n=None):
@@ -268,10 +269,10 @@ def add_rows(found, **where):
             run.add(outcome, part=part, threat=threat, **where)
 
 
-test = notebook.sample(data.test, 2_000)
+test, clean = notebook.sample(data.test, 2_000), {}
 for (k, s), t in nets.items():
-    right = correct(t.model, test.float_images(), test.labels)
-    run.add_clean(right, defence=k, model=MAIN, seed=s)
+    clean[k, s] = correct(t.model, test.float_images(), test.labels)
+    run.add_clean(clean[k, s], defence=k, model=MAIN, seed=s)
 shown = page.results(part="clean", defence=tuple(METHODS), seed=seed)
 for k in METHODS:
     took = [nets[k, s].seconds for s in SEEDS if (k, s) in nets]
@@ -364,13 +365,13 @@ notebook.table(
 )
 
 # %% [markdown]
-# ## S2: are robust networks less sensitive?
+# ## SNS-2: are robust networks less sensitive?
 #
 # Their adversarial examples are weaker, too, as robust networks are harder to attack. So the same comparison is made a second time with
 # a perturbation that is the same for all: noise of size eps, and the adversarial examples of one more standard network, which
 # nothing else here uses. Lower sensitivity in robust networks would show that the two go together. The claim says more: robust *by* being less
 # sensitive. For that, sensitivity has to be lowered on its own, which the penalty of SNS does; whether robustness follows is in the
-# section on S3, and part of the rule for S2.
+# section on SNS-3, and part of the rule for SNS-2.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Top: mean sensitivity of each layer, from the input to the features. Bottom: distribution over all neurons (each layer divided by the standard network's mean). Left D1, right D4; own adversarial examples, first seed.", "name": "fig-profiles"}, "image": {"alt": "Four panels. Top: layer profiles of sensitivity of the standard and five robustly trained networks, D1 and D4. Bottom: histograms of neuron sensitivity for the same networks."}}
 LABELS = {"D1": "absolute", "D4": "standardized"}
@@ -390,38 +391,39 @@ FIXED = {
 scores = {}  # (perturbation, definition) -> (method, seed) -> mean over layers
 for (k, s), t in nets.items():
     found = {"own examples": meters[k, s]}
-    if k in COMPARED:
-        found |= {p: measure(t.model, pairs) for p, pairs in FIXED.items()}
+    found |= {p: measure(t.model, pairs) for p, pairs in FIXED.items()}
     for p, label in product(found, LABELS):
         level = readings.mean_over_layers(layer_score(found[p].compute(LABELS[label])))
         scores.setdefault((p, label), {})[k, s] = level
 
-RATIOS = {}  # method -> (perturbation, definition) -> log ratio to standard training
-for k, ((p, label), table) in product(COMPARED[1:], scores.items()):
-    logs = [math.log(table[k, s] / table["standard", s]) for s in SEEDS]
-    RATIOS.setdefault(k, {})[p, label] = found = over_seeds(logs)
-    note(f"log ratio/{k}/{p}/{label}", found.value)
-frame = pd.DataFrame(RATIOS).T.map(verdicts.show_log_ratio)
-frame.columns = frame.columns.map(", ".join)
+ratios = {}  # against -> (perturbation, definition) -> change in percent
+AGAINST = [(k, "standard") for k in COMPARED[1:]] + [("SNS", "AT"), ("SNS 0.1", "AT")]
+for (k, other), (where, table) in product(AGAINST, scores.items()):
+    found = comparison.relative_change(table, k, other)
+    ratios.setdefault(f"{k}, against {other}", {})[", ".join(where)] = f"{found:+}"
+    note(f"sensitivity/{k} against {other}/{'/'.join(where)}", found.value)
 notebook.table(
-    frame,
-    "Sensitivity as a multiple of the standard network's, mean over layers, with Student's 95 % interval over "
+    pd.DataFrame(ratios).T,
+    "By how many percent sensitivity differs, mean over layers, with Student's 95 % interval over "
     f"{len(SEEDS)} seeds",
     index=True,
 )
 
 # %% [markdown]
-# ## S1: do sensitive neurons cause the wrong decisions?
+# ## SNS-1: do sensitive neurons cause the wrong decisions?
 #
 # On images that the attack turned, overwrite the activations of some neurons of a layer with their clean values and let the
 # network go on from there. If sensitive neurons carry the attack, then mending them should mend the decision. But it must: they are *by definition* those
-# that changed most, and mending them removes most of the change. The fair control mends random neurons that carry as much change in total
-# (more of them). It alone decides the claim. Random neurons as many, and neurons as active as the others allow, are shown beside it.
+# that changed most, and mending them removes most of the change. A fair control mends random neurons that carry as much of it
+# (more of them), on average over images. As much in which norm? A few neurons that change much have more of the *energy*, the sum of squares, than many with the
+# same sum of absolute changes (L1); with the same energy the many have more in L1. So there are two controls, the first favours the claim, the second
+# its opposite, and they decide as two cases. Random neurons as many, and neurons as active as the others allow, are shown beside them.
+# Where the others have too little, sensitive neurons fill up a control.
 #
 # A full attack carries an image far beyond the decision boundary, where little brings it back. So the experiment is made twice: with
 # the examples of all steps, and with those of an attack that stops as soon as the decision has turned.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy on successfully attacked images when some neurons of one layer get their clean activations back, averaged over all layers. Equal energy: random neurons, as many as carry the change of the most sensitive ones, drawn at the share of the latter.", "name": "fig-substitution"}, "image": {"alt": "Four panels: the standard and the adversarially trained network, attacked with all steps of PGD and only until the decision turns. Restored accuracy against the share of neurons substituted, for the most sensitive, equally energetic, random, equally active and least sensitive neurons."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy on successfully attacked images when some neurons of one layer get their clean activations back, averaged over all layers. Equal change and equal energy: random neurons, as many as carry the change of the most sensitive ones in L1 or in squared L2, drawn at the share of the latter.", "name": "fig-substitution"}, "image": {"alt": "Four panels: the standard and the adversarially trained network, attacked with all steps of PGD and only until the decision turns. Restored accuracy against the share of neurons substituted, for the most sensitive, random ones of equal change and of equal energy, random, equally active and least sensitive neurons."}}
 SHARES = (0.05, 0.1, 0.2, 0.3)
 ENDS = {"": measuring, ", just turned": partial(measuring, stop_early=True)}
 draws = rng()
@@ -449,12 +451,13 @@ notebook.table(
 )
 
 # %% [markdown]
-# ## S4: what is lost without the sensitive neurons?
+# ## SNS-4: what is lost without the sensitive neurons?
 #
 # Occlusion sets neurons to zero (or to their mean), one layer at a time. Robust accuracy is measured twice: with adversarial examples of the
-# intact network, replayed, and with an attack on the occluded network itself.
+# intact network, replayed, and with an attack on the occluded network itself. Sensitive neurons may cost more just because they are active. So besides as
+# many random neurons there are random ones that lose as much activation on training images, in L1 (equal change) or in squared L2 (equal energy).
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy when some neurons of a layer are set to zero, averaged over four layers. Robust accuracy under PGD with the margin loss: replayed from the intact network (dotted) or attacked anew (solid).", "name": "fig-occlusion"}, "image": {"alt": "Three panels: clean accuracy of the standard network, clean and robust accuracy of the adversarially trained network against the share of occluded neurons, for the most sensitive, random and least sensitive ones."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy when some neurons of a layer are set to zero, averaged over four layers. Robust accuracy under PGD with the margin loss: replayed from the intact network (dotted) or attacked anew (solid).", "name": "fig-occlusion"}, "image": {"alt": "Three panels: clean accuracy of the standard network, clean and robust accuracy of the adversarially trained network against the share of occluded neurons, for the most sensitive, random, equally changed and least sensitive ones."}}
 OCCLUDED = (0.1, 0.2, 0.4)
 LAYERS = [TAPS[i] for i in np.linspace(0, len(TAPS) - 1, 4).round().astype(int)]
 images, labels = x[: P["occluded"]], y[: P["occluded"]]
@@ -486,10 +489,14 @@ OCCLUSIONS = (
     ("AT", "mean", "clean"), ("AT", "zero", "attacked anew"), ("AT", "zero", "replayed"),
 )  # fmt: skip
 COSTS = {}  # (network, mode, accuracy) -> how much more the most sensitive cost
-for k, mode, what in OCCLUSIONS:
-    top, random = (lost[k][mode, w][what].mean((0, 1)) for w in ("top", "random"))
-    COSTS[k, mode, what] = cost = paired_difference(random, top)
-    note(f"occlusion/{k}/{mode}/{what}", cost.value, n=len(top))
+for (k, mode, what), control in product(OCCLUSIONS, experiments.OCCLUDED[1:4]):
+    top, other = (
+        lost[k][mode, w][what].mean((0, 1)) for w in ("most sensitive", control)
+    )
+    cost = COSTS.setdefault((k, mode, what), {})[control] = paired_difference(
+        other, top
+    )
+    note(f"occlusion/{k}/{mode}/{what}/{control}", cost.value, n=len(top))
 notebook.table(
     tables.table_of_occlusion(lost, COSTS),
     "Occlusion, averaged over layers and shares, in % and points",
@@ -535,7 +542,7 @@ figure = figures.draw_overlap(matrices)
 plt.show()
 
 # %% [markdown]
-# ## S3: does stabilising make robust?
+# ## SNS-3: does stabilising make robust?
 #
 # First each attack by itself on every image, then the worst case, by the rules of [the protocol](../book/protocol.md). The *oblivious* attacker
 # crafts on the standard network, with four ordinary attacks, and replays; *direct* has these and PGD and APGD with two losses on the network itself. As the network
@@ -621,7 +628,7 @@ page.headline(
 )
 
 # %% [markdown]
-# Differences between methods, network by network of the same seed. With few seeds Student's interval is wide, and that is as it should be: two trainings
+# Differences between methods, network by network of the same seed. With few seeds the intervals are wide, and that is as it should be: two trainings
 # of the same network differ as well.
 
 # %% tags=["hide-input"]
@@ -632,11 +639,10 @@ COMPARISONS = (
 GAINS = {}
 for k, other in COMPARISONS:
     GAINS[k, other] = comparison.gain_over(together.select(threat="adaptive"), k, other)
-    note(f"{k} - {other}", GAINS[k, other].over_seeds.value, n=len(labels))
+    note(f"{k} - {other}", GAINS[k, other].interval.value, n=len(labels))
 notebook.table(
     tables.table_of_gains(GAINS),
-    "Robust accuracy under the adaptive attacker, all seeds: Student's 95 % interval over seeds (were others trained?), "
-    "and the paired interval over images (were others attacked?)",
+    f"Robust accuracy under the adaptive attacker, {len(SEEDS)} seeds: differences with 95 % intervals for other networks and other images",
 )
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Robust accuracy against eps for the three attackers, worst case per image; bands are 95 % Wilson intervals.", "name": "fig-sensitivity-curves"}, "image": {"alt": "Four panels: standard, AT, SNS and SNS without adversarial cross-entropy. Robust accuracy falls with eps; one line per attacker."}}
@@ -731,11 +737,12 @@ notebook.table(
 )
 
 # %% [markdown]
-# ## S5: sensitivity and robustness
+# ## SNS-5: sensitivity and robustness
 #
 # One point per trained network. Partialling out the mean activation asks whether anything is left once the scale of a network is known. A
 # standard network is robust to nothing, so a correlation over all networks is partly a difference between two groups; the rows *adversarially
-# trained* leave out the standard networks and SNS α=1. Networks of one method are no independent draws: the intervals are too narrow.
+# trained* leave out the standard networks and SNS α=1. Networks of one method are no independent draws, so the bootstrap draws whole methods.
+# A robust network's own examples are weaker, which alone links the two; transferred examples are the same for all.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Robust accuracy (PGD) against mean sensitivity to own adversarial examples, one point per network: D1 left, D4 right.", "name": "fig-sensitivity-scatter"}, "image": {"alt": "Two scatter plots of robust accuracy against mean sensitivity in definitions D1 and D4, one coloured point per trained network."}}
 guesses, levels = {}, {}  # how many classes a network predicts, and its mean activation
@@ -744,19 +751,20 @@ for key in single:
 dead = [k for (k, _), n in guesses.items() if n == 1]
 right = {key: points[key][1] for key in single if guesses[key] > 1}
 adversarial = [key for key in right if key[0] not in ("standard", "SNS α=1")]
-links = {label: scores["own examples", label] for label in LABELS}
+links = {", ".join(w): scores[w] for w in scores if w[0] != "noise of size eps"}
 RHO = comparison.correlations(links, right, activations=levels, adversarial=adversarial)
-figure = figures.draw_links(links, right, methods=METHODS, seed=seed)
+own_links = {label: scores["own examples", label] for label in LABELS}
+figure = figures.draw_links(own_links, right, methods=METHODS, seed=seed)
 plt.show()
 
 # %% tags=["hide-input"]
 for label, rho in RHO.items():
     note(f"rho/{label}", rho.value)
-shown = [(label, verdicts.show_correlation(rho)) for label, rho in RHO.items()]
+shown = [(label, f"{rho:+}") for label, rho in RHO.items()]
 notebook.table(
-    pd.DataFrame(shown, columns=["points", "rank correlation"]),
+    pd.DataFrame(shown, columns=["points", "rank correlation in %"]),
     f"Spearman's rank correlation of sensitivity and robust accuracy over {len(right)} networks, of which "
-    f"{len(adversarial)} adversarially trained, with 95 % bootstrap intervals; left out, since they predict one "
+    f"{len(adversarial)} adversarially trained, with 95 % bootstrap intervals over methods; left out, since they predict one "
     f"class for every image: {', '.join(dead) or 'none'}",
 )
 
@@ -801,33 +809,30 @@ page.checks(found, "Sanity checks of the direct evaluation, by training")
 # ## Verdicts
 
 # %% tags=["hide-input"]
-leads = {k: LEADS[k, "equal energy"] for k in restored}
+right, robust = (  # method -> hits (seeds, N)
+    {k: torch.stack([found(k, s) for s in SEEDS]) for k in COMPARED}
+    for found in (lambda k, s: clean[k, s], lambda k, s: worst[k, s]["adaptive"].robust)
+)
 conditions = {
-    "S1": verdicts.sensitive_neurons_mislead(leads),
-    "S2": verdicts.lower_sensitivity_makes_robust(RATIOS, GAINS),
-    "S3": verdicts.stabilizing_makes_robust(GAINS),
-    "S4": verdicts.accuracy_and_robustness_share_neurons(
-        COSTS, page.results(model=MAIN)
-    ),
-    "S5": verdicts.sensitivity_goes_with_robustness(RHO),
-    "S6": (),
+    "SNS-1": verdicts.sensitive_neurons_mislead(restored),
+    "SNS-2": verdicts.lower_sensitivity_makes_robust(scores, robust),
+    "SNS-3": verdicts.stabilizing_makes_robust(robust),
+    "SNS-4": verdicts.accuracy_and_robustness_share_neurons(lost, right, robust),
+    "SNS-5": verdicts.sensitivity_goes_with_robustness(RHO),
+    "SNS-6": (),
 }
-summaries = {
-    "S2": verdicts.sensitivity_in_short(RATIOS, GAINS),
-    "S6": "a statement about the literature",
-}
-page.verdicts({name: conditions}, summaries={name: summaries})
+page.verdicts({name: conditions})
 
 # %% [markdown]
-# Each verdict follows from a rule; *supported* means that it holds in every case it names, *partly* in some, *not supported*
-# in none.
+# Each verdict follows from a rule. *Supported* means that every condition holds, *contradicted* that one cannot hold,
+# *mixed* that some cases are supported and others contradicted, and *undecided* that the intervals cannot tell.
 
 # %% tags=["hide-input"]
 page.rules()
 
 # %% [markdown]
 # What would change a verdict: the paper's own loss, layers and weights, should they become known; larger networks trained longer (profile
-# `paper`); more seeds, which narrow the intervals of S2, S3 and S4.
+# `paper`); more seeds, which narrow the intervals of SNS-2 and SNS-3, and more trainings, which narrow those of SNS-5.
 #
 # ## How an evaluation can look better
 #

@@ -95,8 +95,7 @@ MUTANTS = (
     ),
     Mutant(
         "looser rule", "advdef/papers/sensitivity/verdicts.py",
-        'Condition.above(f"{k}, lead over equal energy", leads[k], 0.0)',
-        'Condition.above(f"{k}, lead over equal energy", leads[k], -1.0)',
+        "_TENTH, _CLOSE = 0.1, -0.3", "_TENTH, _CLOSE = 0.1, 1.0",
         "the bound of a verdict's rule lies where everything holds", "tests/test_verdicts_sensitivity.py",
     ),
     Mutant(

@@ -23,6 +23,7 @@ from advdef.papers.sensitivity.interventions import (
     correct_after_substitution,
     energy_matched,
     mean_activations,
+    mean_change,
     substitute,
 )
 
@@ -224,6 +225,25 @@ def test_mean_activations_are_means_over_images_and_positions_in_evaluation_mode
         torch.testing.assert_close(means, {
             UNITS: model.eval()[:6](images).mean(0), MAPS: model[:3](images).mean((0, 2, 3)),
         })  # fmt: skip
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_what_overwriting_changes_is_a_mean_over_images_and_positions(power: int) -> None:
+    model, (images, partners) = net().eval(), pair()
+    change = partial(mean_change, model, images, [UNITS, MAPS], power=power, batch_size=2)
+    values = {UNITS: torch.full((6,), 0.5), MAPS: torch.arange(4.0)}
+    with torch.no_grad():
+        (units, maps), (units2, maps2) = ((model[:6](x), model[:3](x)) for x in (images, partners))
+    expected = {
+        UNITS: ((units - units2).abs() ** power).mean(0), MAPS: ((maps - maps2).abs() ** power).mean((0, 2, 3)),
+    }  # fmt: skip
+    torch.testing.assert_close(change(partners=partners), expected)
+    at_zero = {UNITS: (units.abs() ** power).mean(0), MAPS: (maps.abs() ** power).mean((0, 2, 3))}
+    torch.testing.assert_close(change(), at_zero)
+    away = (maps - torch.arange(4.0)[:, None, None].to(maps)).abs() ** power
+    torch.testing.assert_close(change(values=values)[MAPS], away.mean((0, 2, 3)))
+    with pytest.raises(ValueError, match="images and partners must pair up"):
+        change(partners=partners[1:])
 
 
 def test_constant_neurons_may_be_ablated_at_their_means() -> None:

@@ -77,7 +77,7 @@ SIZES |= {
 PLANS = {
     "neuron_sensitivity": Plan(
         "02_neuron_sensitivity",
-        claims=("S1", "S2", "S3", "S4", "S5", "S6"),
+        claims=tuple(str(i) for i in range(1, 7)),
         models=("ResNet18", "VGG16"),
         attacked=("ResNet18", "VGG16"),
         settings={

@@ -22,7 +22,13 @@ from advdef.models import SmallResNet
 from advdef.papers.sensitivity import figures, tables
 from advdef.papers.sensitivity.comparison import activity, correlations, gain_over
 from advdef.papers.sensitivity.defence import Stabilized
-from advdef.papers.sensitivity.experiments import CONTROLS, channel_views, occluded_accuracy, restored_accuracy
+from advdef.papers.sensitivity.experiments import (
+    CONTROLS,
+    OCCLUDED,
+    channel_views,
+    occluded_accuracy,
+    restored_accuracy,
+)
 from advdef.papers.sensitivity.interventions import correct_after_substitution
 from advdef.papers.sensitivity.measure import Pairs, make_pairs, measure, select, sensitivity
 from advdef.papers.sensitivity.migration import migration, selections
@@ -89,6 +95,8 @@ def test_all_neurons_restored_mend_every_decision(
     whole = [number for number, layer in enumerate(ranking) if not layer.endswith("inner")]  # no shortcut beside them
     for control in ("most sensitive", "least sensitive"):
         assert bool((found[control][1, whole] == 1).all())  # the clean pass from that layer on
+    for control in ("equal change", "equal energy"):  # of all neurons that is all of them
+        assert torch.equal(found[control][1], found["most sensitive"][1])
     few = select({"pool": ranking["pool"]}, ratio=SHARES[0])
     right = correct_after_substitution(model, turned.adversarial, turned.images, turned.labels, [few])[0]
     assert torch.equal(found["most sensitive"][0, list(ranking).index("pool")], right.double())
@@ -112,17 +120,17 @@ def test_without_any_neuron_all_images_are_one_class(
         occluded_accuracy, model, turned.images, turned.labels, layer, shares=SHARES, draws=2, reference=turned.images
     )
     found = occlude(generator=seeded(), attack=attack)
-    assert list(found) == [(mode, which) for mode in ("zero", "mean") for which in ("top", "random", "bottom")]
-    assert list(found["zero", "top"]) == ["clean", "replayed", "attacked anew"]
-    assert list(found["mean", "top"]) == ["clean"]
+    assert list(found) == [(mode, which) for mode in ("zero", "mean") for which in OCCLUDED]
+    assert list(found["zero", "random"]) == ["clean", "replayed", "attacked anew"]
+    assert list(found["mean", "random"]) == ["clean"]
     biased = (turned.labels == model.head.bias.argmax()).double()
-    for which in ("top", "random", "bottom"):
+    for which in OCCLUDED:
         assert torch.equal(found["zero", which]["clean"][1, 0], biased)
         assert found["mean", which]["clean"].shape == (2, 1, len(turned))
         assert torch.equal(found["zero", which]["replayed"], found["zero", which]["attacked anew"])
     assert asked[0] is model
     assert model not in asked[1:]
-    assert len(asked) == 1 + 2 * (1 + 2 + 1)  # shares, and draws
+    assert len(asked) == 1 + 2 * (1 + 3 * 2 + 1)  # shares, and draws of three controls
     plain = occlude(generator=seeded())
     assert all(list(kinds) == ["clean"] for kinds in plain.values())
     assert torch.equal(plain["zero", "random"]["clean"], found["zero", "random"]["clean"])
@@ -202,8 +210,8 @@ def test_gains_are_of_the_treated_networks_seed_by_seed() -> None:
     found = results_of({"AT": (1, 2), "SNS": (3, 2), "ALP": (1,)})
     gain = gain_over(found, "SNS", "AT")
     assert gain.by_seed == (0.5, 0.0)
-    assert gain.over_seeds.value == gain.over_images.value == 0.25
-    assert gain.over_seeds.low < gain.over_images.low  # of two seeds little is known
+    assert gain.interval.value == 0.25
+    assert gain.interval.low < -0.9  # of two seeds little is known
     row = tables.table_of_gains({("SNS", "AT"): gain}).iloc[0]
     assert (row["difference"], row["by seed"]) == ("SNS − AT", "+50.0, +0.0")
     for method, other in (("SNS", "ALP"), ("ALP", "SNS")):
@@ -240,9 +248,25 @@ def test_correlations_are_over_the_networks_that_are_asked_for() -> None:
     size = {key: float(i % 3) for i, key in enumerate(networks)}
     found = correlations({"D1": levels}, robust, activations=size, adversarial=networks[:6])
     assert list(found) == ["D1, all", "D1, all, activation partialled out", "D1, adversarially trained"]
-    expected = spearman(torch.arange(7.0), -torch.arange(7.0))
+    expected = spearman(torch.arange(7.0), -torch.arange(7.0), groups=["AT"] * 6 + ["standard"])
     assert (found["D1, all"].low, found["D1, all"].high) == pytest.approx((expected.low, expected.high))
     assert all(interval.value == pytest.approx(-1) for interval in found.values())
+
+
+def test_networks_of_one_training_are_one_draw() -> None:
+    keys = [(f"training {i % 4}", s) for i, s in enumerate(range(40))]
+    level = {key: float(i % 4) for i, key in enumerate(keys)}
+    right = {key: -((i % 4 - 1.5) ** 2) - i % 4 + 0.01 * i for i, key in enumerate(keys)}
+    found = correlations(
+        {"D1": level},
+        right,
+        activations={key: float(s) for key, s in zip(keys, range(40), strict=True)},
+        adversarial=keys,
+    )
+    alone = spearman(torch.tensor(list(level.values())), torch.tensor(list(right.values())))
+    assert found["D1, all"].value == pytest.approx(alone.value)
+    width = found["D1, all"].high - found["D1, all"].low
+    assert width > 1.5 * (alone.high - alone.low)
 
 
 def test_activity_counts_classes(model: SmallResNet, digits: Dataset) -> None:
@@ -261,15 +285,18 @@ def test_tables_say_what_was_found(model: SmallResNet, turned: Pairs) -> None:
     assert row["pairs (correct images)"] == row["of these turned"] == len(turned)
 
     restored = {
-        "AT": {c: torch.full((2, 3, 5), share) for c, share in zip(CONTROLS, (0.5, 0.4, 0.3, 0.2, 0.1), strict=True)}
+        "AT": {
+            c: torch.full((2, 3, 5), share) for c, share in zip(CONTROLS, (0.5, 0.4, 0.4, 0.3, 0.2, 0.1), strict=True)
+        }
     }
     leads = {("AT", c): Interval(0.1, 0.0, 0.2) for c in CONTROLS[1:]}
     (row,) = tables.table_of_substitution(restored, leads).to_dict("records")
     assert (row["images"], row["most sensitive"], row["least sensitive"]) == (5, "50.0", "10.0")
-    assert [name for name in row if "lead" in name] == [f"lead over {c}" for c in CONTROLS[1:4]]
+    assert [name for name in row if "lead" in name] == [f"lead over {c}" for c in CONTROLS[1:5]]
 
-    lost = {"AT": {("zero", w): {"clean": torch.full((2, 3, 5), 0.5)} for w in ("top", "random", "bottom")}}
-    (row,) = tables.table_of_occlusion(lost, {("AT", "zero", "clean"): Interval(0.1, 0.0, 0.2)}).to_dict("records")
+    lost = {"AT": {("zero", w): {"clean": torch.full((2, 3, 5), 0.5)} for w in OCCLUDED}}
+    costs = {("AT", "zero", "clean"): {"random": Interval(0.1, 0.0, 0.2)}}
+    (row,) = tables.table_of_occlusion(lost, costs).to_dict("records")
     assert row["without random %"] == "50.0"
     assert row["sensitive cost more than random by"] == "+10.0 [+0.0, +20.0]"
 
@@ -327,9 +354,9 @@ def test_lines_show_what_was_measured() -> None:
 
     kinds = {"clean": 0.9, "replayed": 0.5, "attacked anew": 0.3}
     measured = {kind: torch.full((2, 3, 5), share) for kind, share in kinds.items()}
-    lost = {k: dict.fromkeys([("zero", w) for w in ("top", "random", "bottom")], measured) for k in ("standard", "AT")}
+    lost = {k: dict.fromkeys([("zero", w) for w in OCCLUDED], measured) for k in ("standard", "AT")}
     figure = figures.draw_occlusion(lost, SHARES, {"standard": 0.95, "AT": 0.8})
-    assert [len(panel.lines) for panel in figure.axes] == [4, 4, 6]
+    assert [len(panel.lines) for panel in figure.axes] == [6, 6, 10]
     assert figure.axes[1].lines[-1].get_ydata() == [0.8, 0.8]
     assert figure.axes[2].lines[1].get_ydata() == pytest.approx([0.5, 0.5])
 

@@ -2,211 +2,250 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
-from advdef.claims import Condition, Rule, VerdictWord, claims, decide
-from advdef.evaluation import Results, Threat
+from advdef.claims import Rule, Verdict, claims, decide
 from advdef.papers import how_decided, rules
 from advdef.papers.sensitivity import verdicts
-from advdef.papers.sensitivity.comparison import Gain
 from advdef.statistics import Interval
 
-CLAIMS = claims("neuron_sensitivity")
-HIGH, TOUCHES, LOW = Interval(0.2, 0.01, 0.3), Interval(0.2, 0.0, 0.3), Interval(-0.2, -0.3, -0.01)
-"""Above zero, not wholly above it, and below it."""
+PAGE = Path(__file__).resolve().parents[1] / "notebooks" / "02_neuron_sensitivity.py"
+TABLE = claims("neuron_sensitivity")
 NETWORKS = ("standard", "AT", "standard, just turned", "AT, just turned")
-DOWN = Interval(-0.69315, -1.38629, -0.001)
+EQUAL = ("equal change", "equal energy")
 
 
-def word(rule: Rule, conditions: tuple[Condition, ...]) -> VerdictWord:
-    return decide(CLAIMS[rule.claim], "digits", conditions).word
+def judged(rule: Rule, *results: object) -> Verdict:
+    return decide(TABLE[rule.claim], "digits", rule(*results))
 
 
-def gain(seeds: Interval, images: Interval) -> Gain:
-    return Gain(seeds, images, (0.1, 0.2))
+def hits(share: float, n: int = 1_000) -> Tensor:
+    """So many of the first images."""
+    return torch.arange(n) < share * n
 
 
-def gains(**changed: Gain) -> dict[tuple[str, str], Gain]:
-    """All gains above zero but those named by letters: of SNS or light SNS (s, l) over AT or random neurons (a, r)."""
-    pairs = {
-        "sa": ("SNS", "AT"), "sr": ("SNS", "SNS random"), "la": ("SNS 0.1", "AT"), "lr": ("SNS 0.1", "SNS random 0.1"),
-    }  # fmt: skip
-    return {pair: changed.get(letters, gain(HIGH, HIGH)) for letters, pair in pairs.items()}
+def networks(mean: float, spread: float = 0.005) -> Tensor:
+    """Five networks that get about so many of the same images right."""
+    return torch.stack([hits(mean + spread * step) for step in (-1, -0.5, 0, 0.5, 1)])
 
 
-def ratios(found: Interval, **changed: Interval) -> dict[str, dict[tuple[str, str], Interval]]:
-    """The same log ratio everywhere, but for one method on its own examples in D1."""
-    table = {}
-    for method in ("AT", "ALP", "TRADES", "SNS"):
-        table[method] = dict.fromkeys(product(("own examples", "transferred"), ("D1", "D4")), found)
-        table[method]["own examples", "D1"] = changed.get(method, found)
-    return table
-
-
-def testevery_claim_but_that_about_the_literature_has_a_rule() -> None:
+def test_every_claim_but_that_about_the_literature_has_a_rule_and_its_section_on_the_page() -> None:
     found = rules("neuron_sensitivity")
-    assert set(found) == set(CLAIMS) - {"neuron_sensitivity-S6"}
+    assert set(found) == set(TABLE) - {"SNS-6"}
     assert all(rule.text.endswith(".") for rule in found.values())
-    assert all(not CLAIMS[claim].decided_by for claim in found)
+    assert all(not TABLE[claim].decided_by for claim in found)
     assert all(how_decided("neuron_sensitivity").values())
-    assert decide(CLAIMS["neuron_sensitivity-S6"], "digits", ()).word == "not testable here"
+    headings = re.findall(r"^# #+ (.+)$", PAGE.read_text("utf-8"), re.MULTILINE)
+    anchors = {re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-") for heading in headings}
+    assert {claim.section for claim in TABLE.values()} <= anchors
+    assert {id for id, claim in TABLE.items() if claim.robust} == {"SNS-2", "SNS-3"}
+    assert decide(TABLE["SNS-6"], "digits", ()).word == "not testable here"
+
+
+def restored(change: float, energy: float, /, **one: float) -> dict[str, dict[str, Tensor]]:
+    """Leads over both controls on all networks; ``one`` are those on the standard one."""
+
+    def table(leads: dict[str, float]) -> dict[str, Tensor]:
+        shares = {"most sensitive": 0.5} | {f"equal {c}": 0.5 - lead for c, lead in leads.items()}
+        return {control: hits(share).double().expand(2, 3, -1) for control, share in shares.items()}
+
+    leads = {"change": change, "energy": energy}
+    return dict.fromkeys(NETWORKS, table(leads)) | {"standard": table(leads | one)}
 
 
 @pytest.mark.parametrize(
-    ("changed", "expected"),
+    ("found", "word"),
     [
-        ({}, "supported"),
-        ({"AT": TOUCHES}, "partly"),
-        ({"standard, just turned": LOW}, "partly"),
-        (dict.fromkeys(NETWORKS, TOUCHES), "not supported"),
-        (dict.fromkeys(NETWORKS, LOW), "not supported"),
+        (restored(0.1, 0.1), "supported"),
+        (restored(0.1, -0.1), "mixed"),  # what is held equal decides
+        (restored(0.1, 0.0), "mixed"),  # an interval within the margin is no lead
+        (restored(0.1, 0.1, energy=-0.1), "mixed"),  # one network against a case is enough
+        (restored(0.1, 0.1, energy=0.001), "mixed"),
+        (restored(-0.1, -0.1), "contradicted"),
     ],
 )
-def test_sensitive_neurons_restore_more_than_others_of_equal_energy(
-    changed: dict[str, Interval], expected: str
+def test_sensitive_neurons_restore_more_than_others_of_equal_change_and_of_equal_energy(
+    found: dict[str, dict[str, Tensor]], word: str
 ) -> None:
-    found = verdicts.sensitive_neurons_mislead(dict.fromkeys(NETWORKS, HIGH) | changed)
-    assert word(verdicts.sensitive_neurons_mislead, found) == expected
-    assert [c.what for c in found] == [f"{k}, lead over equal energy" for k in NETWORKS]
-    assert [c.holds for c in found] == [k not in changed for k in NETWORKS]
+    verdict = judged(verdicts.sensitive_neurons_mislead, found)
+    assert verdict.word == word
+    assert len(verdict.conditions) == 2 * 4
+    assert (verdict.attacker, verdict.images) == ("direct", 1_000)
+    assert {c.case for c in verdict.conditions} == {
+        "random neurons of as much change (L1)", "random neurons of as much energy (squared L2)",
+    }  # fmt: skip
 
 
-def test_a_network_without_a_lead_is_no_support() -> None:
-    with pytest.raises(KeyError, match="just turned"):
-        verdicts.sensitive_neurons_mislead({"standard": HIGH, "AT": HIGH})
+def test_few_images_cannot_tell_what_sensitive_neurons_restore() -> None:
+    coins = torch.rand(2, 40, generator=torch.Generator().manual_seed(0)).round()
+    found = {"most sensitive": coins[:1, None]} | dict.fromkeys(EQUAL, coins[1:, None])
+    verdict = judged(verdicts.sensitive_neurons_mislead, dict.fromkeys(NETWORKS, found))
+    assert verdict.word == "undecided"
+    assert "images would tell" in verdict.evidence
 
 
-UNLIKE = gain(HIGH, TOUCHES)
-NO_LESS = Interval(-0.7, -1.4, 0.0)
-
-
-@pytest.mark.parametrize(
-    ("found", "changed", "followed", "expected", "summary"),
-    [
-        (DOWN, {}, {}, "supported", "12 of 12 comparisons"),
-        (DOWN, {"SNS": NO_LESS}, {}, "supported", "12 of 12 comparisons"),  # of SNS nothing is asked
-        (DOWN, {"ALP": NO_LESS}, {}, "partly", "11 of 12 comparisons"),
-        (DOWN, {}, {"sa": UNLIKE}, "partly", "follows in 1 of 2: SNS above AT: +20.0 [+1.0, +30.0] over seeds"),
-        (NO_LESS, {}, {"sa": UNLIKE, "la": gain(TOUCHES, HIGH)}, "not supported", "0 of 12 comparisons"),
-    ],
-)
-def test_lower_sensitivity_makes_robust(
-    found: Interval, changed: dict[str, Interval], followed: dict[str, Gain], expected: str, summary: str
-) -> None:
-    results = ratios(found, **changed), gains(**followed)
-    conditions = verdicts.lower_sensitivity_makes_robust(*results)
-    assert word(verdicts.lower_sensitivity_makes_robust, conditions) == expected
-    assert len(conditions) == 3 * 4 + 2
-    assert summary in verdicts.sensitivity_in_short(*results)
-    own = conditions[0]
-    assert (own.what, own.number) == ("AT, own examples, D1", verdicts.show_log_ratio(found))
-
-
-@pytest.mark.parametrize(
-    ("changed", "expected"),
-    [
-        ({}, "supported"),
-        ({"sa": gain(TOUCHES, HIGH)}, "partly"),
-        ({"sa": gain(HIGH, TOUCHES)}, "partly"),
-        ({"sr": gain(LOW, HIGH)}, "partly"),
-        ({"la": gain(HIGH, LOW)}, "partly"),
-        ({"sr": gain(HIGH, TOUCHES), "lr": gain(TOUCHES, HIGH)}, "not supported"),
-        ({"sa": gain(LOW, LOW), "la": gain(LOW, LOW)}, "not supported"),
-    ],
-)
-def test_stabilizing_has_to_beat_adversarial_training_and_random_neurons(
-    changed: dict[str, Gain], expected: str
-) -> None:
-    found = verdicts.stabilizing_makes_robust(gains(**changed))
-    assert word(verdicts.stabilizing_makes_robust, found) == expected
-    heavy, light = found
-    assert (heavy.what, light.what) == ("weight 1", "weight 0.1")
-    assert heavy.holds == (not {"sa", "sr"} & set(changed))
-    assert light.holds == (not {"la", "lr"} & set(changed))
-    assert "SNS 0.1 above SNS random 0.1: +20.0" in light.number or "lr" in changed
-
-
-Counts = tuple[tuple[int, int], tuple[int, int]]
-"""How many of ten images two networks of each weight are right on, those of the lighter weight first."""
-
-
-def results(clean: Counts, robust: Counts) -> Results:
-    found = Results()
-    parts: list[tuple[str, Threat, Counts]] = [
-        ("clean", "clean", clean), ("trade-off", "direct", robust), ("trade-off", "clean", LEVEL),
-    ]  # fmt: skip  # the last decides nothing
-    for part, threat, counts in parts:
-        for defence, seeds in zip(("SNS 0.1", "SNS", "AT"), (*counts, (5, 5)), strict=True):
-            for seed, n in enumerate(seeds):
-                found.add_hits(
-                    torch.arange(10) < n, part=part, dataset="digits", model="CNN", defence=defence, threat=threat,
-                    attack="PGD", eps=0.1, seed=seed,
-                )  # fmt: skip
+def levels(**changed: tuple[float, ...]) -> verdicts.Levels:
+    """Sensitivities of five networks of each training, all alike but for a training or "D4 SNS" that is named."""
+    plain = {"standard": 1.0, "AT": 0.3, "SNS": 0.1, "SNS 0.1": 0.2}
+    found = {}
+    for perturbation, definition in product(("noise of size eps", "transferred", "own examples"), ("D1", "D4")):
+        table = {}
+        for training, level in plain.items():
+            values = changed.get(training.replace(" 0.", "_"), (level,) * 5)
+            values = changed.get(f"{definition}_{training.replace(' 0.', '_')}", values)
+            table |= {(training, seed): value for seed, value in enumerate(values)}
+        found[perturbation, definition] = table | {("standard", 5): 9.0}  # a network that has no partners
     return found
 
 
-FALLS, RISES, LEVEL = ((9, 9), (7, 7)), ((3, 3), (5, 5)), ((9, 9), (9, 9))
-NOT_SURE = ((3, 5), (5, 6))  # of two seeds one is much like the other
-OCCLUDED = {
-    (k, mode, what): HIGH for k in ("standard", "AT") for mode in ("zero", "mean")
-    for what in ("clean", "attacked anew", "replayed")
-}  # fmt: skip
+def robust(**changed: Tensor) -> dict[str, Tensor]:
+    plain = {"standard": networks(0.0, 0), "AT": networks(0.4), "SNS": networks(0.5), "SNS 0.1": networks(0.5)}
+    controls = {"SNS random": networks(0.4), "SNS random 0.1": networks(0.4)}
+    return plain | controls | {name.replace("_", " "): right for name, right in changed.items()}
+
+
+WIDE = torch.stack([hits(share) for share in (0.3, 0.5, 0.4, 0.6, 0.3)])
+SAME = networks(0.4)
 
 
 @pytest.mark.parametrize(
-    ("costs", "clean", "robust", "expected"),
+    ("sensitive", "right", "word"),
     [
-        ({}, FALLS, RISES, "supported"),
-        ({("AT", "zero", "replayed"): LOW}, FALLS, RISES, "supported"),  # shown, and decides nothing
-        ({("AT", "zero", "attacked anew"): TOUCHES}, FALLS, RISES, "partly"),
-        ({("standard", "mean", "clean"): TOUCHES}, FALLS, RISES, "partly"),
-        ({}, LEVEL, RISES, "partly"),
-        ({}, FALLS, NOT_SURE, "partly"),
-        ({}, RISES, FALLS, "partly"),
-        (dict.fromkeys(OCCLUDED, TOUCHES), RISES, FALLS, "not supported"),
+        (levels(), robust(), "supported"),
+        (levels(), robust(SNS=SAME), "mixed"),
+        (levels(), robust(SNS=WIDE), "undecided"),
+        (levels(), robust(SNS=SAME) | {"SNS 0.1": SAME}, "contradicted"),
+        (levels(SNS=(0.3,) * 5), robust(SNS=SAME), "undecided"),  # nothing was lowered, so nothing is told
+        (levels(D4_SNS=(0.2, 0.4, 0.3, 0.1, 0.5)), robust(SNS=SAME), "undecided"),
+        (levels(D4_AT=(1.0,) * 5), robust(), "contradicted"),  # only the scale fell
+        (levels(AT=(1.02,) * 5), robust(), "contradicted"),
+        (levels(AT=(0.3, 3.0, 0.4, 2.0, 0.5)), robust(), "undecided"),
+        (levels(), robust(AT=networks(0.0, 0)), "contradicted"),  # no robustness to explain
+    ],
+)
+def test_robust_by_being_less_sensitive(sensitive: verdicts.Levels, right: dict[str, Tensor], word: str) -> None:
+    verdict = judged(verdicts.lower_sensitivity_makes_robust, sensitive, right)
+    assert verdict.word == word
+    assert len(verdict.conditions) == 1 + 4 + 2
+    assert verdict.attacker == "adaptive"
+
+
+def test_what_own_examples_do_decides_nothing() -> None:
+    (clear, *_), found = verdicts.lower_sensitivity_makes_robust(levels(), robust()), levels()
+    more = {key: dict(table) for key, table in found.items()}
+    for definition in ("D1", "D4"):
+        more["own examples", definition] = dict.fromkeys(more["own examples", definition], 1.0)
+    assert judged(verdicts.lower_sensitivity_makes_robust, more, robust()).word == "supported"
+    assert clear.seeds == 5
+    lower = verdicts.lower_sensitivity_makes_robust(levels(AT=(0.2, 0.3, 0.25, 0.3, 0.2)), robust())[1]
+    assert lower.told.startswith("sensitivity D1 to noise of size eps, AT against standard, %: -75.4 [")
+    assert lower.seeds == 5
+
+
+@pytest.mark.parametrize(
+    ("changed", "word"),
+    [
+        ({}, "supported"),
+        ({"SNS": SAME}, "mixed"),
+        ({"SNS random": networks(0.5)}, "mixed"),  # it need not be the sensitive neurons
+        ({"SNS": WIDE}, "undecided"),  # this interval is over zero for other networks alone
+        ({"SNS": WIDE, "SNS 0.1": SAME}, "contradicted"),
+        ({"AT": networks(0.6)}, "contradicted"),
+    ],
+)
+def test_stabilizing_has_to_beat_adversarial_training_and_random_neurons(changed: dict[str, Tensor], word: str) -> None:
+    verdict = judged(verdicts.stabilizing_makes_robust, robust() | changed)
+    assert verdict.word == word
+    assert (verdict.attacker, verdict.images, verdict.seeds) == ("adaptive", 1_000, 5)
+    pairs = {(c.case, c.what) for c in verdict.conditions}
+    assert pairs == {
+        ("weight 1", "SNS − AT"), ("weight 1", "SNS − SNS random"),
+        ("weight 0.1", "SNS 0.1 − AT"), ("weight 0.1", "SNS 0.1 − SNS random 0.1"),
+    }  # fmt: skip
+
+
+Lost = dict[str, dict[tuple[str, str], dict[str, Tensor]]]
+
+
+def lost(**costs: float) -> Lost:
+    """What the most sensitive neurons cost more than "random" ones, than "change" and than "energy"; 0.1 by default."""
+    left = {"most sensitive": 0.5}
+    left |= {
+        control: 0.5 + costs.get(control.split()[-1], 0.1) for control in ("random", "equal change", "equal energy")
+    }
+    return {
+        k: {
+            (mode, control): dict.fromkeys(("clean", "attacked anew"), hits(share).double().expand(2, 3, -1))
+            for mode in ("zero", "mean")
+            for control, share in left.items()
+        }
+        for k in ("standard", "AT")
+    }
+
+
+CLEAN = {"standard": networks(0.6), "AT": networks(0.4)}
+
+
+@pytest.mark.parametrize(
+    ("occluded", "clean", "attacked", "word"),
+    [
+        (lost(), CLEAN, robust(), "supported"),
+        (lost(energy=-0.1), CLEAN, robust(), "mixed"),
+        (lost(energy=0.015), CLEAN, robust(), "mixed"),  # so little matters of clean accuracy, not under attack
+        (lost(energy=0.0, change=0.0), CLEAN, robust(), "mixed"),
+        (lost(random=-0.1, change=-0.1, energy=-0.1), CLEAN, robust(), "contradicted"),
+        (lost(), {"standard": networks(0.4), "AT": networks(0.4)}, robust(), "contradicted"),  # no trade-off
+        (lost(), {"standard": WIDE, "AT": networks(0.4)}, robust(), "undecided"),
+        (lost(), CLEAN, robust(AT=networks(0.0, 0)), "contradicted"),
     ],
 )
 def test_sensitive_neurons_carry_accuracy_and_robustness(
-    costs: dict[tuple[str, str, str], Interval], clean: Counts, robust: Counts, expected: str
+    occluded: Lost, clean: dict[str, Tensor], attacked: dict[str, Tensor], word: str
 ) -> None:
-    found = verdicts.accuracy_and_robustness_share_neurons(OCCLUDED | costs, results(clean, robust))
-    assert word(verdicts.accuracy_and_robustness_share_neurons, found) == expected
-    assert len(found) == 7
-    falls, rises = found[5:]
-    assert falls.holds == (clean is FALLS)
-    assert rises.holds == (robust is RISES)
-    assert found[4].what == "AT, set to zero, attacked anew"
+    verdict = judged(verdicts.accuracy_and_robustness_share_neurons, occluded, clean, attacked)
+    assert verdict.word == word
+    assert len(verdict.conditions) == 2 + 3 * 5
+    margins = {c.what.rpartition(", ")[2].partition(":")[0]: c.margin for c in verdict.conditions[2:]}
+    assert margins == {"clean": 0.01, "attacked anew": 0.03}
 
 
-def every(interval: Interval) -> dict[str, Interval]:
-    kinds = ("all", "all, activation partialled out", "adversarially trained")
-    return {f"{d}, {kind}": interval for d in ("D1", "D4") for kind in kinds}
+STRONG, WEAK = Interval(-0.6, -0.8, -0.4), Interval(-0.1, -0.18, -0.02)
+NOT_SURE, REVERSED = Interval(-0.5, -0.8, -0.2), Interval(0.4, 0.1, 0.7)
+
+
+def every(interval: Interval, **changed: Interval) -> dict[str, Interval]:
+    """Correlations; those of all networks, or of the trained ones alone, may be named."""
+    kinds = {"all": "every", "all, activation partialled out": "", "adversarially trained": "trained"}
+    names = product(("own examples", "transferred"), ("D1", "D4"), kinds)
+    return {f"{p}, {d}, {kind}": changed.get(kinds[kind], interval) for p, d, kind in names}
+
+
+NAN = Interval(*[float("nan")] * 3)
 
 
 @pytest.mark.parametrize(
-    ("changed", "expected"),
+    ("correlations", "word"),
     [
-        ({}, "supported"),
-        ({"D4, all, activation partialled out": HIGH}, "supported"),  # only that of D1 is in the rule
-        ({"D1, all, activation partialled out": HIGH}, "partly"),
-        ({"D4, adversarially trained": Interval(-0.5, -0.9, 0.0)}, "partly"),
-        (dict.fromkeys(("D1, all", "D4, all"), HIGH), "partly"),
-        (every(HIGH), "not supported"),
+        (every(STRONG), "supported"),
+        (every(STRONG, trained=WEAK), "mixed"),  # negative, and not close
+        (every(STRONG, trained=NOT_SURE), "undecided"),
+        (every(STRONG, trained=REVERSED), "mixed"),
+        (every(WEAK), "contradicted"),
+        (every(REVERSED), "contradicted"),
+        (every(STRONG) | {"transferred, D4, all": WEAK}, "mixed"),
+        (every(STRONG) | {"transferred, D4, all, activation partialled out": WEAK}, "supported"),  # shown alone
+        (every(STRONG, every=NAN), "undecided"),  # what is no number supports nothing
     ],
 )
-def test_sensitivity_goes_with_robustness(changed: dict[str, Interval], expected: str) -> None:
-    correlations = every(LOW) | changed
-    found = verdicts.sensitivity_goes_with_robustness(correlations)
-    assert word(verdicts.sensitivity_goes_with_robustness, found) == expected
-    assert len(found) == 5
-    assert found[0].number == verdicts.show_correlation(correlations["D1, all"])
-
-
-def test_a_correlation_that_is_no_number_is_no_support() -> None:
-    nan = float("nan")
-    names = [c.what for c in verdicts.sensitivity_goes_with_robustness(every(LOW))]
-    found = verdicts.sensitivity_goes_with_robustness(every(LOW) | {names[2]: Interval(nan, nan, nan)})
-    assert [c.holds for c in found] == [True, True, False, True, True]
+def test_sensitivity_goes_with_robustness(correlations: dict[str, Interval], word: str) -> None:
+    verdict = judged(verdicts.sensitivity_goes_with_robustness, correlations)
+    assert verdict.word == word
+    assert len(verdict.conditions) == 8
+    assert {c.case for c in verdict.conditions} == {"all networks", "adversarially trained networks"}
+    assert verdict.conditions[0].told.startswith("rank correlation in %, own examples, D1, all: ")

@@ -1,5 +1,6 @@
 """Trained networks compared: with each other, and by what goes with robustness."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -10,9 +11,9 @@ from torch import Tensor, nn
 from advdef.contract import borrowed
 from advdef.evaluation import Results
 from advdef.papers.sensitivity.interventions import mean_activations
-from advdef.statistics import Interval, over_seeds, paired_difference, partial_spearman, spearman
+from advdef.statistics import Interval, over_seeds, over_seeds_and_images, partial_spearman, spearman
 
-__all__ = ["Gain", "activity", "correlations", "gain_over"]
+__all__ = ["Gain", "activity", "correlations", "gain_over", "relative_change"]
 
 Network = tuple[str, int]
 """A training and its seed."""
@@ -21,12 +22,10 @@ Network = tuple[str, int]
 class Gain(NamedTuple):
     """How much more robust accuracy one training gives than another, networks of one seed compared.
 
-    ``over_seeds`` is Student's interval (would other networks differ too?), ``over_images`` the paired one (would
-    other images?), ``by_seed`` the difference of each two networks.
+    ``interval`` is for other networks and other images, ``by_seed`` the difference of each two networks.
     """
 
-    over_seeds: Interval
-    over_images: Interval
+    interval: Interval
     by_seed: tuple[float, ...]
 
 
@@ -39,7 +38,21 @@ def gain_over(results: Results, method: str, other: str) -> Gain:
     seeds = results.select(defence=(method, other)).values("seed")
     mine, others = (torch.stack([results.hits(defence=k, seed=s) for s in seeds]) for k in (method, other))
     by_seed = tuple((mine.double().mean(1) - others.double().mean(1)).tolist())
-    return Gain(over_seeds(by_seed), paired_difference(mine, others), by_seed)
+    return Gain(over_seeds_and_images(mine, others), by_seed)
+
+
+def relative_change(levels: Mapping[Network, float], method: str, other: str) -> Interval:
+    """By which share a positive number of networks is larger under one training than under another, seed by seed.
+
+    -0.5 is half. The interval is Student's, of the logarithm of the ratio over the seeds that both have. Raises
+    ValueError for fewer than two.
+
+    >>> relative_change({("AT", 0): 1.0, ("AT", 1): 1.0, ("standard", 0): 4.0, ("standard", 1): 4.0}, "AT", "standard")
+    Interval(value=-0.75, low=-0.75, high=-0.75)
+    """
+    both = [s for k, s in levels if k == method and (other, s) in levels]
+    logs = over_seeds([math.log(levels[method, s] / levels[other, s]) for s in both])
+    return Interval(*(math.expm1(end) for end in (logs.value, logs.low, logs.high)))
 
 
 def correlations(
@@ -49,18 +62,20 @@ def correlations(
     activations: Mapping[Network, float],
     adversarial: Collection[Network],
 ) -> dict[str, Interval]:
-    """Spearman's rank correlation of sensitivity, by definition, and robust accuracy, over the networks of ``robust``.
+    """Spearman's rank correlation of sensitivity, by its name, and robust accuracy, over the networks of ``robust``.
 
-    For each definition: over all networks; the same with their mean activation partialled out, which is the scale of a
-    network; and over those alone whose training was ``adversarial``. Raises as :func:`advdef.statistics.spearman` does.
+    For each sensitivity: over all networks; the same with their mean activation partialled out, which is the scale of a
+    network; and over those alone whose training was ``adversarial``. Networks of one training are not independent, so
+    that the bootstrap draws trainings anew. Raises as :func:`advdef.statistics.spearman` does.
     """
     accuracy, scale = torch.tensor(list(robust.values())), torch.tensor([activations[key] for key in robust])
-    chosen, found = torch.tensor([key in adversarial for key in robust]), {}
+    chosen, trainings = torch.tensor([key in adversarial for key in robust]), [k for k, _ in robust]
+    some, found = [k for k, s in robust if (k, s) in adversarial], {}
     for label, levels in sensitivities.items():
         values = torch.tensor([levels[key] for key in robust])
-        found[f"{label}, all"] = spearman(values, accuracy)
-        found[f"{label}, all, activation partialled out"] = partial_spearman(values, accuracy, scale)
-        found[f"{label}, adversarially trained"] = spearman(values[chosen], accuracy[chosen])
+        found[f"{label}, all"] = spearman(values, accuracy, groups=trainings)
+        found[f"{label}, all, activation partialled out"] = partial_spearman(values, accuracy, scale, groups=trainings)
+        found[f"{label}, adversarially trained"] = spearman(values[chosen], accuracy[chosen], groups=some)
     return found
 
 

@@ -1,6 +1,7 @@
 """What sensitive neurons do, with controls: what mending them restores, what losing them costs, what they look at."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import product
 from typing import Literal
 
@@ -15,19 +16,24 @@ from advdef.papers.sensitivity.interventions import (
     correct_after_substitution,
     energy_matched,
     mean_activations,
+    mean_change,
 )
-from advdef.papers.sensitivity.measure import Pairs, Which, channel_mask, select, sensitivity
+from advdef.papers.sensitivity.measure import Pairs, channel_mask, select
 from advdef.taps import tapped
 
-__all__ = ["CONTROLS", "channel_views", "occluded_accuracy", "restored_accuracy"]
+__all__ = ["CONTROLS", "OCCLUDED", "channel_views", "occluded_accuracy", "restored_accuracy"]
 
 Mode = Literal["zero", "mean"]
 Inputs = dict[str, Callable[[nn.Module], Tensor]]
 
-_OCCLUDED: tuple[Which, ...] = ("top", "random", "bottom")
+_POWERS = {"equal change": 1, "equal energy": 2}
+_SHARES: dict[str, Literal["top", "bottom"]] = {"most sensitive": "top", "least sensitive": "bottom"}
 
-CONTROLS = ("most sensitive", "equal energy", "random", "equally active", "least sensitive")
+CONTROLS = ("most sensitive", "equal change", "equal energy", "random", "equally active", "least sensitive")
 """Which neurons :func:`restored_accuracy` substitutes: the most sensitive ones, and what they are compared with."""
+
+OCCLUDED = ("most sensitive", "random", "equal change", "equal energy", "least sensitive")
+"""Which neurons :func:`occluded_accuracy` occludes."""
 
 
 def restored_accuracy(
@@ -42,14 +48,19 @@ def restored_accuracy(
     """How often each attacked image is right when some neurons of one layer get their clean activations back.
 
     By control, (shares, layers, N) in [0, 1]. ``ranking`` has sensitivities (C,) of the layers. Besides the most and
-    the least sensitive share of a layer's neurons there are ``draws`` sets of random ones: as many as the most
-    sensitive, as many as carry the same change of ``turned``, and as many of like activation, whose results are
-    averaged. The generator is a CPU one. Raises as :func:`~advdef.papers.sensitivity.interventions.substitute` does.
+    the least sensitive share of a layer's neurons there are ``draws`` sets of random ones: as many as carry the same
+    change of ``turned`` (the sum of absolute values, L1), as many as carry the same energy (the sum of squares), as
+    many as the most sensitive, and as many of like activation, whose results are averaged. The generator is a CPU one.
+    Raises as :func:`~advdef.papers.sensitivity.interventions.substitute` does.
     """
-    energy, active = sensitivity(model, turned), mean_activations(model, turned.images, ranking)
+    held = {
+        control: mean_change(model, turned.images, ranking, power=power, partners=turned.adversarial)
+        for control, power in _POWERS.items()
+    }
+    active = mean_activations(model, turned.images, ranking)
     found: dict[str, list[Tensor]] = {control: [] for control in CONTROLS}
     for layer in ranking:
-        plan = [_controls(layer, share, ranking, energy, active, draws, generator) for share in shares]
+        plan = [_controls(layer, share, ranking, held, active, draws, generator) for share in shares]
         sets = [(at, control, rows) for at, sets in enumerate(plan) for control in CONTROLS for rows in sets[control]]
         chosen = [{layer: rows} for _, _, rows in sets]
         right = correct_after_substitution(model, turned.adversarial, turned.images, turned.labels, chosen).double()
@@ -63,7 +74,7 @@ def _controls(
     layer: str,
     share: float,
     ranking: Mapping[str, Tensor],
-    energy: Mapping[str, Tensor],
+    held: Mapping[str, Mapping[str, Tensor]],
     active: Mapping[str, Tensor],
     draws: int,
     generator: torch.Generator,
@@ -77,7 +88,7 @@ def _controls(
 
     return {
         "most sensitive": [top],
-        "equal energy": drawn(lambda: energy_matched(energy[layer], top, generator=generator)),
+        **{c: drawn(partial(energy_matched, e[layer], top, generator=generator)) for c, e in held.items()},
         "random": drawn(lambda: select(sigma, ratio=share, which="random", generator=generator)[layer]),
         "equally active": drawn(lambda: activation_matched(active[layer], top, generator=generator)),
         "least sensitive": [select(sigma, ratio=share, which="bottom")[layer]],
@@ -95,15 +106,16 @@ def occluded_accuracy(
     generator: torch.Generator,
     reference: Tensor,
     attack: Callable[[nn.Module], Tensor] | None = None,
-) -> dict[tuple[Mode, Which], dict[str, Tensor]]:
+) -> dict[tuple[Mode, str], dict[str, Tensor]]:
     """How often each image is right when a share of one layer's neurons is set to zero, or to their mean.
 
     By mode, chosen neurons and accuracy, (shares, layers, N) in [0, 1]; images (N, C, H, W), labels (N,). Means are
-    those on the images ``reference``. ``ranking`` has sensitivities (C,) of the layers: the "top" or "bottom" share is
-    occluded, or a "random" one, for which ``draws`` sets are averaged. Accuracy is "clean"; with an ``attack``, which
-    makes adversarial images for a network, there is also, for neurons at zero, that on the examples of the intact
-    network ("replayed") and on those of the occluded one ("attacked anew"). The generator is a CPU one. Raises as
-    :class:`~advdef.papers.sensitivity.interventions.Ablated` does.
+    those on the images ``reference``. ``ranking`` has sensitivities (C,) of the layers: the most or the least sensitive
+    share is occluded, or random neurons, for which ``draws`` sets are averaged: as many, or as many as lose as much
+    activation on ``reference`` (equal change: the sum of absolute differences, equal energy: of squares). Accuracy is
+    "clean"; with an ``attack``, which makes adversarial images for a network, there is also, for neurons at zero, that
+    on the examples of the intact network ("replayed") and on those of the occluded one ("attacked anew"). The generator
+    is a CPU one. Raises as :class:`~advdef.papers.sensitivity.interventions.Ablated` does.
     """
     clean: Inputs = {"clean": lambda without: images}
     under_attack = clean
@@ -111,13 +123,14 @@ def occluded_accuracy(
         replayed = attack(model)
         under_attack = clean | {"replayed": lambda without: replayed, "attacked anew": attack}
     means = mean_activations(model, reference, ranking)
-    found: dict[tuple[Mode, Which], dict[str, Tensor]] = {}
+    found: dict[tuple[Mode, str], dict[str, Tensor]] = {}
     modes: dict[Mode, tuple[Mapping[str, Tensor] | None, Inputs]] = {
         "zero": (None, under_attack),
         "mean": (means, clean),
     }
-    for (mode, (values, inputs)), which in product(modes.items(), _OCCLUDED):
-        found[mode, which] = _without(model, labels, ranking, which, shares, draws, generator, values, inputs)
+    for (mode, (values, inputs)), which in product(modes.items(), OCCLUDED):
+        held = mean_change(model, reference, ranking, power=_POWERS[which], values=values) if which in _POWERS else None
+        found[mode, which] = _without(model, labels, ranking, which, held, shares, draws, generator, values, inputs)
     return found
 
 
@@ -125,7 +138,8 @@ def _without(
     model: nn.Module,
     labels: Tensor,
     ranking: Mapping[str, Tensor],
-    which: Which,
+    which: str,
+    held: Mapping[str, Tensor] | None,
     shares: Sequence[float],
     draws: int,
     generator: torch.Generator,
@@ -137,8 +151,13 @@ def _without(
     for share in shares:
         for layer in ranking:
             hits: dict[str, list[Tensor]] = {kind: [] for kind in inputs}
-            for _ in range(draws if which == "random" else 1):
-                rows = select({layer: ranking[layer]}, ratio=share, which=which, generator=generator)
+            sigma = {layer: ranking[layer]}
+            for _ in range(1 if which in _SHARES else draws):
+                rows = select(sigma, ratio=share, which=_SHARES.get(which, "top"), generator=generator)
+                if held is not None:
+                    rows = {layer: energy_matched(held[layer], rows[layer], generator=generator)}
+                elif which == "random":
+                    rows = select(sigma, ratio=share, which="random", generator=generator)
                 left = Ablated(model, rows, values=values)
                 for kind, images in inputs.items():
                     hits[kind].append(correct(left, images(left), labels))

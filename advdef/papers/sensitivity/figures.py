@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from advdef.papers.sensitivity.comparison import Network
-from advdef.papers.sensitivity.experiments import Mode
+from advdef.papers.sensitivity.experiments import OCCLUDED, Mode
 from advdef.plotting import COLOURS
-from advdef.selection import Which, layer_score
+from advdef.selection import layer_score
 
 __all__ = [
     "draw_links", "draw_occlusion", "draw_overlap", "draw_profiles", "draw_readings", "draw_substitution",
@@ -89,7 +89,7 @@ def draw_substitution(restored: Mapping[str, Mapping[str, Tensor]], shares: Sequ
     """
     figure, axes = plt.subplots(2, 2, figsize=(9.5, 5.6), sharex=True, sharey=True)
     for panel, (k, table) in zip(axes.flat, restored.items(), strict=True):
-        for (control, right), style in zip(table.items(), ("o-", "s-", "^--", "v--", "x:"), strict=True):
+        for (control, right), style in zip(table.items(), ("o-", "s-", "D-", "^--", "v--", "x:"), strict=True):
             panel.plot(shares, right.mean((1, 2)).tolist(), style, label=control)
         panel.set(title=k)
     for panel in axes[1]:
@@ -101,7 +101,7 @@ def draw_substitution(restored: Mapping[str, Mapping[str, Tensor]], shares: Sequ
 
 
 def draw_occlusion(
-    lost: Mapping[str, Mapping[tuple[Mode, Which], Mapping[str, Tensor]]],
+    lost: Mapping[str, Mapping[tuple[Mode, str], Mapping[str, Tensor]]],
     shares: Sequence[float],
     intact: Mapping[str, float],
 ) -> Figure:
@@ -110,8 +110,7 @@ def draw_occlusion(
     ``lost[network]`` is what :func:`~advdef.papers.sensitivity.experiments.occluded_accuracy` gives, ``intact`` has the
     clean accuracy of the whole networks.
     """
-    tones: dict[Which, str] = {"top": "#D55E00", "random": "#7F7F7F", "bottom": "#0072B2"}
-    names = {"top": "most sensitive", "random": "random", "bottom": "least sensitive"}
+    tones = dict(zip(OCCLUDED, ("#D55E00", "#7F7F7F", "#E69F00", "#009E73", "#0072B2"), strict=True))
     figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.2))
     lines = [
         (axes[0], "standard", "clean", "o-"), (axes[1], "AT", "clean", "o-"), (axes[2], "AT", "attacked anew", "o-"),
@@ -119,7 +118,7 @@ def draw_occlusion(
     ]  # fmt: skip
     for which, tone in tones.items():
         for panel, k, what, style in lines:
-            line, label = lost[k]["zero", which][what].mean((1, 2)).tolist(), names[which] if style == "o-" else None
+            line, label = lost[k]["zero", which][what].mean((1, 2)).tolist(), which if style == "o-" else None
             panel.plot(shares, line, style, color=tone, label=label)
     for panel, title in zip(axes, ("standard, clean", "AT, clean", "AT, under attack"), strict=True):
         panel.set(title=title, xlabel="share occluded")

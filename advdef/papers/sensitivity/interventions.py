@@ -1,9 +1,9 @@
 """What neurons do for a decision: their activations are overwritten, and the forward pass goes on from there.
 
 Substitution (of clean activations into an adversarial pass) and ablation test whether sensitive neurons cause the wrong
-decisions under attack (https://arxiv.org/abs/1909.06978). The controls are random neurons whose change has the same
-energy, or whose activation is alike. ``rescaled`` changes the sensitivity of neurons, and not the function of the
-network.
+decisions under attack (https://arxiv.org/abs/1909.06978). The controls are random neurons that change as much in total,
+by one norm or the other, or whose activation is alike. ``rescaled`` changes the sensitivity of neurons, and not the
+function of the network.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +25,7 @@ __all__ = [
     "correct_after_substitution",
     "energy_matched",
     "mean_activations",
+    "mean_change",
     "rescaled",
     "substitute",
 ]
@@ -126,12 +127,51 @@ def mean_activations(
     return {name: (total / len(images)).cpu() for name, total in totals.items()}
 
 
-def energy_matched(energy: Tensor, chosen: Tensor, *, generator: torch.Generator) -> Tensor:
-    """A control for :func:`substitute`: random neurons whose total energy is nearest to that of the chosen ones, (k',).
+def mean_change(
+    model: nn.Module,
+    images: Tensor,
+    layers: Iterable[str],
+    *,
+    power: int = 1,
+    partners: Tensor | None = None,
+    values: Mapping[str, Tensor] | None = None,
+    batch_size: int = 250,
+) -> dict[str, Tensor]:
+    """How much each neuron's activation is changed when it is overwritten, (C,) by layer, on the CPU.
 
-    ``energy`` (C,) is the mean size of each neuron's change over the pairs that are substituted. Substitution removes
-    that energy, so the most sensitive neurons have a lead over as many others by construction; this control asks what
-    is restored per energy.
+    The mean over images (N, C, H, W) and positions of the difference to the ``power`` of 1 (its absolute value, L1) or
+    2 (its square, the energy): from the activation on the ``partners`` of the images, or from ``values`` (C,) by layer,
+    by default zero. Neurons of one layer have as many positions, so that such numbers add up over them. Raises as
+    :func:`mean_activations` does, and ValueError for partners of another shape.
+    """
+    if partners is not None and partners.shape != images.shape:
+        raise ValueError(f"images and partners must pair up, not {tuple(images.shape)} and {tuple(partners.shape)}")
+    totals = dict.fromkeys(check_layers(model, layers), torch.zeros(()))
+    with borrowed(model, quiet=True), torch.no_grad(), tapped(model, totals) as seen:
+        others = images if partners is None else partners
+        for x, partner in zip(images.split(batch_size), others.split(batch_size), strict=True):
+            if partners is not None:
+                model(partner)
+            other = dict(seen)
+            model(x)
+            same_layers("a forward pass", seen, totals)
+            for name, output in seen.items():
+                flat = output.reshape(*output.shape[:2], -1)
+                instead = flat.new_zeros(1) if values is None else values[name].to(flat)[:, None]
+                if partners is not None:
+                    instead = other[name].reshape(flat.shape)
+                change = (flat - instead).abs() ** power
+                totals[name] = totals[name].to(change) + change.mean(2).sum(0)
+    return {name: (total / len(images)).cpu() for name, total in totals.items()}
+
+
+def energy_matched(energy: Tensor, chosen: Tensor, *, generator: torch.Generator) -> Tensor:
+    """A control for neurons that are overwritten: random ones whose total is nearest to that of the chosen, (k',).
+
+    ``energy`` (C,) is what is held equal, as a number per neuron that adds up: :func:`mean_change` in its power 1 or 2.
+    Overwriting removes it, so the most sensitive neurons have a lead over as many others by construction; this control
+    asks what is restored per energy. Neither power is fair alone: at equal L1 the most sensitive neurons, whose changes
+    are large, have more of the squares, and at equal squares the many small changes of the others have more L1.
 
     All other neurons are put in random order, the chosen ones after them, and the control is the beginning of that
     order. So it contains chosen ones only where the energy of all others falls short, and then no more than needed.

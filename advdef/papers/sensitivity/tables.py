@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from advdef.evaluation import Results, correct
 from advdef.evaluation.results import WORST_CASE
 from advdef.papers.sensitivity.comparison import Gain
-from advdef.papers.sensitivity.experiments import Mode
+from advdef.papers.sensitivity.experiments import OCCLUDED, Mode
 from advdef.papers.sensitivity.measure import Pairs, SensitivityMeter
 from advdef.papers.sensitivity.migration import Migration
 from advdef.papers.sensitivity.readings import before_relu, common_share, rank_agreement
-from advdef.selection import Which, select
+from advdef.selection import select
 from advdef.statistics import Interval
 
 __all__ = [
@@ -59,24 +59,18 @@ def table_of_substitution(
 
 
 def table_of_occlusion(
-    lost: Mapping[str, Mapping[tuple[Mode, Which], Mapping[str, Tensor]]],
-    costs: Mapping[tuple[str, Mode, str], Interval],
+    lost: Mapping[str, Mapping[tuple[Mode, str], Mapping[str, Tensor]]],
+    costs: Mapping[tuple[str, Mode, str], Mapping[str, Interval]],
 ) -> pd.DataFrame:
-    """Accuracy without some neurons, and what the most sensitive cost more than random ones: a row for each of these.
+    """Accuracy without some neurons, and what the most sensitive cost more than each control: a row per measurement.
 
     ``lost[network]`` is what :func:`~advdef.papers.sensitivity.experiments.occluded_accuracy` gives.
     """
     rows = []
     for (k, mode, what), cost in costs.items():
-        row = {
-            "network": k,
-            "set to": mode,
-            "accuracy": what,
-            "without most sensitive %": _percent(lost[k][mode, "top"][what]),
-            "without random %": _percent(lost[k][mode, "random"][what]),
-            "without least sensitive %": _percent(lost[k][mode, "bottom"][what]),
-            "sensitive cost more than random by": f"{cost:+}",
-        }
+        row = {"network": k, "set to": mode, "accuracy": what}
+        row |= {f"without {which} %": _percent(lost[k][mode, which][what]) for which in OCCLUDED}
+        row |= {f"sensitive cost more than {control} by": f"{found:+}" for control, found in cost.items()}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -112,9 +106,8 @@ def table_of_gains(gains: Mapping[tuple[str, str], Gain]) -> pd.DataFrame:
     for (method, other), gain in gains.items():
         row = {
             "difference": f"{method} − {other}",
-            "over seeds, points": f"{gain.over_seeds:+}",
+            "points": f"{gain.interval:+}",
             "by seed": ", ".join(f"{100 * value:+.1f}" for value in gain.by_seed),
-            "over images, points": f"{gain.over_images:+}",
         }
         rows.append(row)
     return pd.DataFrame(rows)
