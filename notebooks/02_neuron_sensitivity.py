@@ -456,6 +456,8 @@ notebook.table(
 # Occlusion sets neurons to zero (or to their mean), one layer at a time. Robust accuracy is measured twice: with adversarial examples of the
 # intact network, replayed, and with an attack on the occluded network itself. Sensitive neurons may cost more just because they are active. So besides as
 # many random neurons there are random ones that lose as much activation on training images, in L1 (equal change) or in squared L2 (equal energy).
+# The trade-off of the claim is between accuracy and robustness: what adversarial training gains under attack and loses on clean images, in the table of
+# all methods below. How the weight of the penalty trades one for the other is shown, and decides nothing.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy when some neurons of a layer are set to zero, averaged over four layers. Robust accuracy under PGD with the margin loss: replayed from the intact network (dotted) or attacked anew (solid).", "name": "fig-occlusion"}, "image": {"alt": "Three panels: clean accuracy of the standard network, clean and robust accuracy of the adversarially trained network against the share of occluded neurons, for the most sensitive, random, equally changed and least sensitive ones."}}
 OCCLUDED = (0.1, 0.2, 0.4)
