@@ -775,6 +775,7 @@ for kind, k in product(P["networks"][1:], ("AT", "SNS", "SNS random")):
     function, settings = METHODS[k]
     build = partial(network, kind)
     model = trained(build, function, data, seed=seed, **BUDGET, **settings).model
+    page.add_network(kind, model)
     sigma = sensitivity(model, pairs_of(model, probe.float_images(), probe.labels))
     defence = defend(model, sensitivity=sigma, features=list(sigma)[-1])
     found = attack_all(defence, budgets=(EPS,), generator=rng())
