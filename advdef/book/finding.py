@@ -19,6 +19,7 @@ _ROWS = {"undefended": "no defence", "AT": "adversarial training"} | {
 }
 _LEFT, _RIGHT, _TOP, _STEP = 12, 346, 26, 46  # of the axis, in units of the picture
 _WIDTH = 360
+_COUNTS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven"}
 
 
 def finding(records: Iterable[Record], cards: Mapping[str, Mapping[str, Any]]) -> str:
@@ -52,7 +53,7 @@ def _sentence(cards: Mapping[str, Mapping[str, Any]], images: int) -> str:
     first = (
         f"**{' and '.join(better)} beat{'s' if len(better) == 1 else ''} adversarial training at some budget.**"
         if better
-        else f"**None of the {len(cards)} defences beats adversarial training at any budget that was tried.**"
+        else f"**None of the {_COUNTS.get(len(cards), len(cards))} defences beats adversarial training at any budget that was tried.**"
     )
 
     def lost(card: Mapping[str, Any]) -> float:
