@@ -62,7 +62,8 @@ def reproduce(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests and the examples in docstrings: ``nox -s tests -- -k cli``.
 
-    ``-- --all`` executes each notebook with another seed as well.
+    ``-- --all`` also rehearses the largest profiles, tries the set-up cell in an environment of its own, and executes
+    each notebook with another seed.
     """
     _run(session, *PYTEST, *session.posargs)
 

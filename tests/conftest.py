@@ -27,16 +27,19 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 EXECUTING = ("tests/test_notebooks.py", "tests/test_rehearsal.py", "tests/test_guide.py")
+WITHOUT_ALL = "only with --all, as every week: nox -s tests -- --all"
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What takes minutes comes first, else one worker ends long after the other.
 
     A file is one worker's, with its fixtures, but each executed notebook may be another one's.
     """
     items.sort(key=lambda item: not item.nodeid.startswith(EXECUTING))
     for item in items:
+        if item.get_closest_marker("thorough") and not config.getoption("all"):
+            item.add_marker(pytest.mark.skip(reason=WITHOUT_ALL))
         case = item.nodeid.partition("[")[2].rstrip("]") if item.nodeid.startswith(EXECUTING[:2]) else ""
         item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{case}".rstrip("-")))
 
@@ -78,12 +81,12 @@ def batch(digits: Dataset) -> tuple[Tensor, Tensor]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--all", action="store_true", help="execute each notebook with another seed as well")
+    parser.addoption("--all", action="store_true", help="run what takes long and rarely fails as well")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """``reseeded`` are the notebooks to execute with another seed."""
     if "reseeded" in metafunc.fixturenames:
         every = sorted(Repository(ROOT).notebooks)
-        without = [pytest.param("", marks=pytest.mark.skip(reason="only with --all"))]
+        without = [pytest.param("", marks=pytest.mark.skip(reason=WITHOUT_ALL))]
         metafunc.parametrize("reseeded", every if metafunc.config.getoption("all") else without)

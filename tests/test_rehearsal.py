@@ -7,6 +7,7 @@ images are made up.
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -185,8 +186,6 @@ lined.trained = partial(lined.trained, batch_size=20)""",
 
 Rehearsal = tuple[Plan, nbformat.NotebookNode, dict[str, Any]]
 
-pytestmark = pytest.mark.slow
-
 
 def write_images(folder: Path, images: Images) -> None:
     """A bundle that passes for CIFAR-10."""
@@ -198,12 +197,9 @@ def write_images(folder: Path, images: Images) -> None:
     write_bundle(folder / "cifar10.npz", arrays)
 
 
-@pytest.fixture(scope="module", params=list(PLANS))
-def rehearsal(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Rehearsal:
-    """The executed notebook, and its record."""
-    plan: Plan = PLANS[request.param]
-    folder, file = tmp_path_factory.mktemp("rehearsal"), NOTEBOOKS / f"{plan.notebook}.py"
-    notebook = read_pair(file)
+def rehearsed(plan: Plan) -> nbformat.NotebookNode:
+    """The notebook with a small profile "paper"."""
+    notebook = read_pair(NOTEBOOKS / f"{plan.notebook}.py")
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     choice = next(line for line in CHOICES if any(line in cell.source for cell in code))
     small = f"""{plan.imports}
@@ -216,6 +212,42 @@ PROFILES["paper"] |= {plan.settings!r}
         assert found == 1, f"the notebook says {old!r} {found} times: adapt the rehearsal"
         for cell in code:
             cell.source = cell.source.replace(old, new)
+    return notebook
+
+
+def settings_of(notebook: nbformat.NotebookNode) -> dict[str, set[str]]:
+    """The names in its ``PROFILES``, by profile."""
+    trees = [ast.parse(cell.source) for cell in notebook.cells if "\nPROFILES = {" in f"\n{cell.source}"]
+    (made,) = (
+        line.value
+        for tree in trees
+        for line in tree.body
+        if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "PROFILES"
+    )
+    assert isinstance(made, ast.Dict)
+    names = [{setting.arg for setting in profile.keywords if setting.arg} for profile in made.values]  # type: ignore[attr-defined]
+    return dict(zip(map(ast.literal_eval, filter(None, made.keys)), names, strict=True))
+
+
+@pytest.mark.parametrize("page", sorted(path.stem for path in NOTEBOOKS.glob("[0-9]*.py")))
+def test_all_profiles_of_a_page_have_the_same_settings(page: str) -> None:
+    smoke, *others = settings_of(read_pair(NOTEBOOKS / f"{page}.py")).values()
+    assert [names ^ smoke for names in others] == [set()] * 2
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=list(PLANS))
+def test_each_rehearsal_still_fits_its_page(plan: Plan) -> None:
+    assert plan.settings.keys() <= settings_of(rehearsed(plan))["paper"]
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(paper, marks=[pytest.mark.slow, pytest.mark.thorough]) for paper in PLANS]
+)
+def rehearsal(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Rehearsal:
+    """The executed notebook, and its record."""
+    plan: Plan = PLANS[request.param]
+    folder, file = tmp_path_factory.mktemp("rehearsal"), NOTEBOOKS / f"{plan.notebook}.py"
+    notebook = rehearsed(plan)
     write_images(folder, plan.images)
     places = {"ADVDEF_DATA": folder, "ADVDEF_CACHE": folder / "cache", "ADVDEF_RESULTS": folder / "results"}
     settings = {"ADVDEF_RESUME": "", **kernel_settings()}
