@@ -200,7 +200,7 @@ def run(name: str, tmp_path: Path) -> tuple[list[Attempt], Outcome]:
     )
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ["TRN", "Sobel map", "JPEG", "Fast-AT"])  # the others have rungs of these
 def test_every_attempt_runs_and_stays_in_its_budget(name: str, tmp_path: Path) -> None:
     pytest.importorskip("pyautoattack")
     attempts, outcome = run(name, tmp_path)

@@ -53,7 +53,7 @@ def test_the_adaptive_attacker_has_what_the_others_found(
     network: nn.Module, asked: tuple[Tensor, Tensor], random: bool
 ) -> None:
     defence = NoiseVote(network, 0.1, draws=2) if random else Undefended(network)
-    found = three_attackers(defence, *asked, eps=0.1, generator=seeded(), draws=4, **CHEAP)
+    found = three_attackers(defence, *asked, eps=0.1, generator=seeded(), draws=3, **CHEAP)
     left = {threat: outcome.robust.double().mean() for threat, outcome in found.items()}
     assert left["adaptive"] <= min(left["oblivious"], left["direct"]) + (0.1 if random else 0)
     if not random:

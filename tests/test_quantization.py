@@ -304,7 +304,7 @@ def quantised(digits: Dataset) -> Quantized:
     return defence
 
 
-@pytest.mark.parametrize("eps", [0.02, 0.05, 0.1])
+@pytest.mark.parametrize("eps", [0.02, 0.1])
 def test_level_space_is_at_least_as_strong_as_bpda_and_above_the_certificate(
     quantised: Quantized, batch: Pair, eps: float
 ) -> None:

@@ -33,7 +33,20 @@ def executed(repository: Repository, path: Path, said: str) -> Path:
 
 
 @pytest.mark.site
-def test_the_executed_notebook_is_rendered(repository: Repository, tmp_path: Path) -> None:
+def test_the_executed_notebook_is_rendered_and_an_earlier_site_is_there_until_then(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "build/smoke/site"
+    site.mkdir(parents=True)
+    (site / "index.html").write_text("earlier")
+    seen: list[list[str]] = []
+    delete = shutil.rmtree
+
+    def watched(path: Path, **options: bool) -> None:
+        seen.append(sorted(found.name for found in site.glob("index.html")))
+        delete(path, **options)
+
+    monkeypatch.setattr("shutil.rmtree", watched)
     # The committed notebook would raise nothing, but say nothing either: the outputs come from the given file alone.
     given = executed(repository, tmp_path / "given.ipynb", "hello from the run")
     index = render(repository, tmp_path / "build/smoke", notebooks={"01_good.ipynb": given})
@@ -42,7 +55,9 @@ def test_the_executed_notebook_is_rendered(repository: Repository, tmp_path: Pat
     assert "hello from the run" in page
     assert "seed = 99" not in page
     assert "A tiny book" in (index.parent / "book/intro.html").read_text()
-    assert not (tmp_path / "build/smoke/site.partial").exists()
+    assert all(names == ["index.html"] for names in seen)  # each time that something is deleted
+    assert index.read_text() != "earlier"
+    assert sorted(path.name for path in site.parent.iterdir()) == ["site", "site.log", "source"]
 
 
 @pytest.mark.site
@@ -57,27 +72,6 @@ def test_a_warning_is_an_error_and_an_earlier_site_stays(repository: Repository,
     assert "book/intro.md:3: WARNING" in str(caught.value)
     assert "'nothing'" in str(caught.value)
     assert earlier.read_text() == "earlier"
-
-
-@pytest.mark.site
-def test_an_earlier_site_is_there_until_the_new_one_is(
-    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    site = tmp_path / "build/x/site"
-    site.mkdir(parents=True)
-    (site / "index.html").write_text("earlier")
-    seen: list[list[str]] = []
-    delete = shutil.rmtree
-
-    def watched(path: Path, **options: bool) -> None:
-        seen.append(sorted(found.name for found in site.glob("index.html")))
-        delete(path, **options)
-
-    monkeypatch.setattr("shutil.rmtree", watched)
-    index = render(repository, tmp_path / "build/x")
-    assert all(names == ["index.html"] for names in seen)  # each time that something is deleted
-    assert index.read_text() != "earlier"
-    assert sorted(path.name for path in site.parent.iterdir()) == ["site", "site.log", "source"]
 
 
 def test_a_full_disk_is_told_with_the_path(
