@@ -195,12 +195,12 @@ def test_each_call_starts_from_rest() -> None:
     assert torch.equal(neuron(currents), first)
 
 
-@pytest.mark.parametrize("kind", EACH_KIND)
-def test_spikes_do_not_depend_on_the_surrogate(kind: str) -> None:
-    for layout, constant in product(LAYOUTS, (False, True)):
-        currents = currents_of(layout, IMAGES if constant else 4 * IMAGES)
-        found = neuron_of(4, surrogate=EACH_KIND[kind])(currents, constant=constant)
-        assert torch.equal(found, neuron_of(4)(currents, constant=constant))
+def test_spikes_do_not_depend_on_the_surrogate() -> None:
+    for kind in EACH_KIND:
+        for layout, constant in product(LAYOUTS, (False, True)):
+            currents = currents_of(layout, IMAGES if constant else 4 * IMAGES)
+            found = neuron_of(4, surrogate=EACH_KIND[kind])(currents, constant=constant)
+            assert torch.equal(found, neuron_of(4)(currents, constant=constant))
 
 
 @pytest.mark.parametrize("surrogate", [RECTANGLE, Surrogate("membrane"), Surrogate("rate")], ids=str)
@@ -280,29 +280,29 @@ def test_gradients_by_shapes_that_are_written_here(name: str) -> None:
     assert_close(found, one_more.flatten(0, 1))
 
 
-@pytest.mark.parametrize("kind", EACH_KIND)
-def test_double_precision_agrees_with_single(kind: str) -> None:
-    neuron = neuron_of(4, surrogate=EACH_KIND[kind])
-    for constant in (False, True):
-        run, currents = partial(neuron, constant=constant), currents_of("maps", IMAGES if constant else 4 * IMAGES)
-        incoming = torch.randn(4 * IMAGES, 5, 3, 4, generator=seeded(1))
-        double = pulled_back(run, currents.double(), incoming.double())
-        assert double.dtype == torch.float64
-        assert torch.equal(run(currents.double()), run(currents).double())
-        assert_close(double.float(), pulled_back(run, currents, incoming), atol=5e-5)  # slopes go up to 4 / 0.25
-        assert bool(double.any())
+def test_double_precision_agrees_with_single() -> None:
+    for kind in EACH_KIND:
+        neuron = neuron_of(4, surrogate=EACH_KIND[kind])
+        for constant in (False, True):
+            run, currents = partial(neuron, constant=constant), currents_of("maps", IMAGES if constant else 4 * IMAGES)
+            incoming = torch.randn(4 * IMAGES, 5, 3, 4, generator=seeded(1))
+            double = pulled_back(run, currents.double(), incoming.double())
+            assert double.dtype == torch.float64
+            assert torch.equal(run(currents.double()), run(currents).double())
+            assert_close(double.float(), pulled_back(run, currents, incoming), atol=5e-5)  # slopes go up to 4 / 0.25
+            assert bool(double.any())
 
 
-@pytest.mark.parametrize("name", REDUCED)
-def test_half_precision_is_computed_in_single(name: str) -> None:
-    neuron = neuron_of(4, decay=0.9, surrogate=REDUCED[name])
-    currents = currents_of("maps", 12).bfloat16()
-    incoming = torch.randn(currents.shape, generator=seeded(1)).bfloat16()
-    assert neuron(currents).dtype == torch.bfloat16
-    assert torch.equal(neuron(currents).float(), neuron(currents.float()))
-    half, single = (pulled_back(neuron, currents.to(t), incoming.to(t)) for t in (torch.bfloat16, torch.float32))
-    assert half.dtype == torch.bfloat16
-    assert torch.allclose(half.float(), single, rtol=2**-7, atol=1e-6)
+def test_half_precision_is_computed_in_single() -> None:
+    for name in REDUCED:
+        neuron = neuron_of(4, decay=0.9, surrogate=REDUCED[name])
+        currents = currents_of("maps", 12).bfloat16()
+        incoming = torch.randn(currents.shape, generator=seeded(1)).bfloat16()
+        assert neuron(currents).dtype == torch.bfloat16
+        assert torch.equal(neuron(currents).float(), neuron(currents.float()))
+        half, single = (pulled_back(neuron, currents.to(t), incoming.to(t)) for t in (torch.bfloat16, torch.float32))
+        assert half.dtype == torch.bfloat16
+        assert torch.allclose(half.float(), single, rtol=2**-7, atol=1e-6)
 
 
 @pytest.mark.parametrize("constant", [False, True])
@@ -350,13 +350,13 @@ def test_membrane_survives_a_channel_without_spread() -> None:
     assert torch.equal(gradient, torch.zeros_like(gradient))  # all membranes lie far from it, in its units
 
 
-@pytest.mark.parametrize("kind", EACH_KIND)
-def test_one_image_does_not_see_another(kind: str) -> None:
-    neuron, currents = neuron_of(4, surrogate=EACH_KIND[kind]), currents_of("maps", 12)
-    incoming = torch.ones_like(currents)
-    both = pulled_back(neuron, currents, incoming).unflatten(0, (4, 3))
-    alone = pulled_back(neuron, currents.unflatten(0, (4, 3))[:, 1].contiguous(), incoming[:4])
-    assert torch.allclose(both[:, 1], alone, rtol=1e-5, atol=1e-6)
+def test_one_image_does_not_see_another() -> None:
+    for kind in EACH_KIND:
+        neuron, currents = neuron_of(4, surrogate=EACH_KIND[kind]), currents_of("maps", 12)
+        incoming = torch.ones_like(currents)
+        both = pulled_back(neuron, currents, incoming).unflatten(0, (4, 3))
+        alone = pulled_back(neuron, currents.unflatten(0, (4, 3))[:, 1].contiguous(), incoming[:4])
+        assert torch.allclose(both[:, 1], alone, rtol=1e-5, atol=1e-6)
 
 
 # Surrogates
