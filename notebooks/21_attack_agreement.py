@@ -79,7 +79,7 @@ plotting.use_style()
 # %%
 PROFILES = {
     "smoke": dict(
-        datasets=("digits",), train=1_297, epochs={1: 8, 3: 8}, images=256, steps=30, rounds=2, optimise=100
+        datasets=("digits",), train=1_297, epochs={1: 8, 3: 8}, images=128, steps=20, rounds=2, optimise=100
     ),
     "laptop": dict(
         datasets=("mnist",), train=15_000, epochs={1: 3, 3: 6}, images=256, steps=100, rounds=10, optimise=500

@@ -46,6 +46,8 @@ def test_cleverhans_cnn(shape: tuple[int, int, int], expected: int, maps: list[t
             layer.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape[1:])))
     assert model(torch.rand(2, *shape)).shape == (2, 10)
     assert seen == maps
+    half = [filters // 2 for filters, *_ in maps]
+    assert [c.out_channels for c in CleverhansCNN(shape, 10, width=32).layers if isinstance(c, nn.Conv2d)] == half
     kinds = [type(layer).__name__ for layer in model.layers]
     assert kinds == ["Conv2d", "ReLU", "Conv2d", "ReLU", "Conv2d", "ReLU", "Flatten", "Linear"]
 

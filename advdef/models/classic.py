@@ -6,7 +6,7 @@ __all__ = ["AlexNet", "CleverhansCNN", "LeNet5"]
 
 
 class CleverhansCNN(nn.Module):
-    """Three convolutions and a linear layer; no pooling, no normalisation.
+    """Three convolutions of ``width`` and twice ``width`` filters and a linear layer; no pooling, no normalisation.
 
     Source: QuSecNets (https://arxiv.org/abs/1811.01437) names the layers; strides, padding and the He-normal
     initialisation are those of Cleverhans v3.0.1 (``utils_keras.cnn_model``, ``model_zoo/basic_cnn.py``).
@@ -21,21 +21,21 @@ class CleverhansCNN(nn.Module):
 
     taps = ("layers.1", "layers.3", "layers.5")
 
-    def __init__(self, shape: tuple[int, int, int], num_classes: int) -> None:
+    def __init__(self, shape: tuple[int, int, int], num_classes: int, *, width: int = 64) -> None:
         super().__init__()
-        channels, height, width = shape
-        if height != width or height < 28 or height % 2:
+        channels, height, across = shape
+        if height != across or height < 28 or height % 2:
             raise ValueError(f"CleverhansCNN takes square images with an even side of at least 28, not {shape}")
         side = (height // 2 - 6) // 2 + 1 - 4
         self.layers = nn.Sequential(
-            nn.Conv2d(channels, 64, 8, stride=2, padding=3),
+            nn.Conv2d(channels, width, 8, stride=2, padding=3),
             nn.ReLU(),
-            nn.Conv2d(64, 128, 6, stride=2),
+            nn.Conv2d(width, 2 * width, 6, stride=2),
             nn.ReLU(),
-            nn.Conv2d(128, 128, 5),
+            nn.Conv2d(2 * width, 2 * width, 5),
             nn.ReLU(),
             nn.Flatten(),
-            nn.Linear(128 * side * side, num_classes),
+            nn.Linear(2 * width * side * side, num_classes),
         )
         for layer in self.layers:
             if isinstance(layer, nn.Conv2d | nn.Linear):
