@@ -99,7 +99,7 @@ def _matrix(chapter: Chapter, records: Sequence[Record]) -> str:
         cells = [f'<a href="#{id.lower()}">{id}</a> {html.escape(claim.sentence)}']
         for record in records:
             found = next((v for v in record["verdicts"] if v["claim"] == claim.id), None)
-            word = found["verdict"] if found else "not testable here"
+            word: VerdictWord = found["verdict"] if found else "not testable here"
             link = f'<a href="{_section(claim, chapter)}">{badge(word)}</a>'
             cells.append(link if word != "not testable here" else '<span title="not testable here">–</span>')
         lines.append(cells)
@@ -108,7 +108,8 @@ def _matrix(chapter: Chapter, records: Sequence[Record]) -> str:
 
 def _name(record: Record) -> str:
     """The data set's name in prose, as HTML."""
-    return html.escape(_NAMES.get(record["dataset"], record["dataset"]))
+    name: str = record["dataset"]
+    return html.escape(_NAMES.get(name, name))
 
 
 def _claims(records: Iterable[Record]) -> list[Claim]:

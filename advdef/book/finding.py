@@ -9,7 +9,7 @@ from typing import Any
 from advdef.book.cards import comparison_of
 from advdef.book.markup import raw
 from advdef.book.records import Record, three_attacker_rows
-from advdef.evaluation.threats import ATTACKERS
+from advdef.evaluation.threats import ATTACKERS, Threat
 from advdef.papers import PAPERS
 
 __all__ = ["finding"]
@@ -67,7 +67,7 @@ def _sentence(cards: Mapping[str, Mapping[str, Any]], images: int) -> str:
     )
 
 
-def _picture(rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+def _picture(rows: Mapping[str, Mapping[Threat, Mapping[str, Any]]]) -> str:
     """A line per defence, from what the weakest attacker leaves to what the strongest one does."""
     height = _TOP + _STEP * len(rows) + 22
     parts = []
