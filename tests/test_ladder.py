@@ -54,13 +54,13 @@ def relatives() -> dict[str, nn.Module]:
 
 
 CASES: dict[str, tuple[Callable[[], Defense], bool, str]] = {
-    "TRN": (restoration, True, "A0 A1 A2 A3 A4 A5 A6 A7 A8 A9"),
-    "TRN without a twin": (restoration, False, "A0 A1 A2 A3 A5 A6 A7 A8 A9"),
-    "Sobel map": (partial(restoration, lambda model: SobelMap()), True, "A0 A1 A2 A3 A5 A6 A7 A8 A9"),
-    "image only": (partial(restoration, None), True, "A0 A1 A2 A5 A7 A8 A9"),
-    "JPEG": (lambda: Jpeg(classifier()), True, "A0 A1 A2 A5 A7 A8 A9"),
-    "none": (lambda: Undefended(classifier()), True, "A0 A2 A5 A7 A8 A9"),
-    "Fast-AT": (lambda: Undefended(classifier(), twin=classifier(3)), True, "A0 A2 A5 A7 A8 A9"),
+    "TRN": (restoration, True, "R0 R1 R2 R3 R4 R5 R6 R7 R8 R9"),
+    "TRN without a twin": (restoration, False, "R0 R1 R2 R3 R5 R6 R7 R8 R9"),
+    "Sobel map": (partial(restoration, lambda model: SobelMap()), True, "R0 R1 R2 R3 R5 R6 R7 R8 R9"),
+    "image only": (partial(restoration, None), True, "R0 R1 R2 R5 R7 R8 R9"),
+    "JPEG": (lambda: Jpeg(classifier()), True, "R0 R1 R2 R5 R7 R8 R9"),
+    "none": (lambda: Undefended(classifier()), True, "R0 R2 R5 R7 R8 R9"),
+    "Fast-AT": (lambda: Undefended(classifier(), twin=classifier(3)), True, "R0 R2 R5 R7 R8 R9"),
 }
 
 
@@ -89,7 +89,7 @@ def test_each_defence_has_the_rungs_that_make_sense_for_it(name: str) -> None:
     defence, rungs = climb(name)
     assert list(rungs) == CASES[name][2].split()
     assert set(rungs) <= set(RUNGS)
-    assert "A8" not in ladder(defence, **SMALL)
+    assert "R8" not in ladder(defence, **SMALL)
     assert all(len({attempt.name for attempt in attempts}) == len(attempts) for attempts in rungs.values())
 
 
@@ -99,30 +99,30 @@ def test_the_rungs_of_trn_are_these_attacks() -> None:
     plain, stops = "pgd(steps=3)", "pgd(steps=3, stop_early=True)"
     begun = "attack=pgd(steps=3, loss='margin', stop_early=True)"
     assert described == {
-        "A0": {"PGD": plain},
-        "A1": {"PGD": stops, "PGD, margin": "pgd(steps=3, loss='margin', stop_early=True)"},
-        "A2": {"PGD": stops},
-        "A3": {"PGD": stops},
-        "A4": {"PGD": stops},
-        "A5": {
+        "R0": {"PGD": plain},
+        "R1": {"PGD": stops, "PGD, margin": "pgd(steps=3, loss='margin', stop_early=True)"},
+        "R2": {"PGD": stops},
+        "R3": {"PGD": stops},
+        "R4": {"PGD": stops},
+        "R5": {
             "PGD, margin": "pgd(steps=3, loss='margin', stop_early=True)",
             "PGD, dlr": "pgd(steps=3, loss='dlr', stop_early=True)",
             "PGD, margin towards 2": (
                 "each_class(attack=pgd(steps=3, loss='margin'), classes=2, stop_early=True)"  # which hands it on
             ),
         },
-        "A6": {"decoy": "decoy(network=Sequential, through=_Mapped, stop_early=True, steps=3)"},
-        "A7": {
+        "R6": {"decoy": "decoy(network=Sequential, through=_Mapped, stop_early=True, steps=3)"},
+        "R7": {
             "APGD, ce": "apgd(steps=3, restarts=2, loss='ce', stop_early=True)",
             "APGD, dlr": "apgd(steps=3, restarts=2, loss='dlr', stop_early=True)",
-            "PGD, margin from A0": f"warm_started(source=Sequential, first={plain}, {begun})",
-            "PGD, margin from A1": f"warm_started(source=_StraightThrough, first={plain}, {begun})",
+            "PGD, margin from R0": f"warm_started(source=Sequential, first={plain}, {begun})",
+            "PGD, margin from R1": f"warm_started(source=_StraightThrough, first={plain}, {begun})",
         },
-        "A8": {"PGD from image only": plain, "PGD from another classifier": plain},
-        "A9": {"noise": "uniform_noise(stop_early=True)", "Square-5": "square(queries=5)"},
+        "R8": {"PGD from image only": plain, "PGD from another classifier": plain},
+        "R9": {"noise": "uniform_noise(stop_early=True)", "Square-5": "square(queries=5)"},
     }
-    sources = [a.attack.keywords["source"] for a in rungs["A7"] if a.attack.func is warm_started]
-    assert sources == [defence.classifier, rungs["A1"][0].target]
+    sources = [a.attack.keywords["source"] for a in rungs["R7"] if a.attack.func is warm_started]
+    assert sources == [defence.classifier, rungs["R1"][0].target]
 
 
 def slope(target: nn.Module, images: Tensor) -> Tensor:
@@ -136,34 +136,34 @@ def test_the_targets_of_trn_have_the_gradients_that_the_rungs_name() -> None:
     assert isinstance(defence, Restoration)
     smooth, images = twin(), pixels()
     expected = {
-        "A0": slope(defence.classifier, images),
-        "A1": slope(defence.classifier, defence.prepare(images).detach()),
-        "A2": slope(defence.surrogates()["detached map"], images),
-        "A3": slope(defence, images),
-        "A4": slope(defence.through(smooth), images),
+        "R0": slope(defence.classifier, images),
+        "R1": slope(defence.classifier, defence.prepare(images).detach()),
+        "R2": slope(defence.surrogates()["detached map"], images),
+        "R3": slope(defence, images),
+        "R4": slope(defence.through(smooth), images),
     }
     for rung, gradient in expected.items():
         for attempt in rungs[rung]:
             assert torch.allclose(slope(attempt.target, images), gradient)
         others = [value for other, value in expected.items() if other != rung]
         assert not any(torch.allclose(gradient, other, rtol=1e-3) for other in others)
-    detached = rungs["A2"][0].target
-    assert all(attempt.target is detached for attempt in [*rungs["A5"], *rungs["A7"]])
-    assert all(attempt.target is defence for attempt in [*rungs["A3"], *rungs["A6"], *rungs["A9"]])
+    detached = rungs["R2"][0].target
+    assert all(attempt.target is detached for attempt in [*rungs["R5"], *rungs["R7"]])
+    assert all(attempt.target is defence for attempt in [*rungs["R3"], *rungs["R6"], *rungs["R9"]])
 
 
 @pytest.mark.parametrize("name", ["image only", "JPEG", "none", "Fast-AT"])
 def test_without_maps_plain_autograd_is_what_the_rungs_share(name: str) -> None:
     defence, rungs = climb(name)
-    assert all(attempt.target is defence for rung in ("A2", "A5", "A7", "A9") for attempt in rungs[rung])
+    assert all(attempt.target is defence for rung in ("R2", "R5", "R7", "R9") for attempt in rungs[rung])
 
 
 def test_an_adversarially_trained_network_meets_examples_of_its_twin_first() -> None:
     defence, rungs = climb("Fast-AT")
-    assert torch.equal(rungs["A0"][0].target(pixels()), classifier(3)(pixels()))
-    assert torch.equal(rungs["A2"][0].target(pixels()), classifier()(pixels()))
-    begun = [a.attack.keywords["source"] for a in rungs["A7"] if a.attack.func is warm_started]
-    assert begun == [rungs["A0"][0].target] == [defence.classifier]
+    assert torch.equal(rungs["R0"][0].target(pixels()), classifier(3)(pixels()))
+    assert torch.equal(rungs["R2"][0].target(pixels()), classifier()(pixels()))
+    begun = [a.attack.keywords["source"] for a in rungs["R7"] if a.attack.func is warm_started]
+    assert begun == [rungs["R0"][0].target] == [defence.classifier]
 
 
 # Where an attack may stop
@@ -180,8 +180,8 @@ def test_attacks_stop_early_just_where_the_model_has_the_values_of_the_defence(n
                 if attack.func is warm_started:
                     assert "stop_early" not in attack.keywords["first"].keywords  # it is on another model
                     attack = attack.keywords["attack"]
-                judges = rung not in ("A0", "A8")
-                bare = rung == "A0" and name == "none"  # the bare classifier is the defence
+                judges = rung not in ("R0", "R8")
+                bare = rung == "R0" and name == "none"  # the bare classifier is the defence
                 assert torch.equal(attempt.target(pixels()), value) == (judges or bare)
                 if attack.func is not square:  # which always stops
                     assert attack.keywords.get("stop_early", False) == judges
@@ -251,12 +251,12 @@ def test_where_the_identity_leads_astray_autograd_succeeds(mapped: bool) -> None
         for rung, attempts in ladder(defence, **SMALL | {"steps": 10}).items()
     }
     # the bare classifier takes dark for bright, so what fools it is right here
-    assert left["A0"] == left["A1"] == 3
-    assert not any(count for rung, count in left.items() if rung not in ("A0", "A1", "A9"))
+    assert left["R0"] == left["R1"] == 3
+    assert not any(count for rung, count in left.items() if rung not in ("R0", "R1", "R9"))
 
 
 def test_where_autograd_finds_no_gradient_the_identity_has_one() -> None:
     _, rungs = climb("JPEG")
     point = pixels().requires_grad_()
-    assert not any(attempt.target(point).requires_grad for rung in ("A2", "A5", "A7") for attempt in rungs[rung])
-    assert all(bool(slope(attempt.target, pixels()).any()) for attempt in rungs["A1"])
+    assert not any(attempt.target(point).requires_grad for rung in ("R2", "R5", "R7") for attempt in rungs[rung])
+    assert all(bool(slope(attempt.target, pixels()).any()) for attempt in rungs["R1"])

@@ -124,7 +124,7 @@ PLANS = {
     ),
     "trn": Plan(
         "04_trn",
-        claims=tuple(f"C{i}" for i in range(1, 12)),
+        claims=tuple(str(i) for i in range(1, 12)),
         models=("ResNet-18", "small ResNet", "LeNet-5"),
         attacked=("ResNet-18",),
         settings={

@@ -22,7 +22,7 @@ from advdef.papers.trn.ladder import RUNGS, rung_attacker
 from advdef.papers.trn.maps import GradientMap, OracleMap, alignment
 from advdef.papers.trn.models import SIZES, ImageRestorer, Restorer, TwoStreamRestorer
 from advdef.plotting import visible_change
-from advdef.statistics import Interval
+from advdef.statistics import Interval, over_seeds_and_images, paired_difference
 from advdef.training import Recipe
 
 SHAPE, CLASSES = (2, 6, 5), 4
@@ -106,12 +106,18 @@ def test_other_maps_take_the_place_of_the_own_ones() -> None:
 # Leads
 
 
-def test_a_lead_over_seeds_needs_several() -> None:
+def test_a_lead_is_for_other_seeds_where_there_are_several() -> None:
     one, other = torch.rand(3, 20, generator=seeded(1)).round(), torch.rand(3, 20, generator=seeded(2)).round()
-    images, seeds = measure.lead_over(one, other)
-    assert images.value == pytest.approx(seeds.value) == pytest.approx(float((one - other).mean()))
-    assert measure.lead_over(one[0], other[0]) == measure.lead_over(one[:1], other[:1])
-    assert len(measure.lead_over(one[0], other[0])) == 1
+    assert measure.lead_over(one, other) == over_seeds_and_images(one, other)
+    assert measure.lead_over(one[:1], other[:1]) == paired_difference(one[0], other[0])
+
+
+def test_a_mean_share_is_not_below_zero() -> None:
+    found = measure.mean_withstood(torch.zeros(1, 20))
+    assert (found.value, found.low) == (0, 0)
+    assert found.high > 0
+    shares = torch.tensor([[1.0, 0.5, 1.0], [1.0, 1.0, 0.0]])
+    assert measure.mean_withstood(shares).value == pytest.approx(0.75)
 
 
 def variants_of_trn() -> Results:
@@ -127,39 +133,38 @@ def variants_of_trn() -> Results:
     )
 
 
-def test_the_lead_of_trn_is_on_the_mean_of_the_attacks() -> None:
+def test_what_each_variant_withstands_is_on_the_mean_of_the_attacks() -> None:
     found, attacks = variants_of_trn(), ("FGSM", "PGD")
-    shares = measure.share_withstood(found.select(defence="TRN"), attacks)
-    assert shares.tolist() == [[1, 1, 0.5, 0.5], [1, 1, 1, 1]]
-    other = torch.tensor([[1, 1, 0, 0], [0.5, 0.5, 0, 0]], dtype=torch.float64)
-    leads = measure.leads(found, attacks)
-    assert leads == {"image only": measure.lead_over(shares, other)}
+    shares = measure.shares_withstood(found, attacks)
+    assert {name: share.tolist() for name, share in shares.items()} == {
+        "TRN": [[1, 1, 0.5, 0.5], [1, 1, 1, 1]],
+        "image only": [[1, 1, 0, 0], [0.5, 0.5, 0, 0]],
+    }
+    assert torch.equal(measure.share_withstood(found.select(defence="TRN"), attacks), shares["TRN"])
 
 
 def test_a_variant_is_shown_beside_trn() -> None:
     found, attacks = variants_of_trn(), ("FGSM", "PGD")
     row = tables.ablation_row(found, "image only", attacks)
-    told = ["clean %", "FGSM %", "PGD %", "PGD, 1.5 eps %", "mean of five %", "− TRN, over images", "− TRN, over seeds"]
+    told = ["clean %", "FGSM %", "PGD %", "PGD, 1.5 eps %", "mean of five %", "by seed", "− TRN"]
     assert list(row) == told
-    assert list(row.values())[:5] == ["100.0", "50.0", "25.0", "0.0", "37.5"]
-    assert row["− TRN, over images"].startswith("-50.0 [")
-    assert row["− TRN, over seeds"].startswith("-50.0 [")
-    assert list(tables.ablation_row(found, "TRN", attacks).values())[-3:] == ["87.5", "–", "–"]
+    assert list(row.values())[:6] == ["100.0", "50.0", "25.0", "0.0", "37.5", "50.0, 25.0"]
+    assert row["− TRN"].startswith("-50.0 [")
+    assert list(tables.ablation_row(found, "TRN", attacks).values())[-3:] == ["87.5", "75.0, 100.0", "–"]
 
 
 @pytest.mark.parametrize(
-    ("lead", "helps"),
+    ("low", "high", "helps"),
     [
-        ([(0.1, 0.2)], "helps"),
-        ([(0.1, 0.2), (-0.1, 0.3)], "cannot be told from these intervals"),
-        ([(-0.2, -0.1), (-0.3, -0.1)], "hurts"),
-        ([(0.0, 0.1)], "cannot be told from these intervals"),
+        (0.1, 0.2, "helps"),
+        (-0.1, 0.3, "cannot be told from this interval"),
+        (-0.2, -0.1, "hurts"),
+        (0.0, 0.1, "cannot be told from this interval"),
     ],
 )
-def test_the_stream_helps_where_every_interval_says_so(lead: list[tuple[float, float]], helps: str) -> None:
-    row = tables.stream_row([Interval((low + high) / 2, low, high) for low, high in lead])
-    assert row["the gradient stream"] == helps
-    assert row["TRN − image only"].count("over seeds") == len(lead) - 1
+def test_the_stream_helps_where_the_whole_interval_says_so(low: float, high: float, helps: str) -> None:
+    lead = Interval((low + high) / 2, low, high)
+    assert tables.stream_row(lead) == {"TRN − image only": f"{lead:+}", "the gradient stream": helps}
 
 
 # Maps
@@ -215,22 +220,22 @@ def test_blank_images_show_nothing_and_have_labels_of_chance() -> None:
 
 
 def test_the_direct_attacker_has_the_rung_of_plain_autograd() -> None:
-    assert [rung_attacker(rung, ("A0", "A1", "A2", "A3")) for rung in ("A0", "A1", "A2", "A3")] == [
+    assert [rung_attacker(rung, ("R0", "R1", "R2", "R3")) for rung in ("R0", "R1", "R2", "R3")] == [
         "oblivious", "adaptive", "adaptive", "direct",
     ]  # fmt: skip
-    assert [rung_attacker(rung, ("A0", "A2", "A5")) for rung in ("A0", "A2", "A5")] == [
+    assert [rung_attacker(rung, ("R0", "R2", "R5")) for rung in ("R0", "R2", "R5")] == [
         "oblivious", "direct", "adaptive",
     ]  # fmt: skip
 
 
-def climbed(defence: str = "TRN", *, a1: bool = False) -> list[tuple[str, str, str, int, dict[str, Any]]]:
+def climbed(defence: str = "TRN", *, r1: bool = False) -> list[tuple[str, str, str, int, dict[str, Any]]]:
     """What a ladder of two or three rungs leaves of four images: all, three, three, two, and one after all rungs."""
     where = {"defence": defence}
     return [
         ("worst", "clean", "none", 4, where | {"eps": 0.0}),
-        ("A0", "oblivious", WORST_CASE, 3, where),
-        *([("A1", "adaptive", WORST_CASE, 3, where)] if a1 else []),
-        ("A2", "direct", WORST_CASE, 2, where),
+        ("R0", "oblivious", WORST_CASE, 3, where),
+        *([("R1", "adaptive", WORST_CASE, 3, where)] if r1 else []),
+        ("R2", "direct", WORST_CASE, 2, where),
         ("worst", "direct", WORST_CASE, 2, where),
         ("worst", "adaptive", WORST_CASE, 1, where),
     ]
@@ -239,9 +244,9 @@ def climbed(defence: str = "TRN", *, a1: bool = False) -> list[tuple[str, str, s
 def test_rows_of_the_ladder() -> None:
     row = tables.ladder_row(rows(*climbed()))
     assert list(row) == ["clean %", *RUNGS, "worst case %"]
-    assert (row["clean %"], row["A0"], row["A1"], row["A2"]) == ("100", "75", "–", "50")
+    assert (row["clean %"], row["R0"], row["R1"], row["R2"]) == ("100", "75", "–", "50")
     assert row["worst case %"].startswith("25.0 [")
-    every = [row for name in ("none", "image only", "Fast-AT", "TRN") for row in climbed(name, a1=name == "TRN")]
+    every = [row for name in ("none", "image only", "Fast-AT", "TRN") for row in climbed(name, r1=name == "TRN")]
     assert list(tables.headline_row(rows(*every)).values()) == ["75", "75", "75", "50", "25", "25", "25"]
 
 
@@ -343,11 +348,11 @@ def test_curves_hold_what_was_measured() -> None:
     steps = [
         ("steps", "direct", WORST_CASE, number if n == 10 else 5, {"rung": rung, "steps": n})
         for n in (1, 10)
-        for number, rung in enumerate(("A0", "A1", "A2", "A3", "A4"))
+        for number, rung in enumerate(("R0", "R1", "R2", "R3", "R4"))
     ]
     figure = figures.accuracy_by_steps(rows(*steps, of=10))
     assert [line.get_ydata()[1] for line in figure.axes[0].lines] == [0.0, 0.1, 0.2, 0.3, 0.4]
-    assert figure.axes[0].lines[1].get_label() == "A1 identity"
+    assert figure.axes[0].lines[1].get_label() == "R1 identity"
     plt.close(figure)
     figure = figures.held_out_losses({"by map": {"TRN": [torch.tensor([3.0, 1.0]), torch.tensor([1.0, 1.0])]}})
     assert figure.axes[0].lines[0].get_ydata().tolist() == [2.0, 1.0]

@@ -21,16 +21,16 @@ from advdef.papers.trn.maps import GradientMap
 __all__ = ["RUNGS", "ladder", "rung_attacker"]
 
 RUNGS: Mapping[str, str] = {
-    "A0": "oblivious: PGD on the bare classifier",
-    "A1": "BPDA: the restoration's gradient is taken for the identity",
-    "A2": "the map, made anew at each step, is a constant of the gradient",
-    "A3": "end to end, through the classifier's second derivatives",
-    "A4": "end to end, with the map's gradient from a smooth twin of the classifier",
-    "A5": "other losses: the margin, DLR, and the margin towards single classes",
-    "A6": "the bare classifier is kept right, so that the map looks like a clean image's",
-    "A7": "APGD with two losses, and PGD from what A0 and A1 end at",
-    "A8": "transfer: what fools relatives of the defence",
-    "A9": "without a gradient: Square, and uniform noise",
+    "R0": "oblivious: PGD on the bare classifier",
+    "R1": "BPDA: the restoration's gradient is taken for the identity",
+    "R2": "the map, made anew at each step, is a constant of the gradient",
+    "R3": "end to end, through the classifier's second derivatives",
+    "R4": "end to end, with the map's gradient from a smooth twin of the classifier",
+    "R5": "other losses: the margin, DLR, and the margin towards single classes",
+    "R6": "the bare classifier is kept right, so that the map looks like a clean image's",
+    "R7": "APGD with two losses, and PGD from what R0 and R1 end at",
+    "R8": "transfer: what fools relatives of the defence",
+    "R9": "without a gradient: Square, and uniform noise",
 }
 
 
@@ -47,19 +47,19 @@ def ladder(
 ) -> dict[str, list[Attempt]]:
     """The attempts of each rung, by its name; ``RUNGS`` says what each rung is. All attacks are in Linf.
 
-    Rungs that make no sense for a defence are left out: without restoration there is no A1, without maps A2 is plain
-    autograd. A5 and A7 climb the same model as A2; where autograd finds no gradient in that, as in JPEG, look at A1.
+    Rungs that make no sense for a defence are left out: without restoration there is no R1, without maps R2 is plain
+    autograd. R5 and R7 climb the same model as R2; where autograd finds no gradient in that, as in JPEG, look at R1.
     Attacks on models with the defence's own values stop at their first success.
 
     Args:
         defence: What is attacked.
         eps: The budget, which the defence's own attacks may depend on.
         steps: Steps of every attack with a gradient.
-        restarts: Restarts of APGD (A7).
-        classes: Wrong classes that A5 aims at in turn.
-        queries: Queries of Square (A9), which needs the extra ``eval``.
-        twin: Makes maps like the defence's, of a smooth twin of its classifier (A4; for gradient maps alone).
-        transfer: Relatives of the defence, by name, which A8 attacks in its stead.
+        restarts: Restarts of APGD (R7).
+        classes: Wrong classes that R5 aims at in turn.
+        queries: Queries of Square (R9), which needs the extra ``eval``.
+        twin: Makes maps like the defence's, of a smooth twin of its classifier (R4; for gradient maps alone).
+        transfer: Relatives of the defence, by name, which R8 attacks in its stead.
     """
     surrogates = defence.surrogates()
     mapped = surrogates.get("detached map")
@@ -69,40 +69,40 @@ def ladder(
         return [Attempt(name, attack, target) for name, attack in stopping(attacks).items()]
 
     one = {"PGD": ce}
-    starts: dict[str, nn.Module] = {"A0": defence.classifier}
-    rungs = {"A0": [Attempt("PGD", ce, defence.classifier)]}
+    starts: dict[str, nn.Module] = {"R0": defence.classifier}
+    rungs = {"R0": [Attempt("PGD", ce, defence.classifier)]}
     if "straight-through" in surrogates:
-        starts["A1"] = surrogates["straight-through"]
-        rungs["A1"] = on(starts["A1"], {"PGD": ce, "PGD, margin": partial(pgd, steps=steps, loss="margin")})
-    rungs["A2"] = on(through, one)
+        starts["R1"] = surrogates["straight-through"]
+        rungs["R1"] = on(starts["R1"], {"PGD": ce, "PGD, margin": partial(pgd, steps=steps, loss="margin")})
+    rungs["R2"] = on(through, one)
     if mapped is not None:
-        rungs["A3"] = on(defence, one)
+        rungs["R3"] = on(defence, one)
     if twin is not None and isinstance(defence, Restoration) and isinstance(defence.maps, GradientMap):
-        rungs["A4"] = on(defence.through(twin), one)
+        rungs["R4"] = on(defence.through(twin), one)
     towards: Any = partial(each_class, attack=partial(pgd, steps=steps, loss="margin"), classes=classes)
     losses = {f"PGD, {loss}": partial(pgd, steps=steps, loss=loss) for loss in ("margin", "dlr")}
-    rungs["A5"] = on(through, {**losses, f"PGD, margin towards {classes}": towards})
+    rungs["R5"] = on(through, {**losses, f"PGD, margin towards {classes}": towards})
     own = {name: partial(attack, steps=steps) for name, attack in defence.adaptive_attacks(eps).items()}
     if own:
-        rungs["A6"] = [Attempt(name, attack, defence) for name, attack in own.items()]
+        rungs["R6"] = [Attempt(name, attack, defence) for name, attack in own.items()]
     strong = {f"APGD, {loss}": partial(apgd, steps=steps, restarts=restarts, loss=loss) for loss in ("ce", "dlr")}
     begun = partial(pgd, steps=steps, loss="margin", stop_early=True)
-    rungs["A7"] = on(through, strong) + [
+    rungs["R7"] = on(through, strong) + [
         Attempt(f"PGD, margin from {rung}", partial(warm_started, source=source, first=ce, attack=begun), through)
         for rung, source in starts.items()
     ]
     if transfer:
-        rungs["A8"] = [Attempt(f"PGD from {label}", ce, model) for label, model in transfer.items()]
+        rungs["R8"] = [Attempt(f"PGD from {label}", ce, model) for label, model in transfer.items()]
     gradient_free = {"noise": partial(uniform_noise), f"Square-{queries}": partial(square, queries=queries)}
-    rungs["A9"] = on(defence, gradient_free)
+    rungs["R9"] = on(defence, gradient_free)
     return rungs
 
 
 def rung_attacker(rung: str, rungs: Collection[str]) -> Threat:
     """Who makes the attacks of a rung, one of those that a defence has.
 
-    A0 ignores the defence; the direct attacker's rung is plain autograd on it, A3, or A2 where there is no map.
+    R0 ignores the defence; the direct attacker's rung is plain autograd on it, R3, or R2 where there is no map.
     """
-    if rung == "A0":
+    if rung == "R0":
         return "oblivious"
-    return "direct" if rung == ("A3" if "A3" in rungs else "A2") else "adaptive"
+    return "direct" if rung == ("R3" if "R3" in rungs else "R2") else "adaptive"

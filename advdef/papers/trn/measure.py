@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -13,11 +13,11 @@ from advdef.defenses import Preprocessed
 from advdef.evaluation import Results, correct, psnr
 from advdef.papers.trn.defence import OracleRestoration, Restoration
 from advdef.papers.trn.maps import GradientMap, MapLabel, OracleMap, alignment
-from advdef.statistics import Interval, mean_interval, over_seeds
+from advdef.statistics import Interval, over_seeds_and_images, paired_difference
 
 __all__ = [
-    "MapStudy", "blank_images", "lead_over", "leads", "newly_wrong", "replay", "restored_quality", "right_of",
-    "right_with_maps", "share_withstood", "study_maps",
+    "MapStudy", "blank_images", "lead_over", "mean_withstood", "newly_wrong", "replay", "restored_quality", "right_of",
+    "right_with_maps", "share_withstood", "shares_withstood", "study_maps",
 ]  # fmt: skip
 
 
@@ -69,24 +69,26 @@ def share_withstood(results: Results, attacks: Collection[str]) -> Tensor:
     return torch.stack([torch.stack([of.hits(attack=name).double() for name in attacks]).mean(0) for of in seeds])
 
 
-def lead_over(treated: Tensor, control: Tensor) -> list[Interval]:
-    """Mean of ``treated - control``, both (S, N) for S seeds and the same images, or (N,) for a single seed.
+def shares_withstood(results: Results, attacks: Collection[str]) -> dict[str, Tensor]:
+    """What :func:`share_withstood` is of each defence in the rows, by its name."""
+    return {name: share_withstood(results.select(defence=name), attacks) for name in results.values("defence")}
 
-    Student's interval over images, for these seeds; and, with several seeds, that over seeds.
 
-    >>> lead = lead_over(torch.ones(2, 3), torch.tensor([[1.0, 0.0, 0.5], [0.5, 0.5, 0.5]]))
-    >>> [f"{interval:+}" for interval in lead]
-    ['+50.0 [-12.1, +112.1]', '+50.0 [+50.0, +50.0]']
+def lead_over(treated: Tensor, control: Tensor) -> Interval:
+    """Mean of ``treated - control``, both (S, N) for S seeds and the same images, for other seeds and other images.
+
+    Of a single seed the interval is for other images alone.
+
+    >>> f"{lead_over(torch.ones(2, 9), torch.tensor([[1.0, 0.0, 0.5], [0.5, 0.5, 0.5]]).repeat(1, 3)):+}"
+    '+50.0 [+26.2, +73.8]'
     """
-    difference = (treated - control).reshape(-1, treated.shape[-1])
-    seeds = [over_seeds(difference.mean(1).tolist())] if len(difference) > 1 else []
-    return [mean_interval(difference.mean(0)), *seeds]
+    return over_seeds_and_images(treated, control) if len(treated) > 1 else paired_difference(treated, control)
 
 
-def leads(results: Results, attacks: Collection[str]) -> dict[str, list[Interval]]:
-    """By how much TRN exceeds each other defence on the mean of several attacks, as :func:`lead_over` tells it."""
-    shares = {name: share_withstood(results.select(defence=name), attacks) for name in results.values("defence")}
-    return {name: lead_over(shares["TRN"], share) for name, share in shares.items() if name != "TRN"}
+def mean_withstood(shares: Tensor) -> Interval:
+    """Mean of shares (S, N) in [0, 1], with the interval of :func:`lead_over`, which ends at zero."""
+    found = lead_over(shares, torch.zeros_like(shares))
+    return replace(found, low=max(0.0, found.low))
 
 
 @dataclass(frozen=True)

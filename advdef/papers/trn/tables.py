@@ -1,6 +1,6 @@
 """Rows of the tables on TRN's page that take more than a few lines."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from itertools import product
 
 import torch
@@ -36,22 +36,17 @@ def ablation_row(results: Results, variant: str, attacks: Collection[str]) -> di
     """
     mine, trn = (results.select(defence=name) for name in (variant, "TRN"))
     shown = {"clean": ["none"]} | {name: [name] for name in ("FGSM", "PGD", "PGD, 1.5 eps")} | {"mean of five": attacks}
-    shares = {f"{name} %": share_withstood(mine, wanted).mean() for name, wanted in shown.items()}
-    lead = [] if variant == "TRN" else lead_over(share_withstood(mine, attacks), share_withstood(trn, attacks))
-    told = [f"{interval:+}" for interval in lead] + ["–", "–"]
-    row = {name: f"{100 * share:.1f}" for name, share in shares.items()}
-    return row | {"− TRN, over images": told[0], "− TRN, over seeds": told[1]}
+    shares = {name: share_withstood(mine, wanted) for name, wanted in shown.items()}
+    row = {f"{name} %": f"{100 * share.mean():.1f}" for name, share in shares.items()}
+    seeds = ", ".join(f"{100 * share:.1f}" for share in shares["mean of five"].mean(1))
+    lead = "–" if variant == "TRN" else f"{lead_over(shares['mean of five'], share_withstood(trn, attacks)):+}"
+    return row | {"by seed": seeds, "− TRN": lead}
 
 
-def stream_row(lead: Sequence[Interval]) -> dict[str, str]:
+def stream_row(lead: Interval) -> dict[str, str]:
     """Whether the gradient stream helps, by the lead of TRN over the network without it."""
-    helps = "cannot be told from these intervals"
-    if all(interval.low > 0 for interval in lead):
-        helps = "helps"
-    elif all(interval.high < 0 for interval in lead):
-        helps = "hurts"
-    over = zip(lead, ("points over images", "over seeds"), strict=False)
-    return {"TRN − image only": ", ".join(f"{v:+} {what}" for v, what in over), "the gradient stream": helps}
+    helps = "helps" if lead.low > 0 else "hurts" if lead.high < 0 else "cannot be told from this interval"
+    return {"TRN − image only": f"{lead:+}", "the gradient stream": helps}
 
 
 def ladder_row(results: Results) -> dict[str, str]:
@@ -69,10 +64,10 @@ def ladder_row(results: Results) -> dict[str, str]:
 def headline_row(results: Results) -> dict[str, str]:
     """How TRN looks to attackers who know more and more of it, beside others; rows as in :func:`ladder_row`."""
     shown = {
-        "undefended, PGD %": ("none", "A0"),
-        "TRN, A0: attack ignores it %": ("TRN", "A0"),
-        "TRN, A1: identity %": ("TRN", "A1"),
-        "TRN, A2: detached map %": ("TRN", "A2"),
+        "undefended, PGD %": ("none", "R0"),
+        "TRN, R0: attack ignores it %": ("TRN", "R0"),
+        "TRN, R1: identity %": ("TRN", "R1"),
+        "TRN, R2: detached map %": ("TRN", "R2"),
     }
     row = {head: _percent(results.interval(defence=k, part=rung)) for head, (k, rung) in shown.items()}
     everything = results.select(part="worst", threat="adaptive")
