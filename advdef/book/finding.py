@@ -50,11 +50,9 @@ def finding(records: Iterable[Record], cards: Mapping[str, Mapping[str, Any]]) -
 
 def _sentence(cards: Mapping[str, Mapping[str, Any]], images: int) -> str:
     better = [card["defence"] for card in cards.values() if card["flags"]["better_than_adversarial_training"]]
-    first = (
-        f"**{' and '.join(better)} beat{'s' if len(better) == 1 else ''} adversarial training at some budget.**"
-        if better
-        else f"**None of the {_COUNTS.get(len(cards), len(cards))} defences beats adversarial training at any budget that was tried.**"
-    )
+    count = _COUNTS.get(len(cards), str(len(cards)))
+    none = f"None of the {count} defences beats adversarial training at any budget that was tried."
+    some = f"{' and '.join(better)} beat{'s' if len(better) == 1 else ''} adversarial training at some budget."
 
     def lost(card: Mapping[str, Any]) -> float:
         return float(card["ours"]["oblivious"]["accuracy"] - card["ours"]["adaptive"]["accuracy"])
@@ -62,8 +60,8 @@ def _sentence(cards: Mapping[str, Mapping[str, Any]], images: int) -> str:
     worst = max(cards.values(), key=lost)
     before, after = (100 * worst["ours"][threat]["accuracy"] for threat in ("oblivious", "adaptive"))
     return (
-        f"{first} {worst['defence']} keeps {before:.0f} % of {images} images right against an attacker who does not "
-        f"know of it, and {after:.0f} % once the attacker does."
+        f"**{some if better else none}** {worst['defence']} keeps {before:.0f} % of {images} images right against an "
+        f"attacker who does not know of it, and {after:.0f} % once the attacker does."
     )
 
 
