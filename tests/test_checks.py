@@ -15,6 +15,7 @@ from advdef import checks
 from advdef.attacks import bim, pgd
 from advdef.attacks.suites import cleverhans
 from advdef.checks import QUICK, TITLES, Check
+from advdef.data import Dataset
 from advdef.defenses import Defense, Undefended
 from advdef.defenses.broken import Detached, RandomInput, ScaledLogits
 from advdef.evaluation import Attempt, Outcome, UnsoundAttack, direct, evaluate, oblivious
@@ -119,9 +120,12 @@ def noisy(network: nn.Module) -> Defense:
     return RandomInput(network, 0.5).eval()
 
 
-@pytest.fixture
-def sound(honest: Defense, batch: Batch) -> Outcome:
-    return under(honest, batch, *direct(honest, cleverhans()))
+@pytest.fixture(scope="module")
+def sound(_trained_network: nn.Module, digits: Dataset) -> Outcome:
+    """Four attacks on the honest network and 100 images."""
+    defence = Undefended(_trained_network).eval()
+    images, labels = digits.test.float_images()[:100], digits.test.labels[:100]
+    return under(defence, (images, labels), *direct(defence, cleverhans()))
 
 
 def statuses(*found: Check) -> list[str]:
