@@ -58,7 +58,7 @@ def of(rows: list[Comparison], attack: str, norm: Norm) -> list[Comparison]:
     found = [row for row in rows if (row.attack, row.norm) == (attack, norm)]
     assert found
     for row in found:
-        assert len(row.ours) == 256
+        assert len(row.ours) in (128, 256)
         assert 0.2 < row.ours.float().mean() < 0.7
     return found
 
@@ -143,10 +143,10 @@ def test_a_weaker_attack_would_be_noticed(network: nn.Module, batch: Batch) -> N
 
 @pytest.fixture(scope="module")
 def aside(_trained_network: nn.Sequential, batch: Batch) -> list[Comparison]:
-    """What torchattacks and ART have to say."""
-    table = pairs(linf=(EPS["Linf"],), pixels=(10,), universal_linf=(0.2,), rounds=2)
+    """What torchattacks and ART, which take long, have to say of half of the images."""
+    table = pairs(linf=(EPS["Linf"],), pixels=(6,), universal_linf=(0.2,), rounds=2)
     chosen = [pair for pair in table if pair.peer in ("torchattacks", "art")]
-    return agreement(_trained_network, *batch, chosen, generator=seeded())
+    return agreement(_trained_network, *(part[:128] for part in batch), chosen, generator=seeded())
 
 
 @asks_peers
@@ -165,7 +165,7 @@ def test_other_attacks_are_no_weaker_than_elsewhere(
     assert row.points <= 1
     for side in (row.ours, row.theirs):
         assert side is not None
-        assert int(side.sum()) < int(correct(network, *batch).sum())
+        assert int(side.sum()) < int(correct(network, *batch)[:128].sum())
 
 
 @asks_peers
