@@ -90,7 +90,7 @@ PROFILES = {
     ),
 }  # fmt: skip
 BUDGETS = {
-    "digits": dict(linf=(0.09,), l2=(1.4,), pixels=(10,), universal_linf=(0.2,)),
+    "digits": dict(linf=(0.09,), l2=(1.4,), pixels=(6,), universal_linf=(0.2,)),
     1: dict(linf=(0.1, 0.12), l2=(1.3, 1.6), pixels=(20,), universal_linf=(0.25,)),
     3: dict(linf=(1 / 255, 2 / 255), l2=(0.1, 0.2), universal_linf=(12 / 255,)),
 }  # by data set or number of channels; what changes single pixels is alike in all libraries on grey images only

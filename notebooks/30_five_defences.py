@@ -87,7 +87,7 @@ plotting.use_style()
 PROFILES = {
     "smoke": dict(
         datasets=("digits",), network="small ResNet", train=(800, 500, 400), epochs=(6, 8, 4),
-        inner=2, per_class=20, size="XS", purifier=(4, 4, 2), derivatives=1, images=30, few=20, steps=5, restarts=1,
+        inner=2, per_class=20, size="XS", purifier=(4, 4, 2), derivatives=1, images=30, few=10, steps=5, restarts=1,
         queries=20, curve=(0.5, 1.0), checks="fast",
     ),
     "laptop": dict(
