@@ -222,14 +222,14 @@ def test_a_saturated_network_of_relus_has_a_map_that_is_locally_constant(label: 
 # Each image alone, in any surroundings
 
 
-@pytest.mark.parametrize("label", LABELS)
-def test_a_map_does_not_depend_on_the_batch(label: MapLabel) -> None:
-    for scale in SCALES:
-        maps, images = GradientMap(smooth(), label, scale=scale), random_images()
-        together = maps(images)
-        assert close(together, torch.cat([maps(image[None]) for image in images]))
-        assert close(together[[3, 1]], maps(images[[3, 1]]))
-        assert not torch.equal(together, together[:1].expand_as(together))
+def test_a_map_does_not_depend_on_the_batch() -> None:
+    for label in LABELS:
+        for scale in SCALES:
+            maps, images = GradientMap(smooth(), label, scale=scale), random_images()
+            together = maps(images)
+            assert close(together, torch.cat([maps(image[None]) for image in images]))
+            assert close(together[[3, 1]], maps(images[[3, 1]]))
+            assert not torch.equal(together, together[:1].expand_as(together))
 
 
 def test_an_empty_batch_has_no_maps() -> None:
@@ -269,36 +269,36 @@ def test_half_precision_images_are_read_as_float32(dtype: torch.dtype) -> None:
     assert bool((gradient != 0).any())
 
 
-@pytest.mark.parametrize("label", LABELS)
-def test_a_map_is_differentiable_just_where_the_images_are(label: MapLabel) -> None:
-    maps, images = GradientMap(smooth(), label), random_images()
-    assert not maps(images).requires_grad
-    leaf = images.clone().requires_grad_()
-    inner = leaf * 1.0
-    with torch.no_grad():
-        assert not maps(inner).requires_grad
-    for point in (leaf, inner):
-        found = maps(point)
-        assert found.requires_grad
-        assert torch.equal(found, maps(images))
-        (gradient,) = torch.autograd.grad(found.square().sum(), leaf)
-        assert bool((gradient.flatten(1).norm(dim=1) > 0).all())
+def test_a_map_is_differentiable_just_where_the_images_are() -> None:
+    for label in LABELS:
+        maps, images = GradientMap(smooth(), label), random_images()
+        assert not maps(images).requires_grad
+        leaf = images.clone().requires_grad_()
+        inner = leaf * 1.0
+        with torch.no_grad():
+            assert not maps(inner).requires_grad
+        for point in (leaf, inner):
+            found = maps(point)
+            assert found.requires_grad
+            assert torch.equal(found, maps(images))
+            (gradient,) = torch.autograd.grad(found.square().sum(), leaf)
+            assert bool((gradient.flatten(1).norm(dim=1) > 0).all())
 
 
-@pytest.mark.parametrize("label", LABELS)
-def test_the_caller_finds_everything_as_it_was(label: MapLabel) -> None:
-    for differentiable in [False, True]:
-        maps, images = GradientMap(frozen(tiny(28)), label), random_images().float().requires_grad_(differentiable)
-        images.grad = torch.full_like(images, 7.0) if differentiable else None
-        kept, state = images.detach().clone(), {name: value.clone() for name, value in maps.state_dict().items()}
-        maps(images)
-        assert torch.equal(images.detach(), kept)
-        assert images.requires_grad == differentiable
-        assert images.is_leaf
-        assert images.grad is None if not differentiable else bool((images.grad == 7.0).all())
-        assert all(torch.equal(value, state[name]) for name, value in maps.state_dict().items())
-        assert not any(module.training for module in maps.modules())
-        assert all(p.grad is None and not p.requires_grad for p in maps.parameters())
+def test_the_caller_finds_everything_as_it_was() -> None:
+    for label in LABELS:
+        for differentiable in [False, True]:
+            maps, images = GradientMap(frozen(tiny(28)), label), random_images().float().requires_grad_(differentiable)
+            images.grad = torch.full_like(images, 7.0) if differentiable else None
+            kept, state = images.detach().clone(), {name: value.clone() for name, value in maps.state_dict().items()}
+            maps(images)
+            assert torch.equal(images.detach(), kept)
+            assert images.requires_grad == differentiable
+            assert images.is_leaf
+            assert images.grad is None if not differentiable else bool((images.grad == 7.0).all())
+            assert all(torch.equal(value, state[name]) for name, value in maps.state_dict().items())
+            assert not any(module.training for module in maps.modules())
+            assert all(p.grad is None and not p.requires_grad for p in maps.parameters())
 
 
 def test_no_label_can_be_given() -> None:

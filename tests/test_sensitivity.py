@@ -135,15 +135,18 @@ def test_two_channels_by_hand(definition: Definition, expected: tuple[float, flo
     assert sensitivity(Two(), PAIR, definition=definition)["maps"].tolist() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("definition", DEFINITIONS)
-def test_every_definition_agrees_with_plain_loops(definition: Definition) -> None:
-    for shape in [(7, 5, 3, 4), (7, 5), (1, 5, 3, 4), (7, 1, 3, 4), (1, 1, 2, 1), (40, 3, 1, 1)]:
-        clean, adversarial = maps(*shape)
-        clean, adversarial = clean - 0.1, adversarial - 0.2  # of both signs; no map is 0: those have their own tests
-        for side in (clean, clean.double()):
-            found = metered(side, adversarial.to(side.dtype), definition)
-            assert found.shape == (shape[1],)
-            assert found.tolist() == pytest.approx(by_loops(clean, adversarial, definition), rel=1e-5)
+def test_every_definition_agrees_with_plain_loops() -> None:
+    for definition in DEFINITIONS:
+        for shape in [(7, 5, 3, 4), (7, 5), (1, 5, 3, 4), (7, 1, 3, 4), (1, 1, 2, 1), (40, 3, 1, 1)]:
+            clean, adversarial = maps(*shape)
+            clean, adversarial = (
+                clean - 0.1,
+                adversarial - 0.2,
+            )  # of both signs; no map is 0: those have their own tests
+            for side in (clean, clean.double()):
+                found = metered(side, adversarial.to(side.dtype), definition)
+                assert found.shape == (shape[1],)
+                assert found.tolist() == pytest.approx(by_loops(clean, adversarial, definition), rel=1e-5)
 
 
 def test_a_unit_is_a_channel_of_one_position() -> None:
@@ -171,13 +174,13 @@ def test_a_local_change_moves_the_largest_and_not_the_mean() -> None:
 # batches
 
 
-@pytest.mark.parametrize("definition", DEFINITIONS)
-def test_batches_of_any_size_give_the_same(definition: Definition) -> None:
-    for offset in [0.0, 100.0]:
-        clean, adversarial = (side + offset for side in maps(50, 4, 5, 5))
-        at_once = metered(clean, adversarial, definition)
-        for batch in (1, 7, 49):
-            assert torch.allclose(metered(clean, adversarial, definition, batch), at_once, rtol=1e-6, atol=0)
+def test_batches_of_any_size_give_the_same() -> None:
+    for definition in DEFINITIONS:
+        for offset in [0.0, 100.0]:
+            clean, adversarial = (side + offset for side in maps(50, 4, 5, 5))
+            at_once = metered(clean, adversarial, definition)
+            for batch in (1, 7, 49):
+                assert torch.allclose(metered(clean, adversarial, definition, batch), at_once, rtol=1e-6, atol=0)
 
 
 def test_adding_up_many_batches_loses_nothing() -> None:

@@ -463,20 +463,21 @@ def bytes_of(tensors: list[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-@pytest.mark.parametrize("name", REDUCED)
-def test_nothing_but_the_current_is_kept_for_the_backward_pass(name: str) -> None:
-    for steps in STEPS:
-        currents = currents_of("maps", IMAGES).requires_grad_()
-        neuron = neuron_of(steps, surrogate=REDUCED[name])
-        kept = saved_by(lambda c=currents, n=neuron: n(c, constant=True))  # type: ignore[misc]
-        assert bytes_of(kept) == currents.numel() * 4  # a constant one once
-    for steps, layout in product(STEPS, LAYOUTS):
-        currents = currents_of(layout, steps * IMAGES).requires_grad_()
-        kept = saved_by(lambda c=currents, n=steps: neuron_of(n, surrogate=REDUCED[name])(c))  # type: ignore[misc]
-        assert len(kept) == 1
-        assert bytes_of(kept) == currents.numel() * 4  # so K does not matter, and T only by the current
-        # which lies where it lay, where it can
-        assert kept[0].data_ptr() == currents.data_ptr() or layout == "strided" or name == "membrane"
+def test_nothing_but_the_current_is_kept_for_the_backward_pass() -> None:
+    for name in REDUCED:
+        for steps in STEPS:
+            currents = currents_of("maps", IMAGES).requires_grad_()
+            neuron = neuron_of(steps, surrogate=REDUCED[name])
+            kept = saved_by(lambda c=currents, n=neuron: n(c, constant=True))  # type: ignore[misc]
+            assert bytes_of(kept) == currents.numel() * 4  # a constant one once
+        for steps, layout in product(STEPS, LAYOUTS):
+            currents = currents_of(layout, steps * IMAGES).requires_grad_()
+            neuron = neuron_of(steps, surrogate=REDUCED[name])
+            kept = saved_by(lambda c=currents, n=neuron: n(c))  # type: ignore[misc]
+            assert len(kept) == 1
+            assert bytes_of(kept) == currents.numel() * 4  # so K does not matter, and T only by the current
+            # which lies where it lay, where it can
+            assert kept[0].data_ptr() == currents.data_ptr() or layout == "strided" or name == "membrane"
 
 
 def test_nothing_is_kept_without_a_gradient() -> None:
@@ -509,14 +510,14 @@ def test_numba_fires_as_torch_does() -> None:
         assert bool(found.any()) or size == 1
 
 
-@pytest.mark.parametrize("kind", _cpu.KINDS)
-def test_numba_passes_gradients_as_torch_does(kind: Any) -> None:
-    for (steps, constant), size in product(MODES, SIZES):
-        static = static_of(steps, Surrogate(kind, 1.5, 0.7), constant=constant)
-        current, incoming = flat(1 if constant else steps, size), torch.randn(steps, size, generator=seeded(1))
-        found = _fused._on_cpu(static.unit, tuple(current.shape), current, incoming)
-        assert_close(found, _fused._by_slope(current, incoming, static))
-        assert bool(found.any()) or size == 1
+def test_numba_passes_gradients_as_torch_does() -> None:
+    for kind in _cpu.KINDS:
+        for (steps, constant), size in product(MODES, SIZES):
+            static = static_of(steps, Surrogate(kind, 1.5, 0.7), constant=constant)
+            current, incoming = flat(1 if constant else steps, size), torch.randn(steps, size, generator=seeded(1))
+            found = _fused._on_cpu(static.unit, tuple(current.shape), current, incoming)
+            assert_close(found, _fused._by_slope(current, incoming, static))
+            assert bool(found.any()) or size == 1
 
 
 def test_numba_knows_each_pointwise_surrogate() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from typing import Any, get_args
 
 import pytest
@@ -494,17 +495,16 @@ def test_parts_of_the_purifier() -> None:
     assert all((layer.thresholds, layer.decay, layer.steps) == ((0.3,), 0.5, 4) for layer in default)
 
 
-@pytest.mark.parametrize("noise", NOISES)
-@pytest.mark.parametrize("spiking", [True, False])
-def test_an_untrained_purifier_changes_nothing(noise: NoiseMap, spiking: bool) -> None:
-    purifier = built(Purifier, 3, width=4, extractor_width=4, noise=noise, spiking=spiking)
-    images = images_of((3, 8, 8))
-    assert torch.equal(purifier(images), images)
-    # but it can learn
-    loss = (purifier(images) - 0.5).square().sum()
-    weight, bias = torch.autograd.grad(loss, [purifier.restorer.out.weight, purifier.restorer.out.bias])
-    assert bool(weight.flatten(1).any(1).all())
-    assert bool(bias.all())
+def test_an_untrained_purifier_changes_nothing() -> None:
+    for noise, spiking in product(NOISES, (True, False)):
+        purifier = built(Purifier, 3, width=4, extractor_width=4, noise=noise, spiking=spiking)
+        images = images_of((3, 8, 8))
+        assert torch.equal(purifier(images), images)
+        # but it can learn
+        loss = (purifier(images) - 0.5).square().sum()
+        weight, bias = torch.autograd.grad(loss, [purifier.restorer.out.weight, purifier.restorer.out.bias])
+        assert bool(weight.flatten(1).any(1).all())
+        assert bool(bias.all())
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -527,19 +527,19 @@ def test_the_extractor_learns_through_the_restorer() -> None:
     assert all(bool(x.any()) for x in torch.autograd.grad(loss, list(purifier.extractor.parameters())))
 
 
-@pytest.mark.parametrize("noise", NOISES)
-def test_the_control_has_as_many_weights_and_no_neurons(noise: NoiseMap) -> None:
-    spiking = built(Purifier, 3, width=8, extractor_width=4, noise=noise)
-    plain = built(Purifier, 3, width=8, extractor_width=4, noise=noise, spiking=False)
-    assert parameters(plain) == parameters(spiking)
-    shapes = [{name: tuple(x.shape) for name, x in model.state_dict().items()} for model in (plain, spiking)]
-    assert shapes[0] == shapes[1]
-    assert not any(isinstance(module, Firing) for module in plain.modules())
-    assert sum(isinstance(module, nn.ReLU) for module in plain.modules()) == len(neurons_of(spiking))
-    assert plain.restorer.steps == 1
-    images = images_of((3, 8, 8))
-    assert opened(plain)(images).shape == images.shape
-    assert not torch.equal(opened(plain)(images), opened(spiking)(images))
+def test_the_control_has_as_many_weights_and_no_neurons() -> None:
+    for noise in NOISES:
+        spiking = built(Purifier, 3, width=8, extractor_width=4, noise=noise)
+        plain = built(Purifier, 3, width=8, extractor_width=4, noise=noise, spiking=False)
+        assert parameters(plain) == parameters(spiking)
+        shapes = [{name: tuple(x.shape) for name, x in model.state_dict().items()} for model in (plain, spiking)]
+        assert shapes[0] == shapes[1]
+        assert not any(isinstance(module, Firing) for module in plain.modules())
+        assert sum(isinstance(module, nn.ReLU) for module in plain.modules()) == len(neurons_of(spiking))
+        assert plain.restorer.steps == 1
+        images = images_of((3, 8, 8))
+        assert opened(plain)(images).shape == images.shape
+        assert not torch.equal(opened(plain)(images), opened(spiking)(images))
 
 
 def test_the_control_is_its_layers() -> None:
@@ -590,15 +590,15 @@ def test_purified_images_are_clipped_and_restored_ones_are_not() -> None:
     assert float(found[:, 1].max()) == 0
 
 
-@pytest.mark.parametrize("noise", NOISES)
-def test_one_time_step_is_enough(noise: NoiseMap) -> None:
-    purifier, images = (
-        opened(built(Purifier, 1, width=8, extractor_width=8, steps=1, noise=noise)),
-        images_of((1, 28, 28)),
-    )
-    found = purifier(images)
-    assert found.shape == images.shape
-    assert not torch.equal(found, images)
+def test_one_time_step_is_enough() -> None:
+    for noise in NOISES:
+        purifier, images = (
+            opened(built(Purifier, 1, width=8, extractor_width=8, steps=1, noise=noise)),
+            images_of((1, 28, 28)),
+        )
+        found = purifier(images)
+        assert found.shape == images.shape
+        assert not torch.equal(found, images)
 
 
 def test_images_that_cannot_be_halved_twice_are_refused() -> None:
