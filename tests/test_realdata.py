@@ -32,7 +32,7 @@ def test_a_quantiser_hides_its_gradient_and_an_adaptive_attacker_finds_it(
 ) -> None:
     if not FOLDER or not (Path(FOLDER) / f"{name}.npz").is_file():
         pytest.skip(f"no bundle of {name}: ADVDEF_DATA names no folder that holds {name}.npz")
-    data = load(name, root=FOLDER, download=False).subset(train=2_000)
+    data = load(name, root=FOLDER, download=False).subset(train=3_000)
     images, labels = data.test.head(100).float_images(), data.test.labels[:100]
     draws = torch.Generator().manual_seed(0)
     options = {"epochs": 5, "learning_rate": 3e-3, "schedule": "cosine", "generator": draws}
