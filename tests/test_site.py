@@ -12,6 +12,7 @@ import nbformat
 import pytest
 import yaml
 
+from advdef.book.notebookfile import read_executed
 from advdef.book.repository import Repository
 from advdef.book.site import SiteError, assemble, render, warnings_in
 
@@ -102,6 +103,21 @@ def test_the_source_tree(repository: Repository, tmp_path: Path) -> None:
     }
     assert copied == {"_config.yml", "_toc.yml", "README.md", "book/intro.md", "notebooks/01_good.ipynb"} | made
     assert yaml.safe_load((tmp_path / "out/_config.yml").read_text())["execute"] == {"execute_notebooks": "off"}
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_a_page_whose_run_is_older_than_its_rules_says_so(repository: Repository, tmp_path: Path, old: bool) -> None:
+    toc = "format: jb-book\nroot: book/intro\nparts:\n  - chapters:\n    - file: notebooks/01_good\n"
+    (tmp_path / "_toc.yml").write_text(toc)
+    facts = {"date": "2026-01-01", "commit": None, "device_name": "x", "seed": 0, "python": "3", "versions": {}}
+    verdict = {"claim": "good-G1", "sentence": "s", "source": "paper", "verdict": "undecided", "evidence": "e"}
+    verdict |= {"attacker": "", "images": None, "seeds": None, "conditions": [], "old_rules": old}
+    record = {"paper": "good", "dataset": "digits", "profile": "smoke", "verdicts": [verdict], "networks": []}
+    record |= {"provenance": facts | {"wall_seconds": 1}}
+    assemble(repository, tmp_path / "out", notebooks={}, records=[record])
+    cells = read_executed(tmp_path / "out/notebooks/01_good.ipynb").cells
+    notes = [number for number, cell in enumerate(cells) if "a run of 2026-01-01" in cell.source]
+    assert notes == ([1] if old else [])
 
 
 def test_what_the_contents_name_must_exist(repository: Repository, tmp_path: Path) -> None:

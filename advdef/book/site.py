@@ -115,11 +115,25 @@ def assemble(
     for name in _INCLUDED:
         if (root / name).is_file():
             shutil.copyfile(root / name, target / name)
+    notes = {path.stem: _note(paper, records) for paper, path in repository.notebooks.items()}
     for entry in toc_files(yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))):
-        _copy_page(root, target, entry, notebooks)
+        _copy_page(root, target, entry, notebooks, notes.get(Path(entry).name, ""))
     for name, text in generated(records, list(_pages(repository, target))).items():
         (target / "book" / name).parent.mkdir(parents=True, exist_ok=True)
         (target / "book" / name).write_text(text, encoding="utf-8")
+
+
+def _note(paper: str, records: Sequence[Record]) -> str:
+    """What to say above a page whose run is older than the rules by which its claims are judged today; "" if none is."""
+    old = [r for r in records if r["paper"] == paper and any(v.get("old_rules") for v in r["verdicts"])]
+    if not old:
+        return ""
+    facts = old[0]["provenance"]
+    return (
+        f"```{{note}}\nTables and figures on this page are those of a run of {facts['date']}, by the code of that day. Code, "
+        "text and rules have moved on since: where the run did not measure what today's rules ask for, the verdicts say "
+        "so. [Run it yourself](../book/rerun.md) shows what they say now.\n```"
+    )
 
 
 def _pages(repository: Repository, target: Path) -> Iterator[Chapter]:
@@ -169,7 +183,7 @@ def _toc_files(node: Any) -> Iterator[str]:
             yield from _toc_files(item)
 
 
-def _copy_page(root: Path, target: Path, entry: str, notebooks: Mapping[str, Path]) -> None:
+def _copy_page(root: Path, target: Path, entry: str, notebooks: Mapping[str, Path], note: str) -> None:
     if entry.startswith("notebooks/"):
         name = entry.removesuffix(".ipynb").removesuffix(".py") + ".ipynb"
         page = notebooks.get(Path(name).name, root / name)
@@ -178,6 +192,11 @@ def _copy_page(root: Path, target: Path, entry: str, notebooks: Mapping[str, Pat
         notebook = without_injected(read_executed(page))
         # Only an executed notebook says how its code is to be coloured, and without that there is a warning.
         notebook.metadata.setdefault("language_info", LANGUAGE)
+        if note:
+            from nbformat.v4 import new_markdown_cell
+
+            first = next((i for i, cell in enumerate(notebook.cells) if cell.cell_type == "markdown"), 0)
+            notebook.cells.insert(first + 1, new_markdown_cell(note))
         write(notebook, target / name)
         return
     for suffix in _SUFFIXES:
