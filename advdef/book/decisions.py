@@ -87,7 +87,9 @@ def _counted(verdicts: Sequence[Mapping[str, Any]]) -> str:
     counts = Counter(verdict["verdict"] for verdict in verdicts)
     told = ", ".join(f"{badge(word)} {counts[word]}" for word in _WORDS if counts[word])
     wrong = expected_wrong([verdict["verdict"] for verdict in verdicts if not verdict.get("old_rules")])
-    return raw(f"<p>{told}. Chance alone would be expected to get at most {wrong:.1f} of them wrong.</p>\n")
+    old = sum(bool(verdict.get("old_rules")) for verdict in verdicts)
+    why = f" {old} of the undecided are of runs that did not measure what today's rules ask for." if old else ""
+    return raw(f"<p>{told}. Chance alone would be expected to get at most {wrong:.1f} of them wrong.{why}</p>\n")
 
 
 def _matrix(chapter: Chapter, records: Sequence[Record]) -> str:

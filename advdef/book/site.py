@@ -124,15 +124,15 @@ def assemble(
 
 
 def _note(paper: str, records: Sequence[Record]) -> str:
-    """What to say above a page whose run is older than the rules by which its claims are judged today; "" if none is."""
+    """What to say above a page whose run is older than the rules that judge its claims today; "" if none is."""
     old = [r for r in records if r["paper"] == paper and any(v.get("old_rules") for v in r["verdicts"])]
     if not old:
         return ""
-    facts = old[0]["provenance"]
+    date = old[0]["provenance"]["date"]
     return (
-        f"```{{note}}\nTables and figures on this page are those of a run of {facts['date']}, by the code of that day. Code, "
-        "text and rules have moved on since: where the run did not measure what today's rules ask for, the verdicts say "
-        "so. [Run it yourself](../book/rerun.md) shows what they say now.\n```"
+        f"```{{note}}\nTables and figures on this page are those of a run of {date}, by the code of that day. Code, text and "
+        "rules have moved on since: where the run did not measure what today's rules ask for, the verdicts say so. "
+        "[Run it yourself](../book/rerun.md) shows how to make them anew.\n```"
     )
 
 
