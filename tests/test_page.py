@@ -23,7 +23,7 @@ from advdef.book.page import (
     sample,
     show_eps,
     table,
-    verdict_table,
+    verdict_cards,
 )
 from advdef.book.records import Run, read_record, results_folder
 from advdef.checks import Check
@@ -61,7 +61,7 @@ def test_a_table_has_a_caption_with_its_text_escaped_and_keeps_markup_in_cells()
 def test_verdicts_are_words_with_a_badge_and_say_whose_wording_it_is() -> None:
     claim = Claim("x-Q1", "x", "a > b", "inferred", "by looking")
     word = decide(claim, "digits", [Condition.above("it", Interval(-0.2, -0.3, -0.1))])
-    page = verdict_table([word], "Verdicts")._repr_html_()
+    page = verdict_cards([word], "Verdicts", {"digits": "toy"})._repr_html_()
     assert '<span class="verdict contradicted">contradicted</span>' in page
     assert "a &gt; b" in page
     assert "implied; our wording" in page
@@ -169,7 +169,8 @@ def test_a_page_decides_its_claims_and_names_those_about_other_data(recorded: di
     text = shown._repr_html_()
     assert "about other data: QSN-2" in text
     assert "<details><summary>2 conditions (QSN-3, digits)</summary>" in text
-    assert ">QSN-2</strong>" not in text
+    assert "QSN-2</strong>" not in text
+    assert "toy scale" in text
     assert "<td>QSN-5</td>" in page.rules()._repr_html_()
     with pytest.raises(ValueError, match="no claim Q1; those of qusecnets are QSN-1"):
         page.verdicts({"digits": {"Q1": [no]}})

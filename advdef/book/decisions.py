@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from advdef.book.markup import raw, rows_of
-from advdef.book.records import Record, scale
+from advdef.book.records import Record, Scale, scale
 from advdef.claims import SOURCES, Claim, Condition, VerdictWord, all_claims, badge, expected_wrong
 from advdef.papers import PAPERS, how_decided
 
-__all__ = ["Chapter", "matrix", "rules_page", "verdicts_page"]
+__all__ = ["Chapter", "claim_card", "matrix", "rules_page", "verdicts_page"]
 
 _WORDS: tuple[VerdictWord, ...] = get_args(VerdictWord)
 _NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "gtsrb": "GTSRB", "svhn": "SVHN"}
+_PAGES = {claim.paper for claim in all_claims()}
 _ATTACKERS = {
     "oblivious": "attacker ignores the defence",
     "direct": "attacker follows its gradient",
@@ -125,13 +126,22 @@ def _claims(records: Iterable[Record]) -> list[Claim]:
 
 def _claim(claim: Claim, records: Sequence[Record], chapter: Chapter) -> str:
     """What all runs decided about a claim."""
-    decisions = (_decision(v, record) for record in records for v in record["verdicts"] if v["claim"] == claim.id)
-    rule = how_decided(claim.paper)[claim.id] if claim.paper else claim.decided_by
+    decided = [(v, r["dataset"], scale(r)) for r in records for v in r["verdicts"] if v["claim"] == claim.id]
+    link = f'<p><a href="{_section(claim, chapter)}">{html.escape(claim.id)} on its page</a></p>'
+    return claim_card(claim, decided, link)
+
+
+def claim_card(claim: Claim, decided: Iterable[tuple[Mapping[str, Any], str, Scale]], more: str = "") -> str:
+    """A claim with what was decided of it, as HTML: for each data set the verdict as recorded and the run's scale.
+
+    Beside each word stand attacker, scale and sample; conditions and rule are folded away. ``more`` is HTML at the end.
+    """
     id = html.escape(claim.id)
+    rule = how_decided(claim.paper).get(claim.id, "") if claim.paper in _PAGES else claim.decided_by
+    decisions = "".join(_decision(*found) for found in decided)
     return (
-        f'<section class="claim" id="{id.lower()}">{_sentence(claim)}<ul>{"".join(decisions)}</ul>'
-        f"<details><summary>How {id} is decided</summary><p>{html.escape(rule)}</p></details>"
-        f'<p><a href="{_section(claim, chapter)}">{id} on its page</a></p></section>\n'
+        f'<section class="claim" id="{id.lower()}">{_sentence(claim)}<ul>{decisions}</ul>'
+        f"<details><summary>How {id} is decided</summary><p>{html.escape(rule)}</p></details>{more}</section>\n"
     )
 
 
@@ -148,13 +158,12 @@ def _label(chapter: Chapter) -> str:
     return chapter.paper.replace("_", "-")
 
 
-def _decision(verdict: Mapping[str, Any], record: Record) -> str:
+def _decision(verdict: Mapping[str, Any], dataset: str, size: Scale) -> str:
     """A word with its chips, the sentence that gives it, and all conditions folded away."""
-    name = _name(record)
-    chips = [_ATTACKERS.get(verdict["attacker"], ""), f"{scale(record)} scale"]
-    chips += [
-        f"{verdict[unit]:,} {unit if verdict[unit] > 1 else unit[:-1]}" for unit in ("images", "seeds") if verdict[unit]
-    ]
+    name = html.escape(_NAMES.get(dataset, dataset))
+    counts = {unit: verdict[unit] for unit in ("images", "seeds") if verdict[unit]}
+    chips = [_ATTACKERS.get(verdict["attacker"], ""), f"{size} scale"]
+    chips += [f"{count:,} {unit if count > 1 else unit[:-1]}" for unit, count in counts.items()]
     if verdict.get("old_rules"):
         chips.append("recorded under the old rules")
     told = "".join(f'<span class="chip">{html.escape(chip)}</span> ' for chip in chips if chip)

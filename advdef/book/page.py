@@ -13,11 +13,12 @@ import torch
 from IPython.display import HTML
 from torch import nn
 
+from advdef.book.decisions import claim_card
 from advdef.book.glue import Kind, record
 from advdef.book.provenance import provenance
-from advdef.book.records import Run
+from advdef.book.records import Run, Scale
 from advdef.checks import Check
-from advdef.claims import SOURCES, Condition, Verdict, badge, claims, decide
+from advdef.claims import Condition, Verdict, claims, decide
 from advdef.data import Split, dataset_info, find_device, load
 from advdef.evaluation import Results
 from advdef.papers import how_decided
@@ -34,7 +35,7 @@ __all__ = [
     "sample",
     "show_eps",
     "table",
-    "verdict_table",
+    "verdict_cards",
 ]
 
 Settings = TypeVar("Settings")
@@ -153,7 +154,7 @@ class Page:
     def verdicts(
         self, conditions: Mapping[str, Mapping[str, Iterable[Condition]]], *, volatile: Collection[str] = ()
     ) -> HTML:
-        """The table of verdicts, which are recorded; a claim about other data is named in the caption alone.
+        """The verdicts, which are recorded; a claim about other data is named in the caption alone.
 
         Args:
             conditions: What the rules give, by data set and by the claim's id.
@@ -178,7 +179,8 @@ class Page:
                 else:
                     elsewhere.add(id)
         about = f"; about other data: {', '.join(sorted(elsewhere))}" if elsewhere else ""
-        verdicts = verdict_table(shown, f"Verdicts of this run ({self.run_line}{about})")
+        scales = {name: run.scale for name, run in self.runs.items()}
+        verdicts = verdict_cards(shown, f"Verdicts of this run ({self.run_line}{about})", scales)
         record("verdict_table", verdicts)
         return verdicts
 
@@ -271,28 +273,16 @@ def check_table(rows: Mapping[str, Sequence[Check]], caption: str) -> HTML:
     return HTML(f"{shown.data}{folded}" if fired.any() else others.data)
 
 
-def verdict_table(verdicts: Sequence[Verdict], caption: str) -> HTML:
-    """Claims with their verdicts, the numbers that decide them, and all conditions folded away."""
-    rows = [
-        {
-            "claim": f'<strong id="{v.claim.id.lower()}">{v.claim.id}</strong> {html.escape(v.claim.sentence)} '
-            f"<em>[{SOURCES[v.claim.source]}]</em>",
-            "data": v.dataset,
-            "verdict": badge(v.word),
-            "evidence": html.escape(v.evidence) + _folded(v),
-        }
-        for v in verdicts
-    ]
-    return table(pd.DataFrame(rows), caption)
-
-
-def _folded(verdict: Verdict) -> str:
-    if len(verdict.conditions) < 2:
-        return ""
-    lines = (f"{c.case}: {c.told}" if c.case else c.told for c in verdict.conditions)
-    listed = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
-    where = html.escape(f"{verdict.claim.id}, {verdict.dataset}")
-    return f"<details><summary>{len(verdict.conditions)} conditions ({where})</summary><ul>{listed}</ul></details>"
+def verdict_cards(verdicts: Sequence[Verdict], caption: str, scales: Mapping[str, Scale]) -> HTML:
+    """Claims with their verdicts, as the page of verdicts shows them; ``scales`` are those of the runs, by data set."""
+    by_claim: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        by_claim.setdefault(verdict.claim.id, []).append(verdict)
+    cards = (
+        claim_card(found[0].claim, [(v.as_record(), v.dataset, scales[v.dataset]) for v in found])
+        for found in by_claim.values()
+    )
+    return HTML(f'<div class="verdicts"><p><em>{html.escape(caption)}</em></p>{"".join(cards)}</div>')
 
 
 def provenance_table(runs: Iterable[Run]) -> HTML:

@@ -126,6 +126,11 @@ class Run:
         size = sum(weights.numel() for weights in model.parameters())
         _put(self.networks, {"name": name, "parameters": size, "images": images, "of": of}, ("name",))
 
+    @property
+    def scale(self) -> Scale:
+        """How large the run is, as :func:`scale` tells of its record."""
+        return scale({"networks": self.networks, "dataset": self.data.name, "profile": self.profile})
+
     def compare(self, mine: Mapping[str, Any], other: Mapping[str, Any], **where: Any) -> Interval:
         """The paired difference of the hits in two rows, which is recorded, too.
 

@@ -131,8 +131,8 @@ def _note(paper: str, records: Sequence[Record]) -> str:
     date = old[0]["provenance"]["date"]
     return (
         f"```{{note}}\nTables and figures on this page are those of a run of {date}, by the code of that day. Code, "
-        "text and rules have moved on since: where the run did not measure what today's rules ask for, the verdicts say "
-        "so. [Run it yourself](../book/rerun.md) shows how to make them anew.\n```"
+        "text and rules have moved on since: where the run did not measure what today's rules ask for, the verdicts "
+        "say so. [Run it yourself](../book/rerun.md) shows how to make them anew.\n```"
     )
 
 
