@@ -14,6 +14,7 @@ from torch import Tensor
 
 from advdef.statistics import (
     Interval,
+    detectable,
     images_to_decide,
     mean_interval,
     over_seeds,
@@ -96,8 +97,11 @@ class Condition:
         images: How many images are behind the interval.
         seeds: How many trained networks are.
         needed_images: How many would decide it, where it is undecided for want of images.
-        needed_seeds: The same of networks.
+        needed_seeds: How many would bring the interval to ± the margin, where it is undecided for want of networks.
+        half_seeds: What other networks alone contribute to half of the interval's width.
         number: The interval as a page shows it.
+
+    Numbers are rounded to six digits, as a record keeps them. An interval that is not finite tells nothing.
     """
 
     what: str
@@ -111,7 +115,16 @@ class Condition:
     seeds: int | None = None
     needed_images: int | None = None
     needed_seeds: int | None = None
+    half_seeds: float | None = None
     number: str = ""
+
+    def __post_init__(self) -> None:
+        ends = vars(self.interval).values()
+        if all(map(math.isfinite, ends)):
+            object.__setattr__(self, "interval", Interval(*(round(end, 6) for end in ends)))
+        else:
+            object.__setattr__(self, "interval", Interval(self.bound, self.bound - 1, self.bound + 1))
+            object.__setattr__(self, "number", "no number could be computed")
 
     @property
     def word(self) -> ConditionWord:
@@ -133,19 +146,30 @@ class Condition:
     def told(self) -> str:
         """The condition in a phrase: what was measured, the number, the bound, and what would decide it.
 
-        >>> Condition.above("TRN − image only", Interval(0.011, -0.084, 0.106), seeds=3).told
-        'TRN − image only: +1.1 [-8.4, +10.6], wanted above 0, cannot be told; about 9 seeds would tell'
+        >>> Condition.above("lead", Interval(0.011, -0.084, 0.106)).told
+        'lead: +1.1 [-8.4, +10.6], wanted above 0, cannot be told'
+        >>> Condition.above("lead", Interval(0.011, -0.084, 0.106), seeds=3).told.partition("told ")[2]
+        '(only a difference of 13.6 would show); 9 networks would bring it to ± 3'
         """
         said = {"holds": "holds", "contradicted": "contradicted", "undecided": "cannot be told"}[self.word]
+        small = f"no difference that matters (± {100 * self.margin:g})"
         if self.word == "contradicted" and self.interval.low < self.bound < self.interval.high:
-            said = f"no difference that matters (± {100 * self.margin:g})"
-        needs = [
-            f"{count:,} {unit}"
-            for count, unit in ((self.needed_images, "images"), (self.needed_seeds, "seeds"))
-            if count is not None and self.word == "undecided"
-        ]
-        tail = f"; about {' and '.join(needs)} would tell" if needs else ""
-        return f"{self.what}: {self.number}, wanted {self.side} {_show(self.bound)}, {said}{tail}"
+            said = small
+        elif (
+            self.word == "holds"
+            and self.bound == 0
+            and max(abs(self.interval.low), abs(self.interval.high)) < self.margin
+        ):
+            said = f"holds, but is {small}"
+        tail = ""
+        if self.word == "undecided" and (self.images or self.seeds):
+            said += f" (only a difference of {100 * detectable(self.interval):.1f} would show)"
+            images = f"; about {self.needed_images:,} images would tell" if self.needed_images else ""
+            networks = (
+                f"{self.needed_seeds:,} networks would bring it to ± {100 * self.margin:g}" if self.needed_seeds else ""
+            )
+            tail = images + (f"{' and ' if images else '; '}{networks}" if networks else "")
+        return f"{self.what}: {self.number}, wanted {self.side} {100 * self.bound:g}, {said}{tail}"
 
     @classmethod
     def above(
@@ -183,7 +207,8 @@ class Condition:
             between = over_seeds((treated.double() - control.double()).mean(1).tolist())
         found = cls(
             what, interval, bound, margin=margin, case=case, attacker=attacker, images=treated.shape[-1],
-            seeds=networks, number=f"{interval:+}",
+            seeds=networks, half_seeds=None if between is None else round((between.high - between.low) / 2, 6),
+            number=f"{interval:+}",
         )  # fmt: skip
         return found._planned(over_images, between)
 
@@ -214,7 +239,9 @@ class Condition:
         self, over_images: Interval | None, over_seeds: Interval | None, *, margin: float | None = None
     ) -> "Condition":
         """The condition with what would decide it, by its spread over images and over seeds."""
-        if self.word != "undecided":
+        if self.word != "undecided" or not all(
+            map(math.isfinite, vars(over_images or over_seeds or self.interval).values())
+        ):
             return self
         matters = margin or self.margin or abs(self.interval.value - self.bound)
         distance = abs(self.interval.value - self.bound)
@@ -226,7 +253,7 @@ class Condition:
                 images = math.ceil(self.images * (half / distance) ** 2) if distance else None
         if over_seeds is not None and self.seeds and self.seeds > 1 and matters > 0:
             seeds = seeds_to_decide(over_seeds, self.seeds, margin=matters)
-            if seeds <= self.seeds:
+            if seeds is not None and seeds <= self.seeds:
                 seeds = seeds_to_decide(over_seeds, self.seeds, margin=distance) if distance else None
         return replace(
             self,
@@ -301,18 +328,24 @@ class Verdict:
             for word in get_args(VerdictWord):
                 names = [case for case, found in cases.items() if found == word]
                 if names:
-                    (first, *_) = _deciding([c for c in self.conditions if c.case in ("", names[0])], word)
-                    parts.append(f"{word} for {' and '.join(names)} ({first.told})")
+                    told = self._told(
+                        [c for c in self.conditions if c.case in ("", *names)], word, named=len(names) > 1
+                    )
+                    parts.append(f"{word} for {' and '.join(names)} ({told})")
             return "; ".join(parts)
         if self.word == "undecided" and all(c.word == "holds" for c in self.conditions):
             return f"{self._count}; but no attacker who knows the defence was tried"
-        first = _deciding(self.conditions, self.word)[0]
-        chance = self.word == "undecided" and first.word == "contradicted"
-        why = f", which may be chance in one of {len(self.conditions)} numbers" if chance else ""
         role = {"supported": "the closest", "contradicted": "against it"}.get(self.word, "open")
-        where = f"{first.case}: " if first.case else ""
-        told = f"{where}{first.told}{why}"
+        told = self._told(self.conditions, self.word, named=True)
         return f"{self._count}; {role}: {told}" if len(self.conditions) > 1 else told
+
+    def _told(self, conditions: Sequence[Condition], word: VerdictWord, *, named: bool) -> str:
+        """The number that decides most clearly, with its case where that is not said already."""
+        first = _deciding(conditions, word)[0]
+        chance = word == "undecided" and first.word == "contradicted"
+        why = f", which may be chance in one of {len(self.conditions)} numbers" if chance else ""
+        where = f"{first.case}: " if named and first.case and first.case not in first.what else ""
+        return f"{where}{first.told}{why}"
 
     @property
     def _count(self) -> str:
@@ -379,17 +412,19 @@ def decide(claim: Claim, dataset: str, conditions: Sequence[Condition]) -> Verdi
     """The verdict that conditions give.
 
     In each case of the claim: contradicted where a condition is, supported where all hold, else undecided. As any one
-    condition contradicts a claim, and each might by chance, all intervals are widened for that to the level of 5 %
-    divided by the number of the claim's conditions (Bonferroni). Of several cases: mixed where the claim is supported
-    in some and contradicted in others, else contradicted where it is so in any, supported where it is so in all. A
-    claim of robustness that no attacker who knows the defence has tested is undecided. Not testable here when the claim
-    is about other data sets, or when nothing was measured.
+    condition contradicts a claim, and each might by chance, those that contradict it have to do so in Hochberg's
+    step-up test (Biometrika 75, 1988) at 2.5 %: of m, one alone by an interval at the level of 5 % / m, all of them by
+    their own. Of several cases: mixed where the claim is contradicted in some and supported in others, in one at least
+    by intervals at the level of 5 % divided by their number; else contradicted where it is so in any, supported where
+    it is so in all. A claim of robustness that no attacker who knows the defence has tested is undecided. Not testable
+    here when the claim is about other data sets, or when nothing was measured.
     """
     conditions = tuple(conditions)
     if not conditions or not claim.about(dataset):
         return Verdict(claim, dataset, "not testable here", conditions)
-    words = set(_cases(conditions).values())
-    word: VerdictWord = "mixed" if {"supported", "contradicted"} <= words else _worst(words)
+    cases = _cases(conditions)
+    words = set(cases.values())
+    word: VerdictWord = "mixed" if "contradicted" in words and _surely(conditions, cases) else _worst(words)
     if word == "supported" and claim.robust and not any(c.attacker == "adaptive" for c in conditions):
         word = "undecided"
     return Verdict(claim, dataset, word, conditions)
@@ -417,23 +452,49 @@ def badge(word: VerdictWord) -> str:
 def _cases(conditions: Sequence[Condition]) -> dict[str, VerdictWord]:
     """The word of each case; conditions without a case count in all."""
     names = list(dict.fromkeys(c.case for c in conditions if c.case)) or [""]
+    against = _against(conditions)
     found: dict[str, VerdictWord] = {}
     for name in names:
         needed = [c for c in conditions if c.case in ("", name)]
         supported: VerdictWord = "supported" if all(c.word == "holds" for c in needed) else "undecided"
-        against = [c for c in needed if c.word == "contradicted"]
-        contradicted = any(_widened(c, len(conditions)).word == "contradicted" for c in against)
-        found[name] = "contradicted" if contradicted else supported
+        found[name] = "contradicted" if any(c in against for c in needed) else supported
     return found
 
 
+def _against(conditions: Sequence[Condition]) -> list[Condition]:
+    """Those that are contradicted beyond chance, by Hochberg's step-up test."""
+    alone = [c for c in conditions if c.word == "contradicted"]
+    for tests in range(1, len(conditions) + 1):
+        found = [c for c in alone if _widened(c, tests).word == "contradicted"]
+        if len(found) > len(conditions) - tests:
+            return found
+    return []
+
+
+def _surely(conditions: Sequence[Condition], cases: Mapping[str, VerdictWord]) -> bool:
+    """Whether a case is supported that would be so with intervals at the level of 5 % / the number of cases."""
+    return any(
+        all(_widened(c, len(cases)).word == "holds" for c in conditions if c.case in ("", name))
+        for name, word in cases.items()
+        if word == "supported"
+    )
+
+
 def _widened(condition: Condition, tests: int) -> Condition:
-    """The condition with its interval at the level of 5 % / tests."""
-    several = condition.seeds is not None and condition.seeds > 1
-    count = condition.seeds if several else condition.images
-    level, alone = (float(stdtrit((count or _MANY) - 1, 1 - chance)) for chance in (_CHANCE / tests, _CHANCE))
-    factor = level / alone
+    """The condition with its interval at the level of 5 % / tests; the parts of networks and of images grow apart."""
+
+    def growth(count: int | None) -> float:
+        level, alone = (float(stdtrit((count or _MANY) - 1, 1 - chance)) for chance in (_CHANCE / tests, _CHANCE))
+        return level / alone
+
     value, low, high = condition.interval.value, condition.interval.low, condition.interval.high
+    half = (high - low) / 2
+    seeds = condition.half_seeds
+    if seeds is None:
+        seeds = half if condition.seeds is not None and condition.seeds > 1 else 0.0
+    images = math.sqrt(max(half**2 - seeds**2, 0.0))
+    wider = math.hypot(growth(condition.seeds) * seeds if seeds else 0.0, growth(condition.images) * images)
+    factor = wider / half if half else 1.0
     return replace(condition, interval=Interval(value, value - factor * (value - low), value + factor * (high - value)))
 
 
@@ -454,7 +515,3 @@ def _deciding(conditions: Iterable[Condition], word: VerdictWord) -> list[Condit
         return abs(c.interval.value - c.bound) / width if width else math.inf
 
     return sorted(found, key=clear, reverse=word == "contradicted")
-
-
-def _show(bound: float) -> str:
-    return f"{100 * bound:+g}" if bound else "0"

@@ -13,6 +13,7 @@ from torch import Tensor
 __all__ = [
     "Interval",
     "McNemar",
+    "detectable",
     "images_to_decide",
     "mcnemar",
     "mean_interval",
@@ -194,6 +195,15 @@ def over_seeds_and_images(treated: Tensor, control: Tensor) -> Interval:
     return Interval(mean, max(-1.0, mean - half), min(1.0, mean + half))
 
 
+def detectable(interval: Interval) -> float:
+    """The smallest true difference that an interval of this width would find in 80 % of runs (power 80 %).
+
+    >>> round(detectable(Interval(0.0, -0.062, 0.062)), 3)
+    0.089
+    """
+    return (Z95 + _POWER) / Z95 * (interval.high - interval.low) / 2
+
+
 def images_to_decide(interval: Interval, images: int, *, margin: float) -> int:
     """How many images would find a difference as large as ``margin`` in 80 % of runs, by the spread seen on ``images``.
 
@@ -209,10 +219,10 @@ def images_to_decide(interval: Interval, images: int, *, margin: float) -> int:
     return math.ceil(((Z95 + _POWER) * deviation / margin) ** 2)
 
 
-def seeds_to_decide(interval: Interval, seeds: int, *, margin: float) -> int:
+def seeds_to_decide(interval: Interval, seeds: int, *, margin: float) -> int | None:
     """How many trained networks would bring Student's interval to ± ``margin``, by the spread seen over ``seeds``.
 
-    Raises ValueError for fewer than two seeds, and unless the margin is above zero.
+    None where ten thousand would not. Raises ValueError for fewer than two seeds, and unless the margin is above zero.
 
     >>> seeds_to_decide(Interval(0.011, -0.084, 0.106), 3, margin=0.03)
     9
@@ -224,7 +234,7 @@ def seeds_to_decide(interval: Interval, seeds: int, *, margin: float) -> int:
         return float(stdtrit(k - 1, 0.975))
 
     deviation = (interval.high - interval.low) / 2 * math.sqrt(seeds) / t(seeds)
-    return next((k for k in range(2, _MOST) if t(k) * deviation / math.sqrt(k) <= margin), _MOST)
+    return next((k for k in range(2, _MOST) if t(k) * deviation / math.sqrt(k) <= margin), None)
 
 
 def rank_correlation(x: Tensor, y: Tensor) -> float:

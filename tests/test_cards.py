@@ -113,7 +113,7 @@ class TestCommitted:
         text = generated(COMMITTED, PAGES)["_generated/finding.md"]
         made = cards(COMMITTED)
         better = [c["defence"] for c in made.values() if c["flags"]["better_than_adversarial_training"]]
-        assert ("None of the five defences beats" in text) == (not better)
+        assert ("None of the five defences was seen to beat" in text) == (not better)
         assert text.count('<path class="adaptive"') == len(PAPERS) + 2
         for card in made.values():
             assert f"adaptive {100 * card['ours']['adaptive']['accuracy']:.0f} %" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from dataclasses import replace
@@ -167,7 +168,7 @@ def test_evidence_is_a_sentence() -> None:
     assert decide(MNIST, "digits", [YES]).evidence == "the claim is about mnist"
     cases = [replace(YES, case="CQ"), replace(YES, case="JPEG"), replace(NO, case="TQ")]
     assert decide(ANY, "digits", cases).evidence == (
-        "supported for CQ and JPEG (lead: +4.0 [+2.0, +6.0], wanted above 0, holds); "
+        "supported for CQ and JPEG (CQ: lead: +4.0 [+2.0, +6.0], wanted above 0, holds); "
         "contradicted for TQ (lead: -20.0 [-30.0, -10.0], wanted above 0, contradicted)"
     )
 
@@ -193,22 +194,64 @@ def test_a_verdict_as_a_record_is_json_and_its_words_follow_from_its_numbers() -
     assert [c.as_record() for c in again] == record["conditions"]
 
 
-@pytest.mark.parametrize("images", [30, 100, 500])
+def test_what_all_say_is_not_lost_among_many() -> None:
+    """Each alone is no proof against one of six, but all six together are."""
+    barely = [over(-0.12, -0.002, images=100) for _ in range(6)]
+    assert decide(ANY, "digits", barely).word == "contradicted"
+    assert decide(ANY, "digits", [*barely[:5], YES]).word == "undecided"
+
+
+def test_images_that_agree_are_not_widened_as_if_they_were_networks() -> None:
+    draws = torch.Generator().manual_seed(0)
+    control = torch.rand(2000, generator=draws) < 0.6
+    treated = control & (torch.rand(2000, generator=draws) < 0.83)  # ten points less, for both networks alike
+    worse = Condition.compare("lead", treated.expand(2, -1), control.expand(2, -1))
+    assert worse.half_seeds == 0
+    assert decide(ANY, "digits", [worse] + [YES] * 9).word == "contradicted"
+
+
+def test_one_lucky_case_of_many_does_not_make_a_claim_mixed() -> None:
+    lucky = over(0.002, 0.12, images=200)
+    cases = [replace(NO, case="0"), *(replace(MAYBE, case=str(i)) for i in range(1, 8)), replace(lucky, case="8")]
+    assert decide(ANY, "digits", cases).word == "contradicted"
+    assert decide(ANY, "digits", [cases[0], cases[-1]]).word == "contradicted"
+    assert decide(ANY, "digits", [cases[0], replace(YES, case="8", images=200)]).word == "mixed"
+
+
+def test_words_follow_from_the_numbers_that_are_kept() -> None:
+    edge = Condition.below("correlation", Interval(-0.3, -0.4, -0.30000000000000004), -0.3)
+    assert edge.word == Condition.from_record(json.loads(json.dumps(edge.as_record()))).word == "undecided"
+
+
+def test_what_cannot_be_computed_tells_nothing() -> None:
+    for wrong in (math.nan, math.inf):
+        found = Condition.above("correlation", Interval(wrong, wrong, wrong), images=30)
+        assert (found.word, found.number, found.needed_images) == ("undecided", "no number could be computed", None)
+        json.dumps(found.as_record(), allow_nan=False)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("images", [30, 500])
 @pytest.mark.parametrize("conditions", [1, 9])
-def test_chance_decides_in_few_runs(images: int, conditions: int) -> None:
+@pytest.mark.parametrize("cases", [False, True])
+def test_chance_decides_in_few_runs(images: int, conditions: int, seeds: int, cases: bool) -> None:
     """Without any effect each word that says something comes out in at most 2.5 % of runs, at the sizes of the pages.
 
     Equivalence is left out: without an effect it is right.
     """
-    runs, draws = 500, torch.Generator().manual_seed(images + conditions)
+    runs, draws = 300, torch.Generator().manual_seed(images + conditions)
     words: Counter[str] = Counter()
     for _ in range(runs):
-        pairs = torch.rand(conditions, 2, images, generator=draws)
-        found = [Condition.compare("lead", a < 0.6, b < 0.6, margin=0.0) for a, b in pairs]
+        pairs = torch.rand(conditions, 2, seeds, images, generator=draws).squeeze(2)
+        named = [{"case": str(number)} if cases else {} for number in range(conditions)]
+        found = [
+            Condition.compare("lead", a < 0.6, b < 0.6, margin=0.0, **more)
+            for (a, b), more in zip(pairs, named, strict=True)
+        ]
         words[decide(ANY, "digits", found).word] += 1
     most = 0.025 * runs + 2.5 * (0.025 * 0.975 * runs) ** 0.5
     assert words["supported"] <= most
-    assert words["contradicted"] <= most
+    assert words["contradicted"] + words["mixed"] <= most
     assert words["undecided"] > 0.9 * runs
 
 

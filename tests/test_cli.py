@@ -171,7 +171,7 @@ def test_verdicts_of_runs_and_of_committed_records(repository: Repository) -> No
 def test_a_plan_is_made_from_local_runs_and_else_from_the_committed_record(repository: Repository) -> None:
     assert "no run of the profile laptop" in advdef("plan").stderr
     write_record(repository.committed_results / "good", "cifar10", "laptop", "undecided")
-    assert "good-G1 on cifar10: the record does not say" in advdef("plan").stdout
+    assert "good-G1 on cifar10: 0.9 against 0.5" in advdef("plan").stdout
     write_record(repository.run("laptop", "good").results / "good", "mnist", "laptop", "supported")
     assert advdef("plan", "good").stdout == "every claim that these runs could test is decided\n"
     assert json.loads(advdef("plan", "--json").stdout) == []

@@ -63,4 +63,11 @@ def test_decided_claims_need_no_plan_and_what_is_unknown_is_not_guessed() -> Non
     (step,) = plan([record(nothing)])
     assert step.seconds is None
     assert not step.possible
-    assert "run the page again" in plan_lines([step])
+    assert "nothing was taken" in plan_lines([step])
+
+
+def test_the_number_that_needs_most_is_the_one_that_is_planned() -> None:
+    many = Condition.compare("clean", hits(5030, n=9000)[0], hits(5000, n=9000)[0].flip(0), -0.002, margin=0.01)
+    (step,) = plan([record(SURE, many)])
+    assert many.needed_images is not None
+    assert (step.images, step.needed_images) == (9000, many.needed_images)

@@ -105,7 +105,7 @@ def test_trainable_wins_over_networks_and_images_together() -> None:
     assert found(constant, constant).word == "contradicted"  # no difference that matters
     split = found(seeds(0.75, 0.55, 0.45), constant)  # for these networks the interval over images is above zero
     assert split.word == "undecided"
-    assert "would tell" in split.evidence
+    assert "99 networks would bring it to ± 3" in split.evidence
     assert (split.attacker, split.seeds, split.images) == ("adaptive", 3, 1_000)
 
 

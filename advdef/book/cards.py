@@ -16,7 +16,7 @@ from advdef.evaluation.results import Row
 from advdef.evaluation.threats import ATTACKERS
 from advdef.papers import PAPERS, Paper
 
-__all__ = ["card_schema", "cards", "comparison_of", "own_pages"]
+__all__ = ["card_schema", "cards", "comparison_of", "difference_at", "own_pages"]
 
 
 def own_pages(records: Iterable[Record]) -> list[dict[str, str]]:
@@ -84,7 +84,7 @@ def _card(paper: Paper, comparison: Record, records: Sequence[Record]) -> dict[s
 
     def positive(mine: Mapping[str, str], other: Mapping[str, str]) -> list[float]:
         """Budgets at which the interval of a paired difference lies above zero."""
-        return [eps for eps in budgets if _difference(comparison, eps, mine, other)["low"] > 0]
+        return [eps for eps in budgets if difference_at(comparison, eps, mine, other)["low"] > 0]
 
     ours, adaptive = {"defence": paper.defence}, {"threat": "adaptive"}
     return {
@@ -121,7 +121,7 @@ def _card(paper: Paper, comparison: Record, records: Sequence[Record]) -> dict[s
     }
 
 
-def _difference(record: Record, eps: float, mine: Mapping[str, str], other: Mapping[str, str]) -> Mapping[str, Any]:
+def difference_at(record: Record, eps: float, mine: Mapping[str, str], other: Mapping[str, str]) -> Mapping[str, Any]:
     """The comparison of these two rows at a budget; raises KeyError where it was not made."""
     for found in record["comparisons"]:
         first, second = (found["where"] | found[side] for side in ("mine", "other"))

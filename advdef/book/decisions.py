@@ -89,7 +89,7 @@ def _counted(verdicts: Sequence[Mapping[str, Any]]) -> str:
     told = ", ".join(f"{badge(word)} {counts[word]}" for word in _WORDS if counts[word])
     wrong = expected_wrong([verdict["verdict"] for verdict in verdicts if not verdict.get("old_rules")])
     old = sum(bool(verdict.get("old_rules")) for verdict in verdicts)
-    why = f" {old} of the undecided are of runs that did not measure what today's rules ask for." if old else ""
+    why = f" {old} of the undecided (°) are of runs that did not measure what today's rules ask for." if old else ""
     return raw(f"<p>{told}. Chance alone would be expected to get at most {wrong:.1f} of them wrong.{why}</p>\n")
 
 
@@ -103,7 +103,8 @@ def _matrix(chapter: Chapter, records: Sequence[Record]) -> str:
         for record in records:
             found = next((v for v in record["verdicts"] if v["claim"] == claim.id), None)
             word: VerdictWord = found["verdict"] if found else "not testable here"
-            link = f'<a href="{_section(claim, chapter)}">{badge(word)}</a>'
+            mark = '<small title="recorded under earlier rules">°</small>' if found and found.get("old_rules") else ""
+            link = f'<a href="{_section(claim, chapter)}">{badge(word)}</a>{mark}'
             cells.append(link if word != "not testable here" else '<span title="not testable here">–</span>')
         lines.append(cells)
     return rows_of(chapter.title.partition(":")[0], head, lines, kind="results matrix")

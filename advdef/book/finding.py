@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from advdef.book.cards import comparison_of
+from advdef.book.cards import comparison_of, difference_at
 from advdef.book.markup import raw
 from advdef.book.records import Record, three_attacker_rows
 from advdef.evaluation.threats import ATTACKERS, Threat
@@ -45,14 +45,21 @@ def finding(records: Iterable[Record], cards: Mapping[str, Mapping[str, Any]]) -
     picture = (
         f'<figure class="finding">{_picture(rows)}<figcaption>{legend}<br>{html.escape(about)}.</figcaption></figure>\n'
     )
-    return f"{_sentence(cards, images)}\n\n{raw(picture)}"
+    return f"{_sentence(cards, comparison, images)}\n\n{raw(picture)}"
 
 
-def _sentence(cards: Mapping[str, Mapping[str, Any]], images: int) -> str:
+def _sentence(cards: Mapping[str, Mapping[str, Any]], comparison: Record, images: int) -> str:
     better = [card["defence"] for card in cards.values() if card["flags"]["better_than_adversarial_training"]]
+    pairs = [(card["defence"], point["eps"]) for card in cards.values() for point in card["curve"]]
+    adaptive = {"threat": "adaptive"}
+    leads = [
+        difference_at(comparison, eps, {"defence": d} | adaptive, {"defence": "AT"} | adaptive) for d, eps in pairs
+    ]
+    unknown = sum(lead["low"] <= 0 <= lead["high"] for lead in leads)
     count = _COUNTS.get(len(cards), str(len(cards)))
-    none = f"None of the {count} defences beats adversarial training at any budget that was tried."
+    none = f"None of the {count} defences was seen to beat adversarial training."
     some = f"{' and '.join(better)} beat{'s' if len(better) == 1 else ''} adversarial training at some budget."
+    rest = f" In {unknown} of {len(leads)} comparisons the interval cannot tell." if unknown else ""
 
     def lost(card: Mapping[str, Any]) -> float:
         return float(card["ours"]["oblivious"]["accuracy"] - card["ours"]["adaptive"]["accuracy"])
@@ -60,8 +67,8 @@ def _sentence(cards: Mapping[str, Mapping[str, Any]], images: int) -> str:
     worst = max(cards.values(), key=lost)
     before, after = (100 * worst["ours"][threat]["accuracy"] for threat in ("oblivious", "adaptive"))
     return (
-        f"**{some if better else none}** {worst['defence']} keeps {before:.0f} % of {images} images right against an "
-        f"attacker who does not know of it, and {after:.0f} % once the attacker does."
+        f"**{some if better else none}**{rest} {worst['defence']} keeps {before:.0f} % of {images} images right "
+        f"against an attacker who does not know of it, and {after:.0f} % once the attacker does."
     )
 
 

@@ -186,7 +186,7 @@ class Page:
 
     def rules(self) -> HTML:
         """The table of how each claim is decided."""
-        rows = [{"claim": id, "the rule": text} for id, text in how_decided(self.paper).items()]
+        rows = [{"claim": id, "the rule": html.escape(text)} for id, text in how_decided(self.paper).items()]
         return table(pd.DataFrame(rows), "How each claim is decided")
 
     def finish(self) -> HTML:

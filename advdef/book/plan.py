@@ -21,13 +21,14 @@ class Step:
         paper: The page.
         dataset: The data set.
         claim: The claim's id.
-        images: How many images its conditions have now, the fewest.
+        images: How many images that number has now which needs the most.
         needed_images: How many would decide it; None where they are not what is missing.
-        seeds: How many trained networks there are now.
+        seeds: How many trained networks that number has now which needs the most.
         needed_seeds: How many would decide it; None where they are not what is missing.
         available: How many test images there are.
         seconds: What the whole page would take with so many images and networks on the machine of the record; None
             where nothing is known to decide the claim.
+        why: The evidence of the verdict.
     """
 
     paper: str
@@ -39,6 +40,7 @@ class Step:
     needed_seeds: int | None
     available: int
     seconds: int | None
+    why: str = ""
 
     @property
     def possible(self) -> bool:
@@ -78,7 +80,7 @@ def _told(step: Step) -> str:
     if step.needed_seeds:
         needs.append(f"{step.needed_seeds:,} networks (now {step.seeds:,})")
     if not needs or step.seconds is None:
-        return "the record does not say what would decide it; run the page again"
+        return step.why
     if not step.possible:
         return f"{' and '.join(needs)}; there are {step.available:,} test images, so this data set cannot decide it"
     hours = step.seconds / 3600
@@ -89,15 +91,17 @@ def _told(step: Step) -> str:
 def _step(verdict: Mapping[str, Any], record: Record) -> Step:
     conditions = [Condition.from_record(told) for told in verdict["conditions"]]
     open_ones = [condition for condition in conditions if condition.word == "undecided"]
-    images = max((c.needed_images for c in open_ones if c.needed_images), default=None)
-    seeds = max((c.needed_seeds for c in open_ones if c.needed_seeds), default=None)
+    of_images = max((c for c in open_ones if c.needed_images), key=lambda c: c.needed_images or 0, default=None)
+    of_seeds = max((c for c in open_ones if c.needed_seeds), key=lambda c: c.needed_seeds or 0, default=None)
+    images, now = (of_images.needed_images, of_images.images) if of_images else (None, verdict["images"])
+    seeds, trained = (of_seeds.needed_seeds, of_seeds.seeds) if of_seeds else (None, verdict["seeds"])
     facts = record["provenance"]
-    more_images = images / verdict["images"] if images and verdict["images"] else 1.0
-    more_seeds = seeds / verdict["seeds"] if seeds and verdict["seeds"] else 1.0
+    more_images = images / now if images and now else 1.0
+    more_seeds = seeds / trained if seeds and trained else 1.0
     whole = facts["wall_seconds"] + (facts.get("cached") or {}).get("seconds", 0.0)
     attacks = sum(row.get("seconds", 0.0) for row in record["results"] if row["attack"] != WORST_CASE)
     seconds = more_seeds * (whole + min(attacks, whole) * (more_images - 1))
     return Step(
-        record["paper"], record["dataset"], verdict["claim"], verdict["images"], images, verdict["seeds"], seeds,
-        facts.get("test_images") or 0, round(seconds) if images or seeds else None,
+        record["paper"], record["dataset"], verdict["claim"], now, images, trained, seeds,
+        facts.get("test_images") or 0, round(seconds) if images or seeds else None, verdict["evidence"],
     )  # fmt: skip

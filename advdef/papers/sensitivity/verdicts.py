@@ -160,5 +160,7 @@ def _followed(levels: Levels, robust: Mapping[str, Tensor], k: str) -> Condition
     for d, fall in falls.items():
         if fall.word != "holds":  # no cause was changed, so that its effect cannot be seen
             number = f"no test, as {d} may not be lower ({fall.number} %)"
-            return replace(followed, interval=Interval(0.0, -1.0, 1.0), number=number, needed_images=None)
+            return replace(
+                followed, interval=Interval(0.0, -1.0, 1.0), number=number, needed_images=None, needed_seeds=None
+            )
     return followed

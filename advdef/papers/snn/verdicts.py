@@ -58,7 +58,7 @@ def levels_and_gate_help(results: Results) -> list[Condition]:
 
     def hits(network: str, budget: str) -> Tensor:
         found = core.select(defence=network, budget=budget)
-        return torch.stack([found.hits(seed=seed) for seed in found.values("seed")])
+        return torch.stack([found.hits(seed=seed) for seed in sorted(found.values("seed"))])
 
     what = "SE-MLF3 − LIF, worst case"
     return [

@@ -31,13 +31,13 @@ _KNOWS = "an attacker who knows it"
 def _hits(results: Results, defence: str, threat: str) -> Tensor:
     """What a defence is right on, (S, N), of each seed."""
     found = results.select(defence=defence, threat=threat)
-    return torch.stack([found.hits(seed=seed) for seed in found.values("seed")])
+    return torch.stack([found.hits(seed=seed) for seed in sorted(found.values("seed"))])
 
 
 def _fooled(replay: Results) -> bool:
-    """Whether the only attack in the rows fooled the bare classifier at all."""
+    """Whether the only attack in the rows took twice the smallest difference that matters from the bare classifier."""
     clean, bare = (replay.hits(defence="none", threat=threat) for threat in ("clean", "oblivious"))
-    return bool((clean[: len(bare)] & ~bare).any())
+    return (clean[: len(bare)] & ~bare).double().mean().item() >= 2 * ROBUST
 
 
 def _given_back(what: str, results: Results, case: str, attacker: Attacker = "oblivious") -> Condition:
@@ -120,8 +120,8 @@ def exceeds_simpler_fusions(shares: Mapping[str, Tensor]) -> list[Condition]:
 @rule("TRN-5")
 def restores_unseen_attacks(replay: Results, worst: Results) -> list[Condition]:
     """As TRN-1, but the attacker who ignores the defence has each attack that training did not see: FFGSM, BIM, MIM,
-    targeted PGD, APGD with two losses, Square, C&W and DeepFool. One that fooled the classifier on no image decides
-    nothing.
+    targeted PGD, APGD with two losses, Square, C&W and DeepFool. One that took less than 6 points, twice the smallest
+    difference that matters, decides nothing.
     """
     unseen = [attack for attack in replay.values("attack") if attack not in ("none", *_SEEN)]
     replays = {attack: replay.select(attack=("none", attack)) for attack in unseen}
