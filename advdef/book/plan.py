@@ -95,6 +95,8 @@ def _step(verdict: Mapping[str, Any], record: Record) -> Step:
     of_seeds = max((c for c in open_ones if c.needed_seeds), key=lambda c: c.needed_seeds or 0, default=None)
     images, now = (of_images.needed_images, of_images.images) if of_images else (None, verdict["images"])
     seeds, trained = (of_seeds.needed_seeds, of_seeds.seeds) if of_seeds else (None, verdict["seeds"])
+    why = "run the page again, it did not measure what today's rule asks for"
+    why = why if verdict.get("old_rules") else verdict["evidence"]
     facts = record["provenance"]
     more_images = images / now if images and now else 1.0
     more_seeds = seeds / trained if seeds and trained else 1.0
@@ -103,5 +105,5 @@ def _step(verdict: Mapping[str, Any], record: Record) -> Step:
     seconds = more_seeds * (whole + min(attacks, whole) * (more_images - 1))
     return Step(
         record["paper"], record["dataset"], verdict["claim"], now, images, trained, seeds,
-        facts.get("test_images") or 0, round(seconds) if images or seeds else None, verdict["evidence"],
+        facts.get("test_images") or 0, round(seconds) if images or seeds else None, why,
     )  # fmt: skip
