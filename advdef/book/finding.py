@@ -94,7 +94,7 @@ def _picture(rows: Mapping[str, Mapping[Threat, Mapping[str, Any]]]) -> str:
         parts.append(f'<text class="value" x="{_RIGHT}" y="{y - 14}">{100 * values["adaptive"]:.0f} %</text>')
         told.append(f"{_ROWS[name]} {', '.join(f'{threat} {100 * share:.0f} %' for threat, share in values.items())}")
     label = html.escape(f"Images still right under three attackers: {'; '.join(told)}")
-    return f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    return f'<svg viewBox="0 0 {_WIDTH} {height}" role="img"><title>{label}</title>{"".join(parts)}</svg>'
 
 
 def _x(share: float) -> float:
