@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import checkout
 import nbformat
@@ -110,9 +111,16 @@ def test_a_page_whose_run_is_older_than_its_rules_says_so(repository: Repository
     toc = "format: jb-book\nroot: book/intro\nparts:\n  - chapters:\n    - file: notebooks/01_good\n"
     (tmp_path / "_toc.yml").write_text(toc)
     facts = {"date": "2026-01-01", "commit": None, "device_name": "x", "seed": 0, "python": "3", "versions": {}}
-    verdict = {"claim": "good-G1", "sentence": "s", "source": "paper", "verdict": "undecided", "evidence": "e"}
+    verdict: dict[str, Any] = {"claim": "good-G1", "sentence": "s", "source": "paper", "evidence": "e"}
+    verdict["verdict"] = "undecided"
     verdict |= {"attacker": "", "images": None, "seeds": None, "conditions": [], "old_rules": old}
-    record = {"paper": "good", "dataset": "digits", "profile": "smoke", "verdicts": [verdict], "networks": []}
+    record: dict[str, Any] = {
+        "paper": "good",
+        "dataset": "digits",
+        "profile": "smoke",
+        "verdicts": [verdict],
+        "networks": [],
+    }
     record |= {"provenance": facts | {"wall_seconds": 1}}
     assemble(repository, tmp_path / "out", notebooks={}, records=[record])
     cells = read_executed(tmp_path / "out/notebooks/01_good.ipynb").cells

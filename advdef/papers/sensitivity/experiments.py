@@ -1,5 +1,6 @@
 """What sensitive neurons do, with controls: what mending them restores, what losing them costs, what they look at."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import product
@@ -8,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from advdef.contract import borrowed
+from advdef.contract import NoGradientWarning, borrowed
 from advdef.evaluation import correct
 from advdef.papers.sensitivity.interventions import (
     Ablated,
@@ -121,7 +122,7 @@ def occluded_accuracy(
     under_attack = clean
     if attack is not None:
         replayed = attack(model)
-        under_attack = clean | {"replayed": lambda without: replayed, "attacked anew": attack}
+        under_attack = clean | {"replayed": lambda without: replayed, "attacked anew": partial(_anew, attack)}
     means = mean_activations(model, reference, ranking)
     found: dict[tuple[Mode, str], dict[str, Tensor]] = {}
     modes: dict[Mode, tuple[Mapping[str, Tensor] | None, Inputs]] = {
@@ -132,6 +133,13 @@ def occluded_accuracy(
         held = mean_change(model, reference, ranking, power=_POWERS[which], values=values) if which in _POWERS else None
         found[mode, which] = _without(model, labels, ranking, which, held, shares, draws, generator, values, inputs)
     return found
+
+
+def _anew(attack: Callable[[nn.Module], Tensor], without: nn.Module) -> Tensor:
+    """Attack a network without some neurons; one that is left with a constant output has no gradient, rightly."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NoGradientWarning)
+        return attack(without)
 
 
 def _without(
