@@ -18,7 +18,7 @@ _ROWS = {"undefended": "no defence", "AT": "adversarial training"} | {
     paper.defence: paper.title + ("" if paper.title == paper.defence else f" ({paper.defence})") for paper in PAPERS
 }
 _LEFT, _RIGHT, _TOP, _STEP = 12, 346, 26, 46  # of the axis, in units of the picture
-_WIDTH = 360
+_WIDTH = 368
 _COUNTS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven"}
 
 
