@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -86,3 +87,13 @@ def tags(path: Path) -> list[str]:
 def outputs(path: Path) -> str:
     """All outputs of a notebook as JSON text."""
     return json.dumps([cell.get("outputs", []) for cell in nbformat.read(path, as_version=4).cells])
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is at work; one that has ended and waits for its parent is not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")
+    return not (status.is_file() and status.read_text().rsplit(")", 1)[1].split()[0] == "Z")

@@ -28,15 +28,6 @@ time.sleep(600)
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 
 
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    status = Path(f"/proc/{pid}/stat")
-    return not (status.is_file() and status.read_text().rsplit(")", 1)[1].split()[0] == "Z")
-
-
 def at_work(repository: Repository, paper: str) -> tuple[int, int]:
     """The kernel of a running notebook and its parent, once its cell waits."""
     mark, end = repository.run("smoke", paper).attempt / "results/kernel", time.monotonic() + 60
@@ -49,9 +40,9 @@ def at_work(repository: Repository, paper: str) -> tuple[int, int]:
 
 def ended(*pids: int, within: float) -> bool:
     end = time.monotonic() + within
-    while any(map(alive, pids)) and time.monotonic() < end:
+    while any(map(checkout.alive, pids)) and time.monotonic() < end:
         time.sleep(0.05)
-    return not any(map(alive, pids))
+    return not any(map(checkout.alive, pids))
 
 
 @pytest.mark.parametrize("limit", ["cell_timeout", "timeout"])

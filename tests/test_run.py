@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -168,18 +167,9 @@ def test_a_killed_run_leaves_nothing_under_a_final_name(tmp_path: Path) -> None:
     assert not place.finished.exists()
     assert files(place.attempt) <= {"01_sleeps.partial.ipynb", "01_sleeps.log", "results"}
     deadline = time.monotonic() + 10  # the kernel notices that its parent is gone
-    while _alive(int(pid_file.read_text())) and time.monotonic() < deadline:
+    while checkout.alive(int(pid_file.read_text())) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not _alive(int(pid_file.read_text()))
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    status = Path(f"/proc/{pid}/stat")
-    return not (status.is_file() and status.read_text().rsplit(")", 1)[1].split()[0] == "Z")
+    assert not checkout.alive(int(pid_file.read_text()))
 
 
 def test_side_by_side_each_sees_the_other_at_work_and_has_one_thread(
