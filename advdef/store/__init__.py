@@ -164,6 +164,7 @@ def kept(
     NAME.damaged and made again; a folder that cannot be written is named before the work, and the result returned.
     """
     path = place(folder, key, label=label)
+    tally.touch(path)
     if (found := _found(path, key, check)) is not None:
         tally.note(found.seconds)
         return found
@@ -171,7 +172,8 @@ def kept(
     if obstacle:
         _warn(f"{folder} cannot be written ({obstacle}): the result will be returned but not kept")
     started = time.perf_counter()
-    tensors, facts = make()
+    with tally.making():
+        tensors, facts = make()
     seconds = time.perf_counter() - started
     # copies, for a file holds no two tensors that share memory
     plain = {
