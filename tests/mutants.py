@@ -131,7 +131,7 @@ MUTANTS = (
         "another seed passes for the default", "five_defences",
     ),
     Mutant(
-        "robust by name alone", "advdef/papers/line_up.py", 'attacked = {"eps": eps,', 'attacked = {"eps": 0.0,',
+        "robust by name alone", "advdef/papers/line_up.py", 'attacked = {"eps": self.eps,', 'attacked = {"eps": 0.0,',
         "adversarial training and SNS attack with eps 0", "five_defences",
     ),
     # what the pages stand on
