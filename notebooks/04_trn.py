@@ -65,12 +65,12 @@ from advdef.papers.trn.maps import GradientMap
 from advdef.papers.trn.networks import DEFENCES, PURIFIED
 from advdef.papers.trn.study import (
     BLANK,
+    BY_EPS,
     CHECKED,
     FIVE,
     JUDGED,
     LEAKING,
     PROFILES,
-    BY_EPS,
     SMALLEST,
     STUDIED,
     UNSEEN,

@@ -26,7 +26,7 @@ from advdef.papers.trn.smoothing import matching_temperature, smoothed
 from advdef.papers.trn.variants import VARIANTS, other_maps
 
 __all__ = [
-    "BLANK", "CHECKED", "FIVE", "JUDGED", "LEAKING", "PROFILES", "BY_EPS", "SMALLEST", "STUDIED", "UNSEEN", "Restorers",
+    "BLANK", "BY_EPS", "CHECKED", "FIVE", "JUDGED", "LEAKING", "PROFILES", "SMALLEST", "STUDIED", "UNSEEN", "Restorers",
 ]  # fmt: skip
 
 PROFILES: dict[str, dict[str, Any]] = {
@@ -57,8 +57,10 @@ PROFILES: dict[str, dict[str, Any]] = {
 """How much is computed, by profile; ``datasets`` names the classifier of each data set."""
 
 FIVE = ("FGSM", "FFGSM", "BIM", "MIM", "PGD")
+"""The five attacks of the paper and of an article about it."""
+
 UNSEEN = ("PGD, targeted", "APGD, CE", "APGD, DLR", "Square")
-"""Besides FFGSM, BIM and MIM; on fewer images."""
+"""What training did not see, besides FFGSM, BIM and MIM; on fewer images."""
 
 SMALLEST = ("C&W", "DeepFool")
 """They look for the smallest change in L2; on fewer images."""
@@ -78,8 +80,10 @@ STUDIED = (*FIVE, "PGD, 0.5 eps", "PGD, 1.5 eps")
 """The attacks whose maps are compared."""
 
 LEAKING = ("image only", "TRN", "stack", "oracle map")
+"""The variants that are asked for the labels of images that show nothing."""
+
 BLANK: tuple[Literal["noise", "grey"], ...] = ("noise", "grey")
-"""The variants that are asked for labels, and of which images."""
+"""Those images."""
 
 CHECKED = ("image only", "TRN")
 """The defences with a row of checks."""
