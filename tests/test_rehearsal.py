@@ -8,6 +8,7 @@ images are made up.
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from advdef.book.notebookfile import read_pair
 from advdef.book.run import execute
 from advdef.data import Split, load
 from advdef.data.sources import write_bundle
+from advdef.papers import STUDIES
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 CHOICES = "P = notebook.choose(PROFILES, profile)", "page = notebook.Page("  # the first that a page has
@@ -132,15 +134,16 @@ PLANS = {
             "seeds": 2, "larger": "S", "images": 20, "steps": 2, "strong": (2, 1), "wide": 6, "ladder_images": 8,
             "ladder_steps": 2, "queries": 3, "curve": 2, "checks": "fast", "timed": (4, 1), "least": (1, 3),
         },
-        changes={
-            "models.ResNet18": "partial(ResNet, blocks=(1, 1), width=8, stem_stride=2)",
-            "models.SmallResNet": "partial(ResNet, blocks=(1, 1), width=4, stem_stride=2)",
-            # each attack on a rung leaves images to the next one
-            "BUDGETS.get(name, 8 / 255)": "BUDGETS.get(name, 1 / 255)",
-            # so few images make enough steps to learn every class
-            'schedule="one_cycle", shift=2, epochs': 'schedule="one_cycle", batch_size=20, epochs',
-        },
-        imports=f"from advdef.models.resnet import ResNet\n{NARROW_RESTORERS}",
+        changes={},
+        imports=f"""from functools import partial
+from advdef.models.resnet import ResNet
+from advdef.papers.trn import networks
+{NARROW_RESTORERS}
+assert networks.NETWORKS.keys() > {{"ResNet-18", "small ResNet"}}
+networks.NETWORKS["ResNet-18"] = partial(ResNet, blocks=(1, 1), width=8, stem_stride=2)
+networks.NETWORKS["small ResNet"] = partial(ResNet, blocks=(1, 1), width=4, stem_stride=2)
+networks.BUDGETS["cifar10"] = 1 / 255  # each attack on a rung leaves images to the next one
+networks.TRAINED |= {{"batch_size": 20, "shift": 0}}  # so few images make enough steps to learn every class""",
         images=pale_digits,
     ),
     "snn_purification": Plan(
@@ -215,8 +218,12 @@ PROFILES["paper"] |= {plan.settings!r}
     return notebook
 
 
-def settings_of(notebook: nbformat.NotebookNode) -> dict[str, set[str]]:
-    """The names in its ``PROFILES``, by profile."""
+def settings_of(page: str) -> dict[str, set[str]]:
+    """The names in the ``PROFILES`` of a page, by profile; they stand beside its study, or in the notebook."""
+    if page[3:] in STUDIES:
+        profiles = importlib.import_module(STUDIES[page[3:]].partition(":")[0]).PROFILES
+        return {name: set(settings) for name, settings in profiles.items()}
+    notebook = read_pair(NOTEBOOKS / f"{page}.py")
     trees = [ast.parse(cell.source) for cell in notebook.cells if "\nPROFILES = {" in f"\n{cell.source}"]
     (made,) = (
         line.value
@@ -231,13 +238,14 @@ def settings_of(notebook: nbformat.NotebookNode) -> dict[str, set[str]]:
 
 @pytest.mark.parametrize("page", sorted(path.stem for path in NOTEBOOKS.glob("[0-9]*.py")))
 def test_all_profiles_of_a_page_have_the_same_settings(page: str) -> None:
-    smoke, *others = settings_of(read_pair(NOTEBOOKS / f"{page}.py")).values()
+    smoke, *others = settings_of(page).values()
     assert [names ^ smoke for names in others] == [set()] * 2
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=list(PLANS))
 def test_each_rehearsal_still_fits_its_page(plan: Plan) -> None:
-    assert plan.settings.keys() <= settings_of(rehearsed(plan))["paper"]
+    assert rehearsed(plan).cells
+    assert plan.settings.keys() <= settings_of(plan.notebook)["paper"]
 
 
 @pytest.fixture(
