@@ -49,34 +49,33 @@ seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
 
 # %% tags=["hide-input"]
-from functools import partial
 from itertools import product
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
-from advdef import attacks, checks, models, plotting
+from advdef import plotting
 from advdef.book import page as notebook
 from advdef.book.glue import record
-from advdef.contract import frozen
-from advdef.defenses import Undefended
-from advdef.evaluation import (
-    ATTACKERS,
-    correct,
-    cost,
-    craft,
-    direct,
-    evaluate,
-    psnr,
-    three_curves,
-)
+from advdef.evaluation import ATTACKERS, correct, cost, psnr
 from advdef.evaluation.results import WORST_CASE
-from advdef.papers.trn import figures, measure, tables, variants, verdicts
-from advdef.papers.trn.defence import Restoration
-from advdef.papers.trn.ladder import RUNGS, ladder, rung_attacker
+from advdef.papers.trn import figures, measure, tables, verdicts
+from advdef.papers.trn.ladder import RUNGS, rung_attacker
 from advdef.papers.trn.maps import GradientMap
-from advdef.papers.trn.smoothing import matching_temperature, smoothed
-from advdef.training import Recipe, train_at, train_standard, trained
+from advdef.papers.trn.networks import DEFENCES, PURIFIED
+from advdef.papers.trn.study import (
+    BLANK,
+    BY_EPS,
+    CHECKED,
+    FIVE,
+    JUDGED,
+    LEAKING,
+    PROFILES,
+    SMALLEST,
+    STUDIED,
+    UNSEEN,
+    Restorers,
+)
 from tqdm import tqdm
 
 plotting.use_style()
@@ -107,16 +106,18 @@ def by_attack(results, index, cell=str):
 
 def ahead(case, mine, other, **where):
     """By how much one row exceeds another, on the same images."""
-    found = None if mine == other else case.run.compare(mine, other, **where)
-    return "–" if found is None else f"{found:+}"
+    if mine == other:
+        return "–"
+    return f"{page.runs[case.name].compare(mine, other, **where):+}"
 
 
-def keep(case, hits, **about):
+def keep(case, hits, attacks=None, **about):
     """Rows of what is right, of clean images and of the oblivious attacker's."""
-    for attack, right in hits.items():
+    for attack in hits if attacks is None else ("none", *attacks):
         threat = "clean" if attack == "none" else "oblivious"
         row = {"attack": attack, "threat": threat, "model": case.kind}
-        case.run.add_hits(right, eps=case.budgets[attack], **(row | about))
+        row |= {"eps": case.budgets[attack]} | about
+        page.runs[case.name].add_hits(hits[attack], **row)
 
 
 # %% [markdown]
@@ -127,48 +128,12 @@ def keep(case, hits, **about):
 # attacks, *clean* the images without an attack for TRN-6, *least* the settings of C&W, *classes* the target classes, *curve* the number of budgets in the ladder, and *timed* the batch and the runs of the cost table. Wide tables scroll sideways.
 
 # %%
-PROFILES = {
-    "smoke": dict(
-        datasets={"digits": "small ResNet"}, others=("LeNet-5",), epochs=8, size="XS",
-        train=500, restorer_epochs=6, attacks=("FGSM", "PGD-5"), copies=1, seeds=1,
-        ablations=("image only", "shuffled map", "Sobel map", "oracle map", "concat", "pixel loss", "HGD-style"),
-        larger=None, images=60, clean=10_000, steps=5, strong=(5, 1), wide=30, ladder_images=30,
-        ladder_steps=5, queries=20, classes=3, curve=1, checks="fast", timed=(64, 3), least=(5, 20),
-    ),
-    "laptop": dict(
-        datasets={"fashion_mnist": "small ResNet", "cifar10": "SmallVGG"},
-        others=("LeNet-5", "CleverHans CNN"), epochs=8, size="XS",
-        train=10_000, restorer_epochs=8, attacks=("FGSM", "PGD-10"), copies=1, seeds=5,
-        ablations=tuple(variants.VARIANTS)[1:], larger="S", images=1_000, clean=10_000, steps=20, strong=(50, 1), wide=200, ladder_images=100,
-        ladder_steps=40, queries=500, classes=3, curve=3, checks="fast", timed=(128, 5), least=(6, 150),
-    ),
-    "paper": dict(
-        datasets={"cifar10": "ResNet-18", "fashion_mnist": "ResNet-18", "svhn": "ResNet-18"},
-        others=("small ResNet", "LeNet-5"), epochs=30, size="B",
-        train=None, restorer_epochs=20, attacks=("FGSM", "PGD-10"), copies=1, seeds=5,
-        ablations=tuple(variants.VARIANTS)[1:], larger=None, images=10_000, clean=10_000, steps=20, strong=(100, 5), wide=1_000, ladder_images=1_000,
-        ladder_steps=100, queries=5_000, classes=9, curve=3, checks="all", timed=(256, 20), least=(6, 500),
-    ),
-}  # fmt: skip
 page = notebook.Page(
     "trn", PROFILES, profile, dataset=dataset, seed=seed, device=device
 )
 P = page.settings
-SEEDS = [seed + i for i in range(P["seeds"])]
-NETWORKS = {
-    "small ResNet": models.SmallResNet, "SmallVGG": models.SmallVGG, "LeNet-5": models.LeNet5,
-    "CleverHans CNN": models.CleverhansCNN, "ResNet-18": models.ResNet18,
-}  # fmt: skip
-LEARNING_RATES = {"XS": 8e-3, "S": 3e-3, "B": 5e-4}  # of the restorers
-BUDGETS = {"digits": 0.2, "fashion_mnist": 0.1, "mnist": 0.2}  # colour images: 8/255
-cases = []
-for name, data in page.data.items():
-    kind = P["datasets"].get(name, "small ResNet")
-    case = notebook.Case(name=name, kind=kind, data=data, run=page.runs[name])
-    case.eps = BUDGETS.get(name, 8 / 255)
-    case.train = data.subset(train=min(P["train"] or len(data.train), len(data.train)))
-    cases.append(case)
-MAIN = cases[0]
+cases = list(page.studies(Restorers).values())
+MAIN, SEEDS = cases[0], cases[0].seeds
 page.profiles()
 
 # %% [markdown]
@@ -179,21 +144,9 @@ page.profiles()
 # for the ladder below.
 
 # %%
-BUDGET = dict(learning_rate=2e-3, schedule="one_cycle", shift=2, epochs=P["epochs"])
-
-
-def classifier(case, kind, train=train_standard, **settings):
-    build = partial(NETWORKS[kind], case.data.shape, case.data.num_classes)
-    settings |= {"flip": True} if case.name == "cifar10" else {}
-    return trained(build, train, case.data, seed=seed, **BUDGET, **settings)
-
-
-for case in tqdm(cases, desc="classifiers", leave=False):
-    fast = dict(train=train_at, eps=case.eps, steps=1, step_size=1.25)
-    case.trained = {"standard": classifier(case, case.kind)}
-    case.trained["Fast-AT"] = classifier(case, case.kind, **fast)
-    case.f = frozen(case.trained["standard"].model)
-OTHERS = {kind: classifier(MAIN, kind) for kind in P["others"]}
+NETWORKS = [(case, k) for case in cases for k in case.classifiers]
+for case, k in tqdm(NETWORKS, desc="classifiers", leave=False):
+    case.classifier(k)
 
 # %% [markdown]
 # ## The gradient map
@@ -211,12 +164,12 @@ OTHERS = {kind: classifier(MAIN, kind) for kind in P["others"]}
 # the prediction shrinks with $1 - p$ of that class; the average has no such factor. The map of the true label is an *oracle*: in the code it is kept apart from the others, and no defence can have it.
 
 # %%
-example = MAIN.data.test.float_images()[:4]
-average = GradientMap(MAIN.f)  # refuses a classifier that could change
-unscaled = GradientMap(MAIN.f, scale="none")
-stack = GradientMap(MAIN.f, "stack", scale="none")
+example, f = MAIN.data.test.float_images()[:4], MAIN.bare()
+average = GradientMap(f)  # refuses a classifier that could change
+unscaled = GradientMap(f, scale="none")
+stack = GradientMap(f, "stack", scale="none")
 each = stack(example).unflatten(1, (-1, MAIN.data.shape[0]))
-p = MAIN.f(example).softmax(1)[:, :, None, None, None]
+p = f(example).softmax(1)[:, :, None, None, None]
 assert (p * each).sum(1).abs().max() < 1e-4 * each.abs().max()
 assert torch.allclose(unscaled(example), each.mean(1), atol=1e-5)
 {"average": tuple(average(example).shape), "stack": tuple(stack(example).shape)}
@@ -232,29 +185,13 @@ assert torch.allclose(unscaled(example), each.mean(1), atol=1e-5)
 # over pairs of attacked and clean images, with means over pixels and features, $\hat T$ the restored image cut to $[0, 1]$ and $\varphi$ the last features of the frozen classifier $f$. A quarter of the images are clean, a twentieth have uniform noise, and the others are attacked by FGSM or PGD at a quarter, half, three
 # quarters or all of the budget. BIM, MIM, FFGSM and all the others are not seen in training. Every variant below has the same pairs, steps and (but for the larger fusion) almost the same number of parameters.
 
-
 # %%
-def restorer(case, variant, s=seed, size=P["size"]):
-    """The maps and the trained network of a variant."""
-    return variants.train_variant(
-        variant, case.f, case.train, recipe=case.recipe, size=size, seed=s,
-        epochs=P["restorer_epochs"], learning_rate=LEARNING_RATES[size],
-    )  # fmt: skip
-
-
 for case in cases:
-    budgets = tuple(case.eps * share for share in (0.25, 0.5, 0.75, 1.0))
-    case.recipe = Recipe(eps=budgets, attacks=P["attacks"], copies=P["copies"])
-    several = P["ablations"] if case is MAIN else ("image only", "HGD-style")
-    wanted = [*product(("TRN", *several), SEEDS)]
-    progress = tqdm(wanted, desc=f"restorers, {case.name}", leave=False)
-    case.restorers = {(k, s): restorer(case, k, s) for k, s in progress}
-    page.add_network(
-        "TRN",
-        case.restorers["TRN", seed][1].model,
-        dataset=case.name,
-        images=len(case.train.train),
-    )
+    wanted = [*product(case.variants, SEEDS)]
+    for k, s in tqdm(wanted, desc=f"restorers, {case.name}", leave=False):
+        case.restorer(k, s)
+    trn, images = case.restorer("TRN", seed)[1].model, len(case.seen.train)
+    page.add_network("TRN", trn, dataset=case.name, images=images)
 
 # %% [markdown]
 # Held-out loss by epoch; the weights used are a running average, taken at its best epoch.
@@ -265,43 +202,43 @@ GROUPS = {
     "fusion": ("TRN", "early", "sum", "concat", "heavy"),
     "loss": ("TRN", "pixel loss", "pixel + CE", "pixel + feature", "HGD-style"),
 }  # fmt: skip
-GROUPS = {g: [k for k in ks if (k, seed) in MAIN.restorers] for g, ks in GROUPS.items()}
-losses = {key: t.history["validation"] for key, (_, t) in MAIN.restorers.items()}
+GROUPS = {g: [k for k in ks if k in MAIN.variants] for g, ks in GROUPS.items()}
+losses = {
+    k: [MAIN.restorer(k, s)[1].history["validation"] for s in SEEDS]
+    for k in MAIN.variants
+}
 panels = {
-    f"{MAIN.name}, by {g}": {k: [losses[k, s] for s in SEEDS] for k in GROUPS[g]}
-    for g in ("map", "fusion")
+    f"{MAIN.name}, by {g}": {k: losses[k] for k in GROUPS[g]} for g in ("map", "fusion")
 }
 figures.held_out_losses(panels)
 plt.show()
 
 # %% tags=["hide-input"]
 rows = []
-for case in cases:
-    test = notebook.sample(case.data.test, 2_000)
-    kinds = {(label, case.kind): t for label, t in case.trained.items()}
-    if case is MAIN:
-        kinds |= {("standard", kind): t for kind, t in OTHERS.items()}
-    for (label, kind), t in kinds.items():
-        right = correct(t.model, test.float_images(), test.labels)
-        where = {"defence": label, "model": kind, "part": "classifiers"}
-        case.run.add_clean(right, **where)
-        row = {"dataset": case.name, "network": kind, "training": label}
-        row["parameters"] = parameters(t.model)
-        row["clean accuracy %"] = f"{case.run.results.interval(**where)}"
-        rows.append(row | {"trained in s": f"{t.seconds:.0f}"})
+for case, k in NETWORKS:
+    test, t = case.data.test.sample(2_000), case.classifier(k)
+    label, kind = ("standard", k) if k in case.others else (k, case.kind)
+    right = correct(t.model, test.float_images(), test.labels)
+    where = {"defence": label, "model": kind, "part": "classifiers"}
+    page.runs[case.name].add_clean(right, **where)
+    row = {"dataset": case.name, "network": kind, "training": label}
+    row["parameters"] = parameters(t.model)
+    row["clean accuracy %"] = f"{page.runs[case.name].results.interval(**where)}"
+    rows.append(row | {"trained in s": f"{t.seconds:.0f}"})
 caption = "The classifiers on 2,000 test images (or all), with 95 % Wilson intervals"
 table(rows, caption)
 
 # %% tags=["hide-input", "hide-output"]
 rows = []
 for case in cases:
-    for (k, s), (_, t) in case.restorers.items():
+    for k, s in product(case.variants, SEEDS):
+        t = case.restorer(k, s)[1]
         size, epoch = parameters(t.model), int(t.history["epoch"])
         row = {"dataset": case.name, "variant": k, "seed": s, "parameters": size}
         rows.append(row | {"epoch taken": epoch, "trained in s": f"{t.seconds:.0f}"})
         told = {"validation": t.history["validation"].tolist(), "seconds": t.seconds}
-        case.run.values[f"restorer/{k}/{s}"] = told
-caption = f"The restorers, each trained on pairs of {len(MAIN.train.train):,} training images ({MAIN.name}) for {P['restorer_epochs']} epochs"
+        page.runs[case.name].values[f"restorer/{k}/{s}"] = told
+caption = f"The restorers, each trained on pairs of {len(MAIN.seen.train):,} training images ({MAIN.name}) for {P['restorer_epochs']} epochs"
 table(rows, caption)
 
 # %% [markdown]
@@ -312,42 +249,9 @@ table(rows, caption)
 # almost any change to the image can undo them: compare the row of JPEG.
 
 # %% tags=["hide-input"]
-many, restarts = P["strong"]
-halvings, cw_steps = P["least"]
-pgd = partial(attacks.pgd, steps=P["steps"])
-apgd = partial(attacks.apgd, steps=many, restarts=restarts)
-FIVE = {
-    "FGSM": partial(attacks.fgsm),
-    "FFGSM": partial(attacks.ffgsm),
-    "BIM": partial(attacks.bim, steps=10, step_size=0.25),
-    "MIM": partial(attacks.mim, steps=10),
-    "PGD": partial(pgd, step_size=0.25),
-}
-UNSEEN = {  # besides FFGSM, BIM and MIM; on fewer images
-    "PGD, targeted": partial(attacks.each_class, attack=pgd, classes=1),
-    "APGD, CE": apgd,
-    "APGD, DLR": partial(apgd, loss="dlr"),
-    "Square": partial(attacks.square, queries=P["queries"]),
-}
-cw = partial(attacks.carlini_wagner, binary_search_steps=halvings, steps=cw_steps)
-SMALLEST = {"C&W": cw, "DeepFool": partial(attacks.deepfool)}
-for case in tqdm(cases, desc="attacks", leave=False):
-    images = notebook.sample(case.data.test, P["images"])
-    every = case.x, case.y = images.float_images(), images.labels
-    made = partial(craft, case.f, resume=page.resume)
-    case.attacked = made(FIVE, *every, eps=case.eps, generator=page.draws())
-    some = case.x[: P["wide"]], case.y[: P["wide"]]
-    case.unseen = made(UNSEEN, *some, eps=case.eps, generator=page.draws(1))
-    free = partial(made, eps=float("inf"), norm="L2")
-    case.unseen |= free(SMALLEST, *some, generator=page.draws(2))
-    case.budgets = {"none": 0.0} | dict.fromkeys((*FIVE, *UNSEEN), case.eps)
-    case.budgets |= dict.fromkeys(SMALLEST)
-    case.by_eps = {}
-    for share in (0.25, 0.5, 1.0, 1.5, 2.0):  # of the budget
-        name, eps = f"PGD, {share} eps", share * case.eps
-        again = {"PGD": FIVE["PGD"]}, *every
-        one = made(*again, eps=eps, generator=page.draws(3))
-        case.by_eps[name], case.budgets[name] = one["PGD"], eps
+made = [*product(cases, (*FIVE, *UNSEEN, *SMALLEST, *BY_EPS))]
+for case, attack in tqdm(made, desc="attacks", leave=False):
+    case.attacked(attack)
 
 # %% [markdown]
 # ## TRN-3: how good is the estimate?
@@ -358,43 +262,40 @@ for case in tqdm(cases, desc="attacks", leave=False):
 # do not have such gradients: how far the table is from these numbers shows how rough the assumption is.
 
 # %% tags=["hide-input"]
-rows = []
+rows, COSINES = [], {}  # data set -> attack -> (n,)
 for case in cases:
-    case.studies, case.cosines = {}, {}
-    others = {k: case.by_eps[k] for k in ("PGD, 0.5 eps", "PGD, 1.5 eps")}
-    for k, adversarial in (case.attacked | others).items():
-        fooled = measure.newly_wrong(case.f, case.x, case.y, adversarial)
-        if fooled.sum() < 2:
+    run, COSINES[case.name] = page.runs[case.name], {}
+    for k in STUDIED:
+        study = case.map_study(k)
+        if study is None:
             continue
-        images = case.x[fooled], case.y[fooled], adversarial[fooled]
-        study = measure.study_maps(case.f, *images)
-        row = {"dataset": case.name, "attack": k, "fooled": int(fooled.sum())}
+        fooled = len(study.sizes["average"])
+        row = {"dataset": case.name, "attack": k, "fooled": fooled}
         rows.append(row | tables.map_row(study))
-        case.studies[k], means = study, study.means()
-        case.run.values |= {f"maps/{k}/{what}": pair for what, pair in means.items()}
+        means = study.means()
+        run.values |= {f"maps/{k}/{what}": pair for what, pair in means.items()}
         if "average" in means:
-            case.cosines[k] = study.cosines["average"]
-    if "PGD" in case.cosines:
-        value = case.cosines["PGD"].nanmean().item()
+            COSINES[case.name][k] = study.cosines["average"]
+    if "PGD" in COSINES[case.name]:
+        value = COSINES[case.name]["PGD"].nanmean().item()
         record(f"{case.name}/cosine", value, kind="number")
 caption = "Maps (before scaling) on attacked images that fool the classifier: mean cosine to the gradient at the true label and to the perturbation δ, share of equal signs, and median over images of the mean absolute value"
 table(rows, caption)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Mean absolute value of the unscaled maps on images that PGD made (those that fool the classifier). The gradient of the prediction has a factor 1 − p of that class, the average has none.", "name": "fig-trn-saturation"}, "image": {"alt": "Histograms of the logarithm of the size of the average map and of the predicted label's map, one panel per data set."}}
-sizes = {case.name: case.studies["PGD"].sizes for case in cases}
+sizes = {case.name: case.map_study("PGD").sizes for case in cases}
 shown = ("average", "predicted")
 figures.map_sizes({k: {label: v[label] for label in shown} for k, v in sizes.items()})
 plt.show()
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "From above: clean image; attacked by PGD; the perturbation; the gradient at the true label, which the defender does not know; the map averaged over the classes; that of the predicted label; Sobel's map. All but the first two rows are scaled to be seen; grey is zero. Above each column: the label, and what the classifier makes of the attacked image.", "name": "fig-trn-maps"}, "image": {"alt": "A grid of small images: clean and attacked images, the perturbation, and four kinds of maps for several examples of each data set."}}
-pictures, classes = [], []
+pictures, classes, EXAMPLES = [], [], {}
 for case in cases:
-    partner = case.attacked["PGD"]
-    fooled = measure.newly_wrong(case.f, case.x, case.y, partner)
-    chosen = fooled.nonzero()[:4, 0]
-    case.examples = x, y, partner = case.x[chosen], case.y[chosen], partner[chosen]
-    pictures.append(figures.map_pictures(case.f, x, y, partner))
-    classes += figures.class_turns(case.data.class_names, y, case.f(partner))
+    f, (x, y), partner = case.bare(), case.images(), case.attacked("PGD")
+    chosen = measure.newly_wrong(f, x, y, partner).nonzero()[:4, 0]
+    EXAMPLES[case.name] = x, y, partner = x[chosen], y[chosen], partner[chosen]
+    pictures.append(figures.map_pictures(f, x, y, partner))
+    classes += figures.class_turns(case.data.class_names, y, f(partner))
 figures.example_grid(pictures, classes=classes)
 plt.show()
 
@@ -404,36 +305,13 @@ plt.show()
 # *Restored* can mean two things: that the classifier is right again, or that the image is nearer to the clean one than before. TRN-1 is decided by the first alone. The second is in the columns *PSNR* and *PSNR before* below: where the first is not the larger,
 # the image was made readable for this classifier, not cleaned.
 
-
-# %% tags=["hide-input"]
-def defended(case, variant, s=seed):
-    """A variant in front of its classifier; that of the oracle is no defence."""
-    maps, t = case.restorers[variant, s]
-    return variants.restoration(case.f, t.model, maps)
-
-
-def seeded(case):
-    """All defences by name and seed; only restorers have several."""
-    found = {(k, seed): defence for k, defence in case.defences.items()}
-    restorers = product(("HGD-style", "image only", "TRN"), SEEDS)
-    return found | {(k, s): defended(case, k, s) for k, s in restorers}
-
-
-PURIFIED = (*variants.TRANSFORMS, "HGD-style", "image only", "TRN")
-for case in cases:
-    case.defences = {"none": Undefended(case.f)}
-    case.defences |= {k: build(case.f) for k, build in variants.TRANSFORMS.items()}
-    case.defences |= {k: defended(case, k) for k in ("HGD-style", "image only", "TRN")}
-    fast = case.trained["Fast-AT"].model
-    case.defences["Fast-AT"] = Undefended(fast, twin=case.f)
-
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "From above: clean image, attacked by PGD, restored by TRN, what was subtracted, and what is left: restored minus clean. The last two are scaled to be seen; grey is zero. Above each column: the label, and what the classifier makes of the attacked and of the restored image.", "name": "fig-trn-gallery"}, "image": {"alt": "A grid of small images for several examples of each data set: clean, attacked, restored, the subtracted residual and the remaining difference to the clean image."}}
 pictures, classes = [], []
 for case in cases:
-    x, y, partner = case.examples
+    f, (x, y, partner) = case.bare(), EXAMPLES[case.name]
     with torch.no_grad():
-        restored = case.defences["TRN"].prepare(partner)
-    taken = case.f(partner), case.f(restored)
+        restored = case.defence("TRN", seed).prepare(partner)
+    taken = f(partner), f(restored)
     classes += figures.class_turns(case.data.class_names, y, *taken)
     pictures.append(figures.restored_pictures(x, partner, restored))
 figures.example_grid(pictures, classes=classes)
@@ -442,15 +320,15 @@ plt.show()
 # %% tags=["hide-input"]
 rows = []
 for case, k in product(cases, PURIFIED):
-    row = {"dataset": case.name, "restored by": k}
-    for what in ("clean", "FGSM", "PGD"):
-        images = ({"clean": case.x} | case.attacked)[what]
-        found = measure.restored_quality(case.defences[k], images, case.x)
+    row, shown = {"dataset": case.name, "restored by": k}, case.shown("FGSM", "PGD")
+    for attack, found in case.quality(k).items():
+        what = "clean" if attack == "none" else attack
         row[f"{what}: PSNR"] = f"{found[0]:.1f}"
         if what != "clean":
-            row[f"{what}: PSNR before"] = f"{psnr(images, case.x).median():.1f}"
+            before = psnr(shown[attack], shown["none"]).median()
+            row[f"{what}: PSNR before"] = f"{before:.1f}"
             row[f"{what}: cos to δ"] = f"{found[1]:+.2f}"
-            case.run.values[f"restored/{k}/{what}"] = list(found)
+            page.runs[case.name].values[f"restored/{k}/{what}"] = list(found)
     rows.append(row)
 caption = f"Restored images on {P['images']} test images: median peak signal-to-noise ratio to the clean image in dB, before and after, and the mean cosine of what was subtracted to the perturbation"
 table(rows, caption)
@@ -464,17 +342,13 @@ table(rows, caption)
 
 # %% tags=["hide-input"]
 for case in tqdm(cases, desc="oblivious", leave=False):
-    shown = {"none": case.x} | case.attacked | case.unseen
-    test = notebook.sample(case.data.test, P["clean"])
-    clean = {"none": test.float_images()}, test.labels
-    for (k, s), defence in seeded(case).items():
-        hits = measure.replay(defence, shown, case.y)
-        keep(case, hits, defence=k, seed=s, part="oblivious")
+    for k, s in case.defended():
+        others = (*FIVE, *UNSEEN, *SMALLEST)
+        keep(case, case.hits(k, s), others, defence=k, seed=s, part="oblivious")
         if k in ("none", "TRN"):
-            hits = measure.replay(defence, *clean)
-            keep(case, hits, defence=k, seed=s, part="clean")
+            keep(case, case.clean(k, s), defence=k, seed=s, part="clean")
 rows, SHOWN = [], {"clean": ("none",)} | {a: (a,) for a in FIVE}
-for case, k in product(cases, MAIN.defences):
+for case, k in product(cases, DEFENCES):
     found = page.results(part="oblivious", dataset=case.name, defence=k)
     row = {"dataset": case.name, "defence": k, "seeds": len(found.values("seed"))}
     for what, wanted in SHOWN.items():
@@ -501,28 +375,26 @@ table(rows, caption)
 # the classifier's features alone, as the high-level representation guided denoiser does. Where leaving out a loss changes more than leaving out the map, it is the loss, and not the gradient, that does the work.
 
 # %% tags=["hide-input"]
-shown = {"none": MAIN.x} | MAIN.attacked
-shown["PGD, 1.5 eps"] = MAIN.by_eps["PGD, 1.5 eps"]
-for k, s in tqdm(MAIN.restorers, desc="ablations", leave=False):
-    hits = measure.replay(defended(MAIN, k, s), shown, MAIN.y)
-    keep(MAIN, hits, defence=k, seed=s, part="ablation")
+wanted = [*product(MAIN.variants, SEEDS)]
+for k, s in tqdm(wanted, desc="ablations", leave=False):
+    some = (*FIVE, "PGD, 1.5 eps")
+    keep(MAIN, MAIN.hits(k, s), some, defence=k, seed=s, part="ablation")
 found = page.results(part="ablation")
 SHARES = measure.shares_withstood(found, FIVE)
-lead = {k: measure.lead_over(SHARES["TRN"], share) for k, share in SHARES.items()}
+lead = measure.lead_over(SHARES["TRN"], SHARES["image only"])
 rows = []
 for group, k in [(group, k) for group, ks in GROUPS.items() for k in ks]:
-    size = parameters(MAIN.restorers[k, seed][1].model)
+    size = parameters(MAIN.restorer(k, seed)[1].model)
     row = {"choice": group, "variant": k, "parameters": size}
     rows.append(row | tables.ablation_row(found, k, FIVE))
-record(
-    "image only/five", SHARES["image only"].mean().item(), kind="number", n=len(MAIN.x)
-)
+value, n = SHARES["image only"].mean().item(), SHARES["image only"].shape[1]
+record("image only/five", value, kind="number", n=n)
 caption = f"Variants on {MAIN.name}: mean accuracy over {len(SEEDS)} seed{'s' * (len(SEEDS) > 1)}, and on the mean of the five attacks also each seed's, and the difference to TRN in points (paired; 95 % interval for other images{' and other seeds' * (len(SEEDS) > 1)})"
 table(rows, caption)
 
 # %% tags=["hide-input"]
 caption = f"Does the gradient stream help? Mean of the five attacks on {MAIN.name}"
-table([tables.stream_row(lead["image only"])], caption)
+table([tables.stream_row(lead)], caption)
 
 # %% [markdown]
 # ## Is the map looked at, and does it leak the label?
@@ -535,30 +407,25 @@ table([tables.stream_row(lead["image only"])], caption)
 # %% tags=["hide-input"]
 rows, own = [], {"map": "its own"}
 for case in cases:
-    shown = {"clean": ("none", case.x), "PGD": ("PGD", case.attacked["PGD"])}
-    for k, other in variants.other_maps(case.f).items():
+    for k, hits in case.swapped().items():
         row = {"dataset": case.name, "map at test time": k}
-        for what, (a, images) in shown.items():
-            trn, where = case.defences["TRN"], {"part": "swapped", "attack": a}
-            right = measure.right_with_maps(trn, other, images, case.y)
-            keep(case, {a: right}, defence="TRN", part="swapped", map=k)
-            row[f"{what} %"] = f"{case.run.results.interval(map=k, **where)}"
+        keep(case, hits, defence="TRN", part="swapped", map=k)
+        for what, a in {"clean": "none", "PGD": "PGD"}.items():
+            where = {"part": "swapped", "attack": a}
+            right = page.runs[case.name].results.interval(map=k, **where)
+            row[f"{what} %"] = f"{right}"
             row[f"{what}, − its own"] = ahead(case, {"map": k}, own, **where)
         rows.append(row)
 caption = f"TRN with another map at test time, {P['images']} images, 95 % intervals (differences paired)"
 table(rows, caption)
 
 # %% tags=["hide-input"]
-shape, classes = MAIN.data.shape, MAIN.data.num_classes
-kinds = product(("image only", "TRN", "stack", "oracle map"), ("noise", "grey"))
-for k, kind in [(k, kind) for k, kind in kinds if (k, seed) in MAIN.restorers]:
-    x, y = measure.blank_images(kind, shape, classes, n=1_000, generator=page.draws(20))
-    x, y = x.to(page.device), y.to(page.device)
-    hits = measure.right_of(defended(MAIN, k), x, y, batch_size=250)
-    MAIN.run.add_clean(hits, defence=k, model=MAIN.kind, part="leak", images=kind)
+for k, kind in product([k for k in LEAKING if k in MAIN.variants], BLANK):
+    about = {"defence": k, "model": MAIN.kind, "part": "leak", "images": kind}
+    page.runs[MAIN.name].add_clean(MAIN.leak(k, kind), **about)
 found = page.results(part="leak")
 rows = found.pivot(["defence"], "images", name="{}: labels given back %")
-caption = f"Random labels given back for images that show nothing ({MAIN.name}, 1,000 images; chance: {100 / classes:.0f} %)"
+caption = f"Random labels given back for images that show nothing ({MAIN.name}, 1,000 images; chance: {100 / MAIN.data.num_classes:.0f} %)"
 table(rows, caption)
 
 # %% [markdown]
@@ -568,9 +435,8 @@ table(rows, caption)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy under PGD on the bare classifier against eps, with 95 % Wilson intervals; the dashed line marks the largest eps of training. Fast-AT has other weights, so that this is a transfer attack for it. First seed.", "name": "fig-trn-eps"}, "image": {"alt": "Curves of accuracy against eps for the undefended classifier, the transforms, the restorers and Fast-AT; one panel per data set."}}
 for case in cases:
-    for (k, s), defence in seeded(case).items():
-        hits = measure.replay(defence, {"none": case.x} | case.by_eps, case.y)
-        keep(case, hits, defence=k, seed=s, part="eps")
+    for k, s in case.defended():
+        keep(case, case.hits(k, s), BY_EPS, defence=k, seed=s, part="eps")
 found = page.results(part="eps", seed=seed)
 figures.accuracy_by_eps(found, trained=[case.eps for case in cases])
 plt.show()
@@ -579,21 +445,8 @@ plt.show()
 # Then the classifier: TRN was trained in front of one, and now stands in front of another, attacked by PGD on that other one. Its map comes from the deployed classifier, or from the one that it was trained with.
 
 # %% tags=["hide-input"]
-alone = MAIN.restorers["image only", seed][1].model
-for kind, other in OTHERS.items():
-    f2 = frozen(other.model)
-    stand = {
-        ("none", None, seed): Undefended(f2),
-        ("image only", None, seed): Restoration(f2, alone),
-    }
-    for s in SEEDS:
-        maps, t = MAIN.restorers["TRN", s]
-        stand["TRN", "its own", s] = Restoration(f2, t.model, GradientMap(f2))
-        stand["TRN", "of the first", s] = Restoration(f2, t.model, maps)
-    one = {"PGD": FIVE["PGD"]}, MAIN.x, MAIN.y
-    made = craft(f2, *one, eps=MAIN.eps, generator=page.draws(4), resume=page.resume)
-    for (k, used, s), defence in stand.items():
-        hits = measure.replay(defence, {"none": MAIN.x} | made, MAIN.y)
+for kind in MAIN.others:
+    for (k, used, s), hits in MAIN.moved(kind).items():
         keep(MAIN, hits, defence=k, model=kind, map=used, seed=s, part="moved")
 found = page.results(part="moved", seed=seed)
 rows = by_attack(found, ["model", "defence", "map"])
@@ -606,6 +459,7 @@ table(rows, caption)
 # Now the attacker knows that the image will be restored. The ladder goes from an attack that ignores it to attacks made against it:
 
 # %% tags=["hide-input"]
+restarts = P["strong"][1]
 caption = f"The rungs of the ladder; here with {P['ladder_steps']} steps, {restarts} start{'s' * (restarts > 1)} of APGD, {P['queries']} queries and {P['classes']} target classes"
 table([{"rung": k, "attack": v} for k, v in RUNGS.items()], caption)
 
@@ -614,44 +468,16 @@ table([{"rung": k, "attack": v} for k, v in RUNGS.items()], caption)
 # anything is left that R2 does not find. The restoration is deterministic, so no average over draws is needed. For R4, ReLU becomes softplus with β = 10 in a copy of the classifier, at a temperature where its mean largest probability is 0.9.
 
 # %% tags=["hide-input"]
-few = slice(P["ladder_images"])
-JUDGED = ("none", "image only", "TRN", "Fast-AT")
-for case in cases:
-    heat = matching_temperature(smoothed(case.f), case.x[few])
-    case.twin = GradientMap(smoothed(case.f, temperature=heat))
-    halved = range(P["curve"] if case is MAIN else 1)
-    case.curve = [case.eps / 2**i for i in reversed(halved)]
-    base = case.defences["TRN"].surrogates()["detached map"]
-    case.relatives = {k: {"TRN": base} for k in JUDGED}
-    case.relatives["TRN"] = {"image only": case.defences["image only"]}
-    if len(SEEDS) > 1 and ("TRN", SEEDS[1]) in case.restorers:
-        sibling = defended(case, "TRN", SEEDS[1]).surrogates()["detached map"]
-        case.relatives["TRN"]["TRN of another seed"] = sibling
-for kind, k in product(OTHERS, JUDGED):
-    MAIN.relatives[k][kind] = OTHERS[kind].model
-
-THREE, effort = {}, {"restarts": restarts, "queries": P["queries"]}
 for case, k in tqdm([*product(cases, JUDGED)], desc="ladder", leave=False):
-    defence, x, y, climbed = case.defences[k], case.x[few], case.y[few], []
-    effort |= {"steps": P["ladder_steps"], "transfer": case.relatives[k]}
-    about = {"defence": k, "model": case.kind}
-    for eps in case.curve:
-        rungs = ladder(defence, eps=eps, classes=P["classes"], twin=case.twin, **effort)
-        for rung, attempts in rungs.items():
-            outcome = evaluate(
-                defence, attempts, x, y, eps=eps, generator=page.draws(5), resume=page.resume,
-            )  # fmt: skip
-            case.run.add(outcome, threat=rung_attacker(rung, rungs), part=rung, **about)
-            climbed.append({eps: outcome})
-    THREE[case, k] = three_curves(  # the adaptive attacker has what every rung found
-        defence, x, y, budgets=case.curve, generator=page.draws(7), known=climbed,
-        resume=page.resume, **effort,
-    )  # fmt: skip
-    for threat, eps in product(ATTACKERS, case.curve):
-        outcome = THREE[case, k][threat][eps]
-        case.run.add(outcome, threat=threat, part="worst", **about)
-    case.run.add_clean(outcome.clean, part="worst", **about)
-jobs = [(case, k, eps) for case in cases for eps in case.curve for k in JUDGED]
+    about, run = {"defence": k, "model": case.kind}, page.runs[case.name]
+    for eps, rung in product(case.curve_eps, JUDGED[k]):
+        threat = rung_attacker(rung, JUDGED[k])
+        run.add(case.rung(k, eps, rung), threat=threat, part=rung, **about)
+    curves = case.curve(k)
+    for threat, eps in product(ATTACKERS, case.curve_eps):
+        run.add(curves[threat][eps], threat=threat, part="worst", **about)
+    run.add_clean(curves["adaptive"][case.eps].clean, part="worst", **about)
+jobs = [(case, k, eps) for case in cases for eps in case.curve_eps for k in JUDGED]
 
 
 def met(case, k, eps):
@@ -675,15 +501,10 @@ figures.accuracy_by_rung({case.name: met(case, "TRN", case.eps) for case in case
 plt.show()
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy of TRN against the number of steps of PGD at half the main budget; each number of steps is an attack of its own, with steps of 2.5 eps divided by it (at most eps).", "name": "fig-trn-steps"}, "image": {"alt": "Curves of accuracy against the number of attack steps for the oblivious attack, the identity in place of the gradient, the detached map, and end to end."}}
-trn, eps, x, y = MAIN.defences["TRN"], MAIN.eps / 2, MAIN.x[few], MAIN.y[few]
-for n in [n for n in (1, 2, 5, 10, 20, 40, 100) if n <= P["ladder_steps"]]:
-    rungs = ladder(trn, eps=eps, steps=n, twin=MAIN.twin)
-    for rung in ("R0", "R1", "R2", "R3", "R4"):
-        outcome = evaluate(
-            trn, rungs[rung][:1], x, y, eps=eps, generator=page.draws(6), resume=page.resume,
-        )  # fmt: skip
-        about = {"defence": "TRN", "model": MAIN.kind, "part": "steps", "rung": rung}
-        MAIN.run.add(outcome, threat=rung_attacker(rung, rungs), steps=n, **about)
+for n, rung in product(MAIN.step_counts(), ("R0", "R1", "R2", "R3", "R4")):
+    about = {"defence": "TRN", "model": MAIN.kind, "part": "steps", "rung": rung}
+    about["threat"] = rung_attacker(rung, RUNGS)
+    page.runs[MAIN.name].add(MAIN.by_steps(n, rung), steps=n, **about)
 figures.accuracy_by_steps(page.results(part="steps", attack=WORST_CASE))
 plt.show()
 
@@ -714,21 +535,7 @@ plt.show()
 # much. E2 asks for three trained networks, and the ladder meets one.
 
 # %% tags=["hide-input"]
-found, x, y, eps = {}, MAIN.x[few], MAIN.y[few], MAIN.eps
-CARD = dict(
-    goal="any wrong class", norm="Linf", knowledge="all", randomised="nothing", eps=eps,
-)  # fmt: skip
-strong = partial(attacks.pgd, steps=P["ladder_steps"])
-for k in ("image only", "TRN"):
-    defence, three = MAIN.defences[k], {t: THREE[MAIN, k][t][eps] for t in ATTACKERS}
-    plain = direct(defence, {"FGSM": partial(attacks.fgsm), "PGD": strong})
-    single = evaluate(
-        defence, plain, x, y, eps=eps, generator=page.draws(8), exhaustive=True, resume=page.resume,
-    )  # fmt: skip
-    found[MAIN.name, k] = checks.row(
-        defence, x, y, eps=eps, generator=page.draws(9), single=single, **three,
-        card=CARD, seeds=1, only=checks.FAST if P["checks"] == "fast" else None,
-    )  # fmt: skip
+found = {(MAIN.name, k): MAIN.checks(k) for k in CHECKED}
 page.checks(found, f"Sanity checks of the evaluation at eps {named(MAIN, MAIN.eps)}")
 
 # %% [markdown]
@@ -740,12 +547,12 @@ page.checks(found, f"Sanity checks of the evaluation at eps {named(MAIN, MAIN.ep
 # %% tags=["hide-input"]
 rows, (batch, rounds) = [], P["timed"]
 for case in cases:
-    images = case.x[:batch]
-    costs = {k: cost(d, images, rounds=rounds) for k, d in case.defences.items()}
+    images = case.images()[0][:batch]
+    costs = {k: cost(case.defence(k, seed), images, rounds=rounds) for k in DEFENCES}
     for k, found in costs.items():
         row = tables.cost_row(found, costs["none"], batch=len(images))
         rows.append({"dataset": case.name, "defence": k} | row)
-        case.run.add_cost(k, **vars(found))
+        page.runs[case.name].add_cost(k, **vars(found))
 caption = f"Cost of classifying one image: passes through the classifier, and milliseconds (medians of {rounds} runs on {page.device.type})"
 table(rows, caption)
 
@@ -756,22 +563,20 @@ table(tables.growth_rows(), caption)
 # %% tags=["hide-input"]
 rows = [{"note": f"profile {profile} has one size"}]
 caption = "A larger network"
-if P["larger"]:
-    large = f"TRN-{P['larger']}"
-    shown = {"none": MAIN.x} | MAIN.attacked
+large = MAIN.larger
+if large:
     for s in SEEDS:
-        maps, t = restorer(MAIN, "TRN", s, size=P["larger"])
-        hits = measure.replay(Restoration(MAIN.f, t.model, maps), shown, MAIN.y)
-        keep(MAIN, hits, defence=large, seed=s, part="larger")
+        keep(MAIN, MAIN.hits(large, s), defence=large, seed=s, part="larger")
+    took = [MAIN.restorer(k, seed)[1].seconds for k in (large, "TRN")]
     both = {"part": ("oblivious", "larger"), "defence": ("TRN", large)}
-    found = MAIN.run.results.select(attack=(*shown,), **both)
+    found = page.results(dataset=MAIN.name, attack=("none", *FIVE), **both)
     rows = []
     for what, wanted in (SHOWN | {"mean of five": FIVE}).items():
         pair = measure.shares_withstood(found, wanted)
         row = {"attack": what} | {f"{k} %": f"{100 * pair[k].mean():.1f}" for k in pair}
         row["difference"] = f"{measure.lead_over(pair[large], pair['TRN']):+}"
         rows.append(row)
-    caption += f" than TRN-{P['size']} ({MAIN.name}, {P['images']} images, {len(SEEDS)} seed{'s' * (len(SEEDS) > 1)}, the same pairs and epochs, its own learning rate; trained in {t.seconds:.0f} s, the smaller one in {MAIN.restorers['TRN', seed][1].seconds:.0f} s)"
+    caption += f" than TRN-{P['size']} ({MAIN.name}, {P['images']} images, {len(SEEDS)} seed{'s' * (len(SEEDS) > 1)}, the same pairs and epochs, its own learning rate; trained in {took[0]:.0f} s, the smaller one in {took[1]:.0f} s)"
 table(rows, caption)
 
 # %% [markdown]
@@ -789,21 +594,21 @@ for case in cases:
     for share in (1.5, 2.0):
         rows = page.results(part="eps", dataset=case.name, eps=(0.0, share * case.eps))
         settings[f"PGD with {share:g} times the budget"] = rows
-    for eps in case.curve:
+    for eps in case.curve_eps:
         left[named(case, eps)] = page.results(dataset=case.name, eps=eps, **ALL)
     if case is MAIN:
         ablated = SHARES
-        for kind in OTHERS:
+        for kind in MAIN.others:
             rows = page.results(part="moved", model=kind, map=(None, "its own"))
             settings[f"TRN in front of {kind}"] = rows
-    if case is MAIN and P["larger"]:
+    if case is MAIN and large:
         rows = page.results(part="larger", defence=large)
         pair = measure.share_withstood(rows, FIVE), five["TRN"]
         sizes[f"{large} − TRN-{P['size']}"] = pair
     conditions[case.name] = {
         "TRN-1": verdicts.restores_the_five_attacks(found, worst),
         "TRN-2": verdicts.exceeds_blind_maps(ablated),
-        "TRN-3": verdicts.label_is_not_needed(case.cosines, ablated),
+        "TRN-3": verdicts.label_is_not_needed(COSINES[case.name], ablated),
         "TRN-4": verdicts.exceeds_simpler_fusions(ablated),
         "TRN-5": verdicts.restores_unseen_attacks(found, worst),
         "TRN-6": verdicts.benign_accuracy_stays(clean),

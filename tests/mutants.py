@@ -108,7 +108,8 @@ MUTANTS = (
         "the smallest change is looked for with 2 halvings of 2 steps", "nip",
     ),
     Mutant(
-        "half the restorer", "notebooks/04_trn.py", "train=500, restorer_epochs=6,", "train=500, restorer_epochs=2,",
+        "half the restorer", "advdef/papers/trn/study.py",
+        "train=500, restorer_epochs=6,", "train=500, restorer_epochs=2,",
         "restorers trained for 2 epochs instead of 6", "trn",
     ),
     Mutant(

@@ -8,6 +8,7 @@ images are made up.
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -134,15 +135,16 @@ PLANS = {
             "seeds": 2, "larger": "S", "images": 20, "steps": 2, "strong": (2, 1), "wide": 6, "ladder_images": 8,
             "ladder_steps": 2, "queries": 3, "curve": 2, "checks": "fast", "timed": (4, 1), "least": (1, 3),
         },
-        changes={
-            "models.ResNet18": "partial(ResNet, blocks=(1, 1), width=8, stem_stride=2)",
-            "models.SmallResNet": "partial(ResNet, blocks=(1, 1), width=4, stem_stride=2)",
-            # each attack on a rung leaves images to the next one
-            "BUDGETS.get(name, 8 / 255)": "BUDGETS.get(name, 1 / 255)",
-            # so few images make enough steps to learn every class
-            'schedule="one_cycle", shift=2, epochs': 'schedule="one_cycle", batch_size=20, epochs',
-        },
-        imports=f"from advdef.models.resnet import ResNet\n{NARROW_RESTORERS}",
+        changes={},
+        imports=f"""from functools import partial
+from advdef.models.resnet import ResNet
+from advdef.papers.trn import networks
+{NARROW_RESTORERS}
+assert networks.NETWORKS.keys() > {{"ResNet-18", "small ResNet"}}
+networks.NETWORKS["ResNet-18"] = partial(ResNet, blocks=(1, 1), width=8, stem_stride=2)
+networks.NETWORKS["small ResNet"] = partial(ResNet, blocks=(1, 1), width=4, stem_stride=2)
+networks.BUDGETS["cifar10"] = 1 / 255  # each attack on a rung leaves images to the next one
+networks.TRAINED |= {{"batch_size": 20, "shift": 0}}  # so few images make enough steps to learn every class""",
         images=pale_digits,
     ),
     "snn_purification": Plan(

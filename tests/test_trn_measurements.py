@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -19,10 +21,11 @@ from advdef.evaluation.results import WORST_CASE
 from advdef.papers.trn import figures, measure, tables, variants
 from advdef.papers.trn.defence import OracleRestoration, Restoration
 from advdef.papers.trn.ladder import RUNGS, rung_attacker
-from advdef.papers.trn.maps import GradientMap, OracleMap, alignment
+from advdef.papers.trn.maps import GradientMap, OracleMap, SobelMap, alignment
 from advdef.papers.trn.models import SIZES, ImageRestorer, Restorer, TwoStreamRestorer
 from advdef.plotting import visible_change
 from advdef.statistics import Interval, over_seeds_and_images, paired_difference
+from advdef.store import tally
 from advdef.training import Recipe
 
 SHAPE, CLASSES = (2, 6, 5), 4
@@ -101,6 +104,25 @@ def test_other_maps_take_the_place_of_the_own_ones() -> None:
     assert torch.equal(others["the same, sign turned"](x), -others["its own"](x))
     assert torch.equal(others["the neighbour's"](x)[1], others["its own"](x)[0])
     assert not others["zeros"](x).any()
+
+
+def test_what_was_measured_is_kept_for_the_same_images(tmp_path: Path) -> None:
+    model, x, y, before = classifier(), pictures(), labels_of(), tally.total()[0]
+    trn, moved = Restoration(model, restorer(2), GradientMap(model)), (x + 0.1).clamp(0, 1)
+    measured: dict[str, Callable[[Path | None, Tensor], Any]] = {
+        "replay": lambda folder, x: measure.replay(trn, {"b": x, "a": moved}, y, resume=folder),
+        "right_with_maps": lambda folder, x: measure.right_with_maps(trn, SobelMap(), x, y, resume=folder),
+        "restored_quality": lambda folder, x: measure.restored_quality(trn, moved, x, resume=folder),
+        "study_maps": lambda folder, x: vars(measure.study_maps(model, x, y, moved, resume=folder)),
+    }
+    for read, (name, of) in enumerate(measured.items()):
+        made, known = of(None, x), of(tmp_path, x)
+        assert (tally.total()[0] - before, len(list(tmp_path.iterdir()))) == (read, read + 1), name
+        for found in (known, of(tmp_path, x)):
+            torch.testing.assert_close(found, made, rtol=0, atol=0, equal_nan=True)
+            assert not isinstance(made, dict) or list(found) == list(made)
+    measured["replay"](tmp_path, x.flip(0))
+    assert len(list(tmp_path.iterdir())) == len(measured) + 1
 
 
 # Leads

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -14,6 +15,7 @@ from advdef.evaluation import Results, correct, psnr
 from advdef.papers.trn.defence import OracleRestoration, Restoration
 from advdef.papers.trn.maps import GradientMap, MapLabel, OracleMap, alignment
 from advdef.statistics import Interval, over_seeds_and_images, paired_difference
+from advdef.store import kept, key
 
 __all__ = [
     "MapStudy", "blank_images", "lead_over", "mean_withstood", "newly_wrong", "replay", "restored_quality", "right_of",
@@ -33,20 +35,47 @@ def right_of(defence: nn.Module, images: Tensor, labels: Tensor, *, batch_size: 
     return _right(lambda x, y: defence(x, labels=y), images, labels, batch_size)
 
 
-def replay(defence: nn.Module, attacked: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
-    """Hits (n,) of a defence, or of an oracle, by attack, on images (n, C, H, W) made of the first n labelled ones."""
-    return {attack: right_of(defence, images, labels[: len(images)]) for attack, images in attacked.items()}
+def replay(
+    defence: nn.Module, attacked: Mapping[str, Tensor], labels: Tensor, *, resume: Path | None = None
+) -> dict[str, Tensor]:
+    """Hits (n,) of a defence, or of an oracle, by attack, on images (n, C, H, W) made of the first n labelled ones.
+
+    ``resume`` is a folder that keeps them.
+    """
+    asked = dict(by=replay, defence=defence, images=dict(attacked), labels=labels)
+    found = _remembered(
+        resume, lambda: {k: right_of(defence, x, labels[: len(x)]) for k, x in attacked.items()}, **asked
+    )
+    return {attack: found[attack].to(labels.device) for attack in attacked}
 
 
 def right_with_maps(
-    defence: Restoration, maps: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, *, batch_size: int = 250
+    defence: Restoration,
+    maps: Callable[[Tensor], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    batch_size: int = 250,
+    resume: Path | None = None,
 ) -> Tensor:
-    """(N,) booleans: images that are right when ``maps`` of them take the place of the defence's own."""
+    """(N,) booleans: images that are right when ``maps`` of them take the place of the defence's own.
+
+    ``resume`` is a folder that keeps them.
+    """
 
     def logits(images: Tensor, labels: Tensor) -> Tensor:
         return ask(defence.classifier, defence.prepare_with(images, maps(images)))
 
-    return _right(logits, images, labels, batch_size)
+    asked = dict(by=right_with_maps, defence=defence, maps=maps, images=images, labels=labels)
+    found = _remembered(resume, lambda: {"right": _right(logits, images, labels, batch_size)}, **asked)
+    return found["right"].to(labels.device)
+
+
+def _remembered(resume: Path | None, make: Callable[[], dict[str, Tensor]], **asked: object) -> dict[str, Tensor]:
+    """What ``make`` gives, kept in a folder under all that was asked; without a folder it is made."""
+    if resume is None:
+        return make()
+    return kept(resume, key("measure", **asked), lambda: (make(), {}), label="measure").tensors
 
 
 def _right(logits: Callable[[Tensor, Tensor], Tensor], images: Tensor, labels: Tensor, batch_size: int) -> Tensor:
@@ -120,36 +149,52 @@ def study_maps(
     *,
     estimates: Sequence[MapLabel] = ("average", "predicted", "second", "least"),
     batch_size: int = 250,
+    resume: Path | None = None,
 ) -> MapStudy:
     """Compare gradient maps at ``adversarial`` images with the true label's and with what was added to ``images``.
 
-    Both are (N, C, H, W), ``labels`` (N,); ``classifier`` is frozen.
+    Both are (N, C, H, W), ``labels`` (N,); ``classifier`` is frozen; ``resume`` is a folder that keeps what is found.
     """
-    oracle, delta = OracleMap(classifier, scale="none"), adversarial - images
-    parts = zip(adversarial.split(batch_size), labels.split(batch_size), strict=True)
-    true = torch.cat([oracle(x, labels=y) for x, y in parts])
-    pairs, sizes = {"true, delta": (true, delta)}, {}
-    for label in estimates:
-        estimate = GradientMap(classifier, label, scale="none")
-        maps = torch.cat([estimate(x) for x in adversarial.split(batch_size)])
-        pairs |= {label: (maps, true), f"{label}, delta": (maps, delta)}
-        sizes[str(label)] = maps.abs().mean((1, 2, 3))
-    found = {what: alignment(*pair) for what, pair in pairs.items()}
-    cosines, signs = ({what: pair[i] for what, pair in found.items()} for i in (0, 1))
-    return MapStudy(cosines, signs, sizes)
+    names = ["true, delta", *(name for label in estimates for name in (str(label), f"{label}, delta"))]
+
+    def make() -> dict[str, Tensor]:
+        oracle, delta = OracleMap(classifier, scale="none"), adversarial - images
+        parts = zip(adversarial.split(batch_size), labels.split(batch_size), strict=True)
+        true = torch.cat([oracle(x, labels=y) for x, y in parts])
+        pairs, sizes = [(true, delta)], {}
+        for label in estimates:
+            estimate = GradientMap(classifier, label, scale="none")
+            maps = torch.cat([estimate(x) for x in adversarial.split(batch_size)])
+            pairs += [(maps, true), (maps, delta)]
+            sizes[f"size, {label}"] = maps.abs().mean((1, 2, 3))
+        alike = {name: alignment(*pair) for name, pair in zip(names, pairs, strict=True)}
+        signs = {f"signs, {name}": pair[1] for name, pair in alike.items()}
+        return sizes | signs | {f"cosine, {name}": pair[0] for name, pair in alike.items()}
+
+    on = (classifier, images, labels, adversarial)
+    known = _remembered(resume, make, by=study_maps, on=on, estimates=list(estimates))
+    found = {name: values.to(images.device) for name, values in known.items()}
+    cosines, signs = ({name: found[f"{what}, {name}"] for name in names} for what in ("cosine", "signs"))
+    return MapStudy(cosines, signs, {str(label): found[f"size, {label}"] for label in estimates})
 
 
 def restored_quality(
-    defence: Preprocessed, images: Tensor, clean: Tensor, *, batch_size: int = 250
+    defence: Preprocessed, images: Tensor, clean: Tensor, *, batch_size: int = 250, resume: Path | None = None
 ) -> tuple[float, float]:
     """Of restored images (N, C, H, W): their median PSNR to the clean ones in dB, and how right the restoration is.
 
-    That is the mean cosine of what was subtracted to the perturbation, NaN where there is none.
+    That is the mean cosine of what was subtracted to the perturbation, NaN where there is none. ``resume`` is a folder
+    that keeps both.
     """
-    with torch.no_grad():
-        restored = torch.cat([defence.prepare(x) for x in images.split(batch_size)])
-    cosine = alignment(images - restored, images - clean)[0].nanmean().item()
-    return psnr(restored, clean).median().item(), cosine
+
+    def make() -> dict[str, Tensor]:
+        with torch.no_grad():
+            restored = torch.cat([defence.prepare(x) for x in images.split(batch_size)])
+        cosine = alignment(images - restored, images - clean)[0].nanmean()
+        return {"psnr": psnr(restored, clean).median(), "cosine": cosine}
+
+    found = _remembered(resume, make, by=restored_quality, defence=defence, images=images, clean=clean)
+    return found["psnr"].item(), found["cosine"].item()
 
 
 def blank_images(

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,10 +14,10 @@ from advdef.data import Split
 from advdef.papers.trn.maps import OracleMap
 from advdef.papers.trn.models import Restorer
 from advdef.taps import default_taps, tapped
-from advdef.training import Recipe, TrainingDiverged, cached_pairs, fit
+from advdef.training import AttackedPairs, Recipe, TrainingDiverged, cached_pairs, fit
 from advdef.training.pairs import attack_batch
 
-__all__ = ["map_of", "train_restorer"]
+__all__ = ["map_of", "restorer_pairs", "train_restorer"]
 
 
 def map_of(maps: nn.Module | None, images: Tensor, labels: Tensor) -> Tensor | None:
@@ -27,6 +28,24 @@ def map_of(maps: nn.Module | None, images: Tensor, labels: Tensor) -> Tensor | N
         return None
     found: Tensor = maps(images, labels=labels) if isinstance(maps, OracleMap) else maps(images)
     return found
+
+
+def restorer_pairs(
+    classifier: nn.Module, split: Split, recipe: Recipe, *, held_out: bool, seed: int = 0, validation: float = 0.1
+) -> AttackedPairs:
+    """The pairs that :func:`train_restorer` learns from, or those that it holds out: made once, then read.
+
+    Raises ValueError for a share of held-out images that makes no sense.
+    """
+    return cached_pairs(classifier, _parts(split, validation)[held_out], recipe, seed=2 * seed + held_out)
+
+
+def _parts(split: Split, validation: float) -> tuple[Split, Split]:
+    """The images to learn from, and the last ones, which are held out."""
+    held = round(validation * len(split))
+    if not 0 < held < len(split):
+        raise ValueError(f"validation must leave images on both sides, not {validation} of {len(split)}")
+    return Split(split.images[:-held], split.labels[:-held]), Split(split.images[-held:], split.labels[-held:])
 
 
 def train_restorer(
@@ -88,11 +107,6 @@ def train_restorer(
         raise ValueError(f"average must lie in [0, 1), not {average}")
     if {"shift", "flip"} & options.keys():
         raise ValueError("images are moved and mirrored before they are attacked: give shift and flip to the recipe")
-    held = round(validation * len(split))
-    if not 0 < held < len(split):
-        raise ValueError(f"validation must leave images on both sides, not {validation} of {len(split)}")
-    head = Split(split.images[:-held], split.labels[:-held])
-    tail = Split(split.images[-held:], split.labels[-held:])
     layer = default_taps(classifier)[-1]
 
     def loss(network: nn.Module, images: Tensor, clean: Tensor, labels: Tensor) -> Tensor:
@@ -120,7 +134,8 @@ def train_restorer(
             images = attack_batch(classifier, clean, labels, recipe, generator=generator)[0]
         return loss(network, images, clean, labels)
 
-    known = cached_pairs(classifier, tail, recipe, seed=2 * pairs_seed + 1).split()
+    pairs = partial(restorer_pairs, classifier, split, recipe, seed=pairs_seed, validation=validation)
+    known = pairs(held_out=True).split()
     averaged, steps = copy.deepcopy(model), 0
     best = copy.deepcopy(model.state_dict())
     found: list[float] = []
@@ -156,7 +171,7 @@ def train_restorer(
         options |= {"shift": recipe.shift, "flip": recipe.flip}
     losses = fit(
         model,
-        head if fresh else cached_pairs(classifier, head, recipe, seed=2 * pairs_seed).split(),
+        _parts(split, validation)[0] if fresh else pairs(held_out=False).split(),
         epochs=epochs,
         generator=generator,
         objective=on_the_fly if fresh else cached,
