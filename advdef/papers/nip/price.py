@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from advdef.data import Split
-from advdef.defenses.base import Defense
+from advdef.defenses.base import Defense, reseed
 from advdef.evaluation import Cost, correct, cost
 from advdef.store import kept, key
 
@@ -27,6 +27,9 @@ def right_on(
         labels: (N,), int64.
         resume: A folder that keeps what was found.
     """
+
+    for defence in defences:  # a key holds where its draws begin
+        reseed(defence, 0)
 
     def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
         found = [torch.stack([correct(defence, x, labels) for x in images]) for defence in defences]
@@ -57,6 +60,9 @@ def costs(
 
     ``resume`` is a folder that keeps what was found; times are then those of the process that measured.
     """
+
+    for defence in defences.values():
+        reseed(defence, 0)
 
     def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {}, {name: asdict(cost(defence, images, rounds=rounds)) for name, defence in defences.items()}
