@@ -9,7 +9,7 @@ from torch import Tensor
 
 from advdef.draws import normal, uniform
 
-__all__ = ["Ball", "BallNorm", "Norm", "ball", "per_image", "rms_normalised", "size", "spread"]
+__all__ = ["Ball", "BallNorm", "Norm", "ball", "per_image", "rms_normalised", "show_eps", "size", "spread"]
 
 BallNorm = Literal["Linf", "L2"]
 Norm = Literal["Linf", "L2", "L1", "L0"]
@@ -117,3 +117,14 @@ def rms_normalised(gradients: Tensor, *, eps: float = 1e-5) -> Tensor:
     large.
     """
     return gradients / (gradients.square().mean((-3, -2, -1), keepdim=True).sqrt() + eps)
+
+
+def show_eps(eps: float) -> str:
+    """A budget as the field writes it: in steps of 1/255 where it is a whole number of them and no short decimal.
+
+    >>> [show_eps(eps) for eps in (8 / 255, 0.2, 0.01, 64 / 255)]
+    ['8/255', '0.2', '0.01', '64/255']
+    """
+    steps, decimal = round(255 * eps), f"{eps:g}"
+    whole = abs(255 * eps - steps) < 1e-6
+    return min(f"{steps}/255", decimal, key=len) if whole else decimal

@@ -51,39 +51,27 @@ seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
 
 # %% tags=["hide-input"]
-import time
 from functools import partial
 from itertools import product
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
-from advdef import checks, plotting
-from advdef.attacks import carlini_wagner, fgsm, pgd, suites
+from advdef import plotting
 from advdef.book import page as notebook
 from advdef.book.glue import record
 from advdef.book.page import show_eps
-from advdef.defenses import BitDepth, Jpeg, Median, Undefended
-from advdef.evaluation import (
-    correct,
-    cost,
-    craft,
-    direct,
-    evaluate,
-    oblivious,
-    three_curves,
-)
+from advdef.evaluation import correct
 from advdef.evaluation.results import WORST_CASE
-from advdef.models import VGG19, AlexNet, LeNet5, ResNet, SmallVGG
-from advdef.papers.nip import figures, judging, measure, tables
+from advdef.papers.nip import figures, measure, tables, variants
 from advdef.papers.nip import verdicts as rules
-from advdef.papers.nip.bank import fit_bank, phase_scrambled, random_bank
-from advdef.papers.nip.baselines import AntiAdversary, NoiseVote
-from advdef.papers.nip.defence import NIPDictionary, NIPSearch, NIPSelf
+from advdef.papers.nip.attacked import SMALLEST
+from advdef.papers.nip.defence import NIPSelf
 from advdef.papers.nip.influence import front_and_tail, inverse_direction, trace
-from advdef.papers.nip.repair import repair, repairs, success
+from advdef.papers.nip.repair import repair, success
+from advdef.papers.nip.study import PROFILES, InversePerturbation
+from advdef.papers.nip.variants import V2
 from advdef.statistics import mean_interval, over_seeds
-from advdef.training import train_at, train_standard, trained
 from tqdm import tqdm
 
 plotting.use_style()
@@ -95,57 +83,19 @@ plotting.use_style()
 # at random from the test set, always the same ones; banks of directions are fitted, and step sizes chosen, on training images.
 
 # %%
-PROFILES = {
-    "smoke": dict(
-        datasets={"digits": ("LeNet-5",)}, epochs=dict(digits=6), at_epochs=3, seeds=1,
-        images=40, minimal=(8, 10), eleven=12, least=5, boundary=50, levels=100, kept=2,
-        per_class=30, tried=3, steps=10, adaptive_images=30, adaptive_steps=2, queries=10,
-        curve=3, tested=10, defences="few", checks="fast", timed=(16, 3), long=(5, 50), cw=(2, 30),
-    ),
-    "laptop": dict(
-        datasets=dict(cifar10=("SmallVGG",), gtsrb=("small ResNet-20",), fashion_mnist=("LeNet-5",)),
-        epochs=dict(cifar10=8, gtsrb=20, fashion_mnist=8), at_epochs=6, seeds=5,
-        images=300, minimal=(20, 40), eleven=100, least=20, boundary=1_000, levels=500, kept=2,
-        per_class=100, tried=20, steps=40, adaptive_images=100, adaptive_steps=20,
-        queries=200, curve=4, tested=50, defences="all", checks="fast", timed=(128, 5),
-        long=(20, 200), cw=(4, 100),
-    ),
-    "paper": dict(
-        datasets=dict(
-            cifar10=("VGG-19", "AlexNet"), gtsrb=("LeNet-5", "ResNet-20"), fashion_mnist=("LeNet-5", "ResNet-20"),
-        ),
-        epochs=dict(cifar10=30, gtsrb=30, fashion_mnist=20), at_epochs=15, seeds=5,
-        images=1_000, minimal=(20, 40), eleven=200, least=20, boundary=5_000, levels=1_000, kept=10,
-        per_class=200, tried=100, steps=40, adaptive_images=300, adaptive_steps=100,
-        queries=1_000, curve=4, tested=200, defences="all", checks="all", timed=(256, 20),
-        long=(100, 1_000), cw=(6, 500),
-    ),
-}  # fmt: skip
-NETWORKS = {
-    "SmallVGG": SmallVGG, "LeNet-5": LeNet5, "VGG-19": VGG19, "AlexNet": AlexNet,
-    "ResNet-20": partial(ResNet, blocks=(3, 3, 3), width=16),
-    "small ResNet-20": partial(ResNet, blocks=(3, 3, 3), width=16, stem_stride=2),
-}  # fmt: skip
 choice = dict(dataset=dataset, seed=seed, device=device)
 page = notebook.Page("nip", PROFILES, profile, **choice)
-P, draws, resume = page.settings, page.draws, page.resume
-SEEDS = [seed + i for i in range(P["seeds"])]
-cases, other = [], ("LeNet-5",)  # for data sets that no profile has
-for name, kind in [(n, k) for n in page.data for k in P["datasets"].get(n, other)]:
-    data, flip = page.data[name], dict(flip=True) if name == "cifar10" else {}
-    colour = data.shape[0] == 3
-    # on grey images attacks are larger, and so are the answers to them
-    eps, scale = (4 / 255, 1) if colour else (0.1, 4)
-    case = notebook.Case(
-        name=name, kind=kind, about=dict(dataset=name, model=kind), data=data, run=page.runs[name],
-        network=partial(NETWORKS[kind], data.shape, data.num_classes),
-        training=dict(learning_rate=2e-3, schedule="one_cycle", shift=2, **flip),
-        eps=eps, curve=[eps / 4, eps / 2, eps, 2 * eps], scale=scale,
-        grid=[scale * s for s in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)],
-        released=[scale * s for s in (0.001, 0.005, 0.008)],
-    )  # fmt: skip
-    cases.append(case)
-MAIN = cases[0]
+P, draws = page.settings, page.draws
+studies = page.studies(InversePerturbation)
+cases = [
+    notebook.Case(
+        study=study, name=name, kind=kind, about=dict(dataset=name, model=kind),
+        run=page.runs[name], first=study.is_first(kind), eps=study.eps,
+    )
+    for name, study in studies.items() for kind in study.kinds
+]  # fmt: skip
+MAIN, SEEDS = cases[0], cases[0].study.seeds
+STUDY, KIND, half = MAIN.study, MAIN.kind, MAIN.study.half
 page.profiles()
 
 # %% [markdown]
@@ -170,8 +120,8 @@ page.profiles()
 # A direction takes one forward and two backward passes:
 
 # %%
-example = MAIN.network().to(page.device).eval()
-some = MAIN.data.test.float_images()[:4]
+example = STUDY.network(KIND).to(page.device).eval()
+some = STUDY.data.test.float_images()[:4]
 traced = trace(example, some)  # one forward pass that keeps its graph
 values = traced.influence(traced.logits.argmax(1))
 weights = front_and_tail(values, front=5, tail=5)
@@ -186,11 +136,6 @@ direction = traced.direction(weights)  # the second backward pass
 
 
 # %%
-def fitted(case, s):
-    settings = dict(epochs=P["epochs"].get(case.name, 8), **case.training)
-    return trained(case.network, train_standard, case.data, seed=s, **settings)
-
-
 def note(case, k, right, part, attack="none", eps=0.0, **more):
     threat = "clean" if attack == "none" else "oblivious"
     where = dict(defence=k, model=case.kind, part=part, attack=attack, eps=eps)
@@ -199,15 +144,12 @@ def note(case, k, right, part, attack="none", eps=0.0, **more):
 
 rows = []
 for case in tqdm(cases, desc="training", leave=False):
-    networks = {"standard": fitted(case, seed)}
+    networks = {"standard": case.study.training(case.kind, seed)}
     case.model = networks["standard"].model
     page.add_network(case.kind, case.model, dataset=case.name)
-    if case is MAIN:
-        networks["AT"] = AT = trained(
-            case.network, train_at, case.data, seed=seed, epochs=P["at_epochs"],
-            eps=case.eps, steps=3, step_size=0.5, **case.training,
-        )  # fmt: skip
-    test = notebook.sample(case.data.test, 2_000)
+    if case.first:
+        networks["AT"] = STUDY.adversarial_training()
+    test = case.study.data.test.sample(2_000)
     for label, done in networks.items():
         right = correct(done.model, test.float_images(), test.labels)
         note(case, label, right, "networks")
@@ -224,12 +166,6 @@ notebook.table(pd.DataFrame(rows), caption)
 # them: projected gradient descent with a bisection over eps. *Fixed-eps* attacks use the whole budget and go past the boundary. All are made on the bare classifier here; attackers who know of the defence come later.
 
 # %% tags=["hide-input"]
-trials, inner = P["minimal"]
-SMALLEST = "PGD-min", None  # attacks are named with their eps
-PGD_MIN = {"PGD-min": judging.pgd_min(trials=trials, steps=inner)}
-FIXED = judging.fixed_suite(steps=P["steps"], queries=P["queries"])  # at the main eps
-shorter = dict(trials=trials, levels=P["levels"], boundary_steps=P["boundary"])
-ELEVEN = suites.nip(**shorter, universal_eps=0.1)
 few = slice(P["eleven"])
 
 
@@ -239,18 +175,14 @@ def reach(case, adversarial):
 
 
 for case in tqdm(cases, desc="attacks", leave=False):
-    images = notebook.sample(case.data.test, P["images"])
-    x, y = case.x, case.y = images.float_images(), images.labels
-    case.right = correct(case.model, x, y)
-    made = partial(craft, case.model, resume=resume)
-    case.fixed = made(FIXED, x, y, eps=case.eps, generator=draws(1))
-    case.eleven = made(ELEVEN, x[few], y[few], eps=float("inf"), generator=draws(3))
-    case.smallest = case.eleven | made(PGD_MIN, x, y, eps=1.0, generator=draws())
-    case.targets = {SMALLEST: case.smallest["PGD-min"]}
-    for eps in case.curve:
-        found = made({"PGD": FIXED["PGD"]}, x, y, eps=eps, generator=draws(2))
-        case.targets["PGD", eps] = found["PGD"]
-    case.main = "PGD", case.eps
+    study, kind = case.study, case.kind
+    case.x, case.y = study.images()
+    case.right = correct(case.model, case.x, case.y)
+    case.fixed = {k: study.fixed(kind, k) for k in study.fixed_suite}
+    case.smallest = {k: study.eleven(kind, k) for k in study.eleven_suite}
+    case.targets = study.targets(kind, seed)
+    case.smallest["PGD-min"] = case.targets[SMALLEST]
+    case.strong = "PGD", case.eps
 
 rows = []
 for case in cases:
@@ -269,8 +201,8 @@ notebook.table(pd.DataFrame(rows), caption)
 
 # %% tags=["hide-input"]
 some = MAIN.x[MAIN.right][:100]
-released = dict(front=1, tail=5, score="probability")
-facts = measure.direction_facts(inverse_direction(MAIN.model, some, **released))
+settings = dict(front=1, tail=5, score="probability")
+facts = measure.direction_facts(inverse_direction(MAIN.model, some, **settings))
 record(f"{MAIN.name}/rms", facts["RMS"], kind="number")
 shipped = ("0.99994, 0.99981", "4.6, 6.8", "3.2 to 3.5", "0.02")
 rows = {
@@ -283,8 +215,8 @@ notebook.table(pd.DataFrame(rows), caption)
 
 # %% tags=["hide-input"]
 facts, taps = measure.influence_facts(MAIN.model, some), MAIN.model.taps
-x, y, step = MAIN.x[MAIN.right][:200], MAIN.y[MAIN.right][:200], MAIN.grid[2]
-attacked = {k: MAIN.targets[k, e][MAIN.right][:200] for k, e in (SMALLEST, MAIN.main)}
+x, y, step = MAIN.x[MAIN.right][:200], MAIN.y[MAIN.right][:200], STUDY.steps[2]
+attacked = {k: MAIN.targets[k, e][MAIN.right][:200] for k, e in (SMALLEST, MAIN.strong)}
 try_out = partial(measure.under_settings, MAIN.model, some, x, attacked, y, step=step)
 rows = []
 for label, settings in measure.open_settings(taps, front=facts.front).items():
@@ -304,16 +236,15 @@ notebook.table(
 # A dictionary has one direction per class. How much of an image's own direction does it hold? The own directions for all classes come from one forward pass and one batched backward pass.
 
 # %% tags=["hide-input"]
-rows, BANK = [], dict(per_class=P["per_class"], kept=P["kept"])
+rows = []
 for case in tqdm(cases, desc="banks", leave=False):
-    started = time.perf_counter()
-    case.bank = fit_bank(case.model, case.data.train, **BANK)
-    case.fitted_in = time.perf_counter() - started
-    case.random = random_bank(case.bank, generator=draws(4))
-    case.scrambled = phase_scrambled(case.bank, generator=draws(5))
-    controls = {"phases scrambled": case.scrambled, "white noise": case.random}
-    banks = {"class direction": case.bank} | controls
-    row = case.about | {"features": case.bank.weights.shape[1]}
+    bank, scrambled, white = (
+        case.study.bank(case.kind, seed, which)
+        for which in ("classes", "scrambled", "random")
+    )
+    controls = {"phases scrambled": scrambled, "white noise": white}
+    banks = {"class direction": bank} | controls
+    row = case.about | {"features": bank.weights.shape[1]}
     found = measure.bank_cosines(case.model, case.x[:100], *banks.values())
     for label, cosine in zip(banks, found, strict=True):
         row[f"cosine to {label}"] = f"{cosine.mean():+.3f} ± {cosine.std():.3f}"
@@ -333,8 +264,9 @@ notebook.table(pd.DataFrame(rows), caption)
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Mean change of front and tail features by successful attacks, in units of the mean activation, with 95 % intervals over images; beside each, random features of equal number and activation under the same attack, and the same features under noise of equal length.", "name": "fig-nip-shift"}, "image": {"alt": "Two panels of dots with error bars, one line per attack: change of the front features at the left, of the tail features at the right, each for the attack, for matched random features and for noise of equal length."}}
 for case in cases:
     fixed = {f"{k}, fixed": case.fixed[k] for k in ("FGSM", "PGD")}
+    layer = case.study.bank(case.kind, seed, "classes").layer
     case.shifts = measure.shifts_of_fooled(
-        case.model, case.x, case.smallest | fixed, case.y, layer=case.bank.layer, least=P["least"],
+        case.model, case.x, case.smallest | fixed, case.y, layer=layer, least=P["least"],
         match_seed=draws(7).initial_seed(), noise_seed=draws(6).initial_seed(),
     )  # fmt: skip
     for label, found in case.shifts.items():
@@ -362,20 +294,17 @@ notebook.table(pd.DataFrame(rows), caption)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Share of fooled images whose clean prediction returns, against the step, when the defence is told that prediction. Left: minimal-norm attack; right: the same attack with a fixed budget.", "name": "fig-nip-oracle"}, "image": {"alt": "Two panels of curves: share of restored predictions against the step size for the released protocol and its controls, for a minimal-norm attack at the left and a fixed-budget attack at the right."}}
 for case in tqdm(cases, desc="V0", leave=False):
-    tries = dict(steps=sorted({*case.released, *case.grid}), noises=P["tried"])
-    restore = partial(
-        measure.oracle_by_step, case.model, case.x, labels=case.y, **tries
-    )
-    case.restored = {target: restore(v) for target, v in case.targets.items()}
+    restored = partial(case.study.restored, case.kind)
+    case.restored = {target: restored(*target) for target in case.targets}
 panels = {"PGD-min": MAIN.restored[SMALLEST]}
-panels[f"PGD, eps {show_eps(MAIN.eps)}"] = MAIN.restored[MAIN.main]
+panels[f"PGD, eps {show_eps(MAIN.eps)}"] = MAIN.restored[MAIN.strong]
 figures.what_the_oracle_restores(panels)
 plt.show()
 
 # %% tags=["hide-input"]
 rows = []
 for case in cases:
-    for target, step in product((SMALLEST, case.main), case.released[:2]):
+    for target, step in product((SMALLEST, case.strong), case.study.released[:2]):
         found = case.restored[target].get(step, {})
         attack = "PGD-min" if target == SMALLEST else f"PGD, eps {show_eps(case.eps)}"
         row = case.about | {"attack": attack, "step": f"{step:g}"}
@@ -400,68 +329,22 @@ notebook.table(pd.DataFrame(rows), caption)
 # noise, once and averaged over ten draws; and other known defences: a step up the predicted class's logit ("anti-adversary" {cite}`alfarra2022antiadversary`, examined with other defences of this kind in {cite}`croce2022evaluating`), bit depth and
 # a median filter {cite}`xu2018feature`, and JPEG. The last three have no step, and may cost more than a point.
 
-
-# %%
-def v2(rule, bank="bank"):
-    return lambda c, s: NIPDictionary(c.model, getattr(c, bank), steps=(s,), rule=rule)
-
-
-STEPPED = {
-    "V1 self": lambda c, s: NIPSelf(c.model, step=s),
-    "V1 minus": lambda c, s: NIPSelf(c.model, step=-s),
-    "V2 pred": v2("pred"),
-    "V2 majority": v2("majority"),
-    "V2 mean-logit": v2("mean-logit"),
-    "V2 max-confidence": v2("max-confidence"),
-    "V2 self-confidence": v2("self-confidence"),
-    "V3 confidence": lambda c, s: NIPSearch(c.model, c.bank, steps=[s]),
-    "V3 recovery": lambda c, s: NIPSearch(c.model, c.bank, steps=[s], score="recovery"),
-    "random bank, mean-logit": v2("mean-logit", "random"),
-    "random bank, max-confidence": v2("max-confidence", "random"),
-    "scrambled bank, mean-logit": v2("mean-logit", "scrambled"),
-    "noise": lambda c, s: NoiseVote(c.model, s),
-    "noise, 10 draws": lambda c, s: NoiseVote(c.model, s, draws=10),
-    "uniform noise": lambda c, s: NoiseVote(c.model, s, noise="uniform"),
-    "anti-adversary": lambda c, s: AntiAdversary(c.model, s),
-}
-V2, NOISE = "V2 mean-logit", rules.NOISE
-STEPLESS = {
-    "none": Undefended, "bit depth 4": BitDepth, "median 2x2": Median, "JPEG 75": Jpeg,
-}  # fmt: skip
-
-
-def cheap_step(case, k):
-    benign, build = notebook.sample(case.data.train, P["images"]), STEPPED[k]
-    fits = partial(measure.costs_little, case.model, benign=benign)
-    return max((s for s in case.grid if fits(build(case, s))), default=None)
-
-
 # %% tags=["hide-input"]
 rows = []
 for case in tqdm(cases, desc="label-free", leave=False):
-    cheap = {k: cheap_step(case, k) for k in STEPPED}
-    case.steps = {k: step or case.grid[0] for k, step in cheap.items()}
-    case.defences = {k: STEPPED[k](case, step) for k, step in case.steps.items()}
-    benign = notebook.sample(case.data.train, P["images"])
-    for k, build in STEPLESS.items():
-        case.defences[k] = build(case.model)
-        cheap[k] = measure.costs_little(case.model, case.defences[k], benign)
-    case.fair = [k for k in cheap if cheap[k]]
-    # by the stability rule each image finds its own step
-    stable = NIPDictionary(case.model, case.bank, steps=case.grid)
-    case.defences["V2 stable step"] = stable
-    if case is MAIN:  # the search as wide as it gets, once: it is dear
-        wide = NIPSearch(case.model, case.bank, steps=case.grid)
-        case.defences["V3 all steps"] = wide
-    for k, defence in case.defences.items():
-        found = repairs(defence, case.x, case.targets, case.y)
-        first = found[SMALLEST]
-        note(case, k, first.benign, "label-free")
+    study, kind = case.study, case.kind
+    case.steps = {k: study.step(kind, k, seed) for k in variants.STEPPED}
+    names = (*variants.STEPPED, *variants.STEPLESS)
+    case.fair = [k for k in names if study.affordable(kind, k, seed)]
+    for k in study.names(kind):
+        found = study.repaired(kind, k, seed)["targets"]
+        note(case, k, found[SMALLEST].benign, "label-free")
         for target, result in found.items():
             note(case, k, result.defended, "label-free", *target)
         row = {"defence": k if k in case.fair else f"{k} (cost not matched)"}
         row["step"] = f"{case.steps[k]:g}" if k in case.steps else "–"
-        rows.append(case.about | row | tables.repair_row(found, case.curve[1:]))
+        row |= tables.repair_row(found, study.budgets[1:])
+        rows.append(case.about | row)
 budgets = ", ".join(f"{show_eps(c.eps)} on {c.name}" for c in cases)
 notebook.table(
     pd.DataFrame(rows),
@@ -478,23 +361,13 @@ notebook.table(
 # %% tags=["hide-input"]
 rows = []
 for case in tqdm(cases, desc="training images", leave=False):
-    known = notebook.sample(case.data.train, P["images"])
-    x, y = known.float_images(), known.labels
-    made = partial(craft, case.model, images=x, labels=y, resume=resume)
-    seen = {"none": x} | made(PGD_MIN, eps=1.0, generator=draws(16))
-    seen |= made({"PGD": FIXED["PGD"]}, eps=case.eps, generator=draws(17))
-    scores, case.benign = {}, {}
-    for k in (*rules.LABEL_FREE, *rules.BASELINES):
-        right = [correct(case.defences[k], images, y) for images in seen.values()]
-        scores[k] = torch.stack(right).double().mean().item()
-    case.named = rules.name_the_best(scores, case.fair)
-    shown = {role: f"{k} ({100 * scores[k]:.1f})" for role, k in case.named.items()}
-    rows.append(case.about | shown)
-    test = notebook.sample(case.data.test, 2_000)
-    x, y = test.float_images(), test.labels
-    for k in ("none", *rules.LABEL_FREE):  # what each costs, on more images than above
-        case.benign[k] = correct(case.defences[k], x, y)
-        note(case, k, case.benign[k], "benign")
+    study, kind = case.study, case.kind
+    case.named = study.named(kind)
+    scores = {k: f"{k} ({100 * study.score(kind, k):.1f})" for k in case.named.values()}
+    rows.append(case.about | {role: scores[k] for role, k in case.named.items()})
+    case.benign = {k: study.benign(kind, k) for k in ("none", *rules.LABEL_FREE)}
+    for k, right in case.benign.items():  # what each costs, on more images than above
+        note(case, k, right, "benign")
 caption = f"Named before they are judged: the best variant and baselines on {P['images']} training images, with their mean accuracy in %"
 notebook.table(pd.DataFrame(rows), caption)
 
@@ -502,17 +375,13 @@ notebook.table(pd.DataFrame(rows), caption)
 # What a larger step buys against each kind of perturbation, and what it costs. Up and to the right is better.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Each line follows one defence over six steps, from the smallest (at the top) to the largest: benign accuracy against the defence success rate on PGD-min (left) and against accuracy under PGD with a fixed budget (right).", "name": "fig-nip-tradeoff"}, "image": {"alt": "Two panels; lines of benign accuracy against success on the minimal-norm attack and against accuracy under a fixed-budget attack, one line per defence, each over six step sizes."}}
-DRAWN = (
-    "V1 self", "V1 minus", "V2 mean-logit", "V2 max-confidence", "V3 confidence",
-    "random bank, mean-logit", "noise, 10 draws", "anti-adversary",
-)  # fmt: skip
-both = {target: MAIN.targets[target] for target in (SMALLEST, MAIN.main)}
-for k, s in [("none", 0.0), *product(DRAWN, MAIN.grid)]:
-    defence = STEPPED[k](MAIN, s) if s else MAIN.defences[k]
-    found = repairs(defence, MAIN.x, both, MAIN.y)
+both = SMALLEST, MAIN.strong
+bare = STUDY.repaired(KIND, "none", seed)["targets"]
+for k, s in [("none", 0.0), *product(variants.DRAWN, STUDY.steps)]:
+    found = STUDY.at_step(KIND, k, s) if s else bare
     note(MAIN, k, found[SMALLEST].benign, "sweep", step=s)
-    for target, result in found.items():
-        note(MAIN, k, result.defended, "sweep", *target, step=s)
+    for target in both:
+        note(MAIN, k, found[target].defended, "sweep", *target, step=s)
 figures.tradeoffs(page.results(part="sweep"), eps=show_eps(MAIN.eps))
 plt.show()
 
@@ -522,18 +391,25 @@ plt.show()
 # The later abstract calls NIP elastic (NIP-4). Ours gets its chance: for each image, the smallest step whose label is stable at the next larger one (*stable*); beside it each fixed step,
 # and an *oracle* that may take the best step of the six for each image, knowing its label.
 
+
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy under PGD on the bare classifier against eps: V2 mean-logit with fixed steps, with the stability rule, and with an oracle that knows which step is right, which is no defence. On grey images steps are four times as large as named.", "name": "fig-nip-elastic"}, "image": {"alt": "Curves of accuracy against eps for the undefended classifier, six fixed steps, the stability rule and the oracle step; one panel per network."}}
+def right_at(found, eps):
+    return found["PGD", eps].defended if eps else found[SMALLEST].benign
+
+
 for case in cases:
-    steps = {f"step {s / case.scale:g}": STEPPED[V2](case, s) for s in case.grid}
-    for eps in (0.0, *case.curve):
-        attack = "PGD" if eps else "none"
-        images = case.targets[attack, eps] if eps else case.x
-        hits = {k: correct(d, images, case.y) for k, d in steps.items()}
+    study, kind = case.study, case.kind
+    steps = {
+        f"step {s / study.scale:g}": study.at_step(kind, V2, s) for s in study.steps
+    }
+    others = {"stable step": "V2 stable step", "none": "none"}
+    others = {k: study.repaired(kind, of, seed)["targets"] for k, of in others.items()}
+    for eps in (0.0, *study.budgets):
+        hits = {k: right_at(found, eps) for k, found in steps.items()}
         hits["oracle step"] = torch.stack(list(hits.values())).any(0)
-        hits["stable step"] = correct(case.defences["V2 stable step"], images, case.y)
-        hits["none"] = correct(case.model, images, case.y)
+        hits |= {k: right_at(found, eps) for k, found in others.items()}
         for k, right in hits.items():
-            note(case, k, right, "elastic", attack, eps)
+            note(case, k, right, "elastic", "PGD" if eps else "none", eps)
 elastic = page.results(part="elastic")
 figures.elastic_steps(elastic)
 plt.show()
@@ -552,25 +428,14 @@ notebook.table(shown, caption)
 # looks for the smallest change that gives a wrong logit a lead of κ. The defences are the same in all rows.
 
 # %% tags=["hide-input"]
-WATCHED = ("none", *DRAWN[:-1])  # as drawn, without the anti-adversary
-ball, (halvings, cw_steps) = f"PGD {show_eps(MAIN.eps)}", P["cw"]
-at_once = partial(pgd, steps=P["steps"], stop_early=True)
-lead = partial(carlini_wagner, binary_search_steps=halvings, steps=cw_steps)
-STOPS = {
-    f"{ball}, stops at once": (at_once, MAIN.eps, "Linf"),
-    f"{ball}, all steps": (FIXED["PGD"], MAIN.eps, "Linf"),
-}
-for kappa in (0, 1, 5, 10):
-    STOPS[f"C&W, κ = {kappa}"] = partial(lead, confidence=kappa), float("inf"), "L2"
-rows, x, y = [], MAIN.x[few], MAIN.y[few]
+rows = []
 note(MAIN, "none", MAIN.right[few], "stopping")
-made = partial(craft, MAIN.model, images=x, labels=y, resume=resume)
-for label, (attack, eps, norm) in tqdm(STOPS.items(), leave=False):
-    found = made({label: attack}, eps=eps, norm=norm, generator=draws(8))
-    moved = tables.reach_row(reach(MAIN, found[label]))
+watched = {k: STUDY.repaired(KIND, k, seed) for k in variants.WATCHED}
+for label, (_, eps, norm) in STUDY.stops.items():
+    moved = tables.reach_row(reach(MAIN, STUDY.stopped(label)))
     row = {"attack": label} | {k: moved[k] for k in ("fooled %", "median L2")}
-    for k in WATCHED:
-        result = repair(MAIN.defences[k], x, found[label], y)
+    for k, found in watched.items():
+        result = found[label][label, eps]
         row[f"{k}: DSR %"] = f"{100 * result.dsr.value:.0f}" if result.dsr else "–"
         note(MAIN, k, result.defended, "stopping", label, eps, norm=norm)
     rows.append(row)
@@ -584,19 +449,16 @@ notebook.table(pd.DataFrame(rows), caption)
 # at equal benign cost. Per image, the success rate is averaged over the attacks that fooled the classifier on it; differences are paired over images.
 
 # %% tags=["hide-input"]
-ADDED = ("Square", "PGD, margin")
 for case in tqdm(cases, desc="grid", leave=False):
-    targets = {(attack, None): images for attack, images in case.eleven.items()}
-    targets |= {(attack, case.eps): case.fixed[attack][few] for attack in ADDED}
-    for k in (*STEPPED, *STEPLESS):
-        found = repairs(case.defences[k], case.x[few], targets, case.y[few])
+    for k in (*variants.STEPPED, *variants.STEPLESS):
+        found = case.study.repaired(case.kind, k, seed)["thirteen"]
         for target, result in found.items():
             note(case, k, result.defended, "grid", *target)
     note(case, "none", case.right[few], "grid")
 grid = page.results(part="grid")
 budgets = ", ".join(f"{show_eps(c.eps)} ({c.name})" for c in cases)
 caption = f"Defence success rate in % by attack, {P['eleven']} images, and over all eleven and thirteen with 95 % intervals over images; fixed budgets: eps {budgets}"
-notebook.table(tables.success_table(grid, eleven=ELEVEN), caption)
+notebook.table(tables.success_table(grid, eleven=STUDY.eleven_suite), caption)
 
 # %% [markdown]
 # ## Three attackers
@@ -611,45 +473,30 @@ notebook.table(tables.success_table(grid, eleven=ELEVEN), caption)
 # one, this is the first thing to suspect. JPEG, bit depth and median meet the adaptive attacker with no other surrogate than the identity; a differentiable JPEG would do more.
 
 # %% tags=["hide-input"]
-ELSEWHERE = {"V1 self", "V2 mean-logit", "V2 max-confidence", "V3 confidence"}
-ELSEWHERE |= {"none", "random bank, mean-logit"}
-CURVED = ("none", "V1 self", "V2 mean-logit", "random bank, mean-logit")
-JUDGED = [*CURVED, "V2 majority"]
-if P["defences"] == "all":
-    JUDGED = ["none", *rules.LABEL_FREE, "V1 minus", "V2 stable step", NOISE]
-    JUDGED += ["random bank, max-confidence", "anti-adversary", *list(STEPLESS)[1:]]
-settings = dict(steps=P["adaptive_steps"], queries=P["queries"], resume=resume)
-judge = partial(three_curves, **settings)
-ADAPTIVE = dict(threat="adaptive", attack=WORST_CASE)
-MAIN.defences["AT"] = Undefended(AT.model, twin=MAIN.model)
-grown = MAIN.curve[-P["curve"] :]  # the largest is for the figure alone
-few_images, rows = slice(P["adaptive_images"]), []
+ADAPTIVE, rows = dict(threat="adaptive", attack=WORST_CASE), []
 for case in tqdm(cases, desc="three attackers", leave=False):
-    case.worst, x, y = {}, case.x[few_images], case.y[few_images]
-    judged, budgets = [k for k in JUDGED if k in ELSEWHERE], (case.eps / 2,)
-    if case is MAIN:
-        judged, budgets = [*JUDGED, "AT"], (case.eps / 2, case.eps)
-    for k in dict.fromkeys([*judged, *case.named.values()]):
-        sizes = (grown if k in CURVED else grown[:-1]) if case is MAIN else budgets
-        found = judge(case.defences[k], x, y, budgets=sizes, generator=draws(9))
-        for eps in budgets:
-            case.worst[k, eps] = {threat: found[threat][eps] for threat in found}
-        if k not in judged:
-            continue
-        for threat, eps in product(found, sizes):
-            where = dict(defence=k, model=case.kind, threat=threat)
-            part = "worst" if eps in budgets else "curve"
-            case.run.add(found[threat][eps], part=part, **where)
+    study, kind = case.study, case.kind
+    judged, budgets = study.judged(kind), (study.half, study.eps)[: 1 + case.first]
+    case.curves = {
+        k: study.curve(kind, k, seed) for k in (*judged, *case.named.values())
+    }
+    for k in judged:
+        for threat, curve in case.curves[k].items():
+            where = dict(defence=k, model=kind, threat=threat)
+            for eps, left in curve.items():
+                part = "worst" if eps in budgets else "curve"
+                case.run.add(left, part=part, **where)
         for eps in budgets:
             pair = dict(defence=k), dict(defence="none")
-            where = dict(model=case.kind, part="worst", eps=eps) | ADAPTIVE
+            where = dict(model=kind, part="worst", eps=eps) | ADAPTIVE
             gain = None if k == "none" else case.run.compare(*pair, **where)
+            left = {threat: curve[eps] for threat, curve in case.curves[k].items()}
             row = case.about | {"eps": show_eps(eps), "defence": k}
-            rows.append(row | tables.threat_row(case.worst[k, eps], gain))
+            rows.append(row | tables.threat_row(left, gain))
     for role, k in case.named.items():
-        for threat, left in case.worst[k, case.eps / 2].items():
-            where = dict(defence=role, model=case.kind, threat=threat, note=k)
-            case.run.add(left, part="named", **where)
+        for threat, curve in case.curves[k].items():
+            where = dict(defence=role, model=kind, threat=threat, note=k)
+            case.run.add(curve[study.half], part="named", **where)
 caption = f"Accuracy on {P['adaptive_images']} images under three attackers, with 95 % Wilson intervals, and paired 95 % intervals of the difference; steps matched to a benign cost of one point"
 notebook.table(pd.DataFrame(rows), caption)
 
@@ -663,26 +510,21 @@ notebook.table(shown.rename(columns={"note": "which is"}), caption)
 # Noise is random, so a single pass proves nothing: the attack of each image (on the average over 20 draws) is chosen by some draws and judged by ten others.
 
 # %% tags=["hide-input"]
-x, y, half = MAIN.x[few_images], MAIN.y[few_images], MAIN.eps / 2
-suite, rows = {"PGD": partial(pgd, steps=P["adaptive_steps"])}, []
-for k, eps in product(("noise", "noise, 10 draws"), (half, MAIN.eps)):
-    step, plain = MAIN.steps[k], oblivious(MAIN.defences[k], suite)
-    averaged = Undefended(NoiseVote(MAIN.model, step, draws=20, seed=1))
-    averaging = oblivious(averaged, {"PGD on the average": suite["PGD"]})
-    row = {"defence": k, "step": f"{step:g}", "eps": show_eps(eps)}
-    for threat, tried in (("oblivious", plain), ("adaptive", [*plain, *averaging])):
-        left = evaluate(MAIN.defences[k], tried, x, y, eps=eps, generator=draws(10))
-        MAIN.run.add(left, part="noise", defence=k, model=MAIN.kind, threat=threat)
+rows = []
+for k, eps in product(variants.NOISES, (half, MAIN.eps)):
+    row = {"defence": k, "step": f"{MAIN.steps[k]:g}", "eps": show_eps(eps)}
+    for threat, left in STUDY.noise(k, eps).items():
+        MAIN.run.add(left, part="noise", defence=k, model=KIND, threat=threat)
         row["benign %"] = f"{100 * left.clean_interval.value:.1f}"
         row[f"{threat} %"] = f"{left.interval}"
-    row["undefended, adaptive %"] = f"{MAIN.worst['none', eps]['adaptive'].interval}"
+    row["undefended, adaptive %"] = f"{MAIN.curves['none']['adaptive'][eps].interval}"
     rows.append(row)
 caption = f"Random noise ({MAIN.name}, {P['adaptive_images']} images): mean accuracy over ten fresh draws with 95 % intervals over images"
 notebook.table(pd.DataFrame(rows), caption)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy against eps under three attackers, with 95 % Wilson intervals.", "name": "fig-nip-curves"}, "image": {"alt": "One panel per defence: accuracy against eps for the oblivious, the direct and the adaptive attacker."}}
-drawn = page.results(part=("worst", "curve"), dataset=MAIN.name, model=MAIN.kind)
-plotting.robustness_curves(drawn.select(defence=CURVED, attack=WORST_CASE))
+drawn = page.results(part=("worst", "curve"), dataset=MAIN.name, model=KIND)
+plotting.robustness_curves(drawn.select(defence=variants.CURVED, attack=WORST_CASE))
 plt.show()
 
 # %% [markdown]
@@ -691,42 +533,27 @@ plt.show()
 # One network may be lucky. The same for networks trained from other seeds: V2 by mean logit and the bank of white noise, each at its matched step.
 
 # %% tags=["hide-input"]
-for s in SEEDS:
-    one, smallest = notebook.Case(**vars(MAIN)), MAIN.targets[SMALLEST]
-    if s != seed:
-        one.model = fitted(MAIN, s).model
-        one.bank = fit_bank(one.model, one.data.train, **BANK)
-        one.random = random_bank(one.bank, generator=draws(4))
-        made = partial(craft, one.model, eps=1.0, generator=draws(), resume=resume)
-        smallest = made(PGD_MIN, one.x, one.y)["PGD-min"]
-    for k in ("none", V2, NOISE):
-        step = 0.0 if k == "none" else cheap_step(one, k) or one.grid[0]
-        defence = STEPPED[k](one, step) if step else Undefended(one.model)
-        found, where = repair(defence, one.x, smallest, one.y), dict(step=step, seed=s)
-        note(one, k, found.benign, "seeds", **where)
-        note(one, k, found.defended, "seeds", *SMALLEST, **where)
-        if k == NOISE:
-            continue
-        judged = MAIN.worst[k, half]
-        if s != seed:
-            sizes = [eps for eps in grown if eps <= half]
-            found = judge(defence, x, y, budgets=sizes, generator=draws(9))
-            judged = {threat: curve[half] for threat, curve in found.items()}
-        where |= dict(defence=k, model=one.kind, part="seeds")
-        for threat, left in judged.items():
-            one.run.add(left, threat=threat, **where)
+for s, k in product(SEEDS, variants.SEEDED):
+    found = STUDY.repaired(KIND, k, s)["targets"][SMALLEST]
+    where = dict(step=STUDY.step(KIND, k, s), seed=s)
+    note(MAIN, k, found.benign, "seeds", **where)
+    note(MAIN, k, found.defended, "seeds", *SMALLEST, **where)
+    curves = {} if k == rules.NOISE else STUDY.curve(KIND, k, s)
+    for threat, curve in curves.items():
+        where |= dict(defence=k, model=KIND, part="seeds")
+        MAIN.run.add(curve[half], threat=threat, **where)
 found, worst = page.results(part="seeds"), dict(part="seeds", attack=WORST_CASE)
 shown = found.select(attack=("none", WORST_CASE))
 shown = shown.pivot(["seed", "defence", "step"], "threat", name="{} %")
-pairs = product(SEEDS, ("none", V2, NOISE))
+pairs = product(SEEDS, variants.SEEDED)
 dsr = {(s, k): success(found.select(seed=s), k, "PGD-min") for s, k in pairs}
 shown["DSR on PGD-min %"] = list(dsr.values())
 against = partial(MAIN.run.compare, dict(defence=V2), dict(defence="none"), **worst)
-gains = {"dsr": [dsr[s, V2].value - dsr[s, NOISE].value for s in SEEDS]}
+gains = {"dsr": [dsr[s, V2].value - dsr[s, rules.NOISE].value for s in SEEDS]}
 for threat in ("oblivious", "adaptive"):
     gains[threat] = [against(seed=s, threat=threat).value for s in SEEDS]
 spread = {}
-caption = f"{MAIN.name}, {MAIN.kind}, eps {show_eps(half)} for the attackers"
+caption = f"{MAIN.name}, {KIND}, eps {show_eps(half)} for the attackers"
 if len(SEEDS) > 1:
     spread = {k: over_seeds(values) for k, values in gains.items()}
     caption += f"; means over seeds with Student's 95 % interval: DSR, V2 − random bank {spread['dsr']:+} points; "
@@ -741,16 +568,10 @@ notebook.table(shown, caption)
 # Votes have no gradient at all (B4, B5), which the surrogate of *majority* gives them.
 
 # %% tags=["hide-input"]
-huge, rows = 64 / 255 if MAIN.data.shape[0] == 3 else 0.6, []
-(short, long), count = P["long"], P["tested"]
-some = MAIN.x[:count], MAIN.y[:count]
-settings = dict(eps=half, huge=huge, steps=(short, long), queries=P["queries"])
-settings |= dict(seed=draws(13).initial_seed(), resume=resume)
-for k in ("V1 self", "V2 mean-logit"):
-    unstepped = STEPPED[k](MAIN, 0.0)
-    tests = judging.six_tests(MAIN.defences[k], unstepped, *some, **settings)
-    for what, (holds, number) in tests.items():
-        test = what.replace("a huge eps", f"eps {show_eps(huge)}")
+(short, long), count, rows = P["long"], P["tested"], []
+for k in variants.TESTED:
+    for what, (holds, number) in STUDY.six_tests(k).items():
+        test = what.replace("a huge eps", f"eps {show_eps(STUDY.huge)}")
         word = "holds" if holds else "fails"
         rows.append({"defence": k, "test": test, "result": word, "numbers": number})
         MAIN.run.values[f"sanity/{k}/{what[:5]}"] = f"{word} {number}"
@@ -758,19 +579,7 @@ caption = f"{MAIN.name}, {count} images, eps {show_eps(half)}, {short} and {long
 notebook.table(pd.DataFrame(rows), caption)
 
 # %% tags=["hide-input"]
-found, quick = {}, {"FGSM": partial(fgsm), "PGD": partial(pgd, steps=short)}
-card = dict(goal="any wrong class", norm="Linf", knowledge="all", eps=half)
-for k in ("V1 self", "V2 mean-logit", "V2 majority"):
-    defence = MAIN.defences[k]
-    single = evaluate(
-        defence, direct(defence, quick), x, y, eps=half, generator=draws(14),
-        exhaustive=True, resume=resume,
-    )  # fmt: skip
-    found[MAIN.name, k] = checks.row(
-        defence, x, y, eps=half, generator=draws(15), single=single,
-        **MAIN.worst[k, half], card=card | {"randomised": "nothing"}, seeds=len(SEEDS),
-        only=checks.FAST if P["checks"] == "fast" else None,
-    )  # fmt: skip
+found = {(MAIN.name, k): STUDY.checks(k) for k in variants.CHECKED}
 page.checks(found, f"Sanity checks of the evaluation at eps {show_eps(half)}")
 
 # %% [markdown]
@@ -781,13 +590,13 @@ page.checks(found, f"Sanity checks of the evaluation at eps {show_eps(half)}")
 # %% tags=["hide-input"]
 (batch, rounds), rows = P["timed"], []
 for case in cases:
-    costs, images = {}, case.x[:batch]
-    for k in ("none", *(k for k in case.defences if k not in ("none", "AT"))):
-        costs[k] = cost(case.defences[k], images, rounds=rounds)
-        row = tables.passes_row(costs[k], costs["none"], batch=len(images))
+    costs = case.study.costs(case.kind)
+    for k, found in costs.items():
+        row = tables.passes_row(found, costs["none"], batch=min(batch, len(case.x)))
         rows.append(case.about | {"defence": k} | row)
-        case.run.add_cost(k, model=case.kind, **vars(costs[k]))
-fits = ", ".join(f"{c.fitted_in:.1f} s ({c.name}, {c.kind})" for c in cases)
+        case.run.add_cost(k, model=case.kind, **vars(found))
+fitted = {c: c.study.fitted_bank(c.kind, seed)[1] for c in cases}
+fits = ", ".join(f"{s:.1f} s ({c.name}, {c.kind})" for c, s in fitted.items())
 notebook.table(
     pd.DataFrame(rows),
     f"Cost of defending one image: passes through the network (two backward passes on one forward pass count once), and milliseconds (medians of {rounds} runs on {page.device.type}). Fitting the bank, once for a network, took {fits}",
@@ -799,7 +608,7 @@ notebook.table(
 # The perturbation of the attack, and what would be added: by the oracle, by the image itself (V1), by the dictionary for the class it is now taken for (V2).
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "From above: clean images; attacked ones; the attack's perturbation; the directions of V0 (from the clean image), of V1 (from the attacked one) and of V2 (the class it is predicted as), all scaled to be seen; and the image as V2 (rule pred) edits it. Above each column: the label, and what the classifier takes the attacked image for.", "name": "fig-nip-images"}, "image": {"alt": "A grid of small images: clean, attacked, perturbation, three inverse perturbations and the defended image, for eight examples."}}
-attacked, class_names = MAIN.targets[MAIN.main], MAIN.data.class_names
+attacked, class_names = MAIN.targets[MAIN.strong], STUDY.data.class_names
 fooled = torch.nonzero(reach(MAIN, attacked).fooled)[:8, 0]
 x, partner, truth = MAIN.x[fooled], attacked[fooled], MAIN.y[fooled]
 with torch.no_grad():
@@ -809,7 +618,7 @@ columns = [f"{class_names[a]} →\n{class_names[b]}" for a, b in pairs]
 directions = {
     "V0": inverse_direction(MAIN.model, x, front=1, score="probability"),
     "V1": inverse_direction(MAIN.model, partner),
-    "V2": MAIN.bank.directions[now],
+    "V2": STUDY.bank(KIND, seed, "classes").directions[now],
 }
 edited = (partner + MAIN.steps["V2 pred"] * directions["V2"]).clamp(0, 1)
 figures.what_is_added(x, partner, directions, {"V2": edited}, columns=columns)
@@ -830,19 +639,19 @@ plt.show()
 conditions = {MAIN.name: dict.fromkeys(("NIP-7", "NIP-8", "NIP-10"), ())}
 left = page.results(part="seeds", **ADAPTIVE).hits
 pair = [[left(defence=k, seed=s) for s in SEEDS] for k in (V2, "none")]
-seeds = {MAIN.kind: tuple(torch.stack(hits) for hits in pair)}
+seeds = {KIND: tuple(torch.stack(hits) for hits in pair)}
 for name in page.data:
-    mine = [case for case in cases if case.name == name]
-    eps, found = mine[0].eps, partial(page.results, dataset=name)
+    mine, study = [c for c in cases if c.name == name], studies[name]
+    eps, found = study.eps, partial(page.results, dataset=name)
     shifts, named, benign = (
         {c.kind: vars(c)[what] for c in mine} for what in ("shifts", "named", "benign")
     )
-    fixed = {c.kind: f"step {c.steps[V2] / c.scale:g}" for c in mine}
+    fixed = {c.kind: f"step {c.steps[V2] / study.scale:g}" for c in mine}
     free = partial(found, part="label-free")
     repaired = {"PGD-min": free(attack=("none", "PGD-min"))}
     repaired[f"PGD {show_eps(eps)}"] = free(attack=("none", "PGD"), eps=(0.0, eps))
-    eleven = found(part="grid", attack=("none", *ELEVEN))
-    left = found(part=("worst", "named"), eps=eps / 2, **ADAPTIVE)
+    eleven = found(part="grid", attack=("none", *study.eleven_suite))
+    left = found(part=("worst", "named"), eps=study.half, **ADAPTIVE)
     sizes = found(part="elastic"), found(part="worst", **ADAPTIVE)
     over = seeds if name == MAIN.name else {}
     decided = {
@@ -879,9 +688,9 @@ page.rules()
 # %% tags=["hide-input"]
 rows = []
 for case in cases:
-    step = case.released[0]
-    told, past = (case.restored[t].get(step, {}) for t in (SMALLEST, case.main))
-    own = NIPSelf(case.model, step=step, **released)
+    step = case.study.released[0]
+    told, past = (case.restored[t].get(step, {}) for t in (SMALLEST, case.strong))
+    own = NIPSelf(case.model, step=step, **settings)
     alone = repair(own, case.x, case.targets[SMALLEST], case.y).dsr
     row = tables.without_row(told, alone, past, eps=show_eps(case.eps))
     rows.append(case.about | {"step": f"{step:g}"} | row)

@@ -104,7 +104,8 @@ MUTANTS = (
         "NIP reads another layer than the features", "nip",
     ),
     Mutant(
-        "shorter minimal attack", "notebooks/03_nip.py", "images=40, minimal=(8, 10),", "images=40, minimal=(2, 2),",
+        "shorter minimal attack", "advdef/papers/nip/profiles.py",
+        "images=40, minimal=(8, 10),", "images=40, minimal=(2, 2),",
         "the smallest change is looked for with 2 halvings of 2 steps", "nip",
     ),
     Mutant(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from advdef.attacks.suites import strong
 from advdef.data import Dataset, Split
 from advdef.evaluation import Cost, Outcome, Results, correct, three_curves
-from advdef.papers.nip import figures, judging, measure, tables
+from advdef.papers.nip import figures, judging, measure, price, tables
 from advdef.papers.nip.bank import fit_bank, random_bank
 from advdef.papers.nip.defence import NIPSelf
 from advdef.papers.nip.influence import inverse_direction
@@ -244,7 +244,7 @@ def test_one_point_of_benign_accuracy_is_little(lost: int, little: bool) -> None
             return super().forward(images - 0.1)
 
     benign = Split(pixels, torch.ones(100, dtype=torch.long))
-    assert measure.costs_little(Brightness(), Darker(), benign) == little
+    assert price.affordable(Brightness(), {0.1: Darker(), 0.0: Brightness()}, benign) == (0.1, 0.0)[not little :]
 
 
 # judging

@@ -112,17 +112,16 @@ PLANS = {
             "kept": 2, "tried": 2, "steps": 2, "adaptive_images": 6, "adaptive_steps": 2, "queries": 3,
             "curve": 3, "tested": 2, "checks": "fast", "timed": (4, 1), "long": (1, 2), "cw": (1, 2),
         },
-        changes={
-            "import VGG19, AlexNet": "import VGG, VGG19, AlexNet",
-            '"VGG-19": VGG19,': '"VGG-19": partial(VGG, stages=((4, 1), (8, 1), (8, 1)), hidden=(16,)),',
-            # so few images make enough steps to learn every class
-            'schedule="one_cycle", shift=2, **flip': 'schedule="one_cycle", batch_size=20',
-            '"AlexNet": AlexNet,': '"AlexNet": partial(VGG, stages=((4, 1), (8, 1), (8, 1))),',
-            "eps, scale = (4 / 255, 1)": "eps, scale = (2 / 255, 1)",
-            # the same again: more steps
-            "(0.001, 0.002, 0.005, 0.01, 0.02, 0.05)": "(0.001, 0.005, 0.02)",
-        },
-        imports="",
+        changes={},
+        imports="""from advdef.models import VGG
+from advdef.papers.nip import profiles as sized
+
+narrow = partial(VGG, stages=((4, 1), (8, 1), (8, 1)))
+sized.NETWORKS |= {"VGG-19": partial(narrow, hidden=(16,)), "AlexNet": narrow}
+# so few images make enough steps to learn every class
+sized.TRAINING = dict(learning_rate=2e-3, schedule="one_cycle", batch_size=20)
+sized.FLIPPED, sized.EPS = (), sized.EPS | {3: 2 / 255}
+sized.STEPS = (0.001, 0.005, 0.02)  # the same again: more steps""",
         images=pale_digits,
     ),
     "trn": Plan(
@@ -228,7 +227,7 @@ def settings_of(page: str) -> dict[str, set[str]]:
     trees = [ast.parse(cell.source) for cell in cells if "\nPROFILES = {" in f"\n{cell.source}"]
     (made,) = (
         line.value
-        for tree in trees
+        for tree in map(ast.parse, code)
         for line in tree.body
         if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "PROFILES"
     )

@@ -22,6 +22,7 @@ from advdef.claims import Condition, Verdict, claims, decide
 from advdef.data import Split, dataset_info, find_device, load
 from advdef.evaluation import Results
 from advdef.grid import Study
+from advdef.norms import show_eps
 from advdef.papers import how_decided
 
 __all__ = [
@@ -239,17 +240,6 @@ def resume_folder() -> Path | None:
 def sample(split: Split, n: int) -> Split:
     """:meth:`advdef.data.Split.sample`."""
     return split.sample(n)
-
-
-def show_eps(eps: float) -> str:
-    """A budget as the field writes it: in steps of 1/255 where it is a whole number of them and no short decimal.
-
-    >>> [show_eps(eps) for eps in (8 / 255, 0.2, 0.01, 64 / 255)]
-    ['8/255', '0.2', '0.01', '64/255']
-    """
-    steps, decimal = round(255 * eps), f"{eps:g}"
-    whole = abs(255 * eps - steps) < 1e-6
-    return min(f"{steps}/255", decimal, key=len) if whole else decimal
 
 
 def table(frame: pd.DataFrame, caption: str, *, index: bool = False) -> HTML:

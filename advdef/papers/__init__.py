@@ -55,6 +55,7 @@ STUDIES: dict[str, str] = {
     "qusecnets": "advdef.papers.qusecnets.study:Quantization",
     "five_defences": "advdef.papers.comparison:Comparison",
     "trn": "advdef.papers.trn.study:Restorers",
+    "nip": "advdef.papers.nip.study:InversePerturbation",
 }
 """What the pages compute, as "module:class" by the page's name."""
 

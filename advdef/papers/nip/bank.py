@@ -5,18 +5,23 @@ released code keeps a log for each image and looks nothing up. How a dictionary 
 ours.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from advdef import store
 from advdef.contract import borrowed
 from advdef.data import Split
 from advdef.norms import rms_normalised
 from advdef.papers.nip.influence import Score, feature_layer, front_and_tail, trace
 
-__all__ = ["DirectionBank", "fit_bank", "phase_scrambled", "random_bank"]
+__all__ = ["DirectionBank", "fit_bank", "fitted", "phase_scrambled", "random_bank"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -108,6 +113,26 @@ def fit_bank(
         sums = (traced.features.detach() * weights).sum(1)
         found.append((weights, rms_normalised(directions.mean(0)), directions[:kept], sums.mean(), sums.std()))
     return DirectionBank(name, *(torch.stack(parts) for parts in zip(*found, strict=True)))
+
+
+def fitted(
+    model: nn.Module, split: Split, *, per_class: int, kept: int, resume: Path | None = None
+) -> tuple[DirectionBank, float]:
+    """A bank that :func:`fit_bank` fits, and the seconds that it took, whenever that was.
+
+    ``resume`` is a folder that keeps it.
+    """
+    fit = partial(fit_bank, model, split, per_class=per_class, kept=kept)
+    if resume is None:
+        started = time.perf_counter()
+        return fit(), time.perf_counter() - started
+
+    def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
+        found = dict(vars(fit()))
+        return found, {"layer": found.pop("layer")}
+
+    entry = store.kept(resume, store.key("bank", fit=fit), make, label="bank")
+    return DirectionBank(entry.facts["layer"], **entry.tensors).to(split.images.device), entry.seconds
 
 
 def _predictions(model: nn.Module, split: Split, batch_size: int) -> Tensor:

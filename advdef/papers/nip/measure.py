@@ -1,17 +1,17 @@
-"""What attacks move, what the released protocol restores and its controls do, and what a defence may cost."""
+"""What attacks move, and what the released protocol restores and its controls do."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from math import nan
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from advdef.contract import borrowed
-from advdef.data import Split
 from advdef.evaluation import correct
 from advdef.norms import rms_normalised
 from advdef.papers.nip.bank import DirectionBank
@@ -20,13 +20,13 @@ from advdef.papers.nip.influence import class_directions, front_and_tail, influe
 from advdef.papers.nip.oracle import NIPOracle
 from advdef.papers.nip.repair import repair
 from advdef.papers.nip.shift import equal_norm_noise, features, matched, shift
+from advdef.store import kept, key
 from advdef.taps import tapped
 
 __all__ = [
     "InfluenceFacts",
     "Reach",
     "bank_cosines",
-    "costs_little",
     "direction_facts",
     "front_and_tail_maps",
     "front_and_tail_shifts",
@@ -197,12 +197,35 @@ def oracle_and_controls(
 
 
 def oracle_by_step(
-    classifier: nn.Module, images: Tensor, adversarial: Tensor, labels: Tensor, *, steps: Sequence[float], noises: int
+    classifier: nn.Module,
+    images: Tensor,
+    adversarial: Tensor,
+    labels: Tensor,
+    *,
+    steps: Sequence[float],
+    noises: int,
+    resume: Path | None = None,
 ) -> dict[float, dict[str, Tensor]]:
-    """:func:`oracle_and_controls` by step, on the attacked images (N, C, H, W) that fool a classifier; {} if none."""
+    """:func:`oracle_and_controls` by step, on the attacked images (N, C, H, W) that fool a classifier; {} if none.
+
+    ``resume`` is a folder that keeps what was found.
+    """
     fooled = reach(classifier, images, adversarial, labels).fooled
+    if not fooled.any():
+        return {}
     restore = partial(oracle_and_controls, classifier, images[fooled], adversarial[fooled], noises=noises)
-    return {step: restore(step=step) for step in steps if fooled.any()}
+
+    def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
+        found = [restore(step=step) for step in steps]
+        return {"restored": torch.stack([torch.stack([*hits.values()]) for hits in found])}, {"controls": [*found[0]]}
+
+    if resume is None:
+        tensors, facts = make()
+    else:
+        entry = kept(resume, key("oracle", restore=restore, steps=list(steps)), make, label="oracle")
+        tensors, facts = entry.tensors, entry.facts
+    by_step = tensors["restored"].to(labels.device)
+    return {step: dict(zip(facts["controls"], hits, strict=True)) for step, hits in zip(steps, by_step, strict=True)}
 
 
 def bank_cosines(model: nn.Module, images: Tensor, bank: DirectionBank, *others: DirectionBank) -> list[Tensor]:
@@ -318,10 +341,3 @@ def influence_facts(model: nn.Module, images: Tensor) -> InfluenceFacts:
         front=front,
         agreement=float(((one & other).sum(1) / front).mean()),
     )
-
-
-def costs_little(classifier: nn.Module, defence: nn.Module, benign: Split) -> bool:
-    """Whether a defence costs the classifier at most one point of accuracy on benign images."""
-    images, labels = benign.float_images(), benign.labels
-    before, after = (float(correct(model, images, labels).double().mean()) for model in (classifier, defence))
-    return after >= before - 0.01 - 1e-9

@@ -7,17 +7,20 @@ images that the attack broke: :attr:`Repair.dsr`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from advdef import store
 from advdef.contract import ask, borrowed, check_logits, validate
+from advdef.defenses.base import reseed
 from advdef.evaluation import Results
 from advdef.statistics import Interval, wilson
 
-__all__ = ["Repair", "mean_success", "repair", "repairs", "success"]
+__all__ = ["Repair", "mean_success", "repair", "repairs", "repairs_in_turn", "success"]
 
 
 Key = TypeVar("Key")
@@ -112,6 +115,41 @@ def repairs(
             restored=defended == before,
         )
     return found
+
+
+def repairs_in_turn(
+    defence: nn.Module,
+    sets: Mapping[str, tuple[Tensor, Mapping[Key, Tensor], Tensor]],
+    *,
+    resume: Path | None = None,
+) -> dict[str, dict[Key, Repair]]:
+    """:func:`repairs` for several sets of images, one after the other; a defence that draws random numbers begins anew.
+
+    Args:
+        defence: What is asked.
+        sets: By name: images (N, C, H, W), their adversarial versions, labels (N,).
+        resume: A folder that keeps what was found.
+    """
+    reseed(defence, 0)
+    names = [field.name for field in fields(Repair)]
+
+    def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
+        found = [repairs(defence, *given) for given in sets.values()]
+        told = [[torch.stack([getattr(one, name) for name in names]) for one in each.values()] for each in found]
+        return {str(i): torch.stack(each) for i, each in enumerate(told)}, {}
+
+    if resume is None:
+        tensors = make()[0]
+    else:
+        given = [(images, list(adversarial.values()), labels) for images, adversarial, labels in sets.values()]
+        asked = store.key("repairs", by=repairs, defence=defence, sets=given)
+        tensors = store.kept(resume, asked, make, label="repairs").tensors
+    return {
+        name: {
+            version: Repair(*told) for version, told in zip(adversarial, tensors[str(i)].to(labels.device), strict=True)
+        }
+        for i, (name, (_, adversarial, labels)) in enumerate(sets.items())
+    }
 
 
 def success(results: Results, defence: str, attack: str) -> Interval | None:
