@@ -49,7 +49,6 @@ device = None  # cpu, cuda or mps; None: a GPU if there is one
 # %% tags=["hide-input"]
 import time
 import warnings
-from functools import partial
 from itertools import product
 
 import matplotlib.pyplot as plt
@@ -58,11 +57,11 @@ import torch
 from advdef import plotting
 from advdef.book import page as notebook
 from advdef.book.page import show_eps
-from advdef.defenses import BitDepth, GaussianBlur, Jpeg, Median
 from advdef.evaluation import correct, psnr
 from advdef.evaluation.results import WORST_CASE
 from advdef.papers.snn import figures, measure, verdicts
 from advdef.papers.snn.footprint import footprint
+from advdef.papers.snn.networks import FILTERS
 from advdef.papers.snn.neurons import DeadNetworkWarning, Firing, firing_rates, unrolled
 from advdef.papers.snn.study import (
     CHECKED,
@@ -153,17 +152,15 @@ CLASSIFIERS = {
     k: study.classifier(k, seed)
     for k in tqdm((*P["levels"], *P["trainings"]), "classifiers", leave=False)
 }
-FROZEN = {k: study.network(k, seed) for k in CLASSIFIERS}
 BARE = study.network("bare", seed)
 page.add_network(NET, BARE, images=len(study.learnt.train))
 
 # %% tags=["hide-input"]
 rows = []
-test_all = data.test.sample(4_000)
 for k, t in CLASSIFIERS.items():
-    right = correct(FROZEN[k], test_all.float_images(), test_all.labels)
+    right = study.clean(k)
     run.add_clean(right, defence=k, model=NET, part="clean")
-    rates = firing_rates(FROZEN[k], X[:100])
+    rates = firing_rates(study.network(k, seed), X[:100])
     rows.append(
         {
             "classifier": k if k in P["levels"] else f"SE-MLF3, {k}",
@@ -173,7 +170,7 @@ for k, t in CLASSIFIERS.items():
             "trained in s": f"{t.seconds:.0f}",
         }
     )
-caption = f"The classifiers, trained on {len(study.learnt.train):,} images for {P['epochs']} epochs, on {len(test_all):,} test images, with 95 % Wilson intervals; firing is the mean over layers"
+caption = f"The classifiers, trained on {len(study.learnt.train):,} images for {P['epochs']} epochs, on {len(study.tested):,} test images, with 95 % Wilson intervals; firing is the mean over layers"
 notebook.table(pd.DataFrame(rows), caption)
 
 # %% [markdown]
@@ -227,33 +224,22 @@ plt.show()
 
 # %% tags=["hide-input"]
 SNN, GATE = PURIFIERS["purifier", seed].model, study.defence("gate")
-MADE = {
-    k: study.replayed(k)
-    for k in tqdm(("bare", *P["trainings"]), "attacks", leave=False)
-}
+MADE = study.replayed("bare")
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "From above: clean image; attacked by PGD on the bare classifier; the perturbation; the noise map; the purified image; what the purifier changed; what is left, purified minus clean. Changes are scaled to be seen, grey is zero; the noise map goes from black (none) to white. Above each column: the label, what the classifier makes of the attacked and of the purified image, and the PSNR of both in dB.", "name": "fig-snn-gallery"}, "image": {"alt": "A grid of small images for six examples: clean, attacked, perturbation, noise map, purified, change and remaining difference."}}
-fooled = correct(BARE, X, Y) & ~correct(BARE, MADE["bare"][PGD], Y)
+fooled = correct(BARE, X, Y) & ~correct(BARE, MADE[PGD], Y)
 chosen = torch.nonzero(fooled if fooled.any() else ~fooled)[:6, 0]
-pictures = measure.purification_stages(SNN, MADE["bare"][PGD][chosen], X[chosen])
+pictures = measure.purification_stages(SNN, MADE[PGD][chosen], X[chosen])
 titles = measure.told_of_each(BARE, pictures, Y[chosen], data.class_names)
 plotting.image_grid(pictures, columns=titles)
 plt.show()
 
 # %% tags=["hide-input"]
-PLAIN = {
-    "JPEG 75": Jpeg,
-    "bit depth 3": partial(BitDepth, bits=3),
-    "median 2x2": Median,
-    "Gaussian blur": GaussianBlur,
-}
 SHARPER, rows = {}, []
-cleaners = {k: build(BARE) for k, build in PLAIN.items()}
-cleaners |= {k: study.defence(k) for k in ("ANN purifier", "purifier")}
-for k, defence in cleaners.items():
-    row, SHARPER[k] = {"purified by": k}, {}
+for k in (*FILTERS, "ANN purifier", "purifier"):
+    defence, row, SHARPER[k] = study.defence(k), {"purified by": k}, {}
     for attack in ("clean", "FGSM", PGD):
-        images = MADE["bare"][attack]
+        images = MADE[attack]
         with torch.no_grad():
             done = torch.cat([defence.prepare(v) for v in images.split(250)])
         quality, untouched = psnr(done, X), psnr(images, X)
@@ -272,7 +258,7 @@ notebook.table(pd.DataFrame(rows), caption)
 # %% tags=["hide-input"]
 rows = []
 for attack in ("clean", "noise", "FGSM", PGD):
-    size, estimate, together = measure.noise_map_size(SNN, MADE["bare"][attack], X)
+    size, estimate, together = measure.noise_map_size(SNN, MADE[attack], X)
     run.values[f"noise map/{attack}"] = [size, estimate, together]
     rows.append(
         {
@@ -289,7 +275,7 @@ notebook.table(pd.DataFrame(rows), caption)
 # How often neurons fire tells whether a layer works at all, and whether it notices an attack.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: spikes per neuron and step in each spiking layer, of the purifier left of the line and of the bare classifier right of it, for clean images and attacked ones; in the classifier also for attacked ones that are purified first. Right: spikes of 60 neurons of the classifier's last block over time, for one image; dark is 0, bright is up to three levels at once.", "name": "fig-snn-rates"}, "image": {"alt": "Left, lines of firing rates over the layers for clean, attacked and purified images. Right, three rasters of spikes over time for a clean, an attacked and a purified image."}}
-shown = {"clean": X[:100], "attacked": MADE["bare"][PGD][:100]}
+shown = {"clean": X[:100], "attacked": MADE[PGD][:100]}
 with torch.no_grad():
     shown["purified"] = SNN(shown["attacked"])
 inside = {k: firing_rates(BARE, images) for k, images in shown.items()}
@@ -309,18 +295,11 @@ plt.show()
 # of the network with adversarial training, with images made on that network. For a classifier that stands alone, these attacks are simply attacks on it; *transfer* are PGD images that were made on another network (FGSM-AT for defences of the bare classifier, the bare one for the others). *noise* is one random draw; RFGSM spends half of the budget on random signs and half on the gradient's.
 
 # %% tags=["hide-input"]
-KNOWN = study.known
-DEFENCES = {k: study.defence(k) for k in ("none", *P["trainings"])}
-DEFENCES |= {k: build(BARE) for k, build in PLAIN.items()}
-DEFENCES |= {k: study.defence(k) for k in KNOWN}
-BASE_OF = {k: k if k in MADE else "bare" for k in DEFENCES}
-BASE_OF["purifier + FGSM-AT"] = "FGSM-AT"
-for k, defence in tqdm(DEFENCES.items(), desc="oblivious", leave=False):
-    for attack, images in MADE[BASE_OF[k]].items():
-        right = correct(defence, images, Y[: len(images)])
+for k in tqdm(study.defences, desc="oblivious", leave=False):
+    for attack, right in study.static(k).items():
         run.add_hits(right, part="static", defence=k, model=NET, **met(attack))
 both = {"defence": "purifier + FGSM-AT"}
-right = correct(DEFENCES[both["defence"]], test_all.float_images(), test_all.labels)
+right = study.clean("purifier + FGSM-AT")
 run.add_clean(right, part="clean", model=NET, **both)
 cost = run.compare(both, {"defence": "FGSM-AT"}, part="clean")
 caption = f"Accuracy on {P['images']} test images ({P['few']} for APGD and Square) under attacks on the classifier alone, at eps {named(EPS)}, with 95 % Wilson intervals (purifier + FGSM-AT minus FGSM-AT on {len(right):,} clean images: {cost:+} points)"
@@ -335,8 +314,7 @@ notebook.table(static.rename(columns={"none %": "clean %"}), caption)
 
 # %% tags=["hide-input"]
 for k, s in PURIFIERS:
-    for attack in ("clean", "FGSM", PGD):
-        right = correct(study.purified(k, s), MADE["bare"][attack], Y)
+    for attack, right in study.ablation(k, s).items():
         where = dict(part="ablation", defence=k, model=NET, seed=s) | met(attack)
         run.add_hits(right, **where)
 
@@ -386,6 +364,7 @@ notebook.table(pd.DataFrame([row]), caption)
 # Two short attacks are run alone before them, for the headline and for SNN-7: PGD with BPDA, and a *black box* of noise, Square and PGD on FGSM-AT and LIF, which share no weight with the bare classifier or the purifier. What they break, the adaptive attacker has broken.
 
 # %% tags=["hide-input"]
+KNOWN = study.known
 SHORT = {k: study.short(k) for k in KNOWN}  # what each short attack leaves
 for k, tried in SHORT.items():
     for part, outcome in tried.items():
@@ -467,7 +446,7 @@ HEALTH, rows = {}, []
 for n in study.derivatives:
     row = {"derivative": n}
     for k, label in {"none": "bare classifier", "purifier": "purifier and classifier"}.items():  # fmt: skip
-        model = DEFENCES[k].surrogates()[n]
+        model = study.defence(k).surrogates()[n]
         HEALTH[f"{n}/{k}"] = shares = measure.zero_gradients(model, X[few], Y[few])
         row[f"{label}: pixels %"], row[f"{label}: images %"] = (f"{100 * v:.1f}" for v in shares)  # fmt: skip
     rows.append(row)
@@ -482,7 +461,7 @@ notebook.table(pd.DataFrame(rows), caption)
 # through as it is. A detector is also an invitation: *unnoticed* fools the bare classifier and keeps the distance just within the threshold. Most clean images lie lower still, so that its area under the curve can be large though not one image is flagged: what counts is the last column of the table, over the images that the bare classifier has right when they are clean.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Receiver operating characteristic of the detector: the share of attacked images found against the share of clean images flagged, for attacks on the bare classifier and for one that knows the detector. The dotted line is chance, the dashed one the threshold of the gate on clean training images held back.", "name": "fig-snn-roc"}, "image": {"alt": "Curves of true against false positive rate for FGSM and PGD on the bare classifier and for the attack that wants to go unnoticed."}}
-SEEN = {k: MADE["bare"][k][few] for k in ("clean", "FGSM", PGD)}
+SEEN = {k: MADE[k][few] for k in ("clean", "FGSM", PGD)}
 SEEN["unnoticed"] = study.unnoticed()
 with torch.no_grad():
     DISTANCE = {k: GATE.distance(v) for k, v in SEEN.items()}
@@ -503,7 +482,7 @@ for k, images in SEEN.items():
             "area under the curve %": f"{FOUND[k].interval}" if k in FOUND else "–",
             "flagged %": share(flagged),
             "bare classifier right %": share(bare),
-            "gate off: always purified, right %": share(correct(DEFENCES["purifier"], images, Y[few])),
+            "gate off: always purified, right %": share(correct(study.defence("purifier"), images, Y[few])),
             "gate on, right %": share(correct(GATE, images, Y[few])),
             "if flagged images are refused: wrong and not refused %": share(SLIPPED[k]),
         }
@@ -520,7 +499,7 @@ notebook.table(pd.DataFrame(rows), caption)
 # %% tags=["hide-input"]
 rows = []
 for k in (k for k in KNOWN if k != "purifier + FGSM-AT"):
-    found = footprint(DEFENCES[k], X[: P["timed"]])
+    found = footprint(study.defence(k), X[: P["timed"]])
     t = CLASSIFIERS.get("SE-MLF3" if k == "none" else k) or PURIFIERS.get((k, seed))
     is_network = k in (*P["trainings"], "none")
     used, epochs = (

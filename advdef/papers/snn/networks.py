@@ -9,7 +9,7 @@ from torch import nn
 
 from advdef.contract import frozen
 from advdef.data import Dataset, Split
-from advdef.defenses import Defense
+from advdef.defenses import BitDepth, Defense, GaussianBlur, Jpeg, Median
 from advdef.grid import Study, once
 from advdef.papers.snn.classifiers import SmallSpikingResNet, SpikingResNet
 from advdef.papers.snn.defence import GatedPurification, Purification, SpikingClassifier
@@ -19,10 +19,18 @@ from advdef.papers.snn.training import Losses, train_purifier, train_rat
 from advdef.training import Recipe, Training, cached_pairs, train_at, train_standard, trained
 from advdef.training.pairs import AttackedPairs
 
-__all__ = ["ARCHITECTURES", "STACKED", "SpikingNetworks"]
+__all__ = ["ARCHITECTURES", "FILTERS", "STACKED", "SpikingNetworks"]
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"small": SmallSpikingResNet, "DS-ResNet-20": SpikingResNet}
 """The kinds of classifier, by the setting "network"."""
+
+FILTERS: dict[str, Callable[[nn.Module], Defense]] = {
+    "JPEG 75": Jpeg,
+    "bit depth 3": partial(BitDepth, bits=3),
+    "median 2x2": Median,
+    "Gaussian blur": GaussianBlur,
+}
+"""What cleans an image without having learned to, by name."""
 
 STACKED = "purifier + FGSM-AT"
 """The purifier in front of a classifier that it has never seen."""
@@ -152,9 +160,17 @@ class SpikingNetworks(Study):
         """The defences that meet such attackers."""
         return ["none", *self.settings["trainings"], *self.learned, "gate", STACKED]
 
+    @property
+    def defences(self) -> list[str]:
+        """All defences: networks alone, filters, purifiers."""
+        alone = ("none", *self.settings["trainings"])
+        return list(dict.fromkeys((*alone, *FILTERS, *self.known)))
+
     @once
     def defence(self, name: str) -> Defense:
-        """What is attacked, first seed: a classifier alone, or a purifier in front of one."""
+        """What is attacked, first seed: a classifier alone, or what stands in front of one."""
+        if name in FILTERS:
+            return FILTERS[name](self.network("bare", self.seed))
         if name == "gate":
             return GatedPurification.calibrated(
                 self.network("bare", self.seed), self._cleaner("purifier", self.seed), self.held,

@@ -15,6 +15,7 @@ from advdef.evaluation import Attempt, Outcome, Threat, craft, direct, evaluate,
 from advdef.evaluation.outcomes import joined_curves
 from advdef.grid import Task, once, shards
 from advdef.papers.snn.defence import SpikingClassifier
+from advdef.papers.snn.measure import hits
 from advdef.papers.snn.networks import STACKED, SpikingNetworks
 from advdef.papers.snn.surrogates import REDUCED
 
@@ -74,6 +75,7 @@ class SpikingPurification(SpikingNetworks):
 
     Attributes:
         images: The test images that are attacked, and ``labels``; dear attacks see the first few.
+        tested: Many more test images, which nobody attacks.
         pgd: The name of the main attack.
     """
 
@@ -82,6 +84,7 @@ class SpikingPurification(SpikingNetworks):
         steps, strong, queries = (settings[k] for k in ("steps", "strong", "queries"))
         chosen = data.test.sample(settings["images"])
         self.images, self.labels, self.pgd = chosen.float_images(), chosen.labels, f"PGD-{steps}"
+        self.tested = data.test.sample(4_000)
         self._cheap: dict[str, Attack] = {
             "noise": partial(uniform_noise, draws=1),
             "FGSM": partial(fgsm),
@@ -111,6 +114,24 @@ class SpikingPurification(SpikingNetworks):
         """Clean images, what was made of them on this classifier, and what was made on another one ("transfer")."""
         other = "FGSM-AT" if base == "bare" else "bare"
         return {"clean": self.images, **self.crafted(base), "transfer": self.crafted(other)[self.pgd]}
+
+    @once
+    def clean(self, name: str) -> Tensor:
+        """Which of many clean images a classifier of the first seed, or the stacked defence, has right."""
+        model = self.defence(name) if name == STACKED else self.network(name, self.seed)
+        return hits(model, {"clean": self.tested.float_images()}, self.tested.labels, resume=self.resume)["clean"]
+
+    @once
+    def static(self, name: str) -> dict[str, Tensor]:
+        """Which images a defence has right, by attack on the classifier in it alone."""
+        base = "FGSM-AT" if name == STACKED else name if name in self.settings["trainings"] else "bare"
+        return hits(self.defence(name), self.replayed(base), self.labels, resume=self.resume)
+
+    @once
+    def ablation(self, variant: str, seed: int) -> dict[str, Tensor]:
+        """The same of a variant of the purifier in front of the bare classifier, by fewer attacks."""
+        made = {k: v for k, v in self.replayed("bare").items() if k in ("clean", "FGSM", self.pgd)}
+        return hits(self.purified(variant, seed), made, self.labels, resume=self.resume)
 
     @once
     def short_part(self, name: str, shard: int) -> dict[str, Outcome]:
@@ -206,30 +227,32 @@ class SpikingPurification(SpikingNetworks):
 
     def stages(self) -> Iterator[Sequence[Task]]:
         """All at once, what takes longest first: trainings, attacks on what was trained, then checks of that."""
-        first, parts = self.seed, range(len(self._shards()))
+        first, settings = self.seed, self.settings
         nets = {key: Task("classifier", key) for key in self.classifiers}
-        bare = nets["SE-MLF3", first]
+        bare, robust = nets["SE-MLF3", first], nets["FGSM-AT", first]
         pairs = {s: Task("pairs", (s,), (bare,)) for s in self.seeds}
-        own = {"PGD-7 pairs", "end to end"}  # they do not learn from those pairs
+        own = ("PGD-7 pairs", "end to end")  # they do not learn from those pairs
         purifiers = {(k, s): Task("purifier", (k, s), (bare if k in own else pairs[s],)) for k, s in self.purifiers}
-        gate = Task("defence", ("gate",), (purifiers["purifier", first],))
-        stands_on = {k: nets[k, first] for k in self.settings["trainings"]} | {"none": bare, "gate": gate}
-        stands_on |= {k: purifiers[k, first] for k in self.learned} | {STACKED: purifiers["purifier", first]}
-        others = [bare, nets["FGSM-AT", first], nets["LIF", first]]
-        others += [purifiers[which] for which in self._relatives().values()]
+        main = purifiers["purifier", first]
+        gate = Task("defence", ("gate",), (main,))
+        defences = dict.fromkeys(self.defences, (bare,)) | {k: (nets[k, first],) for k in settings["trainings"]}
+        defences |= {k: (purifiers[k, first],) for k in self.learned} | {"gate": (gate,), STACKED: (main, robust)}
+        others = (bare, robust, nets["LIF", first], *(purifiers[which] for which in self._relatives().values()))
         curves = {
-            k: [Task("part", (k, i), tuple(dict.fromkeys((stands_on[k], *others)))) for i in parts]
+            k: [Task("part", (k, i), tuple(dict.fromkeys((*defences[k], *others)))) for i in range(len(self._shards()))]
             for k in reversed(self.known)
         }
+        crafted = [Task("crafted", (k,), (nets.get((k, first), bare),)) for k in ("bare", *settings["trainings"])]
+        alone = {k: (nets[k, first],) for k in (*settings["levels"], *settings["trainings"])}
         yield [
-            *(task for tasks in curves.values() for task in tasks),
+            *(task for parts in curves.values() for task in parts),
             *(Task("checks", (k,), tuple(curves[k])) for k in CHECKED),
             Task("unnoticed", (), (gate,)),
             *(Task("core", (k, s, share), (nets[k, s],)) for (k, s), share in product(self.compared, SHARES)),
-            *(Task(call, (k,), (stands_on[k], bare)) for k, call in product(STEPPED, ("steps", "large"))),
-            *(Task("crafted", (k,), (nets.get((k, first), bare),)) for k in ("bare", *self.settings["trainings"])),
-            *purifiers.values(),
-            *nets.values(),
+            *(Task(call, (k,), (*defences[k], bare)) for k, call in product(STEPPED, ("steps", "large"))),
+            *(Task("static", (k,), (*defences[k], *crafted)) for k in self.defences),
+            *(Task("ablation", key, (task, *crafted)) for key, task in purifiers.items()),
+            *(Task("clean", (k,), after) for k, after in (alone | {STACKED: defences[STACKED]}).items()),
         ]
 
     def _relatives(self) -> dict[str, tuple[str, int]]:
