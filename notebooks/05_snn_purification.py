@@ -49,40 +49,29 @@ device = None  # cpu, cuda or mps; None: a GPU if there is one
 # %% tags=["hide-input"]
 import time
 import warnings
-from functools import partial
 from itertools import product
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
-from advdef import checks, plotting
-from advdef.attacks import apgd, fgsm, pgd, rfgsm, square, stopping, uniform_noise
+from advdef import plotting
 from advdef.book import page as notebook
 from advdef.book.page import show_eps
-from advdef.contract import frozen
-from advdef.data import Split
-from advdef.defenses import BitDepth, GaussianBlur, Jpeg, Median
-from advdef.evaluation import (
-    Attempt,
-    correct,
-    craft,
-    direct,
-    evaluate,
-    evaluate_curve,
-    psnr,
-    three_curves,
-)
+from advdef.evaluation import correct, psnr
 from advdef.evaluation.results import WORST_CASE
 from advdef.papers.snn import figures, measure, verdicts
-from advdef.papers.snn.classifiers import SmallSpikingResNet, SpikingResNet
-from advdef.papers.snn.defence import GatedPurification, Purification, SpikingClassifier
 from advdef.papers.snn.footprint import footprint
+from advdef.papers.snn.networks import FILTERS
 from advdef.papers.snn.neurons import DeadNetworkWarning, Firing, firing_rates, unrolled
-from advdef.papers.snn.purifier import Purifier
-from advdef.papers.snn.surrogates import REDUCED
-from advdef.papers.snn.training import Losses, train_purifier, train_rat
+from advdef.papers.snn.study import (
+    CHECKED,
+    CURVED,
+    PROFILES,
+    SHARES,
+    STEPPED,
+    SpikingPurification,
+)
 from advdef.statistics import over_seeds, wilson
-from advdef.training import Recipe, train_at, train_standard, trained
 from advdef.training.pairs import make_attacked_pairs
 from tqdm import tqdm
 
@@ -96,59 +85,18 @@ plotting.use_style()
 # classifier, *few* those of dear attacks and of attackers who know the defence, *networks* the seeds of LIF and SE-MLF3, *inner* the steps of PGD in adversarial training, *strong* the steps of APGD and of all strong attacks by those who know, *derivatives* those that attackers try for a spike. Wide tables scroll sideways.
 
 # %%
-PROFILES = {
-    "smoke": dict(
-        datasets=("digits",), network="small", width=8, T=2, train=700, held=200, epochs=6, batch=32,
-        rate=1e-2, inner=2, levels=("LIF", "SE-MLF3"), networks=1, trainings=("FGSM-AT",),
-        unet=4, extractor=4, pairs=400, purifier_epochs=4, purifier_batch=32, purifier_rate=1e-2,
-        seeds=1, ablations=("ANN purifier", "no divergence"), images=60, few=30, steps=4,
-        strong=3, queries=20, curve=(1.0, 2.0), counts=(1, 4), checks="fast", timed=64,
-        derivatives=("rate", "membrane"),
-    ),
-    "laptop": dict(
-        datasets=("fashion_mnist",), network="small", width=16, T=4, train=6_000, held=500, epochs=5, batch=64,
-        rate=1e-2, inner=3, levels=("LIF", "MLF2", "MLF3", "SE-MLF3"), networks=3, trainings=("FGSM-AT", "RAT"),
-        unet=6, extractor=8, pairs=3_000, purifier_epochs=5, purifier_batch=32, purifier_rate=1e-2,
-        seeds=2, ablations=("ANN purifier", "no divergence", "no asymmetry", "no roughness",
-                            "no noise map", "signed map", "PGD-7 pairs", "end to end"),
-        images=1_000, few=200, steps=20, strong=20, queries=100, curve=(0.25, 0.5, 1.0, 2.0),
-        counts=(1, 2, 5, 10, 20), checks="fast", timed=64, derivatives=tuple(REDUCED),
-    ),
-    "paper": dict(
-        datasets=("cifar10",), network="DS-ResNet-20", width=32, T=4, train=None, held=1_000, epochs=20, batch=128,
-        rate=5e-3, inner=3, levels=("LIF", "MLF2", "MLF3", "SE-MLF3"), networks=5,
-        trainings=("FGSM-AT", "PGD-AT", "RAT"),
-        unet=32, extractor=32, pairs=None, purifier_epochs=15, purifier_batch=128, purifier_rate=1e-3,
-        seeds=3, ablations=("ANN purifier", "no divergence", "no asymmetry", "no roughness",
-                            "no noise map", "signed map", "PGD-7 pairs", "end to end"),
-        images=1_000, few=200, steps=20, strong=50, queries=1_000, curve=(0.25, 0.5, 1.0, 2.0),
-        counts=(1, 2, 5, 10, 20, 50, 100), checks="fast", timed=64, derivatives=tuple(REDUCED),
-    ),
-}  # fmt: skip
 page = notebook.Page(
-    "snn_purification", PROFILES, profile, dataset=dataset, seed=seed, device=device,
-)  # fmt: skip
+    "snn_purification", PROFILES, profile, dataset=dataset, seed=seed, device=device
+)
 P = page.settings
 run, ((name, data),) = page.run, page.data.items()
-DERIVATIVES = {k: REDUCED[k] for k in P["derivatives"]}
-SEEDS = [seed + i for i in range(P["seeds"])]
-NET = P["network"]
-EPS = {"digits": 0.05, "mnist": 0.1, "fashion_mnist": 0.05}.get(name, 8 / 255)
-kept = len(data.train) - P["held"]
-TRAIN = data.subset(train=min(P["train"] or kept, kept))
-PAIRS = data.subset(train=min(P["pairs"] or kept, len(TRAIN.train)))
-HELD = Split(data.train.images[kept:], data.train.labels[kept:]).float_images()
-test = notebook.sample(data.test, P["images"])
-X, Y = test.float_images(), test.labels
-few = slice(P["few"])
+(study,) = page.studies(SpikingPurification).values()
+NET, EPS, SEEDS, PGD = P["network"], study.eps, study.seeds, study.pgd
+X, Y, few = study.images, study.labels, slice(P["few"])
 page.profiles()
 
 
 # %% tags=["hide-input"]
-on_few = dict(images=X[few], labels=Y[few], resume=page.resume)
-judge, judge_curve = partial(evaluate, **on_few), partial(evaluate_curve, **on_few)
-
-
 def named(eps):
     """A budget in steps of 1/255 on colour images, as a decimal on grey ones."""
     return show_eps(eps) if data.shape[0] == 3 else f"{eps:.3g}"
@@ -200,55 +148,29 @@ pd.Series(at_once.flatten().int().tolist()).value_counts().sort_index().to_dict(
 # The yardsticks are the same network under adversarial training: **FGSM-AT** with one step from a random start, **PGD-AT** with several (where the profile has it), and **RAT**, FGSM-AT with weights that are drawn towards orthonormal rows after each step {cite}`ding2022snnrat`.
 
 # %%
-NETWORKS = {"small": SmallSpikingResNet, "DS-ResNet-20": SpikingResNet}
-LEVELS = {
-    "LIF": dict(levels=1),
-    "MLF2": dict(levels=2),
-    "MLF3": dict(levels=3),
-    "SE-MLF3": dict(levels=3, gated=True),
+CLASSIFIERS = {
+    k: study.classifier(k, seed)
+    for k in tqdm((*P["levels"], *P["trainings"]), "classifiers", leave=False)
 }
-ATTACKED = dict(eps=EPS, steps=1, step_size=1.25)
-TRAININGS = {
-    "FGSM-AT": partial(train_at, **ATTACKED),
-    "PGD-AT": partial(train_at, eps=EPS, steps=P["inner"], step_size=1 / P["inner"] + 0.1),
-    "RAT": partial(train_rat, **ATTACKED),
-}  # fmt: skip
-network = partial(NETWORKS[NET], data.shape, data.num_classes, width=P["width"])  # fmt: skip
-SCHEDULE = dict(
-    epochs=P["epochs"], learning_rate=P["rate"], schedule="one_cycle", batch_size=P["batch"],
-    shift=2, flip=name in ("cifar10", "cifar100"),
-)  # fmt: skip
-
-
-def classifier(kind, train=train_standard, s=seed):
-    build = partial(network, steps=P["T"], **LEVELS[kind])
-    return trained(build, train, TRAIN, seed=s, **SCHEDULE)
-
-
-CLASSIFIERS = {k: classifier(k) for k in tqdm(P["levels"], "classifiers", leave=False)}
-for k in tqdm(P["trainings"], desc="adversarial training", leave=False):
-    CLASSIFIERS[k] = classifier("SE-MLF3", TRAININGS[k])
-FROZEN = {k: frozen(t.model) for k, t in CLASSIFIERS.items()}
-BARE = FROZEN["SE-MLF3"]
-page.add_network(NET, BARE, images=len(TRAIN.train))
+BARE = study.network("bare", seed)
+page.add_network(NET, BARE, images=len(study.learnt.train))
 
 # %% tags=["hide-input"]
 rows = []
-test_all = notebook.sample(data.test, 4_000)
 for k, t in CLASSIFIERS.items():
-    right = correct(FROZEN[k], test_all.float_images(), test_all.labels)
+    right = study.clean(k)
     run.add_clean(right, defence=k, model=NET, part="clean")
-    rates = firing_rates(FROZEN[k], X[:100])
+    rates = firing_rates(study.network(k, seed), X[:100])
     rows.append(
         {
-            "classifier": k if k in LEVELS else f"SE-MLF3, {k}",
+            "classifier": k if k in P["levels"] else f"SE-MLF3, {k}",
             "parameters": f"{sum(p.numel() for p in t.model.parameters()):,}",
             "clean accuracy %": share(right),
             "spikes per neuron and step": f"{sum(rates.values()) / len(rates):.2f}",
             "trained in s": f"{t.seconds:.0f}",
         }
     )
-caption = f"The classifiers, trained on {len(TRAIN.train):,} images for {P['epochs']} epochs, on {len(test_all):,} test images, with 95 % Wilson intervals; firing is the mean over layers"
+caption = f"The classifiers, trained on {len(study.learnt.train):,} images for {P['epochs']} epochs, on {len(study.tested):,} test images, with 95 % Wilson intervals; firing is the mean over layers"
 notebook.table(pd.DataFrame(rows), caption)
 
 # %% [markdown]
@@ -266,41 +188,6 @@ notebook.table(pd.DataFrame(rows), caption)
 # Without batch normalisation, spiking layers easily die. So the purifier's weights are drawn by Kaiming's rule, and its neurons have threshold 0.3 and leak ½; the
 # next table compares thresholds, all with Kaiming's rule. **ANN purifier** is the control: the same layers with ReLU in place of neurons, one time step, the same pairs and steps.
 
-# %%
-EPS_TRAINED = tuple(EPS * s for s in (0.5, 1.0, 1.5))
-
-
-def recipe(attack="FGSM"):
-    return Recipe(eps=EPS_TRAINED, attacks=(attack,), clean=0.5, noise=0.0)
-
-
-LAYERS = {  # what a variant changes in the purifier described above
-    "ANN purifier": dict(spiking=False),
-    "no noise map": dict(noise="none"),
-    "signed map": dict(noise="signed"),
-}
-LEARNING = {  # and what in its training
-    "no divergence": dict(losses=Losses(divergence=0)),
-    "no asymmetry": dict(losses=Losses(asymmetric=0)),
-    "no roughness": dict(losses=Losses(roughness=0)),
-    "PGD-7 pairs": dict(recipe=recipe("PGD-7")),
-    "end to end": dict(end_to_end=True),
-}
-untrained = partial(
-    Purifier, data.shape[0], width=P["unet"], extractor_width=P["extractor"], steps=P["T"]
-)  # fmt: skip
-COMMON = dict(
-    classifier=BARE, recipe=recipe(), epochs=P["purifier_epochs"],
-    batch_size=P["purifier_batch"], learning_rate=P["purifier_rate"],
-)  # fmt: skip
-
-
-def purifier(k, s=seed):
-    build = partial(untrained, **LAYERS.get(k, {}))
-    settings = COMMON | LEARNING.get(k, {}) | dict(pairs_seed=s)
-    return trained(build, train_purifier, PAIRS, seed=s, **settings)
-
-
 # %% tags=["hide-input"]
 rows = []
 INITIAL = {
@@ -312,17 +199,17 @@ with torch.random.fork_rng(), warnings.catch_warnings():
     warnings.simplefilter("ignore", DeadNetworkWarning)
     for k, given in INITIAL.items():
         torch.manual_seed(seed)
-        rates = firing_rates(untrained(**given).to(page.device), X[:32])
+        initial = study.untrained_purifier(**given).to(page.device)
         row = {"neurons of the untrained purifier": k}
-        rows.append(row | measure.firing_in_short(rates))
+        rows.append(row | measure.firing_in_short(firing_rates(initial, X[:32])))
 caption = "Spikes per neuron and step in the layers of the untrained purifier, weights drawn by Kaiming's rule"
 notebook.table(pd.DataFrame(rows), caption)
 
 # %%
 BOTH = ("purifier", "ANN purifier")
-wanted = [(k, s) for k in BOTH for s in SEEDS]
-wanted += [(k, seed) for k in P["ablations"] if k != "ANN purifier"]
-PURIFIERS = {key: purifier(*key) for key in tqdm(wanted, desc="purifiers", leave=False)}
+PURIFIERS = {
+    key: study.purifier(*key) for key in tqdm(study.purifiers, "purifiers", leave=False)
+}
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Training loss of the purifiers by epoch; losses with other terms have other scales.", "name": "fig-snn-training"}, "image": {"alt": "Curves of the training loss against the epoch for the spiking purifier and for the ANN purifier, one line per seed."}}
 losses = {k: [PURIFIERS[k, s].history["loss"] for s in SEEDS] for k in BOTH}
@@ -336,62 +223,23 @@ plt.show()
 
 
 # %% tags=["hide-input"]
-def defended(variant, s=seed, base=BARE):
-    return Purification(base, PURIFIERS[variant, s].model, derivatives=DERIVATIVES)
-
-
-def alone(k):
-    return SpikingClassifier(FROZEN[k], derivatives=DERIVATIVES)
-
-
-SNN = PURIFIERS["purifier", seed].model
-GATE = GatedPurification.calibrated(BARE, SNN, HELD, derivatives=DERIVATIVES)
-PGD = f"PGD-{P['steps']}"
-STATIC = {
-    "noise": partial(uniform_noise, draws=1),
-    "FGSM": partial(fgsm),
-    "RFGSM": partial(rfgsm),
-    "PGD-7": partial(pgd, steps=7, step_size=0.3),
-    PGD: partial(pgd, steps=P["steps"]),
-}
-APGD = {
-    "APGD, CE": partial(apgd, steps=P["strong"]),
-    "APGD, DLR": partial(apgd, steps=P["strong"], loss="dlr"),
-}
-SQUARE = {f"Square-{P['queries']}": partial(square, queries=P["queries"])}
-BASES = {"bare": BARE} | {k: FROZEN[k] for k in P["trainings"]}
-MADE = {}
-for base, model in tqdm(BASES.items(), desc="attacks", leave=False):
-    make = partial(craft, model, eps=EPS, resume=page.resume)
-    found = make(STATIC, X, Y, generator=page.draws(1), batch_size=500)
-    dear = make(APGD | SQUARE, X[few], Y[few], generator=page.draws(2))
-    MADE[base] = {"clean": X, **found, **dear}
-for base in BASES:  # what fools another network, replayed
-    other = "FGSM-AT" if base == "bare" else "bare"
-    MADE[base]["transfer"] = MADE[other][PGD]
+SNN, GATE = PURIFIERS["purifier", seed].model, study.defence("gate")
+MADE = study.replayed("bare")
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "From above: clean image; attacked by PGD on the bare classifier; the perturbation; the noise map; the purified image; what the purifier changed; what is left, purified minus clean. Changes are scaled to be seen, grey is zero; the noise map goes from black (none) to white. Above each column: the label, what the classifier makes of the attacked and of the purified image, and the PSNR of both in dB.", "name": "fig-snn-gallery"}, "image": {"alt": "A grid of small images for six examples: clean, attacked, perturbation, noise map, purified, change and remaining difference."}}
-fooled = correct(BARE, X, Y) & ~correct(BARE, MADE["bare"][PGD], Y)
+fooled = correct(BARE, X, Y) & ~correct(BARE, MADE[PGD], Y)
 chosen = torch.nonzero(fooled if fooled.any() else ~fooled)[:6, 0]
-pictures = measure.purification_stages(SNN, MADE["bare"][PGD][chosen], X[chosen])
+pictures = measure.purification_stages(SNN, MADE[PGD][chosen], X[chosen])
 titles = measure.told_of_each(BARE, pictures, Y[chosen], data.class_names)
 plotting.image_grid(pictures, columns=titles)
 plt.show()
 
 # %% tags=["hide-input"]
-PLAIN = {
-    "JPEG 75": Jpeg,
-    "bit depth 3": partial(BitDepth, bits=3),
-    "median 2x2": Median,
-    "Gaussian blur": GaussianBlur,
-}
 SHARPER, rows = {}, []
-cleaners = {k: build(BARE) for k, build in PLAIN.items()}
-cleaners |= {k: defended(k) for k in ("ANN purifier", "purifier")}
-for k, defence in cleaners.items():
-    row, SHARPER[k] = {"purified by": k}, {}
+for k in (*FILTERS, "ANN purifier", "purifier"):
+    defence, row, SHARPER[k] = study.defence(k), {"purified by": k}, {}
     for attack in ("clean", "FGSM", PGD):
-        images = MADE["bare"][attack]
+        images = MADE[attack]
         with torch.no_grad():
             done = torch.cat([defence.prepare(v) for v in images.split(250)])
         quality, untouched = psnr(done, X), psnr(images, X)
@@ -410,7 +258,7 @@ notebook.table(pd.DataFrame(rows), caption)
 # %% tags=["hide-input"]
 rows = []
 for attack in ("clean", "noise", "FGSM", PGD):
-    size, estimate, together = measure.noise_map_size(SNN, MADE["bare"][attack], X)
+    size, estimate, together = measure.noise_map_size(SNN, MADE[attack], X)
     run.values[f"noise map/{attack}"] = [size, estimate, together]
     rows.append(
         {
@@ -427,7 +275,7 @@ notebook.table(pd.DataFrame(rows), caption)
 # How often neurons fire tells whether a layer works at all, and whether it notices an attack.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: spikes per neuron and step in each spiking layer, of the purifier left of the line and of the bare classifier right of it, for clean images and attacked ones; in the classifier also for attacked ones that are purified first. Right: spikes of 60 neurons of the classifier's last block over time, for one image; dark is 0, bright is up to three levels at once.", "name": "fig-snn-rates"}, "image": {"alt": "Left, lines of firing rates over the layers for clean, attacked and purified images. Right, three rasters of spikes over time for a clean, an attacked and a purified image."}}
-shown = {"clean": X[:100], "attacked": MADE["bare"][PGD][:100]}
+shown = {"clean": X[:100], "attacked": MADE[PGD][:100]}
 with torch.no_grad():
     shown["purified"] = SNN(shown["attacked"])
 inside = {k: firing_rates(BARE, images) for k, images in shown.items()}
@@ -447,21 +295,11 @@ plt.show()
 # of the network with adversarial training, with images made on that network. For a classifier that stands alone, these attacks are simply attacks on it; *transfer* are PGD images that were made on another network (FGSM-AT for defences of the bare classifier, the bare one for the others). *noise* is one random draw; RFGSM spends half of the budget on random signs and half on the gradient's.
 
 # %% tags=["hide-input"]
-DEFENCES = {"none": alone("SE-MLF3")} | {k: alone(k) for k in P["trainings"]}
-DEFENCES |= {k: build(BARE) for k, build in PLAIN.items()}
-learned = ("ANN purifier", "purifier", "PGD-7 pairs", "end to end")
-learned = [k for k in learned if (k, seed) in PURIFIERS]
-DEFENCES |= {k: defended(k) for k in learned}
-DEFENCES["gate"] = GATE
-DEFENCES["purifier + FGSM-AT"] = defended("purifier", base=FROZEN["FGSM-AT"])
-BASE_OF = {k: k if k in BASES else "bare" for k in DEFENCES}
-BASE_OF["purifier + FGSM-AT"] = "FGSM-AT"
-for k, defence in tqdm(DEFENCES.items(), desc="oblivious", leave=False):
-    for attack, images in MADE[BASE_OF[k]].items():
-        right = correct(defence, images, Y[: len(images)])
+for k in tqdm(study.defences, desc="oblivious", leave=False):
+    for attack, right in study.static(k).items():
         run.add_hits(right, part="static", defence=k, model=NET, **met(attack))
 both = {"defence": "purifier + FGSM-AT"}
-right = correct(DEFENCES[both["defence"]], test_all.float_images(), test_all.labels)
+right = study.clean("purifier + FGSM-AT")
 run.add_clean(right, part="clean", model=NET, **both)
 cost = run.compare(both, {"defence": "FGSM-AT"}, part="clean")
 caption = f"Accuracy on {P['images']} test images ({P['few']} for APGD and Square) under attacks on the classifier alone, at eps {named(EPS)}, with 95 % Wilson intervals (purifier + FGSM-AT minus FGSM-AT on {len(right):,} clean images: {cost:+} points)"
@@ -476,8 +314,7 @@ notebook.table(static.rename(columns={"none %": "clean %"}), caption)
 
 # %% tags=["hide-input"]
 for k, s in PURIFIERS:
-    for attack in ("clean", "FGSM", PGD):
-        right = correct(defended(k, s), MADE["bare"][attack], Y)
+    for attack, right in study.ablation(k, s).items():
         where = dict(part="ablation", defence=k, model=NET, seed=s) | met(attack)
         run.add_hits(right, **where)
 
@@ -503,7 +340,7 @@ for k in ("purifier", *P["ablations"]):
     row["seeds"] = len(found)
     row["trained in s"] = f"{t.seconds:.0f}"
     rows.append(row)
-caption = f"Variants of the purifier: mean accuracy over seeds on {P['images']} test images under attacks on the bare classifier, and paired 95 % intervals over images of the difference to the purifier in points (first seed); pairs of {len(PAIRS.train):,} images, {P['purifier_epochs']} epochs"
+caption = f"Variants of the purifier: mean accuracy over seeds on {P['images']} test images under attacks on the bare classifier, and paired 95 % intervals over images of the difference to the purifier in points (first seed); pairs of {len(study.paired.train):,} images, {P['purifier_epochs']} epochs"
 notebook.table(pd.DataFrame(rows), caption)
 
 # %% tags=["hide-input"]
@@ -527,43 +364,16 @@ notebook.table(pd.DataFrame([row]), caption)
 # Two short attacks are run alone before them, for the headline and for SNN-7: PGD with BPDA, and a *black box* of noise, Square and PGD on FGSM-AT and LIF, which share no weight with the bare classifier or the purifier. What they break, the adaptive attacker has broken.
 
 # %% tags=["hide-input"]
-SUITE = {k: STATIC[k] for k in (PGD, "FGSM")}
-STOPPED = stopping(SUITE)[PGD]  # leaves alone what it has fooled
-FREE = {"noise": partial(uniform_noise, draws=20)} | SQUARE
-EXTRA = APGD | FREE
-RELATIVES = {"ANN purifier": defended("ANN purifier")}
-if len(SEEDS) > 1:
-    RELATIVES["another seed"] = defended("purifier", SEEDS[1])
-RELATIVES |= {"bare": BARE, "FGSM-AT": FROZEN["FGSM-AT"]}
-KNOWN = ("none", *P["trainings"], *learned, "gate", "purifier + FGSM-AT")
-OTHERS = {
-    k: {n: m for n, m in RELATIVES.items() if n != k and (k, n) != ("none", "bare")}
-    for k in KNOWN
-}
-STRANGERS = ("FGSM-AT", "LIF")  # with no weight of the bare classifier
-SHORT = {k: {} for k in KNOWN}  # what each short attack leaves
-for k in ("none", "purifier"):
-    tried = [Attempt(n, a, DEFENCES[k]) for n, a in stopping(FREE).items()]
-    tried += [Attempt(f"{PGD} from {n}", SUITE[PGD], FROZEN[n]) for n in STRANGERS]
-    SHORT[k]["black box"] = judge(DEFENCES[k], tried, eps=EPS, generator=page.draws(16))
-for k in (k for k in KNOWN if "BPDA" in DEFENCES[k].surrogates()):
-    tried = [Attempt(PGD, STOPPED, DEFENCES[k].surrogates()["BPDA"])]
-    SHORT[k]["identity"] = judge(DEFENCES[k], tried, eps=EPS, generator=page.draws(15))
+KNOWN = study.known
+SHORT = {k: study.short(k) for k in KNOWN}  # what each short attack leaves
 for k, tried in SHORT.items():
     for part, outcome in tried.items():
         run.add(outcome, part=part, defence=k, threat="adaptive", model=NET)
 
 # %% tags=["hide-input"]
-CURVED = [k for k in ("none", "purifier", "ANN purifier", "FGSM-AT") if k in KNOWN]
 WORST, only = {}, []
 for k in tqdm(KNOWN, desc="three attackers", leave=False):
-    shares = {1.0, *P["curve"]} if k in CURVED else {1.0}
-    curves = three_curves(
-        DEFENCES[k], **on_few, budgets=[s * EPS for s in sorted(shares)], generator=page.draws(5),
-        steps=P["strong"], queries=P["queries"], transfer=OTHERS[k],
-        more=stopping({"APGD, DLR": APGD["APGD, DLR"]}),
-        known=[{EPS: outcome} for outcome in SHORT[k].values()],
-    )  # fmt: skip
+    curves = study.curve(k)
     WORST[k] = found = {threat: curve[EPS] for threat, curve in curves.items()}
     run.add_clean(found["direct"].clean, part="worst", defence=k, model=NET)
     for threat, eps in product(curves, curves["direct"]):
@@ -592,18 +402,10 @@ plt.show()
 # Two questions about the attack itself. Do more steps help, and do they reach a plateau? And does a very large budget leave nothing? (What a smaller one broke counts as broken.)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: accuracy at half the main budget against the number of steps of PGD, each an attack of its own; solid lines are attacks on the deployed defence, the dotted one is replayed from the bare classifier. Right: accuracy under PGD on the deployed defence against eps up to eight times the main budget.", "name": "fig-snn-steps"}, "image": {"alt": "Two panels: accuracy against the number of attack steps, and accuracy against large budgets, for the bare classifier, the purifier and adversarial training."}}
-one = {PGD: SUITE[PGD]}
-for k in ("none", "FGSM-AT", "purifier"):
-    defence = DEFENCES[k]
-    targets = {"direct": defence} | ({"oblivious": BARE} if k == "purifier" else {})
-    for threat, target in targets.items():
-        for n in P["counts"]:
-            attack = partial(pgd, steps=n, stop_early=target is defence)
-            tried = [Attempt("PGD", attack, target)]
-            outcome = judge(defence, tried, eps=EPS / 2, generator=page.draws(7))
-            run.add(outcome, part="steps", defence=k, threat=threat, model=NET, steps=n)
-    attempts = {s * EPS: direct(defence, one) for s in (0.5, 1, 2, 4, 8)}
-    for outcome in judge_curve(defence, attempts, generator=page.draws(8)).values():
+for k in STEPPED:
+    for (threat, n), outcome in study.steps(k).items():
+        run.add(outcome, part="steps", defence=k, threat=threat, model=NET, steps=n)
+    for outcome in study.large(k).values():
         run.add(outcome, part="large", defence=k, threat="direct", model=NET)
 longer, larger = (page.results(part=p, attack=WORST_CASE) for p in ("steps", "large"))
 figures.more_steps_and_larger_budgets(longer, larger)
@@ -615,25 +417,21 @@ plt.show()
 # Each network attacked through each derivative of a spike, at a quarter and at half of the main budget, so that something is left to compare. SNN-2 compares SE-MLF3 with LIF, the plain network, over several seeds where the profile has them. The columns show how much an evaluation depends on a choice that the network does not even use at inference; the worst case over all of them decides.
 
 # %% tags=["hide-input"]
-COMPARED = {(k, seed): FROZEN[k] for k in P["levels"]}
-for k, s in product(("LIF", "SE-MLF3"), range(seed + 1, seed + P["networks"])):
-    COMPARED[k, s] = frozen(classifier(k, s=s).model)
-for part in (0.25, 0.5):
-    for (k, s), model in tqdm(COMPARED.items(), desc="derivatives", leave=False):
-        defence = SpikingClassifier(model, derivatives=DERIVATIVES)
-        through = [Attempt(n, STOPPED, t) for n, t in defence.surrogates().items()]
-        more = [Attempt(n, a, defence) for n, a in stopping(EXTRA).items()]
-        judged = partial(judge, defence, eps=part * EPS)
-        each = judged(through, generator=page.draws(9), exhaustive=True)
-        worst = judged(more, generator=page.draws(10), known=each)
-        row = dict(part="core", defence=k, model=NET, seed=s, budget=named(part * EPS))
-        run.add_clean(each.clean, **row)
-        row["threat"] = "adaptive"
-        for n in DERIVATIVES:
-            run.add_hits(each.survivors(n), attack=n, eps=part * EPS, **row)
-        run.add(worst, **row)
+for share_of_eps, (k, s) in tqdm(
+    list(product(SHARES, study.compared)), desc="derivatives", leave=False
+):
+    eps = share_of_eps * EPS
+    each, worst = study.core(k, s, share_of_eps)
+    row = dict(part="core", defence=k, model=NET, seed=s, budget=named(eps))
+    run.add_clean(each.clean, **row)
+    row["threat"] = "adaptive"
+    for n in study.derivatives:
+        run.add_hits(each.survivors(n), attack=n, eps=eps, **row)
+    run.add(worst, **row)
 caption = f"Accuracy in % on {P['few']} test images under {PGD} through each derivative alone, and in the worst case over these, APGD, noise and Square, with 95 % Wilson intervals (first seed)"
-core = page.results(part="core", seed=seed, attack=("none", *DERIVATIVES, WORST_CASE))
+core = page.results(
+    part="core", seed=seed, attack=("none", *study.derivatives, WORST_CASE)
+)
 shown = core.pivot(("budget", "defence"), "attack")
 heads = {"budget": "eps", "defence": "classifier", "none": "clean"}
 notebook.table(shown.rename(columns=heads), caption)
@@ -645,10 +443,10 @@ notebook.table(shown.rename(columns=heads), caption)
 
 # %% tags=["hide-input"]
 HEALTH, rows = {}, []
-for n in DERIVATIVES:
+for n in study.derivatives:
     row = {"derivative": n}
     for k, label in {"none": "bare classifier", "purifier": "purifier and classifier"}.items():  # fmt: skip
-        model = DEFENCES[k].surrogates()[n]
+        model = study.defence(k).surrogates()[n]
         HEALTH[f"{n}/{k}"] = shares = measure.zero_gradients(model, X[few], Y[few])
         row[f"{label}: pixels %"], row[f"{label}: images %"] = (f"{100 * v:.1f}" for v in shares)  # fmt: skip
     rows.append(row)
@@ -663,12 +461,8 @@ notebook.table(pd.DataFrame(rows), caption)
 # through as it is. A detector is also an invitation: *unnoticed* fools the bare classifier and keeps the distance just within the threshold. Most clean images lie lower still, so that its area under the curve can be large though not one image is flagged: what counts is the last column of the table, over the images that the bare classifier has right when they are clean.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Receiver operating characteristic of the detector: the share of attacked images found against the share of clean images flagged, for attacks on the bare classifier and for one that knows the detector. The dotted line is chance, the dashed one the threshold of the gate on clean training images held back.", "name": "fig-snn-roc"}, "image": {"alt": "Curves of true against false positive rate for FGSM and PGD on the bare classifier and for the attack that wants to go unnoticed."}}
-quiet = GATE.adaptive_attacks(EPS)["unnoticed"]
-quiet = partial(quiet, steps=2 * P["steps"], stop_early=False)
-SEEN = {k: MADE["bare"][k][few] for k in ("clean", "FGSM", PGD)}
-SEEN |= craft(
-    GATE, {"unnoticed": quiet}, X[few], Y[few], eps=EPS, generator=page.draws(11), resume=page.resume
-)  # fmt: skip
+SEEN = {k: MADE[k][few] for k in ("clean", "FGSM", PGD)}
+SEEN["unnoticed"] = study.unnoticed()
 with torch.no_grad():
     DISTANCE = {k: GATE.distance(v) for k, v in SEEN.items()}
 FOUND = {k: measure.detection(DISTANCE["clean"], v) for k, v in DISTANCE.items() if k != "clean"}  # fmt: skip
@@ -688,7 +482,7 @@ for k, images in SEEN.items():
             "area under the curve %": f"{FOUND[k].interval}" if k in FOUND else "–",
             "flagged %": share(flagged),
             "bare classifier right %": share(bare),
-            "gate off: always purified, right %": share(correct(DEFENCES["purifier"], images, Y[few])),
+            "gate off: always purified, right %": share(correct(study.defence("purifier"), images, Y[few])),
             "gate on, right %": share(correct(GATE, images, Y[few])),
             "if flagged images are refused: wrong and not refused %": share(SLIPPED[k]),
         }
@@ -700,15 +494,19 @@ notebook.table(pd.DataFrame(rows), caption)
 # ## What it costs
 #
 # Counted for one image and all time steps, as carried out here: the first convolution of each network runs once for all steps, its output being the same. *Kept* is what automatic differentiation stores of one image in a forward pass of what is trained: for adversarial training the classifier; for
-# purifiers the whole pipeline, through which the divergence is differentiated. *Spikes* count a neuron that fires at three levels thrice; counts of spikes and real-valued gates have to be multiplied, not just added, so that spikes are no measure of energy. Seconds are those of this run on its machine; the purifier's include making its pairs, which the other variants found ready-made. Where several networks were trained at the same time, each takes longer than alone.
+# purifiers the whole pipeline, through which the divergence is differentiated. *Spikes* count a neuron that fires at three levels thrice; counts of spikes and real-valued gates have to be multiplied, not just added, so that spikes are no measure of energy. Seconds are those of this run on its machine; the purifier's may include making its pairs, which the other variants found ready-made. Where several networks were trained at the same time, each takes longer than alone.
 
 # %% tags=["hide-input"]
 rows = []
 for k in (k for k in KNOWN if k != "purifier + FGSM-AT"):
-    found = footprint(DEFENCES[k], X[: P["timed"]])
+    found = footprint(study.defence(k), X[: P["timed"]])
     t = CLASSIFIERS.get("SE-MLF3" if k == "none" else k) or PURIFIERS.get((k, seed))
     is_network = k in (*P["trainings"], "none")
-    used, epochs = (TRAIN, P["epochs"]) if is_network else (PAIRS, P["purifier_epochs"])
+    used, epochs = (
+        (study.learnt, P["epochs"])
+        if is_network
+        else (study.paired, P["purifier_epochs"])
+    )
     rows.append(
         {
             "defence": k,
@@ -726,13 +524,15 @@ caption = "Parameters, and for one image: multiply-adds and spikes at inference,
 notebook.table(pd.DataFrame(rows), caption)
 
 # %% tags=["hide-input"]
-part = PAIRS.train.head(2 * P["timed"])
+part = study.paired.train.head(2 * P["timed"])
 PAIR_SECONDS = {}
 for k in ("FGSM", "PGD-7"):
     made = []
     for _ in range(4):
         began = time.perf_counter()
-        pairs = make_attacked_pairs(BARE, part, recipe(k), generator=page.draws(12))
+        pairs = make_attacked_pairs(
+            BARE, part, study.recipe(k), generator=page.draws(12)
+        )
         pairs.labels.cpu()
         made.append(time.perf_counter() - began)
     PAIR_SECONDS[k] = min(made[1:])
@@ -740,7 +540,7 @@ run.values["pair seconds"] = PAIR_SECONDS
 ratio = PAIR_SECONDS["PGD-7"] / PAIR_SECONDS["FGSM"]
 MEMORY, rows = {}, []
 for steps in (1, 2, 4, 8):
-    grown = network(steps=steps, gated=True).to(page.device)
+    grown = study.untrained_classifier(steps=steps, gated=True).to(page.device)
     MEMORY[steps] = footprint(grown, X[:8]).kept_bytes / 2**20
     rows.append({"time steps": steps, "kept for one image, MiB": f"{MEMORY[steps]:.2f}", "times that of one step": f"{MEMORY[steps] / MEMORY[1]:.2f}"})  # fmt: skip
 run.values["memory"] = {str(k): v for k, v in MEMORY.items()}
@@ -754,18 +554,7 @@ notebook.table(pd.DataFrame(rows), caption)
 # The ids are those of the list of checks in [the protocol](../book/protocol.md). A check that fires asks for an explanation. B6 asks whether a defence needs gradients or optimisation at inference; B8 fires where a little noise changes the margin much, as it does where neurons are steps. C7 fires where Square breaks an image that no gradient broke: there a derivative of spikes led the attack astray, and the accuracy is an upper bound, as it always is. E2 asks for three trained networks, and the attackers meet one.
 
 # %% tags=["hide-input"]
-CARD = dict(
-    goal="any wrong class", norm="Linf", knowledge="all", randomised="nothing", eps=EPS
-)
-found = {}
-for k in ("none", "purifier"):
-    defence = DEFENCES[k]
-    tried = direct(defence, {"FGSM": SUITE["FGSM"], "PGD": SUITE[PGD]})
-    single = judge(defence, tried, eps=EPS, generator=page.draws(13), exhaustive=True)
-    found[name, k] = checks.row(
-        defence, X[few], Y[few], eps=EPS, generator=page.draws(14), single=single, **WORST[k], card=CARD,
-        seeds=1, only=checks.FAST if P["checks"] == "fast" else None,
-    )  # fmt: skip
+found = {(name, k): study.checks(k) for k in CHECKED}
 page.checks(found, f"Sanity checks of the evaluation at eps {named(EPS)}")
 
 # %% [markdown]

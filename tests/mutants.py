@@ -120,11 +120,11 @@ MUTANTS = (
         "no gradient flows through the gradient map", "tests/test_gradient_map.py",
     ),
     Mutant(
-        "half the purifier", "notebooks/05_snn_purification.py", "pairs=400, purifier_epochs=4,",
+        "half the purifier", "advdef/papers/snn/study.py", "pairs=400, purifier_epochs=4,",
         "pairs=400, purifier_epochs=1,", "the purifier is trained for 1 epoch instead of 4", "snn_purification",
     ),
     Mutant(
-        "weaker inner attack", "notebooks/05_snn_purification.py",
+        "weaker inner attack", "advdef/papers/snn/study.py",
         "rate=1e-2, inner=2, levels=(\"LIF\", \"SE-MLF3\")", "rate=1e-2, inner=1, levels=(\"LIF\", \"SE-MLF3\")",
         "adversarial training with 1 inner step instead of 2", "snn_purification",
     ),

@@ -436,6 +436,14 @@ def test_by_default_one_in_twenty_is_a_false_alarm() -> None:
     assert gates[0].threshold == gates[1].threshold > 0
 
 
+def test_a_threshold_is_kept_so_that_all_machines_have_the_same(tmp_path: Path) -> None:
+    calibrated = partial(GatedPurification.calibrated, classifier(), purifier("ANN"), pixels(100))
+    first, again = (calibrated(resume=tmp_path).threshold for _ in range(2))
+    assert len(list(tmp_path.iterdir())) == 1
+    assert first == again == calibrated().threshold
+    assert calibrated(resume=tmp_path, false_alarms=0.5).threshold < first
+
+
 def test_where_nothing_is_changed_there_is_no_alarm() -> None:
     gate = GatedPurification.calibrated(classifier(), purifier(opened=0.0), pixels())
     assert gate.threshold == 0

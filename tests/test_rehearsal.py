@@ -157,10 +157,12 @@ networks.TRAINED |= {{"batch_size": 20, "shift": 0}}  # so few images make enoug
             "images": 12, "few": 8, "steps": 2, "strong": 2, "queries": 3, "curve": (0.5, 1.0), "counts": (1, 2),
             "checks": "fast", "timed": 4,
         },
-        changes={
-            '"DS-ResNet-20": SpikingResNet': '"DS-ResNet-20": partial(SpikingResNet, blocks=(1, 1), stem_stride=2)',
-        },
-        imports="",
+        changes={},
+        imports="""from functools import partial
+from advdef.papers.snn.classifiers import SpikingResNet
+from advdef.papers.snn.networks import ARCHITECTURES
+
+ARCHITECTURES["DS-ResNet-20"] = partial(SpikingResNet, blocks=(1, 1), stem_stride=2)""",
         images=dark_or_bright,
     ),
     "five_defences": Plan(

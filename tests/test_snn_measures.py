@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -12,8 +13,10 @@ import torch
 from matplotlib.colors import to_hex
 from torch import Tensor, nn
 
+from advdef.data import load
 from advdef.evaluation import ATTACKERS, Results
 from advdef.evaluation.results import WORST_CASE
+from advdef.grid import Task
 from advdef.papers.snn.classifiers import SmallSpikingResNet
 from advdef.papers.snn.figures import (
     detection_curves,
@@ -23,6 +26,7 @@ from advdef.papers.snn.figures import (
 )
 from advdef.papers.snn.measure import (
     detection,
+    hits,
     noise_map_size,
     purification_stages,
     spike_raster,
@@ -31,6 +35,7 @@ from advdef.papers.snn.measure import (
 )
 from advdef.papers.snn.neurons import firing_rates
 from advdef.papers.snn.purifier import UNIT, Purifier
+from advdef.papers.snn.study import PROFILES, SpikingPurification
 from advdef.plotting import COLOURS
 
 
@@ -39,6 +44,42 @@ def _no_window() -> Iterator[None]:
     mpl.use("Agg")
     yield
     plt.close("all")
+
+
+def with_all_before(tasks: list[Task]) -> set[Task]:
+    return set(tasks) | (with_all_before([t for task in tasks for t in task.after]) if tasks else set())
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_grid_computes_all_that_the_page_asks_for(profile: str) -> None:
+    study = SpikingPurification(load("digits"), PROFILES[profile])
+    (tasks,) = study.stages()
+    found = {(task.call, *task.arguments): task for task in with_all_before(list(tasks))}
+    assert all(callable(getattr(study, call)) for call, *_ in found)
+    shards = range(1 if profile == "smoke" else 2)
+    alone = [*study.settings["levels"], *study.settings["trainings"]]
+    assert found.keys() >= {
+        *(("classifier", *key) for key in study.classifiers),
+        *((call, *key) for key in study.purifiers for call in ("purifier", "ablation")),
+        *(("part", k, i) for k in study.known for i in shards),
+        *(("static", k) for k in study.defences),
+        *(("core", *key, share) for key in study.compared for share in (0.25, 0.5)),
+        *(("clean", k) for k in [*alone, "purifier + FGSM-AT"]),
+    }
+    assert found["defence", "gate"] in found["part", "gate", 0].after
+    for k in ("purifier + FGSM-AT", "FGSM-AT"):
+        needed = with_all_before([found["static", k]])
+        assert {("classifier", "SE-MLF3", 0), ("classifier", "FGSM-AT", 0)} <= {(t.call, *t.arguments) for t in needed}
+
+
+def test_hits_are_those_of_each_kind_of_image_and_are_kept(tmp_path: Path) -> None:
+    images, labels = (torch.eye(4) / 2).reshape(4, 1, 2, 2), torch.tensor([0, 1, 2, 0])
+    made = {"clean": images, "a, b": images[:2].flip(0)}
+    for _ in range(2):
+        found = hits(nn.Flatten(), made, labels, resume=tmp_path)
+        assert {k: v.tolist() for k, v in found.items()} == {"clean": [True, True, True, False], "a, b": [False] * 2}
+    assert len(list(tmp_path.iterdir())) == 1
+    assert hits(nn.Flatten(), made, 3 - labels, resume=tmp_path)["clean"].tolist() == [False, False, False, True]
 
 
 class Told(Purifier):

@@ -56,6 +56,7 @@ STUDIES: dict[str, str] = {
     "five_defences": "advdef.papers.comparison:Comparison",
     "trn": "advdef.papers.trn.study:Restorers",
     "nip": "advdef.papers.nip.study:InversePerturbation",
+    "snn_purification": "advdef.papers.snn.study:SpikingPurification",
 }
 """What the pages compute, as "module:class" by the page's name."""
 

@@ -4,5 +4,6 @@
 ``layers`` and ``classifiers`` are networks of them, ``through`` gives such a network another derivative. ``purifier``
 takes the perturbation off an image, ``training`` trains it, ``defence`` puts it in front of a classifier, with and
 without a detector, and ``attacks`` are those made for the detector. ``footprint`` counts what all of this needs.
-``measure`` and ``figures`` are what the page measures and draws besides accuracy; ``verdicts`` decides its claims.
+``networks`` trains all of it as the page does, and ``study`` attacks that, task by task. ``measure`` and ``figures``
+are what the page measures and draws besides; ``verdicts`` decides its claims.
 """

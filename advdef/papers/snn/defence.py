@@ -6,7 +6,8 @@ A preprocessor in front of a classifier that stays as it was has been broken aga
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Self
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from advdef.papers.snn.neurons import neurons_of
 from advdef.papers.snn.purifier import Purifier
 from advdef.papers.snn.surrogates import REDUCED, Surrogate
 from advdef.papers.snn.through import spiking_stand_ins
+from advdef.store import kept, key
 
 __all__ = ["GatedPurification", "Purification", "SpikingClassifier"]
 
@@ -120,18 +122,29 @@ class GatedPurification(Purification):
         *,
         false_alarms: float = 0.05,
         derivatives: Mapping[str, Surrogate] = REDUCED,
+        resume: Path | None = None,
     ) -> "GatedPurification":
         """A defence whose threshold is exceeded by the share ``false_alarms`` of clean images (N, C, H, W).
 
-        The images should have had no part in any training. Raises ValueError for a share outside (0, 1) and for no
+        The images should have had no part in any training. ``resume`` is a folder that keeps the threshold, so that
+        machines which round differently have the same one. Raises ValueError for a share outside (0, 1) and for no
         images.
         """
         if not 0 < false_alarms < 1 or len(images) == 0:
             raise ValueError(f"needs images and a share in (0, 1), not {len(images)} and {false_alarms}")
         gate = cls(classifier, purifier, 1.0)
-        with torch.no_grad():
-            distances = torch.cat([gate.distance(part) for part in images.split(250)])
-        return cls(classifier, purifier, float(distances.quantile(1 - false_alarms)), derivatives=derivatives)
+
+        def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
+            with torch.no_grad():
+                distances = torch.cat([gate.distance(part) for part in images.split(250)])
+            return {}, {"threshold": float(distances.quantile(1 - false_alarms))}
+
+        if resume is None:
+            found = make()[1]
+        else:
+            asked = key("threshold", gate=gate, images=images, false_alarms=false_alarms)
+            found = kept(resume, asked, make, label="threshold").facts
+        return cls(classifier, purifier, found["threshold"], derivatives=derivatives)
 
     def extra_repr(self) -> str:
         """The threshold."""

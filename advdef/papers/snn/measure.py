@@ -1,7 +1,9 @@
-"""What is measured besides accuracy: the noise map, what happens to an image, firing, the detector, dead gradients."""
+"""What is measured besides attacks: hits, noise maps, what happens to an image, firing, the detector, gradients."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,16 +12,36 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor, nn
 
 from advdef.contract import slope
-from advdef.evaluation import psnr
+from advdef.evaluation import correct, psnr
 from advdef.papers.snn.purifier import UNIT, Purifier
 from advdef.plotting import visible_change
 from advdef.statistics import Z95, Interval
+from advdef.store import kept, key
 from advdef.taps import tapped
 
 __all__ = [
-    "Detection", "detection", "firing_in_short", "noise_map_size", "purification_stages", "spike_raster",
+    "Detection", "detection", "firing_in_short", "hits", "noise_map_size", "purification_stages", "spike_raster",
     "told_of_each", "zero_gradients",
 ]  # fmt: skip
+
+
+def hits(
+    model: nn.Module, images: Mapping[str, Tensor], labels: Tensor, *, resume: Path | None = None
+) -> dict[str, Tensor]:
+    """Which images (N, C, H, W) of each kind a model classifies as their label: (N,) booleans by kind.
+
+    Of dear kinds there may be fewer images than labels (M,); they are the first. ``resume`` is a folder that keeps what
+    is found.
+    """
+
+    def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return {kind: correct(model, made, labels[: len(made)]) for kind, made in images.items()}, {}
+
+    if resume is None:
+        return make()[0]
+    asked = key("hits", by=hits, model=model, images=dict(images), labels=labels)
+    found = kept(resume, asked, make, label="hits").tensors
+    return {kind: found[kind].to(labels.device) for kind in images}
 
 
 @dataclass(frozen=True)
