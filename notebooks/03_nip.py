@@ -69,7 +69,7 @@ from advdef.papers.nip.attacked import SMALLEST
 from advdef.papers.nip.defence import NIPSelf
 from advdef.papers.nip.influence import front_and_tail, inverse_direction, trace
 from advdef.papers.nip.repair import repair, success
-from advdef.papers.nip.study import PROFILES, InversePerturbation
+from advdef.papers.nip.study import InversePerturbation
 from advdef.papers.nip.variants import V2
 from advdef.statistics import mean_interval, over_seeds
 from tqdm import tqdm
@@ -84,6 +84,7 @@ plotting.use_style()
 
 # %%
 choice = dict(dataset=dataset, seed=seed, device=device)
+PROFILES = InversePerturbation.profiles
 page = notebook.Page("nip", PROFILES, profile, **choice)
 P, draws = page.settings, page.draws
 studies = page.studies(InversePerturbation)

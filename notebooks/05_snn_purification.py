@@ -66,7 +66,6 @@ from advdef.papers.snn.neurons import DeadNetworkWarning, Firing, firing_rates, 
 from advdef.papers.snn.study import (
     CHECKED,
     CURVED,
-    PROFILES,
     SHARES,
     STEPPED,
     SpikingPurification,
@@ -85,6 +84,7 @@ plotting.use_style()
 # classifier, *few* those of dear attacks and of attackers who know the defence, *networks* the seeds of LIF and SE-MLF3, *inner* the steps of PGD in adversarial training, *strong* the steps of APGD and of all strong attacks by those who know, *derivatives* those that attackers try for a spike. Wide tables scroll sideways.
 
 # %%
+PROFILES = SpikingPurification.profiles
 page = notebook.Page(
     "snn_purification", PROFILES, profile, dataset=dataset, seed=seed, device=device
 )

@@ -8,7 +8,6 @@ images are made up.
 from __future__ import annotations
 
 import ast
-import importlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -229,7 +228,7 @@ def settings_of(page: str) -> dict[str, set[str]]:
     trees = [ast.parse(cell.source) for cell in cells if "\nPROFILES = {" in f"\n{cell.source}"]
     (made,) = (
         line.value
-        for tree in map(ast.parse, code)
+        for tree in trees
         for line in tree.body
         if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "PROFILES"
     )

@@ -53,10 +53,10 @@ PAPERS: tuple[Paper, ...] = (
 
 STUDIES: dict[str, str] = {
     "qusecnets": "advdef.papers.qusecnets.study:Quantization",
-    "five_defences": "advdef.papers.comparison:Comparison",
-    "trn": "advdef.papers.trn.study:Restorers",
     "nip": "advdef.papers.nip.study:InversePerturbation",
+    "trn": "advdef.papers.trn.study:Restorers",
     "snn_purification": "advdef.papers.snn.study:SpikingPurification",
+    "five_defences": "advdef.papers.comparison:Comparison",
 }
 """What the pages compute, as "module:class" by the page's name."""
 

@@ -8,9 +8,9 @@ from torch import nn
 
 from advdef.models import VGG19, AlexNet, LeNet5, ResNet, SmallVGG
 
-__all__ = ["PROFILES"]
+__all__ = ["NIP_PROFILES"]
 
-PROFILES: dict[str, dict[str, Any]] = {
+NIP_PROFILES: dict[str, dict[str, Any]] = {
     "smoke": dict(
         datasets={"digits": ("LeNet-5",)}, epochs=dict(digits=6), at_epochs=3, seeds=1,
         images=40, minimal=(8, 10), eleven=12, least=5, boundary=50, levels=100, kept=2,

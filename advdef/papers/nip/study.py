@@ -17,7 +17,7 @@ from advdef.papers.nip import judging, measure, price
 from advdef.papers.nip.attacked import SMALLEST, AttackedNetworks, Target
 from advdef.papers.nip.bank import DirectionBank, fitted, phase_scrambled, random_bank
 from advdef.papers.nip.baselines import NoiseVote
-from advdef.papers.nip.profiles import PROFILES
+from advdef.papers.nip.profiles import NIP_PROFILES
 from advdef.papers.nip.repair import Repair, repairs_in_turn
 from advdef.papers.nip.variants import (
     ADDED,
@@ -36,7 +36,7 @@ from advdef.papers.nip.variants import (
 )
 from advdef.papers.nip.verdicts import BASELINES, LABEL_FREE, NOISE, name_the_best
 
-__all__ = ["PROFILES", "InversePerturbation"]
+__all__ = ["InversePerturbation"]
 
 Curves = dict[Threat, dict[float, Outcome]]
 
@@ -45,6 +45,8 @@ _SHARD = 250
 
 class InversePerturbation(AttackedNetworks):
     """Defences in front of networks, and what is left of them, on one data set."""
+
+    profiles = NIP_PROFILES
 
     @once
     def fitted_bank(self, kind: str, seed: int) -> tuple[DirectionBank, float]:

@@ -21,9 +21,9 @@ from advdef.papers.snn.surrogates import REDUCED
 
 Curves = dict[Threat, dict[float, Outcome]]
 
-__all__ = ["CHECKED", "CURVED", "PROFILES", "SHARES", "STEPPED", "SpikingPurification"]
+__all__ = ["CHECKED", "CURVED", "SHARES", "STEPPED", "SpikingPurification"]
 
-PROFILES: dict[str, dict[str, Any]] = {
+_PROFILES: dict[str, dict[str, Any]] = {
     "smoke": dict(
         datasets=("digits",), network="small", width=8, T=2, train=700, held=200, epochs=6, batch=32,
         rate=1e-2, inner=2, levels=("LIF", "SE-MLF3"), networks=1, trainings=("FGSM-AT",),
@@ -52,7 +52,6 @@ PROFILES: dict[str, dict[str, Any]] = {
         counts=(1, 2, 5, 10, 20, 50, 100), checks="fast", timed=64, derivatives=tuple(REDUCED),
     ),
 }  # fmt: skip
-"""How much is computed, by profile."""
 
 CURVED = ("none", "purifier", "ANN purifier", "FGSM-AT")
 """The defences that meet several budgets."""
@@ -78,6 +77,8 @@ class SpikingPurification(SpikingNetworks):
         tested: Many more test images, which nobody attacks.
         pgd: The name of the main attack.
     """
+
+    profiles = _PROFILES
 
     def __init__(self, data: Dataset, settings: Mapping[str, Any], **options: Any) -> None:
         super().__init__(data, settings, **options)

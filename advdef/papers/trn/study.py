@@ -26,10 +26,10 @@ from advdef.papers.trn.smoothing import matching_temperature, smoothed
 from advdef.papers.trn.variants import VARIANTS, other_maps
 
 __all__ = [
-    "BLANK", "BY_EPS", "CHECKED", "FIVE", "JUDGED", "LEAKING", "PROFILES", "SMALLEST", "STUDIED", "UNSEEN", "Restorers",
+    "BLANK", "BY_EPS", "CHECKED", "FIVE", "JUDGED", "LEAKING", "SMALLEST", "STUDIED", "UNSEEN", "Restorers",
 ]  # fmt: skip
 
-PROFILES: dict[str, dict[str, Any]] = {
+_PROFILES: dict[str, dict[str, Any]] = {
     "smoke": dict(
         datasets={"digits": "small ResNet"}, others=("LeNet-5",), epochs=8, size="XS",
         train=500, restorer_epochs=6, attacks=("FGSM", "PGD-5"), copies=1, seeds=1,
@@ -54,7 +54,6 @@ PROFILES: dict[str, dict[str, Any]] = {
         ladder_steps=100, queries=5_000, classes=9, curve=3, checks="all", timed=(256, 20), least=(6, 500),
     ),
 }  # fmt: skip
-"""How much is computed, by profile; ``datasets`` names the classifier of each data set."""
 
 FIVE = ("FGSM", "FFGSM", "BIM", "MIM", "PGD")
 """The five attacks of the paper and of an article about it."""
@@ -98,6 +97,8 @@ class Restorers(Networks):
         budgets: The eps of each attack on the bare classifier; None for those that look for the smallest change.
         curve_eps: Those of the ladder.
     """
+
+    profiles = _PROFILES
 
     def __init__(self, data: Dataset, settings: Mapping[str, Any], **options: Any) -> None:
         super().__init__(data, settings, **options)
