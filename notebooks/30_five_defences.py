@@ -59,7 +59,7 @@ from advdef.book.page import show_eps
 from advdef.book.records import read_records
 from advdef.evaluation import correct, cost, multiply_adds
 from advdef.evaluation.results import WORST_CASE
-from advdef.papers.comparison import KINDS, Comparison
+from advdef.papers.comparison import KINDS, FiveDefences
 from tqdm import tqdm
 
 plotting.use_style()
@@ -72,12 +72,12 @@ plotting.use_style()
 # *few* those on which every attack is tried on every image. Wide tables scroll sideways.
 
 # %%
-PROFILES = Comparison.profiles
+PROFILES = FiveDefences.profiles
 page = notebook.Page(
     "five_defences", PROFILES, profile, dataset=dataset, seed=seed, device=device
 )
 P, run = page.settings, page.run
-((name, study),) = page.studies(Comparison).items()
+((name, study),) = page.studies(FiveDefences).items()
 EPS, BUDGETS = study.eps, study.budgets
 X, Y = study.images()
 

@@ -56,7 +56,7 @@ STUDIES: dict[str, str] = {
     "nip": "advdef.papers.nip.study:InversePerturbation",
     "trn": "advdef.papers.trn.study:Restorers",
     "snn_purification": "advdef.papers.snn.study:SpikingPurification",
-    "five_defences": "advdef.papers.comparison:Comparison",
+    "five_defences": "advdef.papers.comparison:FiveDefences",
 }
 """What the pages compute, as "module:class" by the page's name."""
 

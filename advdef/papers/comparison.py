@@ -14,7 +14,7 @@ from advdef.evaluation.outcomes import joined_curves
 from advdef.grid import Task, once, shards
 from advdef.papers.line_up import LineUp
 
-__all__ = ["KINDS", "Comparison"]
+__all__ = ["KINDS", "FiveDefences"]
 
 _PROFILES: dict[str, dict[str, Any]] = {
     "smoke": dict(
@@ -40,7 +40,7 @@ KINDS = ("replayed", "direct", "surrogates", "made for it", "Square", "noise")
 _SHARD = 250
 
 
-class Comparison(LineUp):
+class FiveDefences(LineUp):
     """All defences before the same attackers, on one data set.
 
     Attributes:
