@@ -74,7 +74,7 @@ from advdef.papers.qusecnets import verdicts as rules
 from advdef.papers.qusecnets.certificate import certified
 from advdef.papers.qusecnets.defence import Quantized
 from advdef.papers.qusecnets.quantizer import Quantizer
-from advdef.papers.qusecnets.study import CLAIMED, EPS, PROFILES, SCHEMES, Quantization
+from advdef.papers.qusecnets.study import CLAIMED, EPS, SCHEMES, Quantization
 from advdef.statistics import over_seeds_and_images, paired_difference, wilson
 from tqdm import tqdm
 
@@ -87,6 +87,7 @@ plotting.use_style()
 # run on images drawn at random from the test set, always the same ones.
 
 # %%
+PROFILES = Quantization.profiles
 page = notebook.Page(
     "qusecnets", PROFILES, profile, dataset=dataset, seed=seed, device=device
 )

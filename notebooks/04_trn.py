@@ -70,7 +70,6 @@ from advdef.papers.trn.study import (
     FIVE,
     JUDGED,
     LEAKING,
-    PROFILES,
     SMALLEST,
     STUDIED,
     UNSEEN,
@@ -128,6 +127,7 @@ def keep(case, hits, attacks=None, **about):
 # attacks, *clean* the images without an attack for TRN-6, *least* the settings of C&W, *classes* the target classes, *curve* the number of budgets in the ladder, and *timed* the batch and the runs of the cost table. Wide tables scroll sideways.
 
 # %%
+PROFILES = Restorers.profiles
 page = notebook.Page(
     "trn", PROFILES, profile, dataset=dataset, seed=seed, device=device
 )

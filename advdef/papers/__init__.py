@@ -54,8 +54,9 @@ PAPERS: tuple[Paper, ...] = (
 STUDIES: dict[str, str] = {
     "qusecnets": "advdef.papers.qusecnets.study:Quantization",
     "trn": "advdef.papers.trn.study:Restorers",
+    "five_defences": "advdef.papers.comparison:Comparison",
 }
-"""What the pages compute, as "module:class" by the page's name; beside the class stand its PROFILES."""
+"""What the pages compute, as "module:class" by the page's name."""
 
 
 def rules(paper: str) -> dict[str, Rule]:
