@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from functools import partial
@@ -15,14 +16,16 @@ from contract import seeded, tiny
 from torch import Tensor, nn
 
 from advdef.contract import frozen
-from advdef.data import Dataset, Split
+from advdef.data import Dataset, Split, load
 from advdef.evaluation import Cost, Results, correct, psnr
 from advdef.evaluation.results import WORST_CASE
+from advdef.grid import Task
 from advdef.papers.trn import figures, measure, tables, variants
 from advdef.papers.trn.defence import OracleRestoration, Restoration
 from advdef.papers.trn.ladder import RUNGS, rung_attacker
 from advdef.papers.trn.maps import GradientMap, OracleMap, SobelMap, alignment
 from advdef.papers.trn.models import SIZES, ImageRestorer, Restorer, TwoStreamRestorer
+from advdef.papers.trn.study import JUDGED, Restorers
 from advdef.plotting import visible_change
 from advdef.statistics import Interval, over_seeds_and_images, paired_difference
 from advdef.store import tally
@@ -123,6 +126,29 @@ def test_what_was_measured_is_kept_for_the_same_images(tmp_path: Path) -> None:
             assert not isinstance(made, dict) or list(found) == list(made)
     measured["replay"](tmp_path, x.flip(0))
     assert len(list(tmp_path.iterdir())) == len(measured) + 1
+
+
+@pytest.mark.parametrize("profile", Restorers.profiles)
+def test_tasks_are_calls_of_the_study(profile: str) -> None:
+    for main in (True, False):
+        study = Restorers(load("digits"), Restorers.profiles[profile], main=main)
+        (tasks,) = study.stages()
+        there = {(task.call, *task.arguments): set(task.after) for task in tasks}
+        assert len(there) == len(tasks)
+        for task in tasks:
+            inspect.signature(getattr(study, task.call)).bind(*task.arguments)
+            assert set(task.after) <= set(tasks)
+        restorers = {("restorer", k, s) for k in study.names for s in study.seeds}
+        parts = {("part", k, i) for k in JUDGED for i in range(1 if profile != "paper" else 2)}
+        assert there.keys() >= restorers | parts | {("hits", k, s) for _, k, s in restorers}
+        assert (
+            there["part", "TRN", 0]
+            >= there["rung_part", "TRN", study.eps, "R8", 0]
+            >= {Task("classifier", ("standard",))}
+        )
+        assert main == (("checks", "TRN") in there) == (("classifier", "LeNet-5") in there)
+        assert (("restorer", "TRN-S", study.seeds[-1]) in there) == (profile == "laptop" and main)
+        assert ("clean", "TRN", study.seeds[-1]) in there
 
 
 # Leads

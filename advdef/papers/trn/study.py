@@ -54,6 +54,7 @@ _PROFILES: dict[str, dict[str, Any]] = {
         ladder_steps=100, queries=5_000, classes=9, curve=3, checks="all", timed=(256, 20), least=(6, 500),
     ),
 }  # fmt: skip
+# "datasets" names the classifier of each data set
 
 FIVE = ("FGSM", "FFGSM", "BIM", "MIM", "PGD")
 """The five attacks of the paper and of an article about it."""
@@ -275,20 +276,19 @@ class Restorers(Networks):
         pairs = {s: Task("pairs", (s,), (bare,)) for s in seeds}
         restorers = {(k, s): Task("restorer", (k, s), (bare, pairs[s])) for s in seeds for k in self.names}
         made = {k: Task("attacked", (k,), (bare,)) for k in self.budgets if k != "none"}
+        trn = tuple(restorers["TRN", s] for s in seeds)
 
         def of(name: str, seed: int = self.seed) -> tuple[Task, ...]:
             """What a defence stands on."""
             return tuple(dict.fromkeys((bare, restorers.get((name, seed), nets.get(name, bare)))))
 
-        several = tuple(restorers["TRN", s] for s in seeds)
-        relatives = (*nets.values(), *of("image only"), *several[:2])
-        rungs = {
-            (k, i): tuple(Task("rung_part", (k, e, r, i), relatives) for e in self.curve_eps for r in JUDGED[k])
-            for k, i in product(JUDGED, shards)
-        }
-        curves = {k: [Task("part", (k, i), rungs[k, i]) for i in shards] for k in JUDGED}
         tasks = [*nets.values(), *pairs.values(), *restorers.values(), *made.values()]
-        tasks += [task for found in (*rungs.values(), *curves.values()) for task in found]
+        relatives = (*nets.values(), restorers["image only", self.seed], *trn[:2])
+        climbed: dict[str, list[Task]] = {}
+        for k, i in product(JUDGED, shards):
+            rungs = [Task("rung_part", (k, e, r, i), relatives) for e in self.curve_eps for r in JUDGED[k]]
+            climbed.setdefault(k, []).extend([*rungs, Task("part", (k, i), (*relatives, *rungs))])
+        tasks += [task for found in climbed.values() for task in found]
         for k, s in dict.fromkeys([*self.defended(), *restorers]):
             tasks.append(Task("hits", (k, s), (*of(k, s), *(made[a] for a in self.replayed(k)))))
         tasks += [Task("clean", (k, s), of(k, s)) for k, s in self.defended() if k in ("none", "TRN")]
@@ -297,10 +297,11 @@ class Restorers(Networks):
         tasks.append(Task("swapped", (), (*of("TRN"), made["PGD"])))
         if self.main:
             tasks += [Task("leak", (k, kind), of(k)) for k in LEAKING if k in self.variants for kind in BLANK]
-            tasks += [Task("moved", (kind,), (nets[kind], *of("image only"), *several)) for kind in self.others]
+            tasks += [Task("moved", (kind,), (nets[kind], *of("image only"), *trn)) for kind in self.others]
             tasks += [Task("by_steps", (n, r), of("TRN")) for n in self.step_counts() for r in tuple(RUNGS)[:5]]
-            single = {k: Task("single", (k,), of(k)) for k in CHECKED}
-            tasks += [*single.values(), *(Task("checks", (k,), (single[k], *curves[k])) for k in CHECKED)]
+            for k in CHECKED:
+                single = Task("single", (k,), of(k))
+                tasks += [single, Task("checks", (k,), (*relatives, *climbed[k], single))]
         yield tasks
 
     def _attacks(self) -> Suite:
