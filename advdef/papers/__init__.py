@@ -53,6 +53,7 @@ PAPERS: tuple[Paper, ...] = (
 
 STUDIES: dict[str, str] = {
     "qusecnets": "advdef.papers.qusecnets.study:Quantization",
+    "neuron_sensitivity": "advdef.papers.sensitivity.study:Stabilization",
 }
 """What the pages compute, as "module:class" by the page's name; beside the class stand its PROFILES."""
 
