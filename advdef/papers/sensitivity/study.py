@@ -60,6 +60,7 @@ class Stabilization(MeasuredNetworks):
         second: Those that networks of further architectures have.
     """
 
+    profiles = PROFILES
     met_alone = ("AT", "SNS", "SNS 0.1", "SNS α=1")
     checked = ("standard", "AT", "SNS", "SNS α=1")
     second = ("AT", "SNS", "SNS random")
