@@ -52,29 +52,18 @@ seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
 
 # %% tags=["hide-input"]
-from functools import partial
 from itertools import combinations, product
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from advdef import checks, plotting
-from advdef.attacks import apgd, fgsm, pgd, suites
+from advdef import plotting
 from advdef.book import page as notebook
 from advdef.book.glue import record
 from advdef.book.page import show_eps
-from advdef.evaluation import (
-    ATTACKERS,
-    Results,
-    adaptive,
-    correct,
-    direct,
-    evaluate,
-    three_curves,
-)
+from advdef.evaluation import ATTACKERS, Results, correct
 from advdef.evaluation.results import WORST_CASE
-from advdef.models import VGG16, ResNet18, SmallResNet
 from advdef.papers.sensitivity import (
     comparison,
     experiments,
@@ -83,13 +72,12 @@ from advdef.papers.sensitivity import (
     tables,
     verdicts,
 )
-from advdef.papers.sensitivity.defence import Stabilized
-from advdef.papers.sensitivity.measure import Pairs, make_pairs, measure, sensitivity
-from advdef.papers.sensitivity.migration import migration, selections
-from advdef.papers.sensitivity.training import train_sns
+from advdef.papers.sensitivity.measure import measure
+from advdef.papers.sensitivity.methods import COMPARED, METHODS
+from advdef.papers.sensitivity.migration import migration
+from advdef.papers.sensitivity.study import Stabilization
 from advdef.selection import layer_score, select
 from advdef.statistics import paired_difference, rank_correlation
-from advdef.training import train_alp, train_at, train_standard, train_trades, trained
 from tqdm import tqdm
 
 plotting.use_style()
@@ -101,51 +89,15 @@ plotting.use_style()
 # run on images drawn at random from the test set, always the same ones; neurons are chosen on training images.
 
 # %%
-PROFILES = {
-    "smoke": dict(
-        datasets=("digits",), networks=("SmallResNet-8",), train=800, epochs=3,
-        train_steps=1, train_step_size=1.0, ramp=1, probe=100, probe_steps=1, seeds=2,
-        ablations=("weight 0", "chosen once"),
-        pairs=80, measuring=8, substituted=30, draws=2, occluded=30, images=40,
-        adaptive_images=30, steps=2, long=(10, 1), queries=10, alone=15, curve=2,
-        checks="fast",
-    ),
-    "laptop": dict(
-        datasets=("cifar10",), networks=("SmallResNet-16",), train=10_000, epochs=6,
-        train_steps=3, train_step_size=0.5, ramp=2, probe=500, probe_steps=5, seeds=5,
-        ablations="all",
-        pairs=1_000, measuring=20, substituted=300, draws=5, occluded=200, images=300,
-        adaptive_images=300, steps=50, long=(50, 2), queries=200, alone=100, curve=4,
-        checks="all",
-    ),
-    "paper": dict(
-        datasets=("cifar10",), networks=("ResNet18", "VGG16"), train=None, epochs=5,
-        train_steps=10, train_step_size=0.25, ramp=2, probe=1_024, probe_steps=10, seeds=5,
-        ablations=("weight 0", "weight 0.3", "chosen once", "random once", "relative"),
-        pairs=2_000, measuring=20, substituted=1_000, draws=5, occluded=500, images=1_000,
-        adaptive_images=1_000, steps=100, long=(100, 10), queries=5_000, alone=500, curve=4,
-        checks="all",
-    ),
-}  # fmt: skip
 P = notebook.choose(PROFILES, profile)
+PROFILES = Stabilization.profiles
 page = notebook.Page(
     "neuron_sensitivity", PROFILES, profile, dataset=dataset, seed=seed, device=device,
     train=P["train"],
 )  # fmt: skip
-SEEDS = [seed + i for i in range(P["seeds"])]
-NETWORKS = {
-    "SmallResNet-8": partial(SmallResNet, width=8),
-    "SmallResNet-16": SmallResNet,
-    "ResNet18": ResNet18,
-    "VGG16": VGG16,
-}
-
-run = page.run
-name, data = run.data.name, run.data
-colour = data.shape[0] == 3
-EPS = 8 / 255 if colour else 0.1
-CURVE = [share * EPS for share in (1, 0.5, 0.25, 2)][: P["curve"]]
-MAIN = P["networks"][0]
+(study,) = page.studies(Stabilization).values()
+run, name, data = page.run, page.run.data.name, study.data
+SEEDS, EPS, MAIN, TAPS = study.seeds, study.eps, study.architecture, study.taps
 page.profiles()
 
 # %% [markdown]
@@ -193,63 +145,9 @@ page.profiles()
 # benchmark of adversarial training.
 
 # %%
-ATTACK = dict(eps=EPS, steps=P["train_steps"], step_size=P["train_step_size"])
-PAIRED = ATTACK | dict(ramp=P["ramp"])
-SNS = PAIRED | dict(probe=P["probe"], probe_steps=P["probe_steps"])
-METHODS = {
-    "standard": (train_standard, {}),
-    "AT": (train_at, ATTACK),
-    "mixed AT": (train_at, ATTACK | dict(alpha=0.5)),
-    "ALP": (train_alp, PAIRED),
-    "TRADES": (train_trades, PAIRED),
-    "VS": (train_sns, SNS | dict(which="all")),
-    "SNS": (train_sns, SNS),
-    "SNS random": (train_sns, SNS | dict(which="random")),
-    "SNS 0.1": (train_sns, SNS | dict(weight=0.1)),
-    "SNS random 0.1": (train_sns, SNS | dict(weight=0.1, which="random")),
-    "SNS bottom": (train_sns, SNS | dict(which="bottom")),
-    "SNS α=1": (train_sns, SNS | dict(alpha=1.0)),
-}
-COMPARED = (  # over all seeds
-    "standard", "AT", "ALP", "TRADES", "SNS", "SNS random", "SNS 0.1", "SNS random 0.1",
-)  # fmt: skip
-BUDGET = dict(
-    epochs=P["epochs"], optimizer="sgd", learning_rate=0.1, weight_decay=5e-4,
-    schedule="one_cycle", **(dict(shift=2, flip=True) if colour else {}),
-)  # fmt: skip
-
-
-def network(kind=MAIN):
-    return NETWORKS[kind](data.shape, data.num_classes)
-
-
-TAPS = network().taps
-ABLATIONS = {
-    "weight 0": dict(weight=1e-9),  # only the batches are those of SNS
-    "weight 0.3": dict(weight=0.3),
-    "weight 3": dict(weight=3.0),
-    "weight 10": dict(weight=10.0),
-    "ratio 0.02": dict(ratio=0.02),
-    "ratio 0.5": dict(ratio=0.5),
-    "last half": dict(layers=TAPS[len(TAPS) // 2 :]),
-    "features only": dict(layers=TAPS[-1:]),
-    "chosen once": dict(reselect_every=None),
-    "random once": dict(reselect_every=None, which="random"),
-    "relative": dict(relative=True, weight=0.5),
-    "cosine": dict(distance="cosine"),
-    "alpha 0.5": dict(alpha=0.5),
-}
-wanted = ABLATIONS if P["ablations"] == "all" else P["ablations"]
-ABLATED = {k: (train_sns, SNS | ABLATIONS[k]) for k in wanted}
-
-# %%
 nets = {}  # (method, seed) -> training of the main network
-jobs = [(k, seed) for k in (*METHODS, *ABLATED)]
-jobs += [(k, s) for s in SEEDS[1:] for k in COMPARED]
-OUTSIDER = "standard", SEEDS[-1] + 1  # only a source of adversarial examples
-for k, s in tqdm([*jobs, OUTSIDER], desc="training", leave=False):
-    function, settings = (METHODS | ABLATED)[k]
-    nets[k, s] = trained(network, function, data, seed=s, **BUDGET, **settings)
+for key in tqdm([*study.jobs, study.outsider], desc="training", leave=False):
+    nets[key] = study.training(*key)
 size = sum(p.numel() for p in nets["AT", seed].model.parameters())
 record(f"{name}/parameters", size, kind="count")
 page.add_network(MAIN, nets["AT", seed].model)
@@ -269,7 +167,7 @@ def add_rows(found, **where):
             run.add(outcome, part=part, threat=threat, **where)
 
 
-test, clean = notebook.sample(data.test, 2_000), {}
+test, clean = data.test.sample(2_000), {}
 for (k, s), t in nets.items():
     clean[k, s] = correct(t.model, test.float_images(), test.labels)
     run.add_clean(clean[k, s], defence=k, model=MAIN, seed=s)
@@ -290,35 +188,17 @@ notebook.table(
 # construction). The curves show how many pairs a stable measurement needs; the pairs of each point are part of all pairs.
 
 # %% tags=["hide-input"]
-measuring = partial(pgd, steps=P["measuring"], step_size=5 / P["measuring"])
-
-
-def rng(s=seed):
-    return torch.Generator().manual_seed(s)
-
-
-def pairs_of(model, x, y, attack=measuring, eps=EPS, keep="correct", start=seed):
-    return make_pairs(model, x, y, attack, eps=eps, generator=rng(start), keep=keep)
-
-
-probe = notebook.sample(data.train, P["pairs"])  # to choose neurons
-held_out = notebook.sample(data.test, P["pairs"])  # to measure and to test
-x, y = held_out.float_images(), held_out.labels
-own, meters, chosen = {}, {}, {}  # pairs; meters of held-out and of training images
-for key, t in tqdm(nets.items(), desc="measuring", leave=False):
-    own[key] = pairs_of(t.model, x, y)
-    meters[key] = measure(t.model, own[key])
-    on_training = pairs_of(t.model, probe.float_images(), probe.labels)
-    chosen[key] = measure(t.model, on_training)
-ranking = {key: meter.compute() for key, meter in chosen.items()}  # neurons by D1
+x, y = study.images("pairs")  # held-out images
+own = {k: study.pairs(k) for k in study.plain}
+keys = tqdm(study.jobs, desc="measuring", leave=False)
+meters = {key: study.meter(*key) for key in keys}  # under own examples
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Left and middle: rank correlation of seven readings of sensitivity within a layer, averaged over layers, on the standard and the adversarially trained network. Right: rank correlation of D1 from the first n pairs with D1 from all.", "name": "fig-definitions"}, "image": {"alt": "Two matrices of rank correlations between seven definitions of sensitivity, for a standard and an adversarially trained network, and a panel of the rank correlation with the final ranking against the number of pairs."}}
-PLAIN = ("standard", "AT")
 matrices, curves = {}, {}
-for k in PLAIN:
+for k in study.plain:
     found = {a: meters[k, seed].compute(d) for a, d in readings.READINGS.items()}
     matrices[k] = readings.pairwise_table(found, readings.rank_agreement)
-    curves[k] = readings.agreement_of_first(nets[k, seed].model, own[k, seed])
+    curves[k] = readings.agreement_of_first(nets[k, seed].model, own[k])
     for label in ("D2 relative", "D3 pooled", "D4 standardised"):
         note(f"rank/{k}/{label}", float(matrices[k].loc["D1 absolute", label]))
 figure = figures.draw_readings(matrices, curves)
@@ -329,7 +209,7 @@ plt.show()
 # these means with 1, as no ReLU lies between their two parts.)
 
 # %% tags=["hide-input"]
-found = {k: (nets[k, seed].model, own[k, seed], meters[k, seed]) for k in PLAIN}
+found = {k: (nets[k, seed].model, own[k], meters[k, seed]) for k in study.plain}
 notebook.table(
     tables.table_of_places(found),
     "Reading before batch normalisation's ReLU, or after it, and neurons too quiet for D2 to divide by",
@@ -349,7 +229,7 @@ twin = readings.reordered(model, layer, meter.compute()[layer])
 with torch.no_grad():
     moved = float((twin(x[:200]) - model(x[:200])).abs().max())
 assert moved < 1e-3, f"rescaling changed logits by {moved}"
-both = meter, measure(twin, own["AT", seed], layers=[layer])
+both = meter, measure(twin, own["AT"], layers=[layer])
 rows = []
 for label in ("D1 absolute", "D4 standardised"):
     sigmas = [m.compute(readings.READINGS[label])[layer] for m in both]
@@ -383,18 +263,13 @@ figure = figures.draw_profiles(profiles)
 plt.show()
 
 # %% tags=["hide-input"]
-signs = torch.randint(2, x.shape, generator=rng()).to(x) * 2 - 1
-FIXED = {
-    "noise of size eps": Pairs(x, (x + EPS * signs).clamp(0, 1), y),
-    "transferred": pairs_of(nets[OUTSIDER].model, x, y, keep="all"),
-}
 scores = {}  # (perturbation, definition) -> (method, seed) -> mean over layers
-for (k, s), t in nets.items():
-    found = {"own examples": meters[k, s]}
-    found |= {p: measure(t.model, pairs) for p, pairs in FIXED.items()}
-    for p, label in product(found, LABELS):
-        level = readings.mean_over_layers(layer_score(found[p].compute(LABELS[label])))
-        scores.setdefault((p, label), {})[k, s] = level
+for key, meter in meters.items():
+    fixed = {p: study.meter(*key, p) for p in ("noise of size eps", "transferred")}
+    for p, found in {"own examples": meter, **fixed}.items():
+        for label, definition in LABELS.items():
+            level = readings.mean_over_layers(layer_score(found.compute(definition)))
+            scores.setdefault((p, label), {})[key] = level
 
 ratios = {}  # against -> (perturbation, definition) -> change in percent
 AGAINST = [(k, "standard") for k in COMPARED[1:]] + [("SNS", "AT"), ("SNS 0.1", "AT")]
@@ -424,18 +299,10 @@ notebook.table(
 # the examples of all steps, and with those of an attack that stops as soon as the decision has turned.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy on successfully attacked images when some neurons of one layer get their clean activations back, averaged over all layers. Equal change and equal energy: random neurons, as many as carry the change of the most sensitive ones in L1 or in squared L2, drawn at the share of the latter.", "name": "fig-substitution"}, "image": {"alt": "Four panels: the standard and the adversarially trained network, attacked with all steps of PGD and only until the decision turns. Restored accuracy against the share of neurons substituted, for the most sensitive, random ones of equal change and of equal energy, random, equally active and least sensitive neurons."}}
-SHARES = (0.05, 0.1, 0.2, 0.3)
-ENDS = {"": measuring, ", just turned": partial(measuring, stop_early=True)}
-draws = rng()
-restore = partial(
-    experiments.restored_accuracy, shares=SHARES, draws=P["draws"], generator=draws
-)
-restored = {}  # network -> control -> (shares, layers, N)
-for (end, attack), k in product(ENDS.items(), PLAIN):
-    turned = pairs_of(nets[k, seed].model, x, y, attack, keep="successful")
-    turned = turned.of(slice(P["substituted"]))
-    restored[k + end] = restore(nets[k, seed].model, turned, ranking[k, seed])
-figure = figures.draw_substitution(restored, SHARES)
+restored = {
+    k + end: study.restored(k, end) for end, k in product(study.ends, study.plain)
+}
+figure = figures.draw_substitution(restored, study.shares)
 plt.show()
 
 # %% tags=["hide-input"]
@@ -460,29 +327,11 @@ notebook.table(
 # all methods below. How the weight of the penalty trades one for the other is shown, and decides nothing.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy when some neurons of a layer are set to zero, averaged over four layers. Robust accuracy under PGD with the margin loss: replayed from the intact network (dotted) or attacked anew (solid).", "name": "fig-occlusion"}, "image": {"alt": "Three panels: clean accuracy of the standard network, clean and robust accuracy of the adversarially trained network against the share of occluded neurons, for the most sensitive, random, equally changed and least sensitive ones."}}
-OCCLUDED = (0.1, 0.2, 0.4)
-LAYERS = [TAPS[i] for i in np.linspace(0, len(TAPS) - 1, 4).round().astype(int)]
+lost = {k: study.occluded(k) for k in study.plain}
 images, labels = x[: P["occluded"]], y[: P["occluded"]]
-short = partial(pgd, steps=10, loss="margin", stop_early=True, eps=EPS)
-occlude = partial(
-    experiments.occluded_accuracy,
-    reference=probe.float_images(),
-    shares=OCCLUDED,
-    draws=P["draws"],
-    generator=draws,
-)
-
-
-def attacked(model):
-    return short(model, images, labels, generator=rng())
-
-
-intact, lost = {}, {}  # lost: network -> (mode, which) -> accuracy -> result
-for k, attack in (("standard", None), ("AT", attacked)):
-    model, sigma = nets[k, seed].model, {t: ranking[k, seed][t] for t in LAYERS}
-    lost[k] = occlude(model, images, labels, sigma, attack=attack)
-    intact[k] = float(correct(model, images, labels).double().mean())
-figure = figures.draw_occlusion(lost, OCCLUDED, intact)
+hits = {k: correct(nets[k, seed].model, images, labels) for k in study.plain}
+intact = {k: float(right.double().mean()) for k, right in hits.items()}
+figure = figures.draw_occlusion(lost, study.shares_lost, intact)
 plt.show()
 
 # %% tags=["hide-input"]
@@ -511,32 +360,20 @@ notebook.table(
 # channels by sensitivity.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Where a channel of the first block is active (dimmed elsewhere), on clean images and on their adversarial partners: the most and the least sensitive channel of the standard network among those that are active.", "name": "fig-channels"}, "image": {"alt": "Rows of six small images: clean images, the part where the most sensitive channel is active on the clean and on the adversarial image, and the same for the least sensitive channel."}}
-turned = pairs_of(nets["standard", seed].model, x, y, keep="successful").of(slice(6))
+turned = study.pairs("standard", "", "successful").of(slice(6))
 layer = TAPS[2]
-sigma = ranking["standard", seed][layer]
+sigma = study.ranking("standard", seed)[layer]
 shown = experiments.channel_views(nets["standard", seed].model, turned, layer, sigma)
 columns = [data.class_names[i] for i in turned.labels.tolist()]
 figure = plotting.image_grid(shown, columns=columns)
 plt.show()
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Common share (Jaccard) of the top tenth under different attacks, sizes and classes, averaged over layers. Two random sets of this size share a fourteenth on average in the network of the laptop profile.", "name": "fig-jaccard"}, "image": {"alt": "Two matrices, for the standard and the adversarially trained network: Jaccard index of the sets of sensitive neurons under FGSM, PGD, PGD with the margin loss, noise, other eps and two groups of classes."}}
-half = y < data.num_classes // 2
-SETTINGS = {
-    "PGD": (x, y, measuring, EPS),
-    "PGD, other start": (x, y, measuring, EPS, "correct", seed + 1),
-    "FGSM": (x, y, partial(fgsm), EPS),
-    "C&W loss": (x, y, partial(measuring, loss="margin"), EPS),
-    "PGD, eps / 4": (x, y, measuring, EPS / 4),
-    "PGD, 2 eps": (x, y, measuring, 2 * EPS),
-    "classes, 1st half": (x[half], y[half], measuring, EPS),
-    "classes, 2nd half": (x[~half], y[~half], measuring, EPS),
-}
 matrices = {}
-for k in PLAIN:
-    model = nets[k, seed].model
-    pairs = {label: pairs_of(model, *setting) for label, setting in SETTINGS.items()}
-    pairs["noise"] = FIXED["noise of size eps"]
-    sets = {a: select(sensitivity(model, p), ratio=0.1) for a, p in pairs.items()}
+for k in study.plain:
+    found = {label: study.meter(k, seed, label) for label in study.overlaps}
+    found["noise"] = study.meter(k, seed, "noise of size eps")
+    sets = {a: select(meter.compute(), ratio=0.1) for a, meter in found.items()}
     matrices[k] = readings.pairwise_table(sets, readings.common_share)
     others = [matrices[k].loc[a, b] for a, b in combinations(sets, 2)]
     note(f"jaccard/{k}", float(np.mean(others)))
@@ -555,60 +392,28 @@ plt.show()
 # AutoAttack, without FAB: its APGD aims at each other class in turn. Every network gets all of this, each with its own neurons.
 
 # %%
-guides = notebook.sample(data.train, 200)
-defend = partial(Stabilized, guides=guides, features=TAPS[-1])
-defences = {}
-for k, s in jobs:
-    known = dict(held=(selections(nets[k, s].history) or [None])[-1])
-    known |= dict(twin=None if k == "standard" else nets["standard", s].model)
-    defences[k, s] = defend(nets[k, s].model, sensitivity=ranking[k, s], **known)
-steps, (long_steps, restarts) = P["steps"], P["long"]
-long = partial(pgd, steps=long_steps)
-SINGLE = {
-    "FGSM": partial(fgsm),
-    "PGD": measuring,
-    f"PGD-{long_steps} × {restarts}": partial(long, step_size=0.25, restarts=restarts),
-    "C&W loss": partial(long, loss="margin"),
-    "APGD": partial(apgd, steps=steps),
-}
-batch = notebook.sample(data.test, P["images"])
-images, labels = batch.float_images(), batch.labels
-every = partial(evaluate, eps=EPS, exhaustive=True, resume=page.resume)
 single = {}  # (method, seed) -> outcome of every attack on every image
-for (k, s), defence in tqdm(defences.items(), desc="single attacks", leave=False):
-    suite = SINGLE if k in METHODS else {a: SINGLE[a] for a in ("PGD", "C&W loss")}
-    tried = direct(defence, suite)
-    single[k, s] = every(defence, tried, images, labels, generator=rng())
+for k, s in tqdm(study.jobs, desc="single attacks", leave=False):
+    single[k, s] = study.single(k, s)
     run.add(single[k, s], part="single", defence=k, threat="direct", model=MAIN, seed=s)
 
 # %% [markdown]
 # The worst case over all attackers, on images that the single attacks saw as well. Networks of the first seed meet several budgets; what fell to a smaller one counts as fallen. Compared are networks of one seed, so all differences are between networks that met the same.
 
 # %%
-batch = notebook.sample(data.test, P["adaptive_images"])
-images, labels = batch.float_images(), batch.labels
-attack_all = partial(
-    three_curves, images=images, labels=labels, steps=steps, queries=P["queries"],
-    more=suites.standard(steps=steps, queries=0), resume=page.resume,
-)  # fmt: skip
 worst = {}  # (method, seed) -> threat -> outcome
-full = [key for key in jobs if key[0] in METHODS]
+full = [key for key in study.jobs if key[0] in METHODS]
 for k, s in tqdm(full, desc="worst case", leave=False):
-    other = "AT" if k != "AT" else "SNS"  # of another training, and of another seed
-    sources = {other: nets[other, s].model}
-    if k in COMPARED and len(SEEDS) > 1:
-        again = nets[k, SEEDS[SEEDS.index(s) - 1]]
-        sources[f"{k}, other seed"] = again.model
-    found = attack_all(
-        defences[k, s], transfer=sources, generator=rng(s),
-        budgets=CURVE if s == seed else (EPS,),
-    )  # fmt: skip
+    found = study.curve(k, s)
     worst[k, s] = {threat: curve[EPS] for threat, curve in found.items()}
     add_rows(found, defence=k, model=MAIN, seed=s)
+attacked = len(found["adaptive"][EPS].robust)
 first_seed = page.results(part=("worst", "curve"), seed=seed)
 
 # %% tags=["hide-input"]
-alone = page.results(part=("clean", "single"), attack=("none", *SINGLE), seed=SEEDS)
+alone = page.results(
+    part=("clean", "single"), attack=("none", *study.suite), seed=SEEDS
+)
 together = page.results(part="worst", attack=WORST_CASE, threat=ATTACKERS[1:])
 ladder = Results([*alone.select(defence=tuple(METHODS)), *together])
 took = {"training s": [f"{cost['training_seconds']:.0f}" for cost in run.costs]}
@@ -624,7 +429,7 @@ shown = page.results(
 )  # fmt: skip
 page.headline(
     shown.pivot(["dataset", "defence"], "threat", name="{} %"),
-    f"Accuracy of {len(labels)} images (clean: of {len(test):,}) under the three attackers at eps {show_eps(EPS)}, first seed, "
+    f"Accuracy of {attacked} images (clean: of {len(test):,}) under the three attackers at eps {show_eps(EPS)}, first seed, "
     "with 95 % Wilson intervals",
 )
 
@@ -640,7 +445,7 @@ COMPARISONS = (
 GAINS = {}
 for k, other in COMPARISONS:
     GAINS[k, other] = comparison.gain_over(together.select(threat="adaptive"), k, other)
-    note(f"{k} - {other}", GAINS[k, other].interval.value, n=len(labels))
+    note(f"{k} - {other}", GAINS[k, other].interval.value, n=attacked)
 notebook.table(
     tables.table_of_gains(GAINS),
     f"Robust accuracy under the adaptive attacker, {len(SEEDS)} seeds: differences with 95 % intervals for other networks and other images",
@@ -663,18 +468,13 @@ notebook.table(
 # "None" may mean that nothing was left to break, or that an attack is useless. So here each attack runs alone, on every image.
 
 # %% tags=["hide-input"]
-small = notebook.sample(data.test, P["alone"])
-few, few_labels = small.float_images(), small.labels
-for k in ("AT", "SNS", "SNS 0.1", "SNS α=1"):
-    defence = defences[k, seed]
-    tried = direct(defence, {"PGD, margin": partial(measuring, loss="margin")})
-    tried += adaptive(defence, {}, eps=EPS, steps=steps)
-    found = every(defence, tried, few, few_labels, generator=rng())
+for k in study.met_alone:
+    found = study.alone(k)
     run.add_clean(found.clean, part="alone", defence=k, model=MAIN)
     run.add(found, part="alone", defence=k, threat="adaptive", model=MAIN)
 notebook.table(
     page.results(part="alone").pivot(["attack"], "defence", name="{} %"),
-    f"Accuracy of {len(small)} images under each attack made for neurons alone, first seed, beside PGD with the margin loss and the worst "
+    f"Accuracy of {len(found.clean)} images under each attack made for neurons alone, first seed, beside PGD with the margin loss and the worst "
     "of all, with 95 % Wilson intervals",
 )
 
@@ -690,7 +490,7 @@ notebook.table(
 HOLDING = ("SNS", "SNS random", "SNS bottom", "chosen once", "random once", "weight 0")
 found = {}
 for k in [k for k in HOLDING if (k, seed) in nets]:
-    moved = migration(nets[k, seed].history, chosen[k, seed])
+    moved = migration(nets[k, seed].history, study.meter(k, seed, "training images"))
     found[k if k != "weight 0" else "AT, only measured"] = moved
     run.values[f"migration/{k}"] = [moved.then, moved.now, moved.kept]
     record(f"{name}/migration/{k}", moved.now, kind="number")
@@ -719,7 +519,7 @@ plt.show()
 
 # %% tags=["hide-input"]
 shown = page.results(
-    part="trade-off", defence=("AT", "SNS", "SNS 0.1", *ABLATED), seed=seed
+    part="trade-off", defence=("AT", "SNS", "SNS 0.1", *study.ablated), seed=seed
 )  # fmt: skip
 rows, where = [], dict(part="trade-off", threat="direct", seed=seed)
 for k in shown.values("defence"):
@@ -771,14 +571,9 @@ notebook.table(
 )
 
 # %% tags=["hide-input"]
-for kind, k in product(P["networks"][1:], ("AT", "SNS", "SNS random")):
-    function, settings = METHODS[k]
-    build = partial(network, kind)
-    model = trained(build, function, data, seed=seed, **BUDGET, **settings).model
-    page.add_network(kind, model)
-    sigma = sensitivity(model, pairs_of(model, probe.float_images(), probe.labels))
-    defence = defend(model, sensitivity=sigma, features=list(sigma)[-1])
-    found = attack_all(defence, budgets=(EPS,), generator=rng())
+for kind, k in product(P["networks"][1:], study.second):
+    page.add_network(kind, study.training(k, seed, kind).model)
+    found = study.curve(k, seed, kind)
     run.add_clean(found["direct"][EPS].clean, defence=k, model=kind)
     add_rows(found, defence=k, model=kind)
 rows = (row for row in run.results if row["attack"] in ("none", WORST_CASE))
@@ -796,16 +591,7 @@ notebook.table(frame, caption) if found else notebook.HTML(none)
 # misled, and the checks of table C are there to show it.
 
 # %% tags=["hide-input"]
-CARD = dict(
-    goal="any wrong class", norm="Linf", knowledge="all", randomised="nothing", eps=EPS
-)
-check = partial(checks.row, images=images, labels=labels, eps=EPS, card=CARD)
-only = checks.FAST if P["checks"] == "fast" else None
-found = {}
-for k in ("standard", "AT", "SNS", "SNS α=1"):
-    seeds = len(SEEDS) if k in COMPARED else 1
-    known = worst[k, seed] | dict(single=single[k, seed], seeds=seeds, only=only)
-    found[name, k] = check(defences[k, seed], generator=rng(), **known)
+found = {(name, k): study.checks(k) for k in study.checked}
 page.checks(found, "Sanity checks of the direct evaluation, by training")
 
 # %% [markdown]

@@ -85,12 +85,12 @@ MUTANTS = (
         "two of three gradients of a quantiser are not tried", "tests/test_quantization.py",
     ),
     Mutant(
-        "adversarial training without attack", "notebooks/02_neuron_sensitivity.py", "ATTACK = dict(eps=EPS,",
-        "ATTACK = dict(eps=0.0,", "the inner attack of every training has eps 0", "neuron_sensitivity",
+        "adversarial training without attack", "advdef/papers/sensitivity/methods.py", "attack = dict(eps=eps,",
+        "attack = dict(eps=0.0,", "the inner attack of every training has eps 0", "neuron_sensitivity",
     ),
     Mutant(
-        "other neurons held", "notebooks/02_neuron_sensitivity.py",
-        '"SNS": (train_sns, SNS),', '"SNS": (train_sns, SNS | dict(which="bottom")),',
+        "other neurons held", "advdef/papers/sensitivity/methods.py",
+        '"SNS": (train_sns, {}),', '"SNS": (train_sns, dict(which="bottom")),',
         "SNS holds the least sensitive neurons", "neuron_sensitivity",
     ),
     Mutant(
@@ -179,7 +179,7 @@ MUTANTS = (
         "the attack on a random defence follows a single draw", "tests/test_attacks.py",
     ),
     Mutant(
-        "no floor", "advdef/papers/sensitivity/measure.py", "_FLOOR = 1e-3", "_FLOOR = 0.0",
+        "no floor", "advdef/papers/sensitivity/meter.py", "_FLOOR = 1e-3", "_FLOOR = 0.0",
         "a nearly dead neuron's sensitivity shows rounding", "tests/test_sensitivity.py",
     ),
 )  # fmt: skip

@@ -89,15 +89,19 @@ PLANS = {
             "adaptive_images": 4, "steps": 2, "long": (2, 1), "queries": 5, "alone": 4, "curve": 1,
             "checks": "fast",
         },
-        changes={
-            '"ResNet18": ResNet18,': '"ResNet18": partial(ResNet, blocks=(1, 1), width=4, stem_stride=2),',
-            # so few images make enough steps to learn something
-            'epochs=P["epochs"],': 'epochs=P["epochs"], batch_size=8,',
-            '"VGG16": VGG16,': '"VGG16": partial(VGG, stages=((4, 1), (8, 1), (8, 1))),',
-            # the same again for the others
-            'P["networks"][1:], ("AT", "SNS", "SNS random"))': 'P["networks"][1:], ("SNS",))',
-        },
-        imports="from advdef.models.resnet import ResNet\nfrom advdef.models.vgg import VGG",
+        changes={},
+        imports="""from functools import partial
+from advdef.models.resnet import ResNet
+from advdef.models.vgg import VGG
+from advdef.papers.sensitivity import networks
+from advdef.papers.sensitivity.methods import MODELS
+from advdef.papers.sensitivity.study import Stabilization
+
+assert MODELS.keys() > {"ResNet18", "VGG16"}
+MODELS["ResNet18"] = partial(ResNet, blocks=(1, 1), width=4, stem_stride=2)
+MODELS["VGG16"] = partial(VGG, stages=((4, 1), (8, 1), (8, 1)))
+networks.trained = partial(networks.trained, batch_size=8)  # so few images make enough steps to learn something
+Stabilization.second = ("SNS",)  # the same again for the others""",
         images=dark_or_bright,
     ),
     "nip": Plan(

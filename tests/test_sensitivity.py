@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -17,19 +18,19 @@ from advdef.evaluation import UnsoundAttack, correct
 from advdef.models import SmallResNet
 from advdef.papers.sensitivity.interventions import rescaled
 from advdef.papers.sensitivity.measure import (
-    _FLOOR,
     Definition,
     Pairs,
     SensitivityMeter,
-    _typical,
     channel_mask,
     jaccard,
     layer_score,
     make_pairs,
     measure,
+    measure_under,
     select,
     sensitivity,
 )
+from advdef.papers.sensitivity.meter import _FLOOR, _typical
 from advdef.taps import tapped
 
 DEFINITIONS: tuple[Definition, ...] = get_args(Definition)
@@ -415,6 +416,48 @@ def test_random_attacks_draw_from_the_generator(task: tuple[nn.Module, Tensor, T
     first, same, other = (make_pairs(*task, noise, eps=0.1, generator=seeded(s)).adversarial for s in (0, 0, 1))
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
+
+
+def test_what_is_kept_is_what_is_made_and_draws_go_on_after_it(
+    task: tuple[nn.Module, Tensor, Tensor], tmp_path: Path
+) -> None:
+    noise, draws = partial(uniform_noise, draws=1), [seeded(), seeded(), seeded()]
+    folders = (None, tmp_path, tmp_path)
+    made, first, again = (
+        make_pairs(*task, noise, eps=0.1, generator=d, keep="all", resume=f)
+        for d, f in zip(draws, folders, strict=True)
+    )
+    assert torch.equal(first.adversarial, made.adversarial)
+    assert torch.equal(again.adversarial, made.adversarial)
+    assert torch.equal(draws[1].get_state(), draws[0].get_state())
+    assert torch.equal(draws[2].get_state(), draws[0].get_state())
+    other = make_pairs(*task, noise, eps=0.1, generator=draws[2], keep="all", resume=tmp_path)
+    assert not torch.equal(other.adversarial, made.adversarial)
+    assert len(list(tmp_path.iterdir())) == 2
+
+    layers = ["0", "1"]
+    plain = measure(task[0], made, layers=layers)
+    for _ in range(2):
+        found = measure(task[0], made, layers=layers, resume=tmp_path)
+        for definition in DEFINITIONS:
+            assert list(found.compute(definition)) == layers
+            assert all(torch.equal(v, plain.compute(definition)[k]) for k, v in found.compute(definition).items())
+    assert len(list(tmp_path.iterdir())) == 3
+    with pytest.raises(ValueError, match="needs a generator"):
+        make_pairs(*task, noise, eps=0.1, resume=tmp_path)
+
+
+def test_a_network_is_measured_under_an_attack_as_on_its_pairs(
+    resnet: SmallResNet, pairs: Pairs, tmp_path: Path
+) -> None:
+    model, noise = resnet, partial(uniform_noise, draws=1)
+    own = make_pairs(model, pairs.images, pairs.labels, noise, eps=0.1, generator=seeded())
+    expected = measure(model, own)
+    for folder in (None, tmp_path, tmp_path):
+        found = measure_under(model, pairs.images, pairs.labels, noise, eps=0.1, generator=seeded(), resume=folder)
+        assert found.quiet() == expected.quiet()
+        assert all(torch.equal(values, expected.compute()[layer]) for layer, values in found.compute().items())
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_no_pair_to_keep_is_an_error(task: tuple[nn.Module, Tensor, Tensor]) -> None:

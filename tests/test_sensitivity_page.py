@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -18,6 +20,7 @@ from advdef.attacks import pgd, suites
 from advdef.data import Dataset
 from advdef.evaluation import Finding, Outcome, Results, Threat, three_curves
 from advdef.evaluation.results import WORST_CASE
+from advdef.grid import Task
 from advdef.models import SmallResNet
 from advdef.papers.sensitivity import figures, tables
 from advdef.papers.sensitivity.comparison import activity, correlations, gain_over
@@ -28,6 +31,8 @@ from advdef.papers.sensitivity.experiments import (
     channel_views,
     occluded_accuracy,
     restored_accuracy,
+    skip_occlusion,
+    skip_restoration,
 )
 from advdef.papers.sensitivity.interventions import correct_after_substitution
 from advdef.papers.sensitivity.measure import Pairs, make_pairs, measure, select, sensitivity
@@ -40,6 +45,7 @@ from advdef.papers.sensitivity.readings import (
     rank_agreement,
     reordered,
 )
+from advdef.papers.sensitivity.study import PROFILES, Stabilization
 from advdef.statistics import Interval, spearman
 from advdef.training import train_standard
 
@@ -86,8 +92,26 @@ def results_of(right: dict[str, tuple[int, ...]], n: int = 4) -> Results:
     return found
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_each_task_is_a_call_of_the_study_and_stands_on_tasks_before_it(digits: Dataset, profile: str) -> None:
+    study, known = Stabilization(digits, PROFILES[profile]), list[Task]()
+    for stage in study.stages():
+        for task in stage:
+            inspect.signature(getattr(type(study), task.call)).bind(study, *task.arguments)
+            assert set(task.after) <= set(stage) | set(known), task
+        known += stage
+    assert len({(task.call, task.arguments) for task in known}) == len(known)
+    trained = {task.arguments for task in known if task.call == "training"}
+    for task in known:
+        if task.call in ("meter", "part"):  # a network is trained before, and so are those that it meets
+            needed = {before.arguments for before in task.after if before.call == "training"}
+            assert {arguments for arguments in trained if arguments[:2] == task.arguments[:2]} & needed
+            if task.call == "part" and len(task.arguments) == 3:
+                assert set(study.sources(*task.arguments[:2]).values()) <= needed
+
+
 def test_all_neurons_restored_mend_every_decision(
-    model: SmallResNet, turned: Pairs, ranking: dict[str, Tensor]
+    model: SmallResNet, turned: Pairs, ranking: dict[str, Tensor], tmp_path: Path
 ) -> None:
     found = restored_accuracy(model, turned, ranking, shares=SHARES, draws=2, generator=seeded())
     assert tuple(found) == CONTROLS
@@ -102,12 +126,18 @@ def test_all_neurons_restored_mend_every_decision(
     assert torch.equal(found["most sensitive"][0, list(ranking).index("pool")], right.double())
     assert 0 < float(right.double().mean()) < 1
     assert set(found["random"].unique().tolist()) <= {0.0, 0.5, 1.0}  # of two draws
-    again = restored_accuracy(model, turned, ranking, shares=SHARES, draws=2, generator=seeded())
-    assert all(torch.equal(found[control], again[control]) for control in CONTROLS)
+    skipped = seeded()
+    skip_restoration(ranking, shares=len(SHARES), draws=2, generator=skipped)
+    for _ in range(2):
+        draws = seeded()
+        again = restored_accuracy(model, turned, ranking, shares=SHARES, draws=2, generator=draws, resume=tmp_path)
+        assert list(again) == list(found)
+        assert all(torch.equal(found[control], again[control]) for control in CONTROLS)
+        assert torch.equal(draws.get_state(), skipped.get_state())
 
 
 def test_without_any_neuron_all_images_are_one_class(
-    model: SmallResNet, turned: Pairs, ranking: dict[str, Tensor]
+    model: SmallResNet, turned: Pairs, ranking: dict[str, Tensor], tmp_path: Path
 ) -> None:
     asked: list[nn.Module] = []
 
@@ -133,7 +163,14 @@ def test_without_any_neuron_all_images_are_one_class(
     real = partial(pgd, images=turned.images, labels=turned.labels, eps=0.1, steps=1)
     occlude(generator=seeded(), attack=real)  # which finds no gradient there, and warnings are errors in tests
     assert len(asked) == 1 + 2 * (1 + 3 * 2 + 1)  # shares, and draws of three controls
-    plain = occlude(generator=seeded())
+    skipped = seeded()
+    skip_occlusion(layer, shares=len(SHARES), draws=2, generator=skipped)
+    for _ in range(2):
+        draws = seeded()
+        plain = occlude(generator=draws, resume=tmp_path)
+        assert torch.equal(draws.get_state(), skipped.get_state())
+        assert list(plain) == list(found)
+    assert len(list(tmp_path.iterdir())) == 1
     assert all(list(kinds) == ["clean"] for kinds in plain.values())
     assert torch.equal(plain["zero", "random"]["clean"], found["zero", "random"]["clean"])
 

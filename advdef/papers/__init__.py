@@ -53,6 +53,7 @@ PAPERS: tuple[Paper, ...] = (
 
 STUDIES: dict[str, str] = {
     "qusecnets": "advdef.papers.qusecnets.study:Quantization",
+    "neuron_sensitivity": "advdef.papers.sensitivity.study:Stabilization",
     "nip": "advdef.papers.nip.study:InversePerturbation",
     "trn": "advdef.papers.trn.study:Restorers",
     "snn_purification": "advdef.papers.snn.study:SpikingPurification",

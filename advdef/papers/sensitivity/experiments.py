@@ -4,7 +4,8 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import product
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +20,14 @@ from advdef.papers.sensitivity.interventions import (
     mean_activations,
     mean_change,
 )
+from advdef.papers.sensitivity.keeping import kept_call
 from advdef.papers.sensitivity.measure import Pairs, channel_mask, select
 from advdef.taps import tapped
 
-__all__ = ["CONTROLS", "OCCLUDED", "channel_views", "occluded_accuracy", "restored_accuracy"]
+__all__ = [
+    "CONTROLS", "OCCLUDED", "channel_views", "occluded_accuracy", "restored_accuracy", "skip_occlusion",
+    "skip_restoration",
+]  # fmt: skip
 
 Mode = Literal["zero", "mean"]
 Inputs = dict[str, Callable[[nn.Module], Tensor]]
@@ -45,6 +50,7 @@ def restored_accuracy(
     shares: Sequence[float],
     draws: int,
     generator: torch.Generator,
+    resume: Path | None = None,
 ) -> dict[str, Tensor]:
     """How often each attacked image is right when some neurons of one layer get their clean activations back.
 
@@ -52,8 +58,21 @@ def restored_accuracy(
     the least sensitive share of a layer's neurons there are ``draws`` sets of random ones: as many as carry the same
     change of ``turned`` (the sum of absolute values, L1), as many as carry the same energy (the sum of squares), as
     many as the most sensitive, and as many of like activation, whose results are averaged. The generator is a CPU one.
-    Raises as :func:`~advdef.papers.sensitivity.interventions.substitute` does.
+    A folder ``resume`` keeps the result. Raises as :func:`~advdef.papers.sensitivity.interventions.substitute` does.
     """
+    asked: dict[str, Any] = dict(model=model, turned=turned, ranking=dict(ranking), shares=tuple(shares), draws=draws)
+    return kept_call(resume, _restored, device=turned.images.device, generator=generator, **asked)
+
+
+def _restored(
+    *,
+    model: nn.Module,
+    turned: Pairs,
+    ranking: Mapping[str, Tensor],
+    shares: Sequence[float],
+    draws: int,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
     held = {
         control: mean_change(model, turned.images, ranking, power=power, partners=turned.adversarial)
         for control, power in _POWERS.items()
@@ -69,6 +88,13 @@ def restored_accuracy(
             places = [[i for i, (at, c, _) in enumerate(sets) if (at, c) == (n, control)] for n in range(len(shares))]
             found[control].append(torch.stack([right[rows].mean(0) for rows in places]))
     return {control: torch.stack(layers, 1) for control, layers in found.items()}
+
+
+def skip_restoration(ranking: Mapping[str, Tensor], *, shares: int, draws: int, generator: torch.Generator) -> None:
+    """Bring a generator to where :func:`restored_accuracy` leaves it with so many shares and draws."""
+    for sigma in ranking.values():
+        for _ in range((len(CONTROLS) - len(_SHARES)) * shares * draws):
+            torch.randperm(len(sigma), generator=generator)
 
 
 def _controls(
@@ -107,6 +133,7 @@ def occluded_accuracy(
     generator: torch.Generator,
     reference: Tensor,
     attack: Callable[[nn.Module], Tensor] | None = None,
+    resume: Path | None = None,
 ) -> dict[tuple[Mode, str], dict[str, Tensor]]:
     """How often each image is right when a share of one layer's neurons is set to zero, or to their mean.
 
@@ -116,22 +143,52 @@ def occluded_accuracy(
     activation on ``reference`` (equal change: the sum of absolute differences, equal energy: of squares). Accuracy is
     "clean"; with an ``attack``, which makes adversarial images for a network, there is also, for neurons at zero, that
     on the examples of the intact network ("replayed") and on those of the occluded one ("attacked anew"). The generator
-    is a CPU one. Raises as :class:`~advdef.papers.sensitivity.interventions.Ablated` does.
+    is a CPU one. A folder ``resume`` keeps the result. Raises as
+    :class:`~advdef.papers.sensitivity.interventions.Ablated` does.
     """
+    asked: dict[str, Any] = dict(model=model, images=images, labels=labels, ranking=dict(ranking), attack=attack)
+    drawn: dict[str, Any] = dict(shares=tuple(shares), draws=draws, generator=generator, reference=reference)
+    found: dict[tuple[Mode, str], dict[str, Tensor]] = {}
+    for name, right in kept_call(resume, _occluded, device=images.device, **asked, **drawn).items():
+        mode, which, kind = name.split("/")
+        found.setdefault((cast(Mode, mode), which), {})[kind] = right
+    return found
+
+
+def skip_occlusion(ranking: Mapping[str, Tensor], *, shares: int, draws: int, generator: torch.Generator) -> None:
+    """Bring a generator to where :func:`occluded_accuracy` leaves it with so many shares and draws."""
+    random = len(OCCLUDED) - len(_SHARES)
+    for _, sigma, _ in product(range(len(get_args(Mode)) * random * shares), ranking.values(), range(draws)):
+        torch.randperm(len(sigma), generator=generator)
+
+
+def _occluded(
+    *,
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    ranking: Mapping[str, Tensor],
+    shares: Sequence[float],
+    draws: int,
+    generator: torch.Generator,
+    reference: Tensor,
+    attack: Callable[[nn.Module], Tensor] | None,
+) -> dict[str, Tensor]:
     clean: Inputs = {"clean": lambda without: images}
     under_attack = clean
     if attack is not None:
         replayed = attack(model)
         under_attack = clean | {"replayed": lambda without: replayed, "attacked anew": partial(_anew, attack)}
     means = mean_activations(model, reference, ranking)
-    found: dict[tuple[Mode, str], dict[str, Tensor]] = {}
+    found: dict[str, Tensor] = {}
     modes: dict[Mode, tuple[Mapping[str, Tensor] | None, Inputs]] = {
         "zero": (None, under_attack),
         "mean": (means, clean),
     }
     for (mode, (values, inputs)), which in product(modes.items(), OCCLUDED):
         held = mean_change(model, reference, ranking, power=_POWERS[which], values=values) if which in _POWERS else None
-        found[mode, which] = _without(model, labels, ranking, which, held, shares, draws, generator, values, inputs)
+        right = _without(model, labels, ranking, which, held, shares, draws, generator, values, inputs)
+        found |= {f"{mode}/{which}/{kind}": hits for kind, hits in right.items()}
     return found
 
 

@@ -1,6 +1,7 @@
 """Dual pairs: images beside their adversarial partners on one model."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from advdef.attacks.attack import Attack, describe, norm_of
 from advdef.contract import borrowed, validate
 from advdef.evaluation import check_sound, correct
+from advdef.papers.sensitivity.keeping import kept_call
 
 __all__ = ["Keep", "Pairs", "make_pairs"]
 
@@ -51,6 +53,7 @@ def make_pairs(
     generator: torch.Generator | None = None,
     keep: Keep = "correct",
     batch_size: int = 250,
+    resume: Path | None = None,
 ) -> Pairs:
     """Pair images with what an attack makes of them on ``model``, in evaluation mode.
 
@@ -64,14 +67,41 @@ def make_pairs(
         keep: Which pairs: of images that the model classifies as their label ("correct"), of those among them that the
             attack turned ("successful"), or of all images ("all").
         batch_size: Images attacked at a time.
+        resume: A folder that keeps what the attack made; this needs a ``generator``.
 
     Raises ValueError when no pair is left, UnsoundAttack when the attack leaves its budget.
     """
     if keep not in get_args(Keep):
         raise ValueError(f"no choice {keep!r} of pairs; there are {', '.join(get_args(Keep))}")
+    crafted = kept_call(
+        resume, _crafted, device=images.device, model=model, images=images, labels=labels, attack=attack, eps=eps,
+        generator=generator, everything=keep == "all", batch_size=batch_size,
+    )  # fmt: skip
+    rows = crafted["rows"]
+    pairs = Pairs(images[rows], crafted["adversarial"], labels[rows])
+    if keep != "successful":
+        return pairs
+    turned = ~correct(model, pairs.adversarial, pairs.labels, batch_size=batch_size)
+    if not bool(turned.any()):
+        raise ValueError(f"no pair to keep: {describe(attack)} at eps {eps:g} turned none of {len(pairs)} images")
+    return pairs.of(turned)
+
+
+def _crafted(
+    *,
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    attack: Attack,
+    eps: float,
+    generator: torch.Generator | None,
+    everything: bool,
+    batch_size: int,
+) -> dict[str, Tensor]:
+    """What an attack makes of all images, or of those that the model gets right, and which these are."""
     with borrowed(model, quiet=True):
         right = correct(model, images, labels, batch_size=batch_size)
-        rows = torch.nonzero(right | (keep == "all"))[:, 0]
+        rows = torch.nonzero(right | everything)[:, 0]
         if len(rows) == 0:
             raise ValueError(f"no pair to keep: the model classifies none of {len(images)} images correctly")
         found = []
@@ -79,10 +109,4 @@ def make_pairs(
             found.append(attack(model, images[part], labels[part], eps=eps, generator=generator).detach())
             # where an attack does not say its norm, Linf: no size in another norm is smaller
             check_sound(describe(attack), images[part], found[-1], eps=eps, norm=norm_of(attack) or "Linf")
-        pairs = Pairs(images[rows], torch.cat(found), labels[rows])
-        if keep != "successful":
-            return pairs
-        turned = ~correct(model, pairs.adversarial, pairs.labels, batch_size=batch_size)
-    if not bool(turned.any()):
-        raise ValueError(f"no pair to keep: {describe(attack)} at eps {eps:g} turned none of {len(pairs)} images")
-    return pairs.of(turned)
+    return {"rows": rows, "adversarial": torch.cat(found)}
