@@ -89,8 +89,8 @@ plotting.use_style()
 # run on images drawn at random from the test set, always the same ones; neurons are chosen on training images.
 
 # %%
-P = notebook.choose(PROFILES, profile)
 PROFILES = Stabilization.profiles
+P = notebook.choose(PROFILES, profile)
 page = notebook.Page(
     "neuron_sensitivity", PROFILES, profile, dataset=dataset, seed=seed, device=device,
     train=P["train"],
