@@ -372,8 +372,8 @@ def main(arguments: list[str]) -> int:
         for place in PLACES:
             with tempfile.TemporaryDirectory(prefix="faults-") as folder:
                 tried(place, round(place.share * chosen.kills / 100), dice, Path(folder), bar)
-    head = "| work | kills at random | kills aimed | damaged, lost, left over | runs to the end | last process ended after |"
-    print(f"{head}\n|---|---|---|---|---|---|")
+    print("| work | kills at random | kills aimed | faults | runs to the end | last process ended after |")
+    print("|---|---|---|---|---|---|")
     for place in PLACES:
         counts = f"{place.kills['random']} | {place.kills['aimed']} | {len(place.faults)} | {place.runs}"
         print(f"| {place.name} | {counts} | {place.longest:.1f} s |")
