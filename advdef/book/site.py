@@ -17,6 +17,7 @@ import yaml
 
 from advdef.book.decisions import Chapter
 from advdef.book.kernel import ends_with_us
+from advdef.book.markup import as_text
 from advdef.book.notebookfile import LANGUAGE, read_executed, title, without_injected, write
 from advdef.book.pages import generated
 from advdef.book.records import Record, read_records
@@ -132,7 +133,7 @@ def _note(paper: str, records: Sequence[Record]) -> str:
     old = [r for r in records if r["paper"] == paper and any(v.get("old_rules") for v in r["verdicts"])]
     if not old:
         return ""
-    date = old[0]["provenance"]["date"]
+    date = as_text(old[0]["provenance"]["date"])
     return (
         f"```{{note}}\nTables and figures on this page are those of a run of {date}, by the code of that day. Code, "
         "text and rules have moved on since: where the run did not measure what today's rules ask for, the verdicts "
