@@ -14,8 +14,8 @@ import pytest
 
 from advdef.book.cards import cards, own_pages
 from advdef.book.decisions import Chapter
-from advdef.book.pages import generated
 from advdef.book.page import table
+from advdef.book.pages import generated
 from advdef.book.records import COMPARISON, read_record, read_records, scale
 from advdef.book.repository import InputError, Repository
 from advdef.claims import Condition, all_claims
