@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import checkout
@@ -15,6 +16,9 @@ import pytest
 from advdef.book import run
 from advdef.book.repository import Repository
 from advdef.book.run import reproduce, reproduce_all
+from advdef.book.site import SiteError, render
+
+ROOT = Path(__file__).resolve().parents[1]
 
 HANGS = f"{checkout.PARAMETERS}\n# %%\nimport time\n\n# %%\ntime.sleep(600)\n"
 QUICK = f"{checkout.PARAMETERS}\n# %%\n1 + 1\n\n# %%\n2 + 2\n"
@@ -64,6 +68,53 @@ def test_a_kernel_that_dies_at_its_start_is_a_failure(tmp_path: Path, monkeypatc
     assert failure is not None
     assert failure.cell is None
     assert "the kernel ended with exit status 1" in failure.error
+
+
+SLOW = """#!/bin/sh
+echo start >> {mark}
+[ "$(wc -l < {mark})" -gt {failing} ] || {end}
+exec {python} "$@"
+"""
+
+
+@posix
+@pytest.mark.parametrize(
+    ("end", "failing", "told"),
+    [("exit 1", 1, None), ("exec sleep 30", 2, "respond in 1 seconds")],
+)
+def test_a_kernel_that_dies_or_sleeps_at_its_start_is_started_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, failing: int, told: str | None
+) -> None:
+    repository = checkout.make(tmp_path, {"01_quick": QUICK})
+    mark, python = tmp_path / "mark", tmp_path / "python"
+    python.write_text(SLOW.format(mark=mark, failing=failing, end=end, python=sys.executable))
+    python.chmod(0o755)
+    monkeypatch.setattr("advdef.book.kernel.sys.executable", str(python))
+    if failing == 2:
+        monkeypatch.setattr(run, "_START", 1)
+    failure = reproduce(repository, "quick").failure
+    assert mark.read_text().count("start") == 2
+    assert (failure is None) == (told is None)
+    if failure is not None and told is not None:
+        assert told in failure.error
+
+
+@posix
+def test_kernels_need_no_ports_which_others_could_take(tmp_path: Path) -> None:
+    show = "import ipykernel.connect, json\n\nprint(json.loads(ipykernel.connect.get_connection_info())['transport'])"
+    done = reproduce(checkout.make(tmp_path, {"01_shows": f"{checkout.PARAMETERS}\n# %%\n{show}\n"}), "shows")
+    assert done.failure is None
+    assert "ipc" in checkout.outputs(done.notebook)
+
+
+def test_many_short_cells_may_not_take_longer_than_the_notebook(tmp_path: Path) -> None:
+    cells = "\n# %%\nimport time\n\ntime.sleep(0.5)\n" * 40
+    started = time.monotonic()
+    failure = reproduce(checkout.make(tmp_path, {"01_many": checkout.PARAMETERS + cells}), "many", timeout=6).failure
+    assert failure is not None
+    assert failure.cell is not None
+    assert "longer than it may" in failure.error
+    assert time.monotonic() - started < 16
 
 
 @posix
@@ -129,6 +180,51 @@ def test_an_interrupted_command_ends_at_once_and_says_how_to_go_on(tmp_path: Pat
     assert process.returncode == 130
     assert said.strip().splitlines()[-1] == "advdef: interrupted; the same command goes on from what is finished"
     assert ended(*pids, within=5)
+
+
+BUILDS = "import os, pathlib; pathlib.Path('pid').write_text(str(os.getpid())); "
+
+
+@posix
+def test_who_renders_the_site_ends_with_the_command(tmp_path: Path) -> None:
+    repository = checkout.make(tmp_path, {"01_quick": QUICK})
+    code = "from advdef.book import repository, site; import pathlib\n"
+    code += f"site._JUPYTER_BOOK = {BUILDS + 'import time; time.sleep(60)'!r}\n"
+    code += "site.render(repository.find(), pathlib.Path('out'))"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
+    mark, end = tmp_path / "out/pid", time.monotonic() + 60
+    while not (mark.is_file() and mark.read_text()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert ended(int(mark.read_text()), within=5)
+    # and the next one is not in its way
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("advdef.book.site._JUPYTER_BOOK", f"{BUILDS}os.kill(os.getpid(), 9)")
+        with pytest.raises(SiteError, match="it was ended by SIGKILL"):
+            render(repository, tmp_path / "out")
+
+
+def test_of_two_that_render_at_once_the_second_one_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = checkout.make(tmp_path, {"01_quick": QUICK})
+    built = f"{BUILDS}import sys, time; out = sys.argv[sys.argv.index('--path-output') + 1]; "
+    built += "pages = pathlib.Path(out, '_build/html'); pages.mkdir(parents=True); time.sleep(0.5); "
+    built += "(pages / 'index.html').write_text('whole')"
+    monkeypatch.setattr("advdef.book.site._JUPYTER_BOOK", built)
+    with ThreadPoolExecutor(2) as pool:
+        pages = list(pool.map(lambda _: render(repository, tmp_path / "out"), range(2)))
+    assert [page.read_text() for page in pages] == ["whole", "whole"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["pid", "site", "site.log", "source"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a process that adopts others")
+def test_forty_kills_lose_and_leave_nothing() -> None:
+    command = [sys.executable, "tests/faults.py", "--kills", "40", "--short"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "40 kills in" in done.stdout
 
 
 def test_a_process_without_a_parent_of_ours_is_left_alone() -> None:

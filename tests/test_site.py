@@ -110,8 +110,8 @@ def test_the_source_tree(repository: Repository, tmp_path: Path) -> None:
 def test_a_page_whose_run_is_older_than_its_rules_says_so(repository: Repository, tmp_path: Path, old: bool) -> None:
     toc = "format: jb-book\nroot: book/intro\nparts:\n  - chapters:\n    - file: notebooks/01_good\n"
     (tmp_path / "_toc.yml").write_text(toc)
-    facts = {"date": "2026-01-01<script>\n```\n", "commit": None, "device_name": "x", "seed": 0, "python": "3"}
-    facts |= {"versions": {}}
+    facts: dict[str, Any] = {"date": "2026-01-01<script>\n```\n", "commit": None, "device_name": "x", "seed": 0}
+    facts |= {"python": "3", "versions": {}}
     verdict: dict[str, Any] = {"claim": "good-G1", "sentence": "s", "source": "paper", "evidence": "e"}
     verdict["verdict"] = "undecided"
     verdict |= {"attacker": "", "images": None, "seeds": None, "conditions": [], "old_rules": old}
