@@ -37,7 +37,7 @@ def complaints(report: Any) -> list[str]:
     packages = report["dependencies"]
     skipped = [package["name"] for package in packages if "skip_reason" in package]
     if len(skipped) == len(packages):
-        return [f"none of {len(packages)} packages could be looked up: is the internet within reach?"]
+        return ["no package could be looked up: is the internet within reach?"]
     found = [f"{name} could not be looked up" for name in skipped]
     for package in packages:
         for known in package.get("vulns", ()):
@@ -73,7 +73,8 @@ def main(report: Path, *folders: str) -> int:
     packages = [*importlib.metadata.distributions(), *importlib.metadata.distributions(path=list(folders))]
     for name, count in Counter(", ".join(licence(package)) for package in packages).most_common():
         print(f"{count:>4}  {name}")
-    found = complaints(json.loads(report.read_text("utf-8"))) + unknown(packages)
+    asked = json.loads(report.read_text("utf-8")) if report.is_file() else {"dependencies": []}  # it ended early
+    found = complaints(asked) + unknown(packages)
     for complaint in found:
         print(f"audit: {complaint}", file=sys.stderr)
     print(f"{len(packages)} packages, {len(found)} complaints")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,11 +13,13 @@ from pathlib import Path
 
 import checkout
 import pytest
+from typer.testing import CliRunner
 
 from advdef.book import run
 from advdef.book.repository import Repository
 from advdef.book.run import reproduce, reproduce_all
 from advdef.book.site import SiteError, render
+from advdef.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -182,6 +185,13 @@ def test_an_interrupted_command_ends_at_once_and_says_how_to_go_on(tmp_path: Pat
     assert ended(*pids, within=5)
 
 
+STAND_IN = """
+import pathlib, sys, time
+pages = pathlib.Path(sys.argv[sys.argv.index("--path-output") + 1], "_build/html")
+pages.mkdir(parents=True)
+time.sleep(0.5)
+(pages / "index.html").write_text("whole")
+"""
 BUILDS = "import os, pathlib; pathlib.Path('pid').write_text(str(os.getpid())); "
 
 
@@ -208,14 +218,33 @@ def test_who_renders_the_site_ends_with_the_command(tmp_path: Path) -> None:
 
 def test_of_two_that_render_at_once_the_second_one_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     repository = checkout.make(tmp_path, {"01_quick": QUICK})
-    built = f"{BUILDS}import sys, time; out = sys.argv[sys.argv.index('--path-output') + 1]; "
-    built += "pages = pathlib.Path(out, '_build/html'); pages.mkdir(parents=True); time.sleep(0.5); "
-    built += "(pages / 'index.html').write_text('whole')"
-    monkeypatch.setattr("advdef.book.site._JUPYTER_BOOK", built)
+    monkeypatch.setattr("advdef.book.site._JUPYTER_BOOK", STAND_IN)
     with ThreadPoolExecutor(2) as pool:
         pages = list(pool.map(lambda _: render(repository, tmp_path / "out"), range(2)))
     assert [page.read_text() for page in pages] == ["whole", "whole"]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["pid", "site", "site.log", "source"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["site", "site.log", "source"]
+
+
+def test_a_damaged_record_is_named_and_the_rest_of_the_site_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = checkout.make(tmp_path, {"01_good": checkout.GOOD, "02_quick": QUICK})
+    done = reproduce(repository, "good")
+    assert done.results is not None
+    whole = repository.committed_results / "good/digits-smoke.json"
+    shutil.copytree(done.results, repository.committed_results)
+    damaged = whole.parent.parent / "quick/digits-smoke.json"
+    damaged.parent.mkdir()
+    damaged.write_bytes(whole.read_bytes()[:500])
+    monkeypatch.setattr("advdef.book.site._JUPYTER_BOOK", STAND_IN)
+    monkeypatch.chdir(tmp_path)
+    said = CliRunner().invoke(app, ["book"])
+    assert said.exit_code == 1
+    assert f"{damaged} is not a record file" in said.stderr
+    assert "the rest of the site is made" in said.stderr
+    made = tmp_path / "build/committed"
+    assert (made / "site/index.html").read_text() == "whole"
+    assert "It works." in (made / "source/book/_generated/verdicts.md").read_text()
 
 
 @pytest.mark.slow

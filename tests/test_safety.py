@@ -103,14 +103,23 @@ OPEN = {
     ("packages", "said"),
     [
         ([FINE], []),
-        ([], ["none of 0 packages could be looked up: is the internet within reach?"]),
-        ([SKIPPED, SKIPPED], ["none of 2 packages could be looked up: is the internet within reach?"]),
+        ([], ["no package could be looked up: is the internet within reach?"]),
+        ([SKIPPED, SKIPPED], ["no package could be looked up: is the internet within reach?"]),
         ([FINE, SKIPPED], ["b could not be looked up"]),
         ([FINE, OPEN], ["c 2 has PYSEC-1, mended in 3", "c 2 has X, mended in no version yet"]),
     ],
 )
 def test_an_audit_of_nothing_is_none(packages: list[object], said: list[str]) -> None:
     assert audit.complaints({"dependencies": packages}) == said
+
+
+def test_a_report_that_was_never_written_is_an_audit_of_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert audit.main(tmp_path / "report.json") == 1
+    told = capsys.readouterr()
+    assert "audit: no package could be looked up: is the internet within reach?" in told.err.splitlines()
+    assert "MIT" in told.out
 
 
 @pytest.mark.parametrize(
