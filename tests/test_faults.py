@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -254,6 +255,16 @@ def test_forty_kills_lose_and_leave_nothing() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "40 kills in" in done.stdout
+
+
+def test_what_is_guaranteed_is_held_by_tests_that_exist() -> None:
+    page = " ".join((ROOT / "book/guaranteed.md").read_text("utf-8").split())
+    parts = re.split(r" in `(tests/\w+\.py)`", page)
+    named = [(file, name) for text, file in zip(parts[::2], parts[1::2], strict=False)
+             for name in re.findall(r"(?<!\*)\*([a-z][^*]{9,})\*(?!\*)", text)]  # fmt: skip
+    assert len(named) > 30
+    for file, name in named:
+        assert f"def test_{name.replace(' ', '_')}(" in (ROOT / file).read_text("utf-8"), (file, name)
 
 
 def test_a_process_without_a_parent_of_ours_is_left_alone() -> None:

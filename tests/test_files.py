@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,8 @@ from advdef.store.files import (
     replacing,
     scratch,
     temporary,
+    write_atomically,
+    write_first,
 )
 
 
@@ -150,6 +153,37 @@ def test_what_a_killed_process_left_goes_with_the_next_write_and_nothing_else(tm
         assert not elsewhere.exists()
     with scratch():
         assert not own.exists()
+
+
+def test_content_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synchronised: set[tuple[int, int]] = set()  # a file and its size
+    named: list[bool] = []
+    sync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        found = os.fstat(descriptor)
+        synchronised.add((found.st_ino, found.st_size))
+        sync(descriptor)
+
+    def naming_by(function: Callable[[Path, Path], None]) -> Callable[[Path, Path], None]:
+        def call(old: Path, new: Path) -> None:
+            files = [path for path in [Path(old), *Path(old).rglob("*")] if path.is_file()]
+            named.extend((path.stat().st_ino, path.stat().st_size) in synchronised for path in files)
+            function(old, new)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", watched)
+    for name in ("link", "replace", "rename"):
+        monkeypatch.setattr(os, name, naming_by(getattr(os, name)))
+    write_atomically(tmp_path / "a", b"content")
+    write_first(tmp_path / "b", b"content")
+    with replacing(tmp_path / "c") as partial:
+        partial.write_text("content")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/d").write_text("content")
+    replace_folder(tmp_path / "new", tmp_path / "folder")
+    assert named == [True] * 4
 
 
 def test_one_process_at_a_time_is_let_in(tmp_path: Path) -> None:
