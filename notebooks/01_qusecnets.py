@@ -51,37 +51,31 @@ device = None  # cpu, cuda or mps; None: a GPU if there is one
 
 # %% tags=["hide-input"]
 from collections import Counter
-from functools import partial
+from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from advdef import checks, plotting
+from advdef import plotting
 from advdef.attacks import suites
 from advdef.book import page as notebook
 from advdef.book.glue import record
 from advdef.book.page import show_eps
-from advdef.defenses import Undefended
 from advdef.evaluation import (
     ATTACKERS,
     Attempt,
     correct,
-    direct,
     evaluate,
-    oblivious,
-    three_curves,
 )
 from advdef.evaluation.results import WORST_CASE
-from advdef.models import CleverhansCNN
 from advdef.papers.qusecnets import figures
 from advdef.papers.qusecnets import verdicts as rules
 from advdef.papers.qusecnets.certificate import certified
-from advdef.papers.qusecnets.defence import Quantized, through_identity
-from advdef.papers.qusecnets.quantizer import Quantizer, kmeans_thresholds
-from advdef.papers.qusecnets.training import train_quantized
+from advdef.papers.qusecnets.defence import Quantized
+from advdef.papers.qusecnets.quantizer import Quantizer
+from advdef.papers.qusecnets.study import CLAIMED, EPS, PROFILES, SCHEMES, Quantization
 from advdef.statistics import over_seeds_and_images, paired_difference, wilson
-from advdef.training import train_at, train_standard, trained
 from tqdm import tqdm
 
 plotting.use_style()
@@ -93,37 +87,12 @@ plotting.use_style()
 # run on images drawn at random from the test set, always the same ones.
 
 # %%
-PROFILES = {
-    "smoke": dict(
-        datasets=("digits",), width=32, train=700, epochs={1: 5, 3: 5}, seeds=2,
-        robust_epochs=10, robust_steps=2, levels=(2, 4), level_seeds=1,
-        images=100, adaptive_images=50, steps=8, restarts=1, queries=40,
-        curve={1: (0.1, 0.3), 3: (2 / 255, 8 / 255)}, checks="fast",
-    ),
-    "laptop": dict(
-        datasets=("mnist", "cifar10"), width=64, train=15_000, epochs={1: 3, 3: 6}, seeds=5,
-        robust_epochs=4, robust_steps=4, levels=(2, 4, 16), level_seeds=1,
-        images=500, adaptive_images=200, steps=20, restarts=1, queries=200,
-        curve={1: (0.1, 0.2, 0.3, 0.4), 3: (1 / 255, 2 / 255, 4 / 255, 8 / 255)}, checks="all",
-    ),
-    "paper": dict(
-        datasets=("mnist", "cifar10"), width=64, train=None, epochs={1: 10, 3: 30}, seeds=5,
-        robust_epochs=20, robust_steps=10, levels=(2, 3, 4, 6, 8, 16, 32), level_seeds=3,
-        images=1_000, adaptive_images=1_000, steps=200, restarts=10, queries=5_000,
-        curve={1: (0.1, 0.2, 0.3, 0.4), 3: (1 / 255, 2 / 255, 4 / 255, 8 / 255)}, checks="all",
-    ),
-}  # fmt: skip
-P = notebook.choose(PROFILES, profile)
 page = notebook.Page(
-    "qusecnets", PROFILES, profile, dataset=dataset, seed=seed, device=device, train=P["train"],
-)  # fmt: skip
-SEEDS = [seed + i for i in range(P["seeds"])]
-
-# what depends on the kind of image: grey (1 channel) or colour (3)
-LEVELS = {1: 2, 3: 4}  # the released configuration has N = 2 on MNIST
-EPS = {1: 0.3, 3: 8 / 255}  # Cleverhans' default; the usual budget on CIFAR-10
-AUGMENT = {1: {}, 3: dict(shift=2, flip=True)}
-
+    "qusecnets", PROFILES, profile, dataset=dataset, seed=seed, device=device
+)
+P = page.settings
+studies = page.studies(Quantization)
+SEEDS = next(iter(studies.values())).seeds
 page.profiles()
 
 # %% [markdown]
@@ -156,90 +125,14 @@ plt.show()
 # show that a gain survives an adaptive attacker, not how good adversarial training is.
 
 # %%
-VARIANTS = {
-    "CQ": (lambda data, n: Quantizer(n), partial(train_quantized, scheme="frozen")),
-    "TQ": (
-        lambda data, n: Quantizer(n, trainable=True),
-        partial(train_quantized, scheme="joint"),
-    ),
-    "k-means": (
-        lambda data, n: Quantizer(n, thresholds=kmeans_thresholds(data.train, n)),
-        partial(train_quantized, scheme="frozen"),
-    ),
-    "CQ released": (
-        lambda data, n: Quantizer(n, mode="soft", hardness=5, released=True),
-        partial(train_quantized, scheme="frozen"),
-    ),
-    "TQ released": (
-        lambda data, n: Quantizer(
-            n, mode="soft", hardness=5, released=True, trainable=True
-        ),
-        partial(train_quantized, scheme="joint", hardness=None),
-    ),
-}
-ROBUST = dict(
-    epochs=P["robust_epochs"], steps=P["robust_steps"], step_size=2.5 / P["robust_steps"],
-    eps_ramp=P["robust_epochs"] // 2,
-)  # fmt: skip
-
-
-def network(data):
-    return CleverhansCNN(data.shape, data.num_classes, width=P["width"])
-
-
-def budget(data):
-    channels = data.shape[0]
-    return dict(epochs=P["epochs"][channels], schedule="cosine", **AUGMENT[channels])
-
-
-def train_variant(data, variant, levels, s, **options):
-    quantizer, train = VARIANTS[variant]
-    build = lambda: Quantized(network(data), quantizer(data, levels))  # noqa: E731
-    return trained(build, partial(train, **options), data, seed=s, **budget(data))
-
-
-# %%
-defences = {}  # data set -> seed -> name -> defence
-trainings = {}
-for name, data in page.data.items():
-    channels = data.shape[0]
-    levels, robust = LEVELS[channels], budget(data) | ROBUST | dict(eps=EPS[channels])
+trainings, defences = {}, {}  # data set -> seed -> name -> what was trained, attacked
+for name, study in studies.items():
     for s in tqdm(SEEDS, desc=f"{name}, seeds", leave=False):
-        done = {
-            "undefended": trained(
-                partial(network, data), train_standard, data, seed=s, **budget(data)
-            )
-        }
-        chosen = VARIANTS if s == seed else ("CQ", "TQ")
-        done |= {variant: train_variant(data, variant, levels, s) for variant in chosen}
-        if s == seed:
-            done["AT"] = trained(
-                partial(network, data), train_at, data, seed=s, **robust
-            )
-            done["AT + CQ"] = trained(
-                lambda: Quantized(network(data), Quantizer(levels)),
-                train_at,
-                data,
-                seed=s,
-                through=through_identity,
-                **robust,
-            )
+        done = {k: study.training(k, s) for k in study.names(s)}
+        trainings.setdefault(name, {})[s] = done
+        defences.setdefault(name, {})[s] = study.defences(s)
         plain = done["undefended"].model
         page.add_network("cleverhans-cnn", plain, dataset=name)
-        ready = {"undefended": Undefended(plain)}
-        for k in [k for k in done if k != "undefended"]:
-            model = done[k].model
-            layer = isinstance(model, Quantized)
-            ready[k] = model if layer else Undefended(model, twin=plain)
-        if s == seed:
-            ready["bit depth"] = (
-                Quantized(plain, Quantizer(levels)).to(page.device).eval()
-            )
-        for defence in ready.values():
-            if isinstance(defence, Quantized):
-                defence.undefended = plain
-        defences.setdefault(name, {})[s] = ready
-        trainings.setdefault(name, {})[s] = done
 
 
 # %% tags=["hide-input"]
@@ -251,7 +144,7 @@ def thresholds(defence):
 
 clean = {}  # data set -> seed -> name -> (N,) correct
 for name, data in page.data.items():
-    test = notebook.sample(data.test, 2_000)
+    test = data.test.sample(2_000)
     for s, ready in defences[name].items():
         hits = {
             k: correct(d, test.float_images(), test.labels) for k, d in ready.items()
@@ -292,7 +185,7 @@ notebook.table(
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Clean accuracy against the number of levels N, deployed hard (solid, with 95 % Wilson intervals) and soft (dotted; TQ at the hardness its training ended with, the others at 10), over the seeds of the sweep.", "name": "fig-levels"}, "image": {"alt": "One panel per data set: clean accuracy against number of levels for constant, trainable and k-means thresholds, with a dashed line for the undefended network."}}
 HARD, SOFT, FLAT = {}, {}, {}  # data set -> layer -> one value per number of levels
 for name, data in page.data.items():
-    test = notebook.sample(data.test, 2_000)
+    test = data.test.sample(2_000)
     images, labels = test.float_images(), test.labels
     FLAT[name] = clean[name][seed]["undefended"].float().mean().item()
     for variant in ("CQ", "TQ", "k-means"):
@@ -302,7 +195,7 @@ for name, data in page.data.items():
         for levels in P["levels"]:
             hits = {"hard": [], "soft": []}
             for s in SEEDS[: P["level_seeds"]]:
-                model = train_variant(data, variant, levels, s).model
+                model = studies[name].layer(variant, levels, s).model
                 for mode in hits:
                     model.quantizer.mode = mode
                     hits[mode].append(correct(model, images, labels))
@@ -325,16 +218,10 @@ plt.show()
 # ones) and two hardness schedules, at $N = 4$.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Thresholds during training at N = 4, over the histogram of the training pixels (grey, log scale).", "name": "fig-thresholds"}, "image": {"alt": "One row per data set and four panels: the three thresholds against training epoch for joint and alternating training with growing or constant hardness, drawn over the pixel histogram along the vertical axis."}}
-SCHEMES = {
-    "joint, h 10→200": dict(scheme="joint"),
-    "joint, h = 20": dict(scheme="joint", hardness=(20.0, 20.0)),
-    "alternating, h 10→200": dict(scheme="alternating"),
-    "alternating, h = 20": dict(scheme="alternating", hardness=(20.0, 20.0)),
-}
 PATHS = {}  # data set -> scheme -> thresholds (epochs, 3)
-for name, data in page.data.items():
-    for label, options in SCHEMES.items():
-        path = train_variant(data, "TQ", 4, seed, **options).history["thresholds"]
+for name, study in studies.items():
+    for label in SCHEMES:
+        path = study.layer("TQ", 4, seed, label).history["thresholds"]
         moved = float((path[-1] - path[0]).abs().max())
         assert moved > 1e-3, f"{label}: thresholds did not move"
         page.runs[name].values[f"thresholds/{label}"] = path[-1].tolist()
@@ -353,32 +240,14 @@ plt.show()
 # is what this number measures, and why it is not the end of this page.
 
 # %%
-CLAIMED = ("CQ", "TQ", "CQ released", "TQ released")
 suite = suites.cleverhans()
 measured = {}  # data set -> name -> threat -> outcome; every attack on every image
-for name, data in page.data.items():
-    batch = notebook.sample(data.test, P["images"])
-    images, labels, eps = batch.float_images(), batch.labels, EPS[data.shape[0]]
+for name, study in studies.items():
     for k in tqdm(("undefended", *CLAIMED, "AT"), desc=name, leave=False):
-        defence, draws = defences[name][seed][k], torch.Generator().manual_seed(seed)
-        outcomes = {
-            threat: evaluate(
-                defence,
-                attempts(defence, suite),
-                images,
-                labels,
-                eps=eps,
-                generator=draws,
-                exhaustive=True,
-                resume=page.resume,
-            )
-            for threat, attempts in [("oblivious", oblivious), ("direct", direct)]
-        }
-        measured.setdefault(name, {})[k] = outcomes
+        measured.setdefault(name, {})[k] = outcomes = study.claimed(k)
+        about = dict(defence=k, model="cleverhans-cnn", part="claims")
         for threat, outcome in outcomes.items():
-            page.runs[name].add(
-                outcome, defence=k, threat=threat, model="cleverhans-cnn", part="claims"
-            )
+            page.runs[name].add(outcome, threat=threat, **about)
 
 
 # %% tags=["hide-input"]
@@ -458,29 +327,15 @@ SHOWN = (
     "AT + CQ",
 )
 curves = {}  # data set -> seed -> name -> threat -> eps -> outcome
-for name, data in page.data.items():
-    batch = notebook.sample(data.test, P["adaptive_images"])
-    images, labels, grid = batch.float_images(), batch.labels, P["curve"][data.shape[0]]
-    for s, ready in defences[name].items():
-        wanted = (*SHOWN, "bit depth") if s == seed else ("CQ", "TQ")
-        for k in tqdm(wanted, desc=f"{name}, seed {s}", leave=False):
-            twin = {} if k == "undefended" else {"undefended twin": ready["undefended"]}
-            found = three_curves(
-                ready[k], images, labels, budgets=grid, generator=torch.Generator().manual_seed(s),
-                steps=P["steps"], restarts=P["restarts"], queries=P["queries"], transfer=twin,
-                resume=page.resume,
-            )  # fmt: skip
-            curves.setdefault(name, {}).setdefault(s, {})[k] = found
-            for threat, outcomes in found.items():
-                for outcome in outcomes.values():
-                    page.runs[name].add(
-                        outcome,
-                        defence=k,
-                        threat=threat,
-                        model="cleverhans-cnn",
-                        seed=s,
-                        part="curve",
-                    )
+for name, s in product(studies, SEEDS):
+    for k in tqdm(
+        studies[name].defence_names(s), desc=f"{name}, seed {s}", leave=False
+    ):
+        found = studies[name].curve(k, s)
+        curves.setdefault(name, {}).setdefault(s, {})[k] = found
+        about = dict(defence=k, model="cleverhans-cnn", seed=s, part="curve")
+        for threat, outcome in [(t, o) for t, c in found.items() for o in c.values()]:
+            page.runs[name].add(outcome, threat=threat, **about)
 worst = page.results(part="curve", attack=WORST_CASE, seed=seed)
 figure = plotting.robustness_curves(worst.select(defence=SHOWN))
 plt.show()
@@ -569,7 +424,7 @@ notebook.table(
 sizes = np.linspace(0.005, 0.4, 60)
 SHARES = {}  # data set -> levels -> share of pixels that can flip, for each eps
 for name, data in page.data.items():
-    images = notebook.sample(data.test, 200).float_images()
+    images = data.test.sample(200).float_images()
     for levels in (2, 4, 16):
         moved = [
             (low < high).float().mean().item()
@@ -589,7 +444,7 @@ plt.show()
 # %% tags=["hide-input"]
 rows = []
 for name, data in page.data.items():
-    batch = notebook.sample(data.test, P["adaptive_images"])
+    batch = data.test.sample(P["adaptive_images"])
     images, labels = batch.float_images(), batch.labels
     for k in ("CQ", "TQ", "k-means", "AT + CQ"):
         model = defences[name][seed][k]
@@ -624,7 +479,7 @@ notebook.table(frame, "Lower bound by interval arithmetic and upper bound by att
 rows = {}
 for name, data in page.data.items():
     model = defences[name][seed]["CQ"]
-    clean_images = notebook.sample(data.test, P["adaptive_images"]).float_images()
+    clean_images = data.test.sample(P["adaptive_images"]).float_images()
     for outcome in curves[name][seed]["CQ"]["adaptive"].values():
         broken = torch.nonzero(outcome.clean & ~outcome.robust)[:8, 0]
         if len(broken) == 8:
@@ -649,24 +504,10 @@ plt.show()
 # or two says that this attack could be a little stronger. Passing all of them would not be a certificate.
 
 # %% tags=["hide-input"]
-CARD = dict(goal="any wrong class", norm="Linf", knowledge="all", randomised="nothing")
-found = {}
-for name, data in page.data.items():
-    batch, eps = notebook.sample(data.test, P["adaptive_images"]), EPS[data.shape[0]]
-    for k in ("undefended", "CQ", "TQ", "CQ released", "TQ released", "AT"):
-        outcomes = {threat: curves[name][seed][k][threat][eps] for threat in ATTACKERS}
-        found[name, k] = checks.row(
-            defences[name][seed][k],
-            batch.float_images(),
-            batch.labels,
-            eps=eps,
-            generator=torch.Generator().manual_seed(seed),
-            single=measured[name][k]["direct"],
-            **outcomes,
-            card=CARD | dict(eps=eps),
-            seeds=len(defences[name]) if k in ("undefended", "CQ", "TQ") else 1,
-            only=checks.FAST if P["checks"] == "fast" else None,
-        )
+found = {
+    (name, k): studies[name].checks(k)
+    for name, k in product(studies, ("undefended", *CLAIMED, "AT"))
+}
 # only where the gradient is missing altogether does every machine agree on the row
 page.checks(
     found, "Sanity checks of the direct evaluation, by defence", exact=("CQ", "TQ")
@@ -735,7 +576,7 @@ page.rules()
 # %%
 rows = []
 for name, data in page.data.items():
-    batch = notebook.sample(data.test, P["adaptive_images"])
+    batch = data.test.sample(P["adaptive_images"])
     model, eps = defences[name][seed]["CQ"], EPS[data.shape[0]]
     for label, target in [
         ("the deployed layer", model),

@@ -21,6 +21,7 @@ from advdef.book.repository import Repository
 from advdef.book.run import reproduce, reproduce_all
 from advdef.book.site import SiteError, render
 from advdef.cli import app
+from advdef.grid.executors import end_with_the_parent
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -268,4 +269,4 @@ def test_what_is_guaranteed_is_held_by_tests_that_exist() -> None:
 
 
 def test_a_process_without_a_parent_of_ours_is_left_alone() -> None:
-    run._end_with_the_parent()  # in the main process, which has none
+    end_with_the_parent()  # in the main process, which has none

@@ -22,6 +22,7 @@ from advdef.checks import Check
 from advdef.claims import Condition, Verdict, claims, decide
 from advdef.data import Split, dataset_info, find_device, load
 from advdef.evaluation import Results
+from advdef.grid import Study
 from advdef.papers import how_decided
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 Settings = TypeVar("Settings")
+AnyStudy = TypeVar("AnyStudy", bound=Study)
 
 
 class Case(SimpleNamespace):
@@ -117,6 +119,14 @@ class Page:
         run = self.run if dataset is None else self.runs[dataset]
         known, whole = len(run.data.train), self._whole[run.data.name]
         run.add_network(name, model, images=known if images is None else images, of=whole)
+
+    def studies(self, kind: type[AnyStudy]) -> dict[str, AnyStudy]:
+        """What the page computes on each data set, by its name; a grid may have computed it before."""
+        first, options = next(iter(self.data)), {"seed": self.seed, "resume": self.resume}
+        return {
+            name: kind(data, self.settings, main=name == first, **options)  # type: ignore[arg-type]
+            for name, data in self.data.items()
+        }
 
     def draws(self, offset: int = 0) -> torch.Generator:
         """Random draws that depend on the page's seed and on nothing before them; offsets keep uses apart."""
@@ -228,12 +238,8 @@ def resume_folder() -> Path | None:
 
 
 def sample(split: Split, n: int) -> Split:
-    """n images (all, if there are fewer) drawn at random but always the same; a smaller sample is part of a larger one.
-
-    The first images of a test set need not be typical: those of MNIST are the easier half.
-    """
-    rows = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:n].to(split.images.device)
-    return Split(split.images[rows], split.labels[rows])
+    """:meth:`advdef.data.Split.sample`."""
+    return split.sample(n)
 
 
 def show_eps(eps: float) -> str:

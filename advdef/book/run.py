@@ -9,14 +9,12 @@ import os
 import re
 import secrets
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +22,7 @@ from advdef.book.kernel import Ended, environment_of, how_it_ended, kernel_manag
 from advdef.book.notebookfile import UNKNOWN, first_difference, parameter_defaults, read_executed, read_pair, unexecuted
 from advdef.book.repository import InputError, Profile, Repository
 from advdef.data import dataset_info, find_device
+from advdef.grid.executors import end_with_the_parent
 from advdef.store.files import explained, held, naming, put_back, replace_folder, scratch
 
 if TYPE_CHECKING:
@@ -173,20 +172,12 @@ def _in_a_process(repository: Repository, run: Callable[..., Execution], paper: 
     """Run in a process of its own, so that its death is the failure of this notebook alone."""
     started = time.monotonic()
     fresh = multiprocessing.get_context("spawn")  # a fork of a process that has threads may hang
-    with ProcessPoolExecutor(1, mp_context=fresh, initializer=_end_with_the_parent) as process:
+    with ProcessPoolExecutor(1, mp_context=fresh, initializer=end_with_the_parent) as process:
         try:
             return process.submit(run, paper, threads=1).result()
         except BrokenProcessPool:
             failure = Failure(None, "the process that executed it was killed; the same command goes on from there")
             return Execution(paper, repository.notebooks[paper], time.monotonic() - started, failure)
-
-
-def _end_with_the_parent() -> None:
-    """End this process when its parent does; its kernel ends with it."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        sentinel = parent.sentinel
-        threading.Thread(target=lambda: (wait([sentinel]), os._exit(1)), daemon=True).start()
 
 
 def _reproduce_or_say(repository: Repository, paper: str, **options: Any) -> Execution:

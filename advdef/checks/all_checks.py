@@ -1,8 +1,10 @@
 """All checks of one defence in one call, and how much they may compute."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +21,7 @@ from advdef.contract import watched
 from advdef.defenses.base import Defense, reseed
 from advdef.draws import fresh_seed, image_keys, seeded
 from advdef.evaluation import Outcome
-from advdef.store import identity
+from advdef.store import identity, kept, key
 
 __all__ = ["FAST", "FULL", "QUICK", "Effort", "row"]
 
@@ -100,6 +102,7 @@ def row(
     seeds: int = 1,
     effort: Effort = QUICK,
     only: Collection[str] | None = None,
+    resume: Path | None = None,
 ) -> list[Check]:
     """Run the checks of a defence under direct attack, in the order of their ids.
 
@@ -122,6 +125,7 @@ def row(
         seeds: How many networks were trained (E2).
         effort: How much the checks compute.
         only: The ids of the checks to run. Default: all.
+        resume: A folder that keeps the finished row.
 
     Raises ValueError for an unknown id, and for an outcome of another defence, on other images or at another eps;
     UnsoundAttack where A1 fails.
@@ -144,7 +148,7 @@ def row(
         if len(outcome.robust) != len(images) or outcome.eps != eps or outcome.norm != "Linf":
             seen = f"{len(outcome.robust)} images at eps {outcome.eps:g} in {outcome.norm}"
             raise ValueError(f"an outcome is for {seen}, not for these {len(images)} at eps {eps:g} in Linf")
-    x, y, steps = images[: effort.images], labels[: effort.images], effort.steps
+    x, y, steps, whole = images[: effort.images], labels[: effort.images], effort.steps, direct
     direct, oblivious, strongest = (_first(outcome, len(x)) for outcome in (direct, oblivious, given[-1]))
     plain, stopping = partial(pgd, steps=steps), partial(pgd, steps=steps, stop_early=True)
     on, few = (defence, x, y), (defence, x[: effort.few_images], y[: effort.few_images])
@@ -202,7 +206,20 @@ def row(
         with seeded(own, images.device), watched():  # a check that finds no gradient says so itself
             return fixed[id]() if id in fixed else random[id](generator=torch.Generator().manual_seed(own))
 
-    return [result(id) for id in TITLES if only is None or id in only]
+    def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return {}, {"row": [asdict(result(id)) for id in TITLES if only is None or id in only]}
+
+    if resume is None:
+        found = make()[1]
+    else:
+        reseed(defence, 0)
+        asked = key(
+            "checks", by=row, defence=defence, images=images, labels=labels, eps=eps, seed=seed, single=single,
+            direct=whole, oblivious=given[1], adaptive=adaptive, card=dict(card or {}), seeds=seeds, effort=effort,
+            only=None if only is None else sorted(only),
+        )  # fmt: skip
+        found = kept(resume, asked, make, label="checks").facts
+    return [Check(**told) for told in found["row"]]
 
 
 def _first(outcome: Outcome, n: int) -> Outcome:

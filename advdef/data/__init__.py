@@ -75,6 +75,14 @@ class Split:
             raise ValueError(f"the first {n} images were asked for, but the split has {len(self)}")
         return Split(self.images[:n], self.labels[:n])
 
+    def sample(self, n: int) -> Split:
+        """n images, or all, drawn at random but always the same; a smaller sample is part of a larger one.
+
+        The first images of a test set need not be typical: those of MNIST are the easier half.
+        """
+        rows = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[:n].to(self.images.device)
+        return Split(self.images[rows], self.labels[rows])
+
     def float_images(self) -> Tensor:
         """All images as float32 in [0, 1]."""
         return _floats(self.images)

@@ -1,6 +1,8 @@
 """What an evaluation found: for each attack alone, and the worst case per image over all of them."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,7 +10,7 @@ from torch import Tensor
 from advdef.norms import Norm
 from advdef.statistics import Interval, mean_share, wilson
 
-__all__ = ["Finding", "Outcome"]
+__all__ = ["Finding", "Outcome", "joined_curves"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Finding:
     name: str
     tried: Tensor
     broken: Tensor
-    seconds: float
+    seconds: float = field(metadata={"content": False})
     forwards: int
     backwards: int
     settings: str = ""
@@ -86,6 +88,29 @@ class Outcome:
             return mean_share(self.clean_shares)
         return wilson(int(self.clean.sum()), len(self.clean))
 
+    @staticmethod
+    def joined(parts: Sequence["Outcome"]) -> "Outcome":
+        """One outcome on all images from those on the parts of a shard, in order, each with the same attempts.
+
+        Raises ValueError for parts of different evaluations.
+        """
+        first = parts[0]
+        told = {
+            (o.eps, o.norm, o.defence, o.exhaustive, tuple((f.name, f.settings) for f in o.findings)) for o in parts
+        }
+        if len(told) != 1:
+            raise ValueError("these are not the parts of one evaluation")
+        images = ("clean", "robust", "adversarial", "keys", "shares", "clean_shares")
+        whole: dict[str, Any] = {
+            n: torch.cat([getattr(o, n) for o in parts]) for n in images if getattr(first, n) is not None
+        }
+        if first.passes is not None:
+            sizes = torch.tensor([len(o.clean) for o in parts], dtype=first.passes.dtype, device=first.passes.device)
+            whole["passes"] = (torch.stack([o.passes for o in parts if o.passes is not None], 1) * sizes).sum(
+                1
+            ) / sizes.sum()
+        return replace(first, findings=tuple(map(_joined, zip(*(o.findings for o in parts), strict=True))), **whole)
+
     def survivors(self, attack: str) -> Tensor:
         """Which images (N,) are correct under one attack alone.
 
@@ -105,3 +130,27 @@ class Outcome:
         """
         total = sum((f.broken.int() for f in self.findings), torch.zeros_like(self.clean, dtype=torch.int))
         return {f.name: int((f.broken & (total == 1)).sum()) for f in self.findings}
+
+
+def joined_curves(parts: Sequence[Mapping[Any, Mapping[float, Outcome]]]) -> dict[Any, dict[float, Outcome]]:
+    """Outcomes by attacker and budget on all images, from those on the parts of a shard, in order."""
+    return {
+        threat: {eps: Outcome.joined([part[threat][eps] for part in parts]) for eps in curve}
+        for threat, curve in parts[0].items()
+    }
+
+
+def _joined(parts: Sequence[Finding]) -> Finding:
+    """What one attempt did on all images, from what it did on each part."""
+    needed = [(f.gradient, int(f.tried.sum())) for f in parts if f.gradient is not None]
+    tried = sum(n for _, n in needed)
+    return replace(
+        parts[0],
+        tried=torch.cat([f.tried for f in parts]),
+        broken=torch.cat([f.broken for f in parts]),
+        seconds=sum(f.seconds for f in parts),
+        forwards=sum(f.forwards for f in parts),
+        backwards=sum(f.backwards for f in parts),
+        gradient=sum(share * n for share, n in needed) / tried if tried else parts[0].gradient,
+        not_finite=sum(f.not_finite for f in parts),
+    )

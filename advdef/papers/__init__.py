@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from advdef.claims import Rule, claims
 
-__all__ = ["PAPERS", "Paper", "how_decided", "rules"]
+__all__ = ["PAPERS", "STUDIES", "Paper", "how_decided", "rules"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,12 @@ PAPERS: tuple[Paper, ...] = (
           "none", "FGSM-AT"),
 )  # fmt: skip
 """All papers, in the order of their pages."""
+
+
+STUDIES: dict[str, str] = {
+    "qusecnets": "advdef.papers.qusecnets.study:Quantization",
+}
+"""What the pages compute, as "module:class" by the page's name; beside the class stand its PROFILES."""
 
 
 def rules(paper: str) -> dict[str, Rule]:

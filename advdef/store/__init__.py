@@ -165,6 +165,7 @@ def kept(
     """
     path = place(folder, key, label=label)
     _tidy(folder)
+    tally.touch(path)
     if (found := _found(path, key, check)) is not None:
         tally.note(found.seconds)
         return found
@@ -172,7 +173,8 @@ def kept(
     if obstacle:
         _warn(f"{folder} cannot be written ({obstacle}): the result will be returned but not kept")
     started = time.perf_counter()
-    tensors, facts = make()
+    with tally.making():
+        tensors, facts = make()
     seconds = time.perf_counter() - started
     # copies, for a file holds no two tensors that share memory
     plain = {

@@ -1,8 +1,14 @@
-"""How much of a run came from stored results: counted by whoever reads them, told in a record's provenance."""
+"""What a run took from stored results, and which files it stands on: counted by whoever reads or keeps them."""
 
-__all__ = ["note", "total"]
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["making", "note", "total", "touch", "touched"]
 
 _seconds: list[float] = []
+_watching: list[tuple[int, list[Path]]] = []
+_depth: list[None] = []
 
 
 def note(seconds: float) -> None:
@@ -19,3 +25,31 @@ def total() -> tuple[int, float]:
     1
     """
     return len(_seconds), sum(_seconds)
+
+
+@contextlib.contextmanager
+def making() -> Iterator[None]:
+    """While a result is made, what that reads or keeps is no matter of whoever asked for the result."""
+    _depth.append(None)
+    try:
+        yield
+    finally:
+        _depth.pop()
+
+
+def touch(path: Path) -> None:
+    """Say that a result in this file was read or kept."""
+    for depth, seen in _watching:
+        if depth == len(_depth):
+            seen.append(path)
+
+
+@contextlib.contextmanager
+def touched() -> Iterator[list[Path]]:
+    """The files of all results that the block asks for: those that doing the same again would read."""
+    watch: tuple[int, list[Path]] = len(_depth), []
+    _watching.append(watch)
+    try:
+        yield watch[1]
+    finally:
+        _watching.remove(watch)

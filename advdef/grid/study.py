@@ -1,0 +1,149 @@
+"""What a page computes on one data set, named so that any process on any machine can compute a part of it."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from advdef.data import Dataset, find_device, load
+from advdef.store import Key, key
+from advdef.store.bytecode import packed
+
+__all__ = ["Cell", "DataDiffer", "Study", "Task", "once", "shards"]
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+class DataDiffer(RuntimeError):
+    """A data set is not the one that was asked for."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One call of a study's method, and the tasks whose results it stands on.
+
+    ``arguments`` are plain values: numbers, text, None, and tuples of them.
+    """
+
+    call: str
+    arguments: tuple[Any, ...] = ()
+    after: tuple[Task, ...] = field(default=(), repr=False)
+
+    @property
+    def label(self) -> str:
+        """The call, for people: ``curve(CQ, 0)``."""
+        return f"{self.call}({', '.join(map(str, self.arguments))})"
+
+
+class Study:
+    """All that a page computes on one data set under one seed.
+
+    A subclass has a method for each training, crafting, evaluation or row of checks. What such a method gives follows
+    from the study and the arguments alone, and what was dear in it is kept in the store: by what takes ``resume``, and
+    by :func:`~advdef.training.trained`. So a grid calls the methods wherever there is a processor, in any order that
+    :meth:`stages` allows, and a page that calls them afterwards finds all results there; a page without a grid computes
+    them itself, by the same calls.
+
+    Attributes:
+        data: The data set.
+        settings: Those of the page's profile.
+        seed: The first seed.
+        main: Whether this is the page's first data set, on which some pages do more.
+        resume: The folder that keeps evaluations; None keeps none.
+    """
+
+    def __init__(
+        self,
+        data: Dataset,
+        settings: Mapping[str, Any],
+        *,
+        seed: int = 0,
+        main: bool = True,
+        resume: Path | None = None,
+    ) -> None:
+        self.data, self.settings, self.seed, self.main, self.resume = data, settings, seed, main, resume
+
+    def stages(self) -> Iterator[Sequence[Task]]:
+        """The tasks, in lists: each list is asked for when all of the lists before it are done.
+
+        What to do next may so depend on what was found.
+        """
+        raise NotImplementedError
+
+
+def once(method: Method) -> Method:
+    """A method of a study that is called once for the same arguments, by position; then it gives what it gave."""
+
+    @functools.wraps(method)
+    def remembered(self: Study, *arguments: Any) -> Any:
+        known = vars(self).setdefault("_once", {})
+        asked = (method.__name__, arguments)
+        if asked not in known:
+            known[asked] = method(self, *arguments)
+        return known[asked]
+
+    return remembered  # type: ignore[return-value]
+
+
+def shards(images: int, size: int) -> list[slice]:
+    """The parts of an evaluation of so many images, of ``size`` images each; what is found does not depend on it.
+
+    >>> shards(500, 200)
+    [slice(0, 200, None), slice(200, 400, None), slice(400, 500, None)]
+    """
+    return [slice(start, min(start + size, images)) for start in range(0, images, size)]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A study by name: of one page, on one data set, with one seed.
+
+    ``study`` is "module:class"; ``checksum`` is that of the data set, and another one elsewhere is an error.
+    """
+
+    study: str
+    dataset: str
+    checksum: str
+    settings: Mapping[str, Any]
+    seed: int
+    device: str
+    main: bool = True
+
+    @property
+    def label(self) -> str:
+        """The cell, for people."""
+        return f"{self.study.split('.')[-2]} {self.dataset} seed {self.seed}"
+
+    def make(self, resume: Path | None) -> Study:
+        """The study itself.
+
+        Raises DatasetUnavailable, DataDiffer where the data set is another one here, and ValueError for a device that
+        is not here.
+        """
+        data = load(self.dataset, device=find_device(self.device), download=False)
+        if data.checksum != self.checksum:
+            raise DataDiffer(
+                f"the data set {self.dataset} is another one here: checksum {data.checksum}, not {self.checksum}"
+            )
+        return self.kind(data, self.settings, seed=self.seed, main=self.main, resume=resume)
+
+    @property
+    def kind(self) -> type[Study]:
+        """The class of the study."""
+        module, _, name = self.study.partition(":")
+        found: type[Study] = getattr(importlib.import_module(module), name)
+        return found
+
+    def key(self) -> Key:
+        """All that determines its results: code, data, settings, seed, versions, kind of device."""
+        told = dict(dataset=self.dataset, checksum=self.checksum, settings=dict(self.settings), seed=self.seed)
+        return key("task", study=self.kind, main=self.main, device=self.device.partition(":")[0], **told)
+
+
+def key_of(task: Task, cell: Key) -> Key:
+    """The key of a task of the cell with this key."""
+    return replace(cell, digest=packed(cell.digest, task.call.encode(), repr(task.arguments).encode()).hex())
