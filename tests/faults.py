@@ -20,6 +20,7 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -195,9 +196,9 @@ def names(folder: Path) -> list[str]:
 
 
 def temporaries(root: Path) -> list[str]:
-    """Whatever must not outlive the next run: hidden files, locks, and all in the folder for temporary files."""
-    hidden = [name for name in names(root) if Path(name).name.startswith(".") or name.endswith("lock")]
-    return [name for name in hidden if ".jupyter" not in name] + names(root / "tmp")
+    """Whatever must not outlive the next run: files and folders under a passing name, locks, and all in ``tmp``."""
+    passing = re.compile(r"\..+(\.[0-9a-f]{32}|\.old)|.*lock")
+    return [name for name in names(root) if passing.fullmatch(Path(name).name)] + names(root / "tmp")
 
 
 def more_than(folder: Callable[[Path], Path], wanted: set[str]) -> Callable[[Path], list[str]]:
@@ -207,7 +208,7 @@ def more_than(folder: Callable[[Path], Path], wanted: set[str]) -> Callable[[Pat
 
 PLACES = (
     Place(
-        "training and attacks", 60, lambda root: None, attack, attack_wrong,
+        "training and attacks", 65, lambda root: None, attack, attack_wrong,
         lambda root: json.loads((root / "record.json").read_text()), temporaries,
     ),
     Place(
@@ -220,7 +221,7 @@ PLACES = (
         lambda root: without_run(root / "book/results/good/digits-laptop.json"), temporaries,
     ),
     Place(
-        "book", 10, rendered_in, command("book"), site_wrong,
+        "book", 5, rendered_in, command("book"), site_wrong,
         lambda root: [name for name in names(root / "build/committed/site") if name.endswith(".html")],
         more_than(lambda root: root / "build/committed", {"site", "site.log", "source", "external-links.txt"}),
     ),
