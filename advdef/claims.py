@@ -25,7 +25,7 @@ from advdef.statistics import (
 
 __all__ = [
     "CLEAN", "ROBUST", "SOURCES", "Attacker", "Claim", "Condition", "ConditionWord", "Rule", "Verdict", "VerdictWord",
-    "all_claims", "badge", "claims", "decide", "expected_wrong", "rule",
+    "all_claims", "badge", "claims", "decide", "expected_wrong", "pooled", "rule",
 ]  # fmt: skip
 
 ConditionWord = Literal["holds", "contradicted", "undecided"]
@@ -272,6 +272,36 @@ class Condition:
         """The condition that :meth:`as_record` wrote; its word follows from its numbers, and is not read."""
         rest = {name: value for name, value in told.items() if name not in ("value", "low", "high", "word")}
         return cls(interval=Interval(told["value"], told["low"], told["high"]), **rest)
+
+
+def pooled(runs: Sequence[Condition]) -> Condition:
+    """One condition from those of runs with other networks on the same images: the mean of their numbers.
+
+    To the half-width of Student's interval over the runs that over images, the mean of the runs', is added in squares.
+    Raises ValueError where they do not speak of the same.
+
+    >>> runs = [Condition.above("lead", Interval(x, x - 0.03, x + 0.03), images=1000) for x in (0.10, 0.12, 0.11)]
+    >>> print(pooled(runs).told)
+    lead: +11.0 [+7.1, +14.9], wanted above 0, holds
+    """
+    first = runs[0]
+    if len({(c.what, c.bound, c.side, c.margin, c.case, c.attacker) for c in runs}) != 1:
+        raise ValueError(f"{first.what}: these numbers are not of one condition")
+    if len(runs) == 1:
+        return first
+    between = over_seeds([c.interval.value for c in runs])
+    of_seeds = (between.high - between.low) / 2
+    halves = [(c.interval.high - c.interval.low) / 2 for c in runs]
+    parts = [math.sqrt(max(half**2 - (c.half_seeds or 0.0) ** 2, 0.0)) for half, c in zip(halves, runs, strict=True)]
+    of_images = math.fsum(parts) / len(parts)
+    value, half = between.value, math.hypot(of_seeds, of_images)
+    images = [c.images for c in runs if c.images]
+    interval = Interval(value, value - half, value + half)
+    found = replace(
+        first, interval=interval, images=min(images, default=None), seeds=len(runs),
+        half_seeds=round(of_seeds, 6), needed_images=None, needed_seeds=None, number=f"{interval:+}",
+    )  # fmt: skip
+    return found._planned(Interval(value, value - of_images, value + of_images) if images else None, between)
 
 
 @dataclass(frozen=True)

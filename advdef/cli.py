@@ -1,4 +1,4 @@
-"""The command ``advdef``: reproduce, book, record, new, data, cache, verdicts, plan.
+"""The command ``advdef``: reproduce, book, record, new, data, cache, grid, verdicts, plan.
 
 Exit codes: 0 all went well; 1 a notebook, the site, a download or the disk failed, or another process is at the same
 run; 2 the input makes no sense.
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from advdef.book.cache import cache_app
+from advdef.book.gridcommand import DatasetsOption, SchedulerOption, SeedsOption, TlsOption, compute, grid_app, split
 from advdef.book.repository import PROFILES, InputError, check_profile, find
 from advdef.book.terminal import guarded, need, render_site, report_run, say, stop, tolerant, verdict_lines
 
@@ -35,6 +36,7 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: what is here, download, bundles for other machines.")
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
+app.add_typer(grid_app, name="grid")
 
 Papers = Annotated[
     list[str] | None,
@@ -60,11 +62,16 @@ def reproduce(
     papers: Papers = None,
     profile: ProfileOption = "smoke",
     dataset: Annotated[str | None, typer.Option(help="Data set; default: the notebook's own choice.")] = None,
+    datasets: DatasetsOption = None,
     seed: Annotated[str | None, typer.Option(metavar="INTEGER", help="Seed of the run.  [default: 0]")] = None,
+    seeds: SeedsOption = 1,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps; default: the best there is.")] = None,
     jobs: Annotated[
-        int | None, typer.Option(help="Notebooks at a time.  [default: one for each core in smoke, else 1]", min=1)
+        int | None,
+        typer.Option(help="Processes at a time.  [default: in smoke as many as cores and runs, else 1]", min=1),
     ] = None,
+    scheduler: SchedulerOption = None,
+    tls: TlsOption = None,
     cell_timeout: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="How long a cell may take; default: any time.", min=1)
     ] = None,
@@ -79,34 +86,46 @@ def reproduce(
     need("papermill", "jupytext", "ipykernel", "jupyter_book")
     from advdef.book import notebookfile
     from advdef.book import run as reproduction
+    from advdef.book.cells import page_runs
     from advdef.book.records import read_records
 
-    parameters = reproduction.run_parameters(dataset=dataset, seed=seed, device=device)
+    if dataset is not None and datasets is not None:
+        raise InputError("--dataset names one data set, --datasets several; give one of the two")
+    chosen_seed = reproduction.run_parameters(seed=seed).get("seed")
+    parameters = reproduction.run_parameters(dataset=dataset, device=device)
     if not selected:
         raise InputError(f"no notebooks in {repository.root / 'notebooks'}")
+    names = split(datasets) or ([dataset] if dataset else [])
+    runs = page_runs(list(selected), profile=chosen, datasets=names, seed=chosen_seed, seeds=seeds)
     executions: list[Execution] = []
     for path in selected.values():
         if (note := notebookfile.difference_note(path)) is not None:
             say(f"note: {note}")
     side_by_side = jobs or ((os.cpu_count() or 1) if chosen == "smoke" else 1)
+    # processes that outnumber the runs, or long runs, share their parts
+    as_tasks = scheduler is not None or (jobs is not None and jobs > (len(runs) if chosen == "smoke" else 1))
+    if as_tasks:
+        compute(runs, chosen, device=device, jobs=side_by_side, scheduler=scheduler, tls=tls, threads=1)
     say(f"executing {', '.join(path.stem for path in selected.values())}; profile {chosen} ...")
     for execution in reproduction.reproduce_all(
         repository,
-        list(selected),
+        runs,
         profile=chosen,
         parameters=parameters,
         jobs=side_by_side,
+        from_the_grid=as_tasks,
         cell_timeout=cell_timeout,
         timeout=timeout,
         progress=sys.stderr.isatty(),
     ):
         executions.append(execution)
-        report_run(execution, f"[{len(executions)}/{len(selected)}]")
+        report_run(execution, f"[{len(executions)}/{len(runs)}]")
     done = [execution for execution in executions if not execution.failure]
     rendered = render_site(repository, repository.build(chosen), done) if site else True
-    records = [record for execution in done if execution.results for record in read_records(execution.results)]
+    folders = [execution.results for execution in done if execution.results]
+    records = read_records(*folders) if folders else []
     typer.echo(f"\n{verdict_lines(records) or 'no verdicts: what ran has no claims, or failed'}")
-    if len(done) < len(executions) or not rendered:
+    if len(done) < len(runs) or not rendered:
         raise typer.Exit(1)
 
 
@@ -173,11 +192,11 @@ def verdicts(
     repository = find()
     profiles = PROFILES if profile is None else (check_profile(profile),)
     selected = repository.select(papers or ())
-    if committed:
-        places = [(repository.committed_results, name) for name in profiles]
-    else:
-        places = [(run.results, n) for n in profiles for paper in selected for run in repository.finished(n, paper)]
-    records = [record for results, name in places for record in read_records(results, profile=name)]
+    records = []
+    for name in profiles:
+        runs = [run.results for paper in selected for run in repository.finished(name, paper)]
+        if places := [repository.committed_results] if committed else runs:
+            records += read_records(*places, profile=name)
     found = verdict_lines(record for record in records if record["paper"] in selected)
     typer.echo(found or "no verdicts: run `advdef reproduce` first, or ask for --committed ones")
 
@@ -200,7 +219,8 @@ def plan(
     repository, chosen = find(), check_profile(profile)
     records = []
     for paper in repository.select(papers or ()):
-        runs = [record for run in repository.finished(chosen, paper) for record in read_records(run.results)]
+        folders = [run.results for run in repository.finished(chosen, paper)]
+        runs = read_records(*folders) if folders else []
         committed = read_records(repository.committed_results, profile=chosen)
         records += runs or [record for record in committed if record["paper"] == paper]
     if not records:

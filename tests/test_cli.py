@@ -54,7 +54,7 @@ def write_record(
     }
     content |= {"run": None, "provenance": ran | {"wall_seconds": 1}, "values": {}}
     content |= {"comparisons": [], "checks": [], "costs": [], "results": []}
-    (folder / f"{dataset}-{profile}.json").write_text(json.dumps(content))
+    (folder / f"{dataset}-{profile}-seed0.json").write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_record_takes_what_was_run(repository: Repository) -> None:
     assert result.exit_code == 0, result.stderr
     assert result.stdout.splitlines() == [
         f"recorded {Path('notebooks/02_good.ipynb')}",
-        f"recorded {Path('book/results/good/digits-smoke.json')}",
+        f"recorded {Path('book/results/good/digits-smoke-seed0.json')}",
     ]
     committed = advdef("verdicts", "--committed")
     assert "good-G1  digits-smoke  supported  seed 0" in committed.stdout
@@ -180,10 +180,10 @@ def test_a_plan_is_made_from_local_runs_and_else_from_the_committed_record(repos
 def test_a_broken_record_is_named(repository: Repository) -> None:
     folder = repository.run("smoke", "good").results / "good"
     folder.mkdir(parents=True)
-    (folder / "digits-smoke.json").write_text("{}")
+    (folder / "digits-smoke-seed0.json").write_text("{}")
     result = advdef("verdicts")
     assert result.exit_code == 2
-    assert "digits-smoke.json is not a record file: it: 'schema' is a required property" in result.stderr
+    assert "digits-smoke-seed0.json is not a record file: it: 'schema' is a required property" in result.stderr
 
 
 def test_the_table_of_verdicts_wraps_long_evidence(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 def test_another_seed_runs_too(reseeded: str, tmp_path: Path) -> None:
     """With ``--all``: no baseline speaks of it, but the record is complete and the values are of the same names."""
     paper, notebook, results = executed(reseeded, tmp_path, {"seed": 1})
-    (file,) = results.glob("*-smoke.json")
+    (file,) = results.glob("*-smoke-seed*.json")
     assert json.loads(file.read_text())["provenance"]["seed"] == 1
     baseline = read_baseline(ROOT / "tests" / "baselines" / f"{PAPERS[paper].stem}.json")
     assert set(baseline) <= set(found_in(notebook, results))
@@ -80,7 +80,7 @@ def test_recorded_values_agree_with_the_baseline(run: Run) -> None:
 
 def test_the_record_is_complete(run: Run) -> None:
     paper, _, results = run
-    (file,) = results.glob("*-smoke.json")
+    (file,) = results.glob("*-smoke-seed*.json")
     record = read_record(file)  # which raises for what does not fit the schema
     assert (record["paper"], record["profile"]) == (paper, "smoke")
     assert len(record["results"])
@@ -90,7 +90,7 @@ def test_the_record_is_complete(run: Run) -> None:
 
 def test_the_run_fits_into_a_small_machine(run: Run) -> None:
     _, _, results = run
-    (file,) = results.glob("*-smoke.json")
+    (file,) = results.glob("*-smoke-seed*.json")
     assert json.loads(file.read_text())["provenance"]["peak_memory_mib"] < 2.5 * 1024
 
 

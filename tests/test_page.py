@@ -206,6 +206,6 @@ def test_a_finished_page_has_written_its_records(recorded: dict[str, Any]) -> No
     page.run.add_clean(torch.tensor([True, False]), defence="mine", model="m")
     page.headline(page.results().pivot(["defence"], "threat"), "Accuracy")
     assert "Provenance" in page.finish()._repr_html_()
-    found = read_record(results_folder() / "my_defence" / "digits-smoke.json")
+    found = read_record(results_folder() / "my_defence" / "digits-smoke-seed0.json")
     assert found["results"].rows == page.results().rows
     assert "headline_table" in recorded

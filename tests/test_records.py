@@ -59,7 +59,7 @@ def run(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    path = tmp_path / "trn/digits-smoke.json"
+    path = tmp_path / "trn/digits-smoke-seed0.json"
     path.parent.mkdir()
     path.write_text(json.dumps(RECORD))
     return path
@@ -91,7 +91,7 @@ def test_what_is_written_is_what_is_read(run: Run, digits: Dataset, tmp_path: Pa
     claim = Claim("my-1", "my_defence", "It works.", "paper", "by looking")
     run.verdicts.append(decide(claim, "digits", [Condition.above("it", Interval(0.1, 0.05, 0.15), images=3)]))
     path = run.save()
-    assert path == tmp_path / "results" / "my_defence" / "digits-smoke.json"
+    assert path == tmp_path / "results" / "my_defence" / "digits-smoke-seed7.json"
     assert path.read_text().endswith("}\n")
     found = read_record(path)
     assert found["results"].rows == run.results.rows
@@ -183,7 +183,7 @@ def test_a_full_disk_is_told_with_the_path(run: Run, monkeypatch: pytest.MonkeyP
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(records, "write_atomically", write)
-    with pytest.raises(OSError, match=r"No space left on device: '.*digits-smoke\.json'"):
+    with pytest.raises(OSError, match=r"No space left on device: '.*digits-smoke-seed7\.json'"):
         run.save()
 
 
@@ -235,7 +235,7 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "no object": (b"[]", "it: [] is not of type 'object'"),
     "no number": (changed("values", {"gain": float("nan")}), "NaN"),
     "an older schema": (changed("schema", 1), "schema: 3 was expected"),
-    "another paper": (changed("paper", "nip"), "says that it is nip/digits-smoke.json"),
+    "another paper": (changed("paper", "nip"), "says that it is nip/digits-smoke-seed0.json"),
     "another profile": (changed("profile", "huge"), "its profile is 'huge'"),
     "a run that is none": (changed("run", 3), "run: 3 is not of type"),
     "no verdicts": (changed("verdicts", ...), "'verdicts' is a required property"),
@@ -280,7 +280,7 @@ def test_a_damaged_record_is_one_line_that_says_what_is_wrong(file: Path, conten
 
 def test_the_larger_profile_counts_and_papers_come_in_their_order(tmp_path: Path) -> None:
     def put(paper: str, dataset: str, profile: str) -> None:
-        path = tmp_path / paper / f"{dataset}-{profile}.json"
+        path = tmp_path / paper / f"{dataset}-{profile}-seed0.json"
         path.parent.mkdir(exist_ok=True)
         row = ROW | {"dataset": dataset}
         told = {"paper": paper, "dataset": dataset, "profile": profile, "results": [row]}
@@ -300,7 +300,7 @@ def test_the_larger_profile_counts_and_papers_come_in_their_order(tmp_path: Path
 
 def test_a_file_without_a_profile_in_its_name_is_named(file: Path) -> None:
     file.rename(file.with_name("digits.json"))
-    with pytest.raises(InputError, match=r"it says that it is trn/digits-smoke\.json"):
+    with pytest.raises(InputError, match=r"it says that it is trn/digits-smoke-seed0\.json"):
         read_records(file.parents[1])
 
 
@@ -311,7 +311,7 @@ def test_no_checkout_has_no_records(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_of_several_files_a_damaged_one_is_named_and_the_others_are_read(file: Path) -> None:
-    other = file.with_name("mnist-laptop.json")
+    other = file.with_name("mnist-laptop-seed0.json")
     other.write_text("{")
     damaged: list[str] = []
     assert [record["dataset"] for record in read_records(file.parents[1], damaged=damaged)] == ["digits"]

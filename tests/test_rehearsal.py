@@ -260,7 +260,7 @@ def rehearsal(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         folder=folder,
     )
     assert execution.failure is None, f"cell {execution.failure.cell}: {execution.failure.error}"
-    record = folder / "results" / plan.paper / "cifar10-paper.json"
+    record = folder / "results" / plan.paper / "cifar10-paper-seed0.json"
     return plan, nbformat.read(execution.notebook, as_version=4), json.loads(record.read_text())
 
 

@@ -59,7 +59,7 @@ def test_a_default_run_leaves_the_notebook_its_records_and_no_injected_cell(tmp_
     assert "injected-parameters" not in checkout.tags(result.notebook)
     assert '"1"' in checkout.outputs(result.notebook)
     assert result.results == place / "finished/results"
-    record = json.loads((result.results / "good/digits-smoke.json").read_text())
+    record = json.loads((result.results / "good/digits-smoke-seed0.json").read_text())
     assert record["verdicts"][0]["evidence"] == "seed 0"
 
 
@@ -71,7 +71,7 @@ def test_other_parameters_are_injected(tmp_path: Path) -> None:
     assert injected.source.splitlines()[1:] == ['profile = "laptop"', "seed = 7"]
     place = repository.run("laptop", "good", seed=7)
     assert place.folder == tmp_path / "build/laptop/runs/good/default-seed7"
-    assert (place.results / "good/digits-laptop.json").is_file()
+    assert (place.results / "good/digits-laptop-seed0.json").is_file()
 
 
 KEEPS = f"""{checkout.PARAMETERS}

@@ -149,7 +149,9 @@ def test_seeds_and_data_sets_keep_apart_and_record_takes_the_one_that_is_named(r
 def test_page_and_record_of_different_runs_are_not_taken(repository: Repository) -> None:
     ran(repository, 1)
     ran(repository, 2)
-    one, other = (repository.run("smoke", "good", seed=seed).results / "good/digits-smoke.json" for seed in (1, 2))
+    one, other = (
+        repository.run("smoke", "good", seed=seed).results / "good/digits-smoke-seed0.json" for seed in (1, 2)
+    )
     before = repository.notebooks["good"].read_bytes()
     shutil.copy(one, other)
     with pytest.raises(InputError, match=r"digits-smoke\.json is of run 2.* and the page beside it of run 2"):
@@ -193,7 +195,7 @@ run.save()
 
 
 def test_a_copied_notebook_cannot_write_the_record_of_its_original(repository: Repository) -> None:
-    kept = repository.run("smoke", "good").results / "good/digits-smoke.json"
+    kept = repository.run("smoke", "good").results / "good/digits-smoke-seed0.json"
     kept.parent.mkdir(parents=True)
     kept.write_bytes(before := b"of an earlier run")
     checkout.put(repository.root, "22_my_copy", COPIED)

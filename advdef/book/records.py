@@ -19,6 +19,7 @@ from torch import nn
 
 from advdef.book.provenance import provenance
 from advdef.book.repository import PROFILES, InputError, find
+from advdef.book.together import together
 from advdef.checks import Check
 from advdef.claims import Condition, Verdict
 from advdef.data import Dataset
@@ -63,7 +64,7 @@ def record_schema() -> dict[str, Any]:
 
 @dataclass
 class Run:
-    """What one notebook finds on one data set, for ``<results>/<paper>/<dataset>-<profile>.json``.
+    """What one notebook finds on one data set, for ``<results>/<paper>/<dataset>-<profile>-seed<k>.json``.
 
     Raises ValueError where ``advdef reproduce`` executes the notebook of another paper (``$ADVDEF_PAPER``).
     """
@@ -160,7 +161,7 @@ class Run:
         Raises ValueError where another paper's notebook is executed, and for what its reader would refuse.
         """
         self._check_paper()
-        path = results_folder() / self.paper / f"{self.data.name}-{self.profile}.json"
+        path = results_folder() / self.paper / f"{self.data.name}-{self.profile}-seed{self.seed}.json"
         wall = {"wall_seconds": round(time.perf_counter() - self.started, 1), "peak_memory_mib": _peak_memory_mib()}
         content = {
             "schema": 3,
@@ -184,44 +185,51 @@ class Run:
         return path
 
 
-def read_records(
-    folder: Path | None = None, *, profile: str | None = None, damaged: list[str] | None = None
-) -> list[Record]:
-    """The records in a results folder (default: the committed ones of the checkout around; none outside of one).
+def read_records(*folders: Path, profile: str | None = None, damaged: list[str] | None = None) -> list[Record]:
+    """The records in results folders (default: the committed ones of the checkout around; none outside of one).
 
-    In the order of papers and data sets. Where several profiles have one of the same paper and data set, the larger
-    one counts, unless ``profile`` names one. Raises `InputError` for a file that is no record; with a list ``damaged``,
+    In the order of papers and data sets. Where several profiles have some of the same paper and data set, those of the
+    larger one count, unless ``profile`` names one; those of several seeds are one record
+    (:func:`~advdef.book.together.together`). Raises `InputError` for a file that is no record; with a list ``damaged``,
     what is wrong with such a file is added to it, and the others are read.
     """
-    if folder is None:
+    if not folders:
         try:
-            folder = find().committed_results
+            folders = (find().committed_results,)
         except InputError:
             return []
-    records = []
-    for file in sorted(folder.glob(f"*/*{f'-{profile}' if profile else ''}.json")):
+    cells: dict[tuple[str, str], list[Record]] = {}
+    named = f"*/*{f'-{profile}-seed*' if profile else ''}.json"
+    for file in [file for folder in folders for file in sorted(folder.glob(named))]:
         try:
-            records.append(read_record(file))
+            record = read_record(file)
         except InputError as error:
             if damaged is None:
                 raise
             damaged.append(str(error))
-    records.sort(key=lambda record: PROFILES.index(record["profile"]))
-    found = {(record["paper"], record["dataset"]): record for record in records}
+        else:
+            cells.setdefault((record["paper"], record["dataset"]), []).append(record)
     order = {paper.id: number for number, paper in enumerate(PAPERS)}
-    return [found[key] for key in sorted(found, key=lambda key: (order.get(key[0], len(order)), key))]
+    return [together(_largest(cells[cell])) for cell in sorted(cells, key=lambda c: (order.get(c[0], len(order)), c))]
+
+
+def _largest(records: Sequence[Record]) -> list[Record]:
+    """Those of the largest profile."""
+    profile = max((record["profile"] for record in records), key=PROFILES.index)
+    return [record for record in records if record["profile"] == profile]
 
 
 def read_record(file: Path) -> Record:
-    """The content of ``<paper>/<dataset>-<profile>.json``, its results as :class:`~advdef.evaluation.results.Results`.
+    """The content of ``<paper>/<dataset>-<profile>-seed<k>.json``.
 
-    Raises `InputError`, in one line, for a file that is no record: not JSON, of another schema, under another name, or
-    with numbers that contradict each other.
+    Its results are :class:`~advdef.evaluation.results.Results`. Raises `InputError`, in one line, for a file that is no
+    record: not JSON, of another schema, under another name, or with numbers that contradict each other.
     """
     try:
         record = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse)
         results = _check(record)
-        name = f"{record['paper']}/{record['dataset']}-{record['profile']}.json"
+        run = f"{record['dataset']}-{record['profile']}-seed{record['provenance']['seed']}"
+        name = f"{record['paper']}/{run}.json"
         if f"{file.parent.name}/{file.name}" != name:
             raise ValueError(f"it says that it is {name}")
     except ValueError as error:  # not UTF-8 and not JSON are such, too

@@ -18,11 +18,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from advdef.book.cells import PageRun
 from advdef.book.kernel import Ended, environment_of, how_it_ended, kernel_manager, refuse_to_end
 from advdef.book.notebookfile import UNKNOWN, first_difference, parameter_defaults, read_executed, read_pair, unexecuted
 from advdef.book.repository import InputError, Profile, Repository
 from advdef.data import dataset_info, find_device
 from advdef.grid.executors import end_with_the_parent
+from advdef.grid.worker import ATTEMPTS
+from advdef.store import cache_folder
 from advdef.store.files import explained, held, naming, put_back, replace_folder, scratch
 
 if TYPE_CHECKING:
@@ -64,6 +67,12 @@ class Execution:
     failure: Failure | None = None
     results: Path | None = None
 
+    @property
+    def run(self) -> tuple[str, int]:
+        """Data set and seed, from the folder of a run that succeeded."""
+        dataset, _, seed = ("" if self.results is None else self.results.parents[1].name).rpartition("-seed")
+        return dataset, int(seed or 0)
+
 
 def reproduce(
     repository: Repository,
@@ -72,6 +81,7 @@ def reproduce(
     profile: Profile = "smoke",
     parameters: Mapping[str, Any] | None = None,
     threads: int | None = None,
+    from_the_grid: bool = False,
     cell_timeout: float | None = None,
     timeout: float | None = None,
     progress: bool = False,
@@ -81,15 +91,18 @@ def reproduce(
     Page and records of an earlier such run are replaced, together, when the notebook has succeeded; both bear the id of
     the run. One that was interrupted or failed keeps its evaluations, and the next one goes on from them. `parameters`
     are further notebook parameters (dataset, seed, device); `threads` how many the notebook may use (default: torch's
-    choice); `cell_timeout` and `timeout` how many seconds one cell and all of them may take (default: any). Raises
-    `InputError` for an unknown paper or parameter, and HeldError where another process is at the same run; a failing
-    cell is no exception, but the `failure` of the result.
+    choice); `from_the_grid` lets it read evaluations from the store, where a grid has put them; `cell_timeout` and
+    `timeout` say how many seconds one cell and all of them may take (default: any). Raises `InputError` for an unknown
+    paper or parameter, and HeldError where another process is at the same run; a failing cell is no exception, but the
+    `failure` of the result.
     """
     ((paper, path),) = repository.select([paper]).items()
     notebook = read_pair(path)
     chosen = {"profile": profile, **(parameters or {})}
     settings = {k: v for k, v in {**parameter_defaults(notebook), **chosen}.items() if v is not UNKNOWN}
     place = repository.run(profile, paper, dataset=settings.get("dataset"), seed=settings.get("seed", 0))
+    # a smoke run takes seconds; in the others nothing should have to be attacked twice
+    resume = str(cache_folder(ATTEMPTS)) if from_the_grid else "" if profile == "smoke" else str(place.resume)
     run = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
     notebook.metadata["advdef"] = {"run": run}
     with held(place.lock, f"{paper} ({place.name}, profile {profile})"):
@@ -105,8 +118,7 @@ def reproduce(
             environment={
                 "ADVDEF_RUN": run,
                 "ADVDEF_RESULTS": str(results),
-                # a smoke run takes seconds; in the others nothing should have to be attacked twice
-                "ADVDEF_RESUME": "" if profile == "smoke" else str(place.resume),
+                "ADVDEF_RESUME": resume,
                 # The kernel works in notebooks/, but a relative folder is meant from where the command was given.
                 **{
                     name: str(Path(os.environ[name]).expanduser().resolve())
@@ -131,16 +143,17 @@ def reproduce(
 
 def reproduce_all(
     repository: Repository,
-    papers: Sequence[str],
+    runs: Sequence[PageRun | str],
     *,
     profile: Profile = "smoke",
     parameters: Mapping[str, Any] | None = None,
     jobs: int = 1,
+    from_the_grid: bool = False,
     cell_timeout: float | None = None,
     timeout: float | None = None,
     progress: bool = False,
 ) -> Iterator[Execution]:
-    """:func:`reproduce` for several papers, `jobs` at a time; yields each as it ends.
+    """:func:`reproduce` for several runs or papers, `jobs` at a time; yields each as it ends.
 
     Notebooks that run side by side have a process and one thread each, and no progress bars. Raises `InputError` for
     fewer than one job, and what :func:`reproduce` raises; where there are several, that is the failure of its notebook,
@@ -148,16 +161,21 @@ def reproduce_all(
     """
     if jobs < 1:
         raise InputError(f"jobs must be at least 1, not {jobs}")
-    one = reproduce if len(papers) == 1 else _reproduce_or_say
-    run = functools.partial(
-        one, repository, profile=profile, parameters=parameters, cell_timeout=cell_timeout, timeout=timeout
-    )
-    if min(jobs, len(papers)) <= 1:
-        yield from (run(paper, progress=progress) for paper in papers)
+    one = reproduce if len(runs) == 1 else _reproduce_or_say
+    options: dict[str, Any] = {
+        "profile": profile, "from_the_grid": from_the_grid, "cell_timeout": cell_timeout, "timeout": timeout
+    }  # fmt: skip
+    calls = [
+        (paper, functools.partial(one, repository, paper, parameters={**(parameters or {}), **own}, **options))
+        for paper, own in map(_parameters, runs)
+    ]
+    if min(jobs, len(runs)) <= 1:
+        threads = 1 if from_the_grid else None
+        yield from (call(threads=threads, progress=progress) for _, call in calls)
         return
-    pool = ThreadPoolExecutor(min(jobs, len(papers)))  # each waits for the process of its notebook
+    pool = ThreadPoolExecutor(min(jobs, len(runs)))  # each waits for the process of its notebook
     try:
-        for done in as_completed([pool.submit(_in_a_process, repository, run, paper) for paper in papers]):
+        for done in as_completed([pool.submit(_in_a_process, repository, call, paper) for paper, call in calls]):
             yield done.result()
     except BaseException:  # what has not begun does not begin, and what is at work ends
         pool.shutdown(wait=False, cancel_futures=True)
@@ -168,13 +186,21 @@ def reproduce_all(
         pool.shutdown()
 
 
+def _parameters(run: PageRun | str) -> tuple[str, dict[str, Any]]:
+    """The paper of a run, and the parameters that it has of its own."""
+    if isinstance(run, str):
+        return run, {}
+    told = {"seed": run.seed, "dataset": run.dataset}
+    return run.paper, {name: value for name, value in told.items() if value is not None}
+
+
 def _in_a_process(repository: Repository, run: Callable[..., Execution], paper: str) -> Execution:
     """Run in a process of its own, so that its death is the failure of this notebook alone."""
     started = time.monotonic()
     fresh = multiprocessing.get_context("spawn")  # a fork of a process that has threads may hang
     with ProcessPoolExecutor(1, mp_context=fresh, initializer=end_with_the_parent) as process:
         try:
-            return process.submit(run, paper, threads=1).result()
+            return process.submit(run, threads=1).result()
         except BrokenProcessPool:
             failure = Failure(None, "the process that executed it was killed; the same command goes on from there")
             return Execution(paper, repository.notebooks[paper], time.monotonic() - started, failure)

@@ -65,8 +65,10 @@ def render_site(repository: Repository, destination: Path, executions: Sequence[
     for said in damaged:
         typer.echo(f"advdef: {said}; the rest of the site is made", err=True)
     records = [record for record in committed if record["paper"] not in here]
-    records += [record for e in executions if e.results for record in read_records(e.results)]
-    notebooks = {execution.notebook.name: execution.notebook for execution in executions}
+    if folders := [execution.results for execution in executions if execution.results]:
+        records += read_records(*folders)
+    first = sorted(executions, key=lambda execution: execution.run, reverse=True)  # the page of the first run is shown
+    notebooks = {execution.notebook.name: execution.notebook for execution in first}
     try:
         index = render(repository, destination, notebooks=notebooks, records=records)
     except SiteError as error:
@@ -97,8 +99,9 @@ def verdict_lines(records: Iterable[Record]) -> str:
     """The verdicts in records as a table of text, in which long evidence continues on the next line; "" without any."""
     rows = []
     for record in records:
-        seed = record["provenance"]["seed"]
-        run = f"{record['dataset']}-{record['profile']}" + (f" seed {seed}" if seed else "")
+        seeds = record["provenance"].get("seeds") or [record["provenance"]["seed"]]
+        told = f" seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f" seed {seeds[0]}" if seeds[0] else ""
+        run = f"{record['dataset']}-{record['profile']}{told}"
         rows += [(v["claim"], run, v["verdict"], v["evidence"]) for v in record["verdicts"]]
     head = ("claim", "run", "verdict", "evidence")
     return tabulate(rows, head, maxcolwidths=[None, None, None, _EVIDENCE], disable_numparse=True) if rows else ""

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from advdef.grid.worker import has
+
 __all__ = ["Cluster", "NoCluster", "cluster", "end_with_the_parent", "processes"]
 
 
@@ -29,10 +31,23 @@ def end_with_the_parent() -> None:
         threading.Thread(target=lambda: (wait([sentinel]), os._exit(1)), daemon=True).start()
 
 
+class _Processes(ProcessPoolExecutor):
+    """Processes that end at once when nobody waits for them."""
+
+    def __init__(self, jobs: int) -> None:
+        fresh = multiprocessing.get_context("spawn")  # a fork of a process that has threads may hang
+        super().__init__(jobs, mp_context=fresh, initializer=end_with_the_parent)
+        self._others = set(multiprocessing.active_children())
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        for process in () if wait else set(multiprocessing.active_children()) - self._others:
+            process.terminate()
+
+
 def processes(jobs: int) -> Executor:
     """So many processes, each of which ends when this one does."""
-    fresh = multiprocessing.get_context("spawn")  # a fork of a process that has threads may hang
-    return ProcessPoolExecutor(jobs, mp_context=fresh, initializer=end_with_the_parent)
+    return _Processes(jobs)
 
 
 class Cluster:
@@ -84,7 +99,7 @@ def cluster(
     secured = None
     if parts.scheme == "tls":
         if missing := {"ca", "cert", "key"} - set(security or {}):
-            raise NoCluster(f"{address} needs the files of --tls-{', --tls-'.join(sorted(missing))}")
+            raise NoCluster(f"{address} needs the files of --tls: {', '.join(sorted(missing))}")
         ca, cert, key = (dict(security or {})[name] for name in ("ca", "cert", "key"))
         secured = Security(require_encryption=True, tls_ca_file=ca, tls_client_cert=cert, tls_client_key=key)
     try:
@@ -93,7 +108,7 @@ def cluster(
     except (OSError, TimeoutError, ValueError, RuntimeError) as failure:
         raise NoCluster(f"no scheduler with workers answers at {address}: {failure}") from failure
     try:
-        yield Cluster(client, apart=not all(client.run(token.is_file).values()))
+        yield Cluster(client, apart=not all(client.run(has, token.name).values()))
     finally:
         client.close()
 

@@ -16,7 +16,7 @@ from advdef.grid.worker import ATTEMPTS, Done, Order, WorkerDiffers, finished, o
 from advdef.store import Key, cache_folder
 from advdef.store.files import write_first
 
-__all__ = ["Failed", "Item", "Progress", "Walk", "run", "run_share"]
+__all__ = ["Failed", "Item", "Progress", "Walk", "planned", "run", "run_share"]
 
 State = Literal["waiting", "running", "stored", "done", "failed"]
 _LIVES = 4  # a task that was at work whenever that many workers died is what kills them
@@ -80,17 +80,30 @@ class Walk:
     def __init__(self, cell: Cell) -> None:
         self.cell, self._key = cell, cell.key()
         self._study: Study = cell.make(cache_folder(ATTEMPTS))
-        self._stages: Iterator[Sequence[Task]] = self._study.stages()
+        self._further: Iterator[Sequence[Task]] = self._study.stages()
         self.items: dict[Task, Item] = {}
+        self.stages: list[list[Item]] = []
         self.ended = False
 
     def advance(self) -> None:
         """Ask for further stages as long as all tasks so far are done."""
         while not self.ended and all(item.over for item in self.items.values()):
-            stage = next(self._stages, None)
-            self.ended = stage is None
-            for task in stage or ():
+            tasks = next(self._further, None)
+            self.ended = tasks is None
+            known = set(self.items.values())
+            for task in tasks or ():
                 self._add(task)
+            self.stages.append([item for item in self.items.values() if item not in known])
+
+    def longest(self) -> float:
+        """The seconds of the longest chain of tasks that stand on one another, stage after stage: no grid is faster."""
+        ends: dict[Item, float] = {}
+        before = 0.0
+        for stage in self.stages:
+            for item in stage:
+                ends[item] = item.seconds + max((ends[earlier] for earlier in item.after), default=before)
+            before = max(ends.values(), default=before)
+        return before
 
     def _add(self, task: Task) -> Item:
         if task not in self.items:
@@ -120,6 +133,11 @@ class Progress:
     def items(self) -> list[Item]:
         """All tasks that are known."""
         return [item for walk in self.walks for item in walk.items.values()]
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is left that could still be done."""
+        return not any(item.state in ("waiting", "running") for item in self.items)
 
     @property
     def failed(self) -> list[Failed]:
@@ -178,11 +196,10 @@ def run(
                 if broken:  # what was at work there is asked for again; a task that is done keeps its mark
                     for item in futures.values():
                         item.state = "waiting"
-                    futures.clear()
-                    pool.shutdown(wait=False, cancel_futures=True)
+                    _close(pool, futures)
                     pool = executor()
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            _close(pool, futures)
 
 
 def run_share(
@@ -229,6 +246,15 @@ def run_share(
                 time.sleep(1)
 
 
+def planned(cells: Sequence[Cell], *, threads: int = 1) -> list[Walk]:
+    """The tasks of cells as far as they can be told now, without computing any."""
+    with _set_up(threads):
+        walks = [Walk(cell) for cell in cells]
+        for walk in walks:
+            walk.advance()
+        return walks
+
+
 @contextmanager
 def _set_up(threads: int) -> Iterator[None]:
     """Keys are those of workers, which set the same."""
@@ -238,6 +264,14 @@ def _set_up(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _close(pool: Executor, futures: dict[Future[Done], Item]) -> None:
+    """Let go of what is at work."""
+    for future in futures:
+        future.cancel()
+    futures.clear()
+    pool.shutdown(wait=False)
 
 
 def _ready(progress: Progress) -> list[Item]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from advdef.data import Dataset, find_device, load
-from advdef.store import Key, key
+from advdef.store import Key, key, tally
 from advdef.store.bytecode import packed
 
 __all__ = ["Cell", "DataDiffer", "Study", "Task", "once", "shards"]
@@ -24,14 +24,15 @@ class DataDiffer(RuntimeError):
 
 @dataclass(frozen=True)
 class Task:
-    """One call of a study's method, and the tasks whose results it stands on.
+    """One call of a study's method, and the tasks whose results it reads, of an earlier stage as well.
 
+    What is not named in ``after`` may have to be computed once more, where workers have folders of their own.
     ``arguments`` are plain values: numbers, text, None, and tuples of them.
     """
 
     call: str
     arguments: tuple[Any, ...] = ()
-    after: tuple[Task, ...] = field(default=(), repr=False)
+    after: tuple[Task, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def label(self) -> str:
@@ -76,15 +77,24 @@ class Study:
 
 
 def once(method: Method) -> Method:
-    """A method of a study that is called once for the same arguments, by position; then it gives what it gave."""
+    """A method of a study that is called once for the same arguments, by position; then it gives what it gave.
+
+    It is called again where a file that its result stands on has gone from the store.
+    """
 
     @functools.wraps(method)
     def remembered(self: Study, *arguments: Any) -> Any:
         known = vars(self).setdefault("_once", {})
         asked = (method.__name__, arguments)
-        if asked not in known:
-            known[asked] = method(self, *arguments)
-        return known[asked]
+        value, files = known.get(asked, (None, None))
+        if files is None or not all(file.is_file() for file in files):
+            with tally.touched() as seen:
+                value = method(self, *arguments)
+            known[asked] = value, tuple(dict.fromkeys(seen))
+        else:
+            for file in files:
+                tally.touch(file)
+        return value
 
     return remembered  # type: ignore[return-value]
 
@@ -102,9 +112,11 @@ def shards(images: int, size: int) -> list[slice]:
 class Cell:
     """A study by name: of one page, on one data set, with one seed.
 
-    ``study`` is "module:class"; ``checksum`` is that of the data set, and another one elsewhere is an error.
+    ``page`` is what people call it, ``study`` is "module:class"; ``checksum`` is that of the data set, and another one
+    elsewhere is an error.
     """
 
+    page: str
     study: str
     dataset: str
     checksum: str
@@ -116,7 +128,7 @@ class Cell:
     @property
     def label(self) -> str:
         """The cell, for people."""
-        return f"{self.study.split('.')[-2]} {self.dataset} seed {self.seed}"
+        return f"{self.page} {self.dataset} seed {self.seed}"
 
     def make(self, resume: Path | None) -> Study:
         """The study itself.
@@ -126,9 +138,8 @@ class Cell:
         """
         data = load(self.dataset, device=find_device(self.device), download=False)
         if data.checksum != self.checksum:
-            raise DataDiffer(
-                f"the data set {self.dataset} is another one here: checksum {data.checksum}, not {self.checksum}"
-            )
+            other = f"checksum {data.checksum}, not {self.checksum}"
+            raise DataDiffer(f"the data set {self.dataset} is another one here: {other}")
         return self.kind(data, self.settings, seed=self.seed, main=self.main, resume=resume)
 
     @property

@@ -18,7 +18,7 @@ from advdef.grid.study import Cell, DataDiffer, Study
 from advdef.store import Damaged, Entry, Key, cache_folder, environment, kept, place, read, tally
 from advdef.store.files import write_first
 
-__all__ = ["Done", "Order", "WorkerDiffers", "code_of_package", "finished", "order", "root", "work"]
+__all__ = ["Done", "Order", "WorkerDiffers", "code_of_package", "finished", "has", "order", "root", "work"]
 
 ATTEMPTS, TASKS = "attempts", "tasks"
 _OWN = ("threads", "precision")  # of an environment; a worker sets them itself
@@ -93,7 +93,8 @@ def work(order: Order) -> Done:
         place(cache_folder(TASKS), order.key, label=order.label).unlink(missing_ok=True)
     entry = kept(cache_folder(TASKS), order.key, make, label=order.label)
     files = tuple(entry.facts["files"])
-    sent = {file: (root() / file).read_bytes() for file in files if order.send and file not in order.files}
+    mark = place(cache_folder(TASKS), order.key, label=order.label).relative_to(root()).as_posix()
+    sent = {file: (root() / file).read_bytes() for file in (*files, mark) if order.send and file not in order.files}
     return Done(name, time.perf_counter() - started, files, sent)
 
 
@@ -105,6 +106,11 @@ def finished(key: Key, label: str) -> tuple[Entry, tuple[str, ...]] | None:
         return None
     files = tuple(entry.facts["files"])
     return (entry, files) if all((root() / file).is_file() for file in files) else None
+
+
+def has(name: str) -> bool:
+    """Whether a file of this name lies in the folder of this process's results."""
+    return (root() / name).is_file()
 
 
 def set_up(threads: int) -> None:

@@ -52,4 +52,4 @@ def touched() -> Iterator[list[Path]]:
     try:
         yield watch[1]
     finally:
-        _watching.remove(watch)
+        _watching[:] = [other for other in _watching if other is not watch]  # equal ones may be there

@@ -1,0 +1,79 @@
+"""Reads the runs of one page with several seeds together: one record of all their networks, one verdict of all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from advdef.claims import Claim, Condition, all_claims, decide, pooled
+from advdef.evaluation.results import MEASURES, WORST_CASE, Results, Row
+from advdef.statistics import Interval, over_seeds_and_images
+
+if TYPE_CHECKING:
+    from advdef.book.records import Record
+
+__all__ = ["over_runs", "together"]
+
+
+def together(records: Sequence[Record]) -> Record:
+    """One record of several, of one page on one data set in one profile, each with another seed.
+
+    It has the rows of all. Each number of a verdict is the mean over the runs, with an interval for other networks and
+    other images (:func:`advdef.claims.pooled`), and from these follows the word. What runs record besides is that of
+    the first; ``provenance`` tells all seeds, and the time of all.
+    """
+    first, *others = sorted(records, key=lambda record: record["provenance"]["seed"])
+    if not others:
+        return first
+    runs, every = [first, *others], [record["provenance"] for record in (first, *others)]
+    rows: dict[tuple[Any, ...], Row] = {}
+    for row in (row for record in runs for row in record["results"]):
+        rows.setdefault(tuple((name, row[name]) for name in sorted(row) if name not in MEASURES), row)
+    facts = first["provenance"] | {
+        "seeds": [facts["seed"] for facts in every],
+        "wall_seconds": round(sum(facts["wall_seconds"] for facts in every), 1),
+    }
+    verdicts = [_verdict(verdict, runs) for verdict in first["verdicts"]]
+    return dict(first) | {"results": Results(rows.values()), "provenance": facts, "verdicts": verdicts}
+
+
+def over_runs(record: Record) -> list[dict[str, Any]]:
+    """For each worst case that several networks met: mean accuracy, the networks' range, and the interval over both.
+
+    Only rows that kept their hits count, on as many images as the most of them have.
+    """
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for row in record["results"]:
+        if row["attack"] == WORST_CASE and row.get("hits"):
+            told = ("part", "defence", "model", "threat", "eps")
+            found.setdefault(tuple(row[name] for name in told), []).append(row)
+    table = []
+    for (part, defence, model, threat, eps), rows in found.items():
+        rows = [row for row in rows if row["n"] == rows[0]["n"]]
+        if len({row["seed"] for row in rows}) < 2:
+            continue
+        hits = torch.stack([Results([row]).hits() for row in rows])
+        shares = hits.double().mean(1)
+        interval: Interval = over_seeds_and_images(hits, torch.zeros_like(hits))
+        table.append(
+            {
+                "part": part, "defence": defence, "model": model, "threat": threat, "eps": eps, "networks": len(rows),
+                "images": rows[0]["n"], "interval": interval, "least": float(shares.min()), "most": float(shares.max()),
+            }
+        )  # fmt: skip
+    return table
+
+
+def _verdict(verdict: dict[str, Any], runs: Sequence[Record]) -> dict[str, Any]:
+    """A claim decided by the numbers of all runs; one that was recorded under earlier rules stays as it is."""
+    same = [v for record in runs for v in record["verdicts"] if v["claim"] == verdict["claim"]]
+    if any(v.get("old_rules") for v in same):
+        return verdict
+    numbers: dict[tuple[str, str], list[Condition]] = {}
+    for told in (condition for v in same for condition in v["conditions"]):
+        numbers.setdefault((told["what"], told.get("case", "")), []).append(Condition.from_record(told))
+    known = {claim.id: claim for claim in all_claims()}
+    claim = known.get(verdict["claim"]) or Claim(verdict["claim"], "", verdict["sentence"], verdict["source"])
+    return decide(claim, runs[0]["dataset"], [pooled(found) for found in numbers.values()]).as_record()
