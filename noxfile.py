@@ -31,7 +31,7 @@ PEER_PACKAGES = (
     "loguru==0.7.3",
 )
 INPUTS = ("pyproject.toml", "constraints.txt")
-EXTRAS = "book,test,eval,dev"
+EXTRAS = "book,test,eval,cluster,dev"
 OLDEST, NEWEST = (3, 11), (3, 13)
 # each core has a worker; tests/conftest.py says what is one worker's
 PYTEST = ("pytest", "-n", "auto", "--dist", "loadgroup", "--no-loadscope-reorder")

@@ -74,7 +74,7 @@ from advdef.papers.qusecnets import verdicts as rules
 from advdef.papers.qusecnets.certificate import certified
 from advdef.papers.qusecnets.defence import Quantized
 from advdef.papers.qusecnets.quantizer import Quantizer
-from advdef.papers.qusecnets.study import CLAIMED, EPS, PROFILES, SCHEMES, Quantization
+from advdef.papers.qusecnets.study import CLAIMED, EPS, SCHEMES, Quantization
 from advdef.statistics import over_seeds_and_images, paired_difference, wilson
 from tqdm import tqdm
 
@@ -88,7 +88,12 @@ plotting.use_style()
 
 # %%
 page = notebook.Page(
-    "qusecnets", PROFILES, profile, dataset=dataset, seed=seed, device=device
+    "qusecnets",
+    Quantization.profiles,
+    profile,
+    dataset=dataset,
+    seed=seed,
+    device=device,
 )
 P = page.settings
 studies = page.studies(Quantization)

@@ -31,7 +31,7 @@ ran = dict(seed=seed, python="3", versions={{}}, device_name="a machine", commit
 record = dict(schema=3, networks=[], paper="good", dataset="digits", profile=profile, verdicts=[verdict])
 record.update(provenance=ran, comparisons=[], checks=[], costs=[], values={{}}, results=[])
 record.update(run=os.environ.get("ADVDEF_RUN"))
-_ = (folder / f"digits-{{profile}}.json").write_text(json.dumps(record))
+_ = (folder / f"digits-{{profile}}-seed{{seed}}.json").write_text(json.dumps(record))
 
 # %%
 seed + 1

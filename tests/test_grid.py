@@ -22,7 +22,7 @@ from tiny_study import PROFILES, Tiny, found
 
 from advdef.data import load
 from advdef.grid import Cell, Cluster, NoCluster, Progress, WorkerDiffers, cluster, processes, run, run_share, worker
-from advdef.grid.run import planned
+from advdef.grid.engine import planned
 from advdef.grid.worker import ATTEMPTS, root, work
 from advdef.store import cache_folder
 

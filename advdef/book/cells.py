@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from advdef.book.repository import InputError, Profile
 from advdef.data import DatasetUnavailable, find_device, load
@@ -35,7 +34,7 @@ class PageRun:
         """
         if self.paper not in STUDIES:
             return []
-        settings = study_of(self.paper)[1][profile]
+        settings = study_of(self.paper).profiles[profile]
         names: list[str] = list(settings["datasets"]) if self.dataset is None else [self.dataset]
         try:
             found = find_device(device or "cpu")
@@ -57,11 +56,11 @@ class PageRun:
         ]
 
 
-def study_of(paper: str) -> tuple[type[Study], Mapping[str, Mapping[str, Any]]]:
-    """The class that says what a page computes, and the page's profiles."""
+def study_of(paper: str) -> type[Study]:
+    """The class that says what a page computes."""
     module, _, name = STUDIES[paper].partition(":")
-    found = importlib.import_module(module)
-    return getattr(found, name), found.PROFILES
+    found: type[Study] = getattr(importlib.import_module(module), name)
+    return found
 
 
 def page_runs(
@@ -74,7 +73,7 @@ def page_runs(
     """
     runs, chosen = list[PageRun](), list[str | None](datasets) or [None]
     for paper in papers:
-        taken = int(study_of(paper)[1][profile].get("seeds", 1)) if paper in STUDIES else 1
+        taken = int(study_of(paper).profiles[profile].get("seeds", 1)) if paper in STUDIES else 1
         own = [(seed or 0) + number * taken for number in range(seeds)] if seeds > 1 else [seed]
         runs += [PageRun(paper, dataset, number) for dataset in chosen for number in own]
     return runs

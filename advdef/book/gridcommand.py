@@ -88,7 +88,7 @@ def list_command(
 ) -> None:
     """List what pages compute, what of it is in the store, and what that took."""
     chosen, runs = _asked(papers, profile, datasets, seed, seeds)
-    from advdef.grid.run import planned
+    from advdef.grid.engine import planned
 
     for run in runs:
         for walk in planned(run.cells(chosen), threads=threads):

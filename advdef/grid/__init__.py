@@ -4,8 +4,8 @@ A page's :class:`Study` names its tasks, :func:`run` computes those whose result
 finds them there.
 """
 
+from advdef.grid.engine import Failed, Progress, run, run_share
 from advdef.grid.executors import Cluster, NoCluster, cluster, processes
-from advdef.grid.run import Failed, Progress, run, run_share
 from advdef.grid.study import Cell, DataDiffer, Study, Task, once, shards
 from advdef.grid.worker import WorkerDiffers
 

@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from advdef.data import Dataset, find_device, load
 from advdef.store import Key, key, tally
@@ -50,12 +50,15 @@ class Study:
     them itself, by the same calls.
 
     Attributes:
+        profiles: The settings of each size of the page, by its name; "datasets" are the names of its data sets.
         data: The data set.
         settings: Those of the page's profile.
         seed: The first seed.
         main: Whether this is the page's first data set, on which some pages do more.
         resume: The folder that keeps evaluations; None keeps none.
     """
+
+    profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def __init__(
         self,

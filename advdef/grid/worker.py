@@ -18,7 +18,7 @@ from advdef.grid.study import Cell, DataDiffer, Study
 from advdef.store import Damaged, Entry, Key, cache_folder, environment, kept, place, read, tally
 from advdef.store.files import write_first
 
-__all__ = ["Done", "Order", "WorkerDiffers", "code_of_package", "finished", "has", "order", "root", "work"]
+__all__ = ["Done", "Order", "WorkerDiffers", "code_of_package", "finished", "has", "order", "root", "set_up", "work"]
 
 ATTEMPTS, TASKS = "attempts", "tasks"
 _OWN = ("threads", "precision")  # of an environment; a worker sets them itself

@@ -54,7 +54,7 @@ PAPERS: tuple[Paper, ...] = (
 STUDIES: dict[str, str] = {
     "qusecnets": "advdef.papers.qusecnets.study:Quantization",
 }
-"""What the pages compute, as "module:class" by the page's name; beside the class stand its PROFILES."""
+"""What the pages compute, as "module:class" by the page's name."""
 
 
 def rules(paper: str) -> dict[str, Rule]:

@@ -22,9 +22,9 @@ from advdef.training import Training, train_at, train_standard, trained
 
 Curves = dict[Threat, dict[float, Outcome]]
 
-__all__ = ["CLAIMED", "EPS", "PROFILES", "SCHEMES", "Quantization"]
+__all__ = ["CLAIMED", "EPS", "SCHEMES", "Quantization"]
 
-PROFILES: dict[str, dict[str, Any]] = {
+_PROFILES: dict[str, dict[str, Any]] = {
     "smoke": dict(
         datasets=("digits",), width=32, train=700, epochs={1: 5, 3: 5}, seeds=2,
         robust_epochs=10, robust_steps=2, levels=(2, 4), level_seeds=1,
@@ -44,7 +44,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         curve={1: (0.1, 0.2, 0.3, 0.4), 3: (1 / 255, 2 / 255, 4 / 255, 8 / 255)}, checks="all",
     ),
 }  # fmt: skip
-"""How much is computed, by profile; what depends on the kind of image stands under its channels, 1 or 3."""
+# what depends on the kind of image stands under its channels, 1 or 3
 
 LEVELS = {1: 2, 3: 4}  # the released configuration has N = 2 on MNIST
 EPS = {1: 0.3, 3: 8 / 255}
@@ -68,6 +68,8 @@ _SHARD = 250
 
 class Quantization(Study):
     """Networks with and without a quantiser, on one data set."""
+
+    profiles = _PROFILES
 
     def __init__(self, data: Dataset, settings: Mapping[str, Any], **options: Any) -> None:
         most = settings["train"]
