@@ -171,12 +171,12 @@ def run_of(root: Path) -> Any:
 
 def reproduced_wrong(root: Path) -> list[str]:
     place = run_of(root)
-    record = place.results / "good/digits-laptop.json"
+    record = place.results / "good/digits-laptop-seed0.json"
     return pair_wrong(place.finished / "01_good.ipynb", record, of_one_run=True)
 
 
 def recorded_wrong(root: Path) -> list[str]:
-    record = root / "book/results/good/digits-laptop.json"
+    record = root / "book/results/good/digits-laptop-seed0.json"
     return pair_wrong(root / "notebooks/01_good.ipynb", record, of_one_run=False)
 
 
@@ -213,12 +213,12 @@ PLACES = (
     ),
     Place(
         "reproduce", 20, checkout_in, command("reproduce", "good", "--profile", "laptop", "--no-site"),
-        reproduced_wrong, lambda root: without_run(run_of(root).results / "good/digits-laptop.json"),
+        reproduced_wrong, lambda root: without_run(run_of(root).results / "good/digits-laptop-seed0.json"),
         more_than(lambda root: run_of(root).folder, {"finished"}),
     ),
     Place(
         "record", 10, finished_in, command("record", "good", "--profile", "laptop"), recorded_wrong,
-        lambda root: without_run(root / "book/results/good/digits-laptop.json"), temporaries,
+        lambda root: without_run(root / "book/results/good/digits-laptop-seed0.json"), temporaries,
     ),
     Place(
         "book", 5, rendered_in, command("book"), site_wrong,

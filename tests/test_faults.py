@@ -233,9 +233,9 @@ def test_a_damaged_record_is_named_and_the_rest_of_the_site_is_made(
     repository = checkout.make(tmp_path, {"01_good": checkout.GOOD, "02_quick": QUICK})
     done = reproduce(repository, "good")
     assert done.results is not None
-    whole = repository.committed_results / "good/digits-smoke.json"
+    whole = repository.committed_results / "good/digits-smoke-seed0.json"
     shutil.copytree(done.results, repository.committed_results)
-    damaged = whole.parent.parent / "quick/digits-smoke.json"
+    damaged = whole.parent.parent / "quick/digits-smoke-seed0.json"
     damaged.parent.mkdir()
     damaged.write_bytes(whole.read_bytes()[:500])
     monkeypatch.setattr("advdef.book.site._JUPYTER_BOOK", STAND_IN)
