@@ -87,13 +87,9 @@ plotting.use_style()
 # run on images drawn at random from the test set, always the same ones.
 
 # %%
+PROFILES = Quantization.profiles
 page = notebook.Page(
-    "qusecnets",
-    Quantization.profiles,
-    profile,
-    dataset=dataset,
-    seed=seed,
-    device=device,
+    "qusecnets", PROFILES, profile, dataset=dataset, seed=seed, device=device
 )
 P = page.settings
 studies = page.studies(Quantization)

@@ -46,32 +46,20 @@ seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
 
 # %% tags=["hide-input"]
-from functools import partial
 from itertools import product
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
-from advdef import checks, plotting
-from advdef.attacks import fgsm, pgd, square, suites, uniform_noise
+from advdef import plotting
 from advdef.book import page as notebook
 from advdef.book.cards import own_pages
 from advdef.book.glue import record
 from advdef.book.page import show_eps
 from advdef.book.records import read_records
-from advdef.evaluation import (
-    ATTACKERS,
-    Attempt,
-    correct,
-    cost,
-    direct,
-    evaluate,
-    multiply_adds,
-    three_curves,
-)
+from advdef.evaluation import correct, cost, multiply_adds
 from advdef.evaluation.results import WORST_CASE
-from advdef.models import ResNet18, SmallResNet
-from advdef.papers.line_up import line_up
+from advdef.papers.comparison import KINDS, Comparison
 from tqdm import tqdm
 
 plotting.use_style()
@@ -84,45 +72,22 @@ plotting.use_style()
 # *few* those on which every attack is tried on every image. Wide tables scroll sideways.
 
 # %%
-PROFILES = {
-    "smoke": dict(
-        datasets=("digits",), network="small ResNet", train=(800, 500, 400), epochs=(6, 8, 4),
-        inner=2, per_class=20, size="XS", purifier=(4, 4, 2), derivatives=1, images=30, few=10, steps=5, restarts=1,
-        queries=20, curve=(0.5, 1.0), checks="fast",
-    ),
-    "laptop": dict(
-        datasets=("fashion_mnist",), network="small ResNet", train=(20_000, 10_000, 4_000), epochs=(8, 8, 6),
-        inner=3, per_class=100, size="XS", purifier=(6, 8, 4), derivatives=7, images=200, few=60, steps=40, restarts=1,
-        queries=500, curve=(0.25, 0.5, 1.0), checks="fast",
-    ),
-    "paper": dict(
-        datasets=("cifar10",), network="ResNet-18", train=(None, None, None), epochs=(30, 20, 15),
-        inner=7, per_class=200, size="B", purifier=(32, 32, 4), derivatives=7, images=1_000, few=200, steps=100, restarts=5,
-        queries=5_000, curve=(0.25, 0.5, 1.0), checks="all",
-    ),
-}  # fmt: skip
+PROFILES = Comparison.profiles
 page = notebook.Page(
     "five_defences", PROFILES, profile, dataset=dataset, seed=seed, device=device
 )
 P, run = page.settings, page.run
-((name, data),) = page.data.items()
-colour = data.shape[0] == 3
-EPS = 8 / 255 if colour else 0.1
-BUDGETS = [share * EPS for share in P["curve"]]
-NETWORKS = {"small ResNet": SmallResNet, "ResNet-18": ResNet18}
-test = notebook.sample(data.test, P["images"])
-X, Y = test.float_images(), test.labels
-few = slice(P["few"])
-probe = notebook.sample(data.train, 500)
+((name, study),) = page.studies(Comparison).items()
+EPS, BUDGETS = study.eps, study.budgets
+X, Y = study.images()
 
 
 def named(eps):
     """A budget in steps of 1/255 on colour images, as a decimal on grey ones."""
-    return show_eps(eps) if colour else f"{eps:g}"
+    return show_eps(eps) if study.colour else f"{eps:g}"
 
 
 page.profiles()
-
 
 # %% [markdown]
 # ## The line-up
@@ -137,29 +102,20 @@ page.profiles()
 # | **TRN** | [TRN](04_trn) | a network that sees the image and the average gradient map | input |
 # | **purifier** | [SNN purification](05_snn_purification) | the spiking U-Net, here in front of the same classifier without spikes | input |
 #
-# AT and SNS share their inner attack, epochs and schedule, and are trained **for the largest budget of this page**; restorer and purifier see attacks of this and of smaller budgets, TQ and NIP none. NIP, TRN and the purifier stand in front of
+# AT and SNS share their inner attack, epochs and schedule, and are trained **for the largest budget of this page**; restorer and purifier see attacks of this and of smaller budgets (the purifier also of one half as large again), TQ and NIP none. NIP, TRN and the purifier stand in front of
 # one and the same frozen classifier, the *undefended* one. On its own page the purifier has a spiking classifier behind it, and SNS another optimiser; the common ones are what makes the rows of this page comparable.
 # NIP has a bank of directions, fitted on training images; its step is the largest of six that costs at most one point on *training* images, as on its page.
-# All settings stand in [`line_up`](../book/api/papers).
-
+# All settings stand in [`line_up` and `comparison`](../book/api/papers).
 
 # %% tags=["hide-input"]
-def network():
-    return NETWORKS[P["network"]](data.shape, data.num_classes)
-
-
-settings = {k: P[k] for k in ("train", "epochs", "inner", "per_class", "size", "purifier", "derivatives")}  # fmt: skip
-LINE = line_up(
-    network, data, probe, eps=EPS, seed=seed, generator=page.draws(1), **settings
-)
-PLAIN, DEFENCES = LINE.classifier, LINE.defences
-whole = len(data.train)
-page.add_network(P["network"], PLAIN, images=min(P["train"][0] or whole, whole))
-record("NIP/step", LINE.step, kind="number")
+DEFENCES = {k: study.defence(k) for k in tqdm(study.names, desc="trained", leave=False)}
+PLAIN, (step,) = study.classifier(), DEFENCES["NIP"].steps
+page.add_network(P["network"], PLAIN, images=len(study.images_of_classifiers.train))
+record("NIP/step", step, kind="number")
 thresholds = ", ".join(f"{t:.3f}" for t in DEFENCES["TQ"].quantizer.thresholds.tolist())
 chosen = {
     "thresholds of TQ, pixel values in [0, 1]": thresholds,
-    "step of NIP, root mean square in [0, 1]": f"{LINE.step:.3g}",
+    "step of NIP, root mean square in [0, 1]": f"{step:.3g}",
 }
 notebook.table(
     pd.DataFrame(
@@ -176,21 +132,13 @@ notebook.table(
 # network, noise and Square, and all that the other two found. So from *direct* to *adaptive* only the knowledge of the defence, and what needs no gradient, is added. An image is robust when nothing broke it.
 
 # %% tags=["hide-input"]
-SOURCES = {"undefended": PLAIN, "AT": DEFENCES["AT"].network}
-clean_test = notebook.sample(data.test, 2_000)
-CURVES = {}
+clean_test = study.data.test.sample(2_000)
 for k, defence in tqdm(DEFENCES.items(), desc="three attackers", leave=False):
     right = correct(defence, clean_test.float_images(), clean_test.labels)
     run.add_clean(right, defence=k, model=P["network"])
-    CURVES[k] = three_curves(
-        defence, X, Y, budgets=BUDGETS, generator=page.draws(2), steps=P["steps"],
-        restarts=P["restarts"], queries=P["queries"], resume=page.resume,
-        transfer={n: m for n, m in SOURCES.items() if n != k},
-    )  # fmt: skip
-    for threat, curve in CURVES[k].items():
+    for threat, curve in study.curve(k).items():
         for outcome in curve.values():
             run.add(outcome, defence=k, threat=threat, model=P["network"], part="curve")
-MAIN = {k: {t: CURVES[k][t][EPS] for t in ATTACKERS} for k in DEFENCES}
 
 # %% tags=["hide-input"]
 worst = page.results(part="curve", attack=WORST_CASE)
@@ -244,26 +192,9 @@ plt.show()
 # Which kind suffices differs from defence to defence; who tries one alone must know which.
 
 # %% tags=["hide-input"]
-KINDS = ("replayed", "direct", "surrogates", "made for it", "Square", "noise")
-FAST = {"PGD": partial(pgd, steps=P["steps"], loss="margin")}
-x, y = X[few], Y[few]
-table, findings = {}, {}
-for k, defence in tqdm(DEFENCES.items(), desc="kinds", leave=False):
-    through = [Attempt(f"surrogates: {n}", FAST["PGD"], s) for n, s in defence.surrogates().items()]  # fmt: skip
-    own = [
-        Attempt(f"made for it: {n}", partial(a, steps=P["steps"]), defence)
-        for n, a in defence.adaptive_attacks(EPS).items()
-    ]
-    attempts = [
-        Attempt("replayed", FAST["PGD"], SOURCES["undefended"]),
-        Attempt("direct", FAST["PGD"], defence), *through, *own,
-        Attempt("Square", partial(square, queries=P["queries"]), defence),
-        Attempt("noise", partial(uniform_noise, draws=20), defence),
-    ]  # fmt: skip
-    outcome = evaluate(
-        defence, attempts, x, y, eps=EPS, generator=page.draws(3), exhaustive=True,
-        resume=page.resume,
-    )  # fmt: skip
+table = {}
+for k in tqdm(DEFENCES, desc="kinds", leave=False):
+    outcome = study.kinds(k)
     run.add(outcome, defence=k, threat="adaptive", model=P["network"], part="kinds")
     broken = {kind: torch.zeros_like(outcome.clean) for kind in KINDS}
     for finding in outcome.findings:
@@ -291,7 +222,7 @@ notebook.table(
 base, rows = multiply_adds(PLAIN, X[:16]), []
 for k, defence in DEFENCES.items():
     price = cost(defence, X[:16], rounds=1)
-    extra = LINE.further.get(k)
+    extra, seconds = study.further(k), study.seconds(k)
     ratio = multiply_adds(defence, X[:16]) / base
     rows.append(
         {
@@ -299,14 +230,14 @@ for k, defence in DEFENCES.items():
             "further parameters": f"{sum(p.numel() for p in extra.parameters()):,}"
             if extra
             else "0",
-            "training s": f"{LINE.seconds[k]:.0f}",
+            "training s": f"{seconds:.0f}",
             "multiply-adds, of undefended": f"{ratio:.1f} ×",
             "forward passes": f"{price.forwards:g}",
             "backward passes": f"{price.backwards:g}",
         }
     )
     run.add_cost(
-        k, training_seconds=round(LINE.seconds[k], 1), multiply_adds_ratio=round(ratio, 3),
+        k, training_seconds=round(seconds, 1), multiply_adds_ratio=round(ratio, 3),
         forwards=price.forwards, backwards=price.backwards,
     )  # fmt: skip
     record(f"cost/{k}/multiply-adds", ratio, kind="number")
@@ -322,22 +253,10 @@ notebook.table(
 # protocol](../book/protocol.md). E2 fires for all of them, as one seed was trained. B8 fires where a little noise moves the margin by more than the check likes, which many ordinary networks do.
 
 # %% tags=["hide-input"]
-CARD = dict(
-    goal="any wrong class", norm="Linf", eps=EPS, knowledge="all", randomised="nothing"
-)
-shown = {}
-for k, defence in tqdm(DEFENCES.items(), desc="checks", leave=False):
-    single = evaluate(
-        defence, direct(defence, {"FGSM": partial(fgsm), "PGD": suites.cleverhans()["PGD"]}), X, Y,
-        eps=EPS, generator=page.draws(4), exhaustive=True, resume=page.resume,
-    )  # fmt: skip
-    shown[k] = checks.row(
-        defence, X, Y, eps=EPS, generator=page.draws(5), single=single, **MAIN[k], card=CARD,
-        seeds=1, only={*checks.FAST, "D3", "D4"} if P["checks"] == "fast" else None,
-    )  # fmt: skip
+found = {(name, k): study.checks(k) for k in tqdm(DEFENCES, desc="checks", leave=False)}
 # only where the gradient is missing altogether does every machine agree on the row
 page.checks(
-    {(name, k): row for k, row in shown.items()},
+    found,
     f"Sanity checks of the direct evaluation at eps {named(EPS)}",
     exact=("TQ",),
 )

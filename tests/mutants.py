@@ -70,12 +70,12 @@ MUTANTS = (
         "PGD and its family descend the loss", "attack_agreement",
     ),
     Mutant(
-        "fewer PGD steps", "notebooks/01_qusecnets.py",
+        "fewer PGD steps", "advdef/papers/qusecnets/study.py",
         "images=100, adaptive_images=50, steps=8,", "images=100, adaptive_images=50, steps=2,",
         "2 adaptive steps instead of 8", "qusecnets",
     ),
     Mutant(
-        "half the epochs", "notebooks/01_qusecnets.py",
+        "half the epochs", "advdef/papers/qusecnets/study.py",
         "train=700, epochs={1: 5, 3: 5}", "train=700, epochs={1: 2, 3: 2}",
         "networks trained for 2 epochs instead of 5", "qusecnets",
     ),
@@ -131,7 +131,7 @@ MUTANTS = (
         "another seed passes for the default", "five_defences",
     ),
     Mutant(
-        "robust by name alone", "advdef/papers/line_up.py", 'attacked = {"eps": eps,', 'attacked = {"eps": 0.0,',
+        "robust by name alone", "advdef/papers/line_up.py", 'attacked = {"eps": self.eps,', 'attacked = {"eps": 0.0,',
         "adversarial training and SNS attack with eps 0", "five_defences",
     ),
     # what the pages stand on

@@ -53,6 +53,7 @@ PAPERS: tuple[Paper, ...] = (
 
 STUDIES: dict[str, str] = {
     "qusecnets": "advdef.papers.qusecnets.study:Quantization",
+    "five_defences": "advdef.papers.comparison:Comparison",
 }
 """What the pages compute, as "module:class" by the page's name."""
 

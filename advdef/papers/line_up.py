@@ -1,22 +1,21 @@
 """The defences of all papers around classifiers of one kind, trained with one budget: what the comparison judges."""
 
-from __future__ import annotations
-
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
-import torch
-from torch import nn
+from torch import Generator, Tensor, nn
 
 from advdef.attacks import pgd
 from advdef.contract import frozen
 from advdef.data import Dataset, Split
 from advdef.defenses import Defense, Undefended
 from advdef.evaluation import correct
-from advdef.papers.nip.bank import fit_bank
+from advdef.grid import Study, once
+from advdef.models import ResNet18, SmallResNet
+from advdef.papers.nip.bank import DirectionBank, fit_bank
 from advdef.papers.nip.defence import NIPDictionary
 from advdef.papers.qusecnets.defence import Quantized
 from advdef.papers.qusecnets.quantizer import Quantizer
@@ -32,128 +31,169 @@ from advdef.papers.trn.defence import Restoration
 from advdef.papers.trn.maps import GradientMap
 from advdef.papers.trn.models import SIZES, TwoStreamRestorer
 from advdef.papers.trn.training import train_restorer
+from advdef.store import Entry, kept, key
 from advdef.training import Recipe, Training, train_at, train_standard, trained
 
-__all__ = ["LineUp", "line_up"]
+__all__ = ["LineUp"]
 
+Found = tuple[dict[str, Tensor], dict[str, Any]]
+
+EPS = {1: 0.1, 3: 8 / 255}  # by channels: grey images, colour images
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"small ResNet": SmallResNet, "ResNet-18": ResNet18}
 _RESTORER_RATES = {"XS": 8e-3, "S": 3e-3, "B": 5e-4}
 _COSTS_A_POINT = 0.01
-_STANDS_ON_THE_CLASSIFIER = ("NIP", "TRN", "purifier")
 
 
-@dataclass(frozen=True)
-class LineUp:
-    """The defences of the comparison.
+class LineUp(Study):
+    """The defences of the comparison on one data set, each trained and put together under its name.
 
     Attributes:
-        defences: The defences by name, the undefended classifier and adversarial training among them.
-        classifier: The undefended classifier, frozen.
-        step: The step that was chosen for NIP, root mean square in [0, 1].
-        seconds: How long each took to train or to fit, what it stands on included.
-        further: What a defence adds to a classifier, where that has weights.
+        names: The names, in the order of the page: the undefended classifier and adversarial training first.
+        in_front: Those that stand in front of the undefended classifier.
+        eps: The main budget in Linf. Adversarial training and SNS are trained for it; restorer and purifier see
+            attacks of up to 1 and 1.5 times as much.
+        colour: Whether images are in colour.
+        images_of_classifiers: The training images of all classifiers.
+        probe: The training images by which NIP's step is chosen and SNS's neurons are measured.
     """
 
-    defences: dict[str, Defense]
-    classifier: nn.Module
-    step: float
-    seconds: dict[str, float]
-    further: dict[str, nn.Module]
+    names = ("undefended", "AT", "TQ", "SNS", "NIP", "TRN", "purifier")
+    in_front = ("NIP", "TRN", "purifier")
+
+    def __init__(self, data: Dataset, settings: Mapping[str, Any], **options: Any) -> None:
+        """Choose the images.
+
+        ``settings`` are those of a profile: ``network`` by its name; ``train``, how many training images classifiers,
+        restorer and purifier get (None: all), and ``epochs``, their epochs; ``inner``, the steps of the attack in
+        adversarial training; ``per_class``, images of a class from which NIP learns; ``size``, that of the restorer;
+        ``purifier``, its width, the width of its extractor and its time steps; ``derivatives``, how many stand-ins for
+        the derivative of a spike the purifier's attackers try.
+        """
+        super().__init__(data, settings, **options)
+        self.eps, self.colour, self.probe = EPS[data.shape[0]], data.shape[0] == 3, data.train.sample(500)
+        whole = len(data.train)
+        parts = (data.subset(train=min(n or whole, whole)) for n in settings["train"])
+        self.images_of_classifiers, self._restored, self._purified = parts
+
+    def network(self) -> nn.Module:
+        """A classifier, untrained."""
+        return NETWORKS[self.settings["network"]](self.data.shape, self.data.num_classes)
+
+    def quantized(self) -> nn.Module:
+        """A classifier behind a quantiser, untrained."""
+        return Quantized(self.network(), Quantizer(4 if self.colour else 2, trainable=True))
+
+    @once
+    def training(self, name: str) -> Training:
+        """The classifier of a defence, its restorer or its purifier; NIP has none."""
+        if name == "TRN":
+            return self._restorer()
+        if name == "purifier":
+            return self._purifier()
+        budget: dict[str, Any] = {"epochs": self.settings["epochs"][0], "learning_rate": 2e-3, "schedule": "one_cycle"}
+        budget |= {"shift": 2, "flip": True} if self.colour else {}
+        inner = self.settings["inner"]
+        attacked = {"eps": self.eps, "steps": inner, "step_size": 1 / inner + 0.1}
+        ways: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+            "undefended": (train_standard, {}),
+            "AT": (train_at, attacked),
+            "TQ": (train_quantized, {}),
+            "SNS": (train_sns, attacked | {"ramp": 2, "probe": 200, "probe_steps": 3}),
+        }
+        train, more = ways[name]
+        build = self.quantized if name == "TQ" else self.network
+        return trained(build, train, self.images_of_classifiers, seed=self.seed, **budget, **more)
+
+    @once
+    def classifier(self) -> nn.Module:
+        """The undefended classifier, frozen."""
+        return frozen(self.training("undefended").model)
+
+    @once
+    def fitted(self, name: str) -> Entry:
+        """What is measured on training images: NIP's directions and its step, or the sensitivities of SNS."""
+        if name == "NIP":
+            told: dict[str, Any] = {"per_class": self.settings["per_class"], "scale": 1 if self.colour else 4}
+            return _fit(_dictionary, self.classifier(), self.data.train, self.probe, **told, resume=self.resume)
+        model, draws = self.training("SNS").model, self._draws(1)
+        return _fit(_sensitivities, model, self.probe, eps=self.eps, generator=draws, resume=self.resume)
+
+    @once
+    def defence(self, name: str) -> Defense:
+        """What is attacked, as it is deployed."""
+        plain = self.classifier()
+        if name == "undefended":
+            return Undefended(plain)
+        if name == "NIP":
+            tensors, facts = self.fitted("NIP").tensors, self.fitted("NIP").facts
+            bank = DirectionBank(facts["layer"], **tensors).to(self.probe.images.device)
+            return NIPDictionary(plain, bank, steps=(facts["step"],), rule="mean-logit")
+        model: Any = self.training(name).model
+        if name == "TRN":
+            return Restoration(plain, model, GradientMap(plain))
+        if name == "purifier":
+            derivatives = dict(list(REDUCED.items())[: self.settings["derivatives"]])
+            return Purification(plain, model, derivatives=derivatives)
+        if name == "SNS":
+            tensors, layers = self.fitted("SNS").tensors, self.fitted("SNS").facts["layers"]
+            found = {layer: tensors[layer] for layer in layers}
+            return Stabilized(model, sensitivity=found, guides=self.probe, twin=plain, features=list(model.taps)[-1])
+        if name == "TQ":
+            assert isinstance(model, Quantized)
+            model.undefended = plain
+            return model
+        return Undefended(model, twin=plain)
+
+    def further(self, name: str) -> nn.Module | None:
+        """What a defence adds to a classifier, where that has weights."""
+        model = None if name == "NIP" else self.training(name).model
+        if isinstance(model, Quantized):
+            return model.quantizer
+        return model if name in self.in_front else None
+
+    def seconds(self, name: str) -> float:
+        """How long a defence took to train or to fit, what it stands on included."""
+        own = self.fitted(name).seconds if name == "NIP" else self.training(name).seconds
+        return own + (self.training("undefended").seconds if name in self.in_front else 0)
+
+    def _draws(self, use: int) -> Generator:
+        """Random draws, other ones for each use."""
+        return Generator().manual_seed(1_000 * self.seed + use)
+
+    def _restorer(self) -> Training:
+        size, channels = self.settings["size"], self.data.shape[0]
+        widths = dict[str, Any](SIZES[size])
+        shares = (0.25, 0.5, 0.75, 1.0)
+        return trained(
+            partial(TwoStreamRestorer, channels, channels, **widths), train_restorer, self._restored, seed=self.seed,
+            classifier=self.classifier(), maps=GradientMap(self.classifier()),
+            recipe=Recipe(eps=tuple(self.eps * share for share in shares), attacks=("FGSM", "PGD-10")),
+            epochs=self.settings["epochs"][1], learning_rate=_RESTORER_RATES[size],
+        )  # fmt: skip
+
+    def _purifier(self) -> Training:
+        width, extractor, steps = self.settings["purifier"]
+        eps = tuple(self.eps * share for share in (0.5, 1.0, 1.5))
+        return trained(
+            partial(Purifier, self.data.shape[0], width=width, extractor_width=extractor, steps=steps), train_purifier,
+            self._purified, seed=self.seed, classifier=self.classifier(),
+            recipe=Recipe(eps=eps, attacks=("FGSM",), clean=0.5, noise=0.0),
+            epochs=self.settings["epochs"][2], batch_size=32, learning_rate=1e-2 if width < 10 else 1e-3,
+        )  # fmt: skip
 
 
-def line_up(
-    network: Callable[[], nn.Module], data: Dataset, probe: Split, *, eps: float,
-    train: Sequence[int | None], epochs: Sequence[int], inner: int, per_class: int, size: Literal["XS", "S", "B"],
-    purifier: Sequence[int], derivatives: int, seed: int, generator: torch.Generator,
-) -> LineUp:  # fmt: skip
-    """Train and fit all defences.
-
-    Args:
-        network: Builds a classifier with taps.
-        data: What all are trained on.
-        probe: Training images (N, C, H, W) in [0, 1] by which NIP's step and SNS's neurons are chosen.
-        eps: The budget in Linf that adversarial training and SNS are trained for, and the largest that restorer and
-            purifier see.
-        train: How many training images classifiers, restorer and purifier get; None are all.
-        epochs: Their epochs.
-        inner: Steps of the attack in adversarial training.
-        per_class: Images of a class from which NIP learns.
-        size: The restorer's.
-        purifier: Width, width of the extractor, and time steps of the purifier.
-        derivatives: How many stand-ins for the derivative of a spike the purifier's attackers try.
-        seed: The seed of all trainings.
-        generator: Draws of the attack that finds sensitive neurons.
-    """
-    colour = data.shape[0] == 3
-    fewer, restored, purified = (data.subset(train=min(n or len(data.train), len(data.train))) for n in train)
-    budget: dict[str, Any] = {"epochs": epochs[0], "learning_rate": 2e-3, "schedule": "one_cycle"}
-    budget |= {"shift": 2, "flip": True} if colour else {}
-    attacked = {"eps": eps, "steps": inner, "step_size": 1 / inner + 0.1}
-
-    def fit(build: Callable[[], nn.Module], function: Callable[..., Any], **settings: Any) -> Training:
-        return trained(build, function, fewer, seed=seed, **budget, **settings)
-
-    done = {
-        "undefended": fit(network, train_standard),
-        "AT": fit(network, train_at, **attacked),
-        "SNS": fit(network, train_sns, **attacked, ramp=2, probe=200, probe_steps=3),
-    }
-    plain = frozen(done["undefended"].model)
-    levels = 4 if colour else 2
-    done["TQ"] = fit(lambda: Quantized(network(), Quantizer(levels, trainable=True)), train_quantized)
-    done["TRN"] = _restorer(plain, restored, eps=eps, size=size, epochs=epochs[1], seed=seed)
-    done["purifier"] = _purifier(plain, purified, purifier, eps=eps, epochs=epochs[2], seed=seed)
-
+def _fit(measure: Callable[..., Found], *given: Any, resume: Path | None, **settings: Any) -> Entry:
+    """What a measurement gives, kept in the folder ``resume``."""
+    if resume is not None:
+        asked = key("fitted", by=measure, given=given, settings=settings)
+        return kept(resume, asked, partial(measure, *given, **settings), label="fitted")
     started = time.perf_counter()
-    nip = _dictionary(plain, data.train, probe, per_class=per_class, scale=1 if colour else 4)
-    seconds = {name: training.seconds for name, training in done.items()} | {"NIP": time.perf_counter() - started}
-    for name in _STANDS_ON_THE_CLASSIFIER:
-        seconds[name] += seconds["undefended"]
-
-    models: dict[str, Any] = {name: training.model.eval() for name, training in done.items()}
-    sns, at, tq = models["SNS"], models["AT"], models["TQ"]
-    images = probe.float_images()
-    pairs = make_pairs(sns, images, probe.labels, partial(pgd, steps=10), eps=eps, generator=generator)
-    tq.undefended = plain
-    through = dict(list(REDUCED.items())[:derivatives])
-    defences: dict[str, Defense] = {
-        "undefended": Undefended(plain),
-        "AT": Undefended(at, twin=plain),
-        "TQ": tq,
-        "SNS": Stabilized(
-            sns, sensitivity=sensitivity(sns, pairs), guides=probe, twin=plain, features=list(sns.taps)[-1]
-        ),
-        "NIP": nip,
-        "TRN": Restoration(plain, models["TRN"], GradientMap(plain)),
-        "purifier": Purification(plain, models["purifier"], derivatives=through),
-    }
-    further = {"TQ": tq.quantizer, "TRN": models["TRN"], "purifier": models["purifier"]}
-    return LineUp(defences, plain, nip.steps[0], seconds, further)
+    tensors, facts = measure(*given, **settings)
+    return Entry(tensors, facts, time.perf_counter() - started, from_store=False)
 
 
-def _restorer(classifier: nn.Module, data: Dataset, *, eps: float, size: str, epochs: int, seed: int) -> Training:
-    channels, widths = data.shape[0], dict[str, Any](SIZES[size])
-    return trained(
-        partial(TwoStreamRestorer, channels, channels, **widths), train_restorer, data, seed=seed,
-        classifier=classifier, maps=GradientMap(classifier),
-        recipe=Recipe(eps=tuple(eps * share for share in (0.25, 0.5, 0.75, 1.0)), attacks=("FGSM", "PGD-10")),
-        epochs=epochs, learning_rate=_RESTORER_RATES[size],
-    )  # fmt: skip
-
-
-def _purifier(
-    classifier: nn.Module, data: Dataset, shape: Sequence[int], *, eps: float, epochs: int, seed: int
-) -> Training:
-    width, extractor, steps = shape
-    recipe = Recipe(eps=tuple(eps * share for share in (0.5, 1.0, 1.5)), attacks=("FGSM",), clean=0.5, noise=0.0)
-    return trained(
-        partial(Purifier, data.shape[0], width=width, extractor_width=extractor, steps=steps), train_purifier, data,
-        seed=seed, classifier=classifier, recipe=recipe, epochs=epochs, batch_size=32,
-        learning_rate=1e-2 if width < 10 else 1e-3,
-    )  # fmt: skip
-
-
-def _dictionary(classifier: nn.Module, train: Split, probe: Split, *, per_class: int, scale: int) -> NIPDictionary:
-    """NIP with the largest step of six that costs at most a point on the probe, else with the smallest."""
+def _dictionary(classifier: nn.Module, train: Split, probe: Split, *, per_class: int, scale: int) -> Found:
+    """NIP's bank, and the largest step of six that costs at most a point on the probe, else the smallest."""
     bank = fit_bank(classifier, train, per_class=per_class, kept=2)
     images, labels = probe.float_images(), probe.labels
 
@@ -162,5 +202,14 @@ def _dictionary(classifier: nn.Module, train: Split, probe: Split, *, per_class:
 
     allowed = accuracy(classifier) - _COSTS_A_POINT
     steps = [scale * step for step in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)]
-    made = [NIPDictionary(classifier, bank, steps=(step,), rule="mean-logit") for step in steps]
-    return next((nip for nip in reversed(made) if accuracy(nip) >= allowed), made[0])
+    made = {step: NIPDictionary(classifier, bank, steps=(step,), rule="mean-logit") for step in steps}
+    chosen = next((step for step in reversed(steps) if accuracy(made[step]) >= allowed), steps[0])
+    tensors = {name: value for name, value in vars(bank).items() if name != "layer"}
+    return tensors, {"layer": bank.layer, "step": chosen}
+
+
+def _sensitivities(model: nn.Module, probe: Split, *, eps: float, generator: Generator) -> Found:
+    """How much each neuron changes under attack, by layer, and the order of the layers."""
+    images, attack = probe.float_images(), partial(pgd, steps=10)
+    found = sensitivity(model, make_pairs(model, images, probe.labels, attack, eps=eps, generator=generator))
+    return found, {"layers": list(found)}

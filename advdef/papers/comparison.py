@@ -1,0 +1,139 @@
+"""What the page that compares all defences computes: its line-up, evaluations and checks, each a task of its own."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from advdef import checks
+from advdef.attacks import fgsm, pgd, square, suites, uniform_noise
+from advdef.data import Dataset
+from advdef.evaluation import ATTACKERS, Attempt, Outcome, Threat, direct, evaluate, three_curves
+from advdef.evaluation.outcomes import joined_curves
+from advdef.grid import Task, once, shards
+from advdef.papers.line_up import LineUp
+
+__all__ = ["KINDS", "Comparison"]
+
+_PROFILES: dict[str, dict[str, Any]] = {
+    "smoke": dict(
+        datasets=("digits",), network="small ResNet", train=(800, 500, 400), epochs=(6, 8, 4),
+        inner=2, per_class=20, size="XS", purifier=(4, 4, 2), derivatives=1, images=30, few=10, steps=5, restarts=1,
+        queries=20, curve=(0.5, 1.0), checks="fast",
+    ),
+    "laptop": dict(
+        datasets=("fashion_mnist",), network="small ResNet", train=(20_000, 10_000, 4_000), epochs=(8, 8, 6),
+        inner=3, per_class=100, size="XS", purifier=(6, 8, 4), derivatives=7, images=200, few=60, steps=40, restarts=1,
+        queries=500, curve=(0.25, 0.5, 1.0), checks="fast",
+    ),
+    "paper": dict(
+        datasets=("cifar10",), network="ResNet-18", train=(None, None, None), epochs=(30, 20, 15),
+        inner=7, per_class=200, size="B", purifier=(32, 32, 4), derivatives=7, images=1_000, few=200, steps=100,
+        restarts=5, queries=5_000, curve=(0.25, 0.5, 1.0), checks="all",
+    ),
+}  # fmt: skip
+
+KINDS = ("replayed", "direct", "surrogates", "made for it", "Square", "noise")
+"""The kinds of attack that are told apart; the name of an attempt begins with its kind."""
+
+_SHARD = 250
+
+
+class Comparison(LineUp):
+    """All defences before the same attackers, on one data set.
+
+    Attributes:
+        budgets: Those of the curves, in Linf; the largest is the main one.
+    """
+
+    profiles = _PROFILES
+
+    def __init__(self, data: Dataset, settings: Mapping[str, Any], **options: Any) -> None:
+        super().__init__(data, settings, **options)
+        self.budgets = [share * self.eps for share in settings["curve"]]
+
+    def images(self) -> tuple[Tensor, Tensor]:
+        """The test images that are attacked, and their labels."""
+        chosen = self.data.test.sample(self.settings["images"])
+        return chosen.float_images(), chosen.labels
+
+    def sources(self) -> dict[str, nn.Module]:
+        """The networks from which attacks are replayed on all others."""
+        return {"undefended": self.classifier(), "AT": self.defence("AT").network}
+
+    def curve(self, name: str) -> dict[Threat, dict[float, Outcome]]:
+        """What the three attackers leave of a defence at each budget."""
+        return joined_curves([self.part(name, i) for i in range(len(self._shards()))])
+
+    @once
+    def part(self, name: str, shard: int) -> dict[Threat, dict[float, Outcome]]:
+        """The curve on one shard of the images."""
+        settings, rows, (images, labels) = self.settings, self._shards()[shard], self.images()
+        return three_curves(
+            self.defence(name), images[rows], labels[rows], budgets=self.budgets, generator=self._draws(2),
+            steps=settings["steps"], restarts=settings["restarts"], queries=settings["queries"],
+            transfer={k: source for k, source in self.sources().items() if k != name}, resume=self.resume,
+        )  # fmt: skip
+
+    @once
+    def kinds(self, name: str) -> Outcome:
+        """One attack of every kind on each of a few images."""
+        defence, steps = self.defence(name), self.settings["steps"]
+        images, labels = (tensor[: self.settings["few"]] for tensor in self.images())
+        strong = partial(pgd, steps=steps, loss="margin")
+        through = [Attempt(f"surrogates: {k}", strong, target) for k, target in defence.surrogates().items()]
+        own = [
+            Attempt(f"made for it: {k}", partial(attack, steps=steps), defence)
+            for k, attack in defence.adaptive_attacks(self.eps).items()
+        ]
+        attempts = [
+            Attempt("replayed", strong, self.classifier()), Attempt("direct", strong, defence), *through, *own,
+            Attempt("Square", partial(square, queries=self.settings["queries"]), defence),
+            Attempt("noise", partial(uniform_noise, draws=20), defence),
+        ]  # fmt: skip
+        return evaluate(
+            defence, attempts, images, labels, eps=self.eps, generator=self._draws(3), exhaustive=True,
+            resume=self.resume,
+        )  # fmt: skip
+
+    @once
+    def single(self, name: str) -> Outcome:
+        """FGSM and PGD with the deployed defence's own gradient, each on every image."""
+        suite = {"FGSM": partial(fgsm), "PGD": suites.cleverhans()["PGD"]}
+        defence, (images, labels) = self.defence(name), self.images()
+        return evaluate(
+            defence, direct(defence, suite), images, labels, eps=self.eps, generator=self._draws(4), exhaustive=True,
+            resume=self.resume,
+        )  # fmt: skip
+
+    @once
+    def checks(self, name: str) -> list[checks.Check]:
+        """The row of checks of the direct evaluation."""
+        images, labels = self.images()
+        told = dict(goal="any wrong class", norm="Linf", eps=self.eps, knowledge="all", randomised="nothing")
+        curve = self.curve(name)
+        found: dict[str, Any] = {threat: curve[threat][self.eps] for threat in ATTACKERS}
+        return checks.row(
+            self.defence(name), images, labels, eps=self.eps, generator=self._draws(5), single=self.single(name),
+            **found, card=told, seeds=1, resume=self.resume,
+            only={*checks.FAST, "D3", "D4"} if self.settings["checks"] == "fast" else None,
+        )  # fmt: skip
+
+    def stages(self) -> Iterator[Sequence[Task]]:
+        """Trainings, what is measured for NIP and SNS, attacks on each defence, and checks of that."""
+        plain = Task("training", ("undefended",))
+        nets = {k: Task("training", (k,), (plain,) if k in self.in_front else ()) for k in self.names if k != "NIP"}
+        nets["undefended"] = plain
+        ready = nets | {k: Task("fitted", (k,), (nets.get(k, plain),)) for k in ("NIP", "SNS")}
+        attacks, rows = list[Task](), list[Task]()
+        for k in self.names:
+            after = tuple(dict.fromkeys([plain, nets["AT"], ready[k]]))
+            parts = [Task("part", (k, i), after) for i in range(len(self._shards()))]
+            single = Task("single", (k,), after)
+            attacks += [*parts, Task("kinds", (k,), after), single]
+            rows.append(Task("checks", (k,), (*parts, single)))
+        yield [*nets.values(), *ready.values(), *attacks, *rows]
+
+    def _shards(self) -> list[slice]:
+        return shards(min(self.settings["images"], len(self.data.test)), _SHARD)
