@@ -42,7 +42,7 @@ def put(folder: Path, paper: str, name: str, **changes: Any) -> Path:
     dataset, _, profile = name.rpartition("-")
     record = {"schema": 3, "paper": paper, "dataset": dataset, "profile": profile, "run": None, "provenance": RAN}
     empty = {"networks": [], "values": {}, "verdicts": [], "comparisons": [], "checks": [], "costs": [], "results": []}
-    path = folder / paper / f"{name}.json"
+    path = folder / paper / f"{name}-seed0.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     changes["results"] = [row | {"dataset": dataset} for row in changes.get("results", [])]
     path.write_text(json.dumps(record | empty | changes))
