@@ -1,8 +1,8 @@
 """The jobs of the project: ``nox -s reproduce`` (the default) and those that ``nox --list`` names.
 
-All but ``canary`` share one virtual environment, ``.nox/advdef``, with the exact versions of ``constraints.txt``. It is
-installed once: a stamp in it says for which Python, place, ``pyproject.toml`` and ``constraints.txt`` it was made.
-Arguments after ``--`` go to the command that a job runs.
+All but ``canary`` and what asks in ``audit`` share one virtual environment, ``.nox/advdef``, with the exact versions of
+``constraints.txt``. It is installed once: a stamp in it says for which Python, place, ``pyproject.toml`` and
+``constraints.txt`` it was made. Arguments after ``--`` go to the command that a job runs.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import nox
 ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".nox" / "advdef"
 NEWEST_VERSIONS = ROOT / ".nox" / "canary"
+AUDIT = ROOT / ".nox" / "audit"
 STAMP = ENVIRONMENT / "advdef-stamp"
 # Libraries that our attacks, and the speed of our spiking networks, are compared with. They pin old versions of what
 # the book needs, and work without these.
@@ -94,6 +95,31 @@ def mutants(session: nox.Session) -> None:
 def book(session: nox.Session) -> None:
     """Render the site from the committed notebooks."""
     _run(session, "advdef", "book", *session.posargs)
+
+
+@nox.session
+def faults(session: nox.Session) -> None:
+    """Kill work under way 200 times, and look at what is left (on Linux): ``nox -s faults -- --kills 40 --seed 1``."""
+    _run(session, "python", "tests/faults.py", *session.posargs)
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Ask which of the tested versions have known vulnerabilities, and which licences the packages have.
+
+    Needs the internet. pip-audit has an environment of its own, ``.nox/audit``, made anew each time.
+    """
+    shutil.rmtree(AUDIT, ignore_errors=True)
+    session.run_install(sys.executable, "-m", "virtualenv", "--quiet", str(AUDIT), external=True)
+    scripts, listed, report = _scripts(AUDIT), AUDIT / "packages.txt", AUDIT / "report.json"
+    install = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    session.run_install(str(scripts / "python"), *install, "pip-audit", external=True)
+    constraints = (ROOT / "constraints.txt").read_text("utf-8")
+    listed.write_text("\n".join((constraints, *PEER_PACKAGES)) + "\n", encoding="utf-8")
+    ask = ("--requirement", str(listed), "--no-deps", "--disable-pip", "--format", "json", "--output", str(report))
+    # 1 is for vulnerabilities; tests/audit.py tells them, and those packages that were not looked up
+    session.run(str(scripts / "pip-audit"), *ask, external=True, silent=True, success_codes=[0, 1])
+    _run(session, "python", "tests/audit.py", str(report), str(PEERS))
 
 
 @nox.session

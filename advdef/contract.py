@@ -17,6 +17,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from advdef.norms import Norm
 
 __all__ = [
+    "MemoryWarning",
     "NaNGradientWarning",
     "NoGradientWarning",
     "ProbabilitiesWarning",
@@ -31,6 +32,7 @@ __all__ = [
     "frozen",
     "is_watched",
     "logits_of",
+    "out_of_memory",
     "own",
     "slope",
     "validate",
@@ -53,6 +55,16 @@ class NaNGradientWarning(UserWarning):
 
 class NoGradientWarning(UserWarning):
     """An attack that follows gradients found none: that it failed says nothing."""
+
+
+class MemoryWarning(UserWarning):
+    """Memory was too short for a batch, which was tried in halves."""
+
+
+def out_of_memory(failure: Exception) -> bool:
+    """Whether an exception says that memory is short; libraries say it in several ways."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(failure, MemoryError) or any(said in str(failure) for said in words)
 
 
 def own(tensor: Tensor) -> Tensor:

@@ -279,7 +279,7 @@ for name in page.data:
             {"data": name, "attacker": "[paper] not said", "attack": "the paper's set"}
             | dict.fromkeys(
                 CLAIMED[:2],
-                f"<strong>{100 * low:+.0f} … {100 * high:+.0f}</strong> [paper]",
+                f"{100 * low:+.0f} … {100 * high:+.0f} [paper]",
             )
         )
     for threat in ("oblivious", "direct"):

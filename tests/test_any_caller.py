@@ -22,10 +22,12 @@ from advdef.attacks import (
     suites,
     uniform_noise,
 )
-from advdef.contract import NaNGradientWarning, NoGradientWarning
+from advdef.contract import MemoryWarning, NaNGradientWarning, NoGradientWarning
+from advdef.data import Split
 from advdef.defenses import BitDepth, Jpeg, Undefended
 from advdef.defenses.broken import Detached
-from advdef.evaluation import Attempt, adaptive, correct, craft, direct, evaluate, oblivious
+from advdef.evaluation import Attempt, Outcome, adaptive, correct, craft, direct, evaluate, oblivious
+from advdef.training import fit
 
 # what these do depends on the batch: one perturbation for all, or a start from the other images
 
@@ -75,13 +77,24 @@ def test_what_does_not_fit_into_memory_is_tried_in_halves(
 ) -> None:
     images, labels = batch[0][:40], batch[1][:40]
 
-    def outcome(model: nn.Module) -> Tensor:
+    def outcome(model: nn.Module) -> Outcome:
         defence = Undefended(model)
-        return evaluate(defence, direct(defence, "quick"), images, labels, eps=0.06, generator=seeded()).adversarial
+        return evaluate(defence, direct(defence, "quick"), images, labels, eps=0.06, generator=seeded())
 
-    assert torch.allclose(outcome(Hungry(network, 9, failure)), outcome(network), atol=1e-6)
-    with pytest.raises(type(failure)):
+    with pytest.warns(MemoryWarning, match="too short for 32 images .* batch_size=16 avoids") as told:
+        halved = outcome(Hungry(network, 9, failure))
+    assert len(told) == 1
+    whole = outcome(network)
+    assert torch.allclose(halved.adversarial, whole.adversarial, atol=1e-6)
+    assert torch.equal(halved.robust, whole.robust)
+    assert 0 < int(whole.robust.sum()) < int(whole.clean.sum())
+    assert [f.forwards for f in halved.findings] == [f.forwards for f in whole.findings]
+    with pytest.warns(MemoryWarning), pytest.raises(type(failure)):
         outcome(Hungry(network, 0, failure))
+    with pytest.warns(MemoryWarning):
+        assert torch.equal(correct(Hungry(network, 9, failure), images, labels), whole.clean)
+    with pytest.raises(MemoryError, match="too short to train on 40 images in a step: lower batch_size"):
+        fit(Hungry(network, 9, failure), Split((255 * images).byte(), labels), epochs=1, generator=seeded())
 
 
 def test_an_outcome_says_whether_a_gradient_arrived(network: nn.Module, batch: tuple[Tensor, Tensor]) -> None:

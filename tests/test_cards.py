@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import pandas as pd
 import pytest
 
 from advdef.book.cards import cards, own_pages
 from advdef.book.decisions import Chapter
+from advdef.book.page import table
 from advdef.book.pages import generated
-from advdef.book.records import read_record, read_records, scale
+from advdef.book.records import COMPARISON, read_record, read_records, scale
 from advdef.book.repository import InputError, Repository
 from advdef.claims import Condition, all_claims
+from advdef.evaluation import Results
 from advdef.papers import PAPERS
 from advdef.plotting import COLOURS
 from advdef.statistics import Interval
@@ -39,7 +42,7 @@ def put(folder: Path, paper: str, name: str, **changes: Any) -> Path:
     dataset, _, profile = name.rpartition("-")
     record = {"schema": 3, "paper": paper, "dataset": dataset, "profile": profile, "run": None, "provenance": RAN}
     empty = {"networks": [], "values": {}, "verdicts": [], "comparisons": [], "checks": [], "costs": [], "results": []}
-    path = folder / paper / f"{name}.json"
+    path = folder / paper / f"{name}-seed0.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     changes["results"] = [row | {"dataset": dataset} for row in changes.get("results", [])]
     path.write_text(json.dumps(record | empty | changes))
@@ -234,10 +237,34 @@ def test_nothing_in_a_record_is_markup_wherever_it_stands(tmp_path: Path) -> Non
     path = put(tmp_path, "trn", "digits-smoke", verdicts=[verdict], provenance=told, results=rows)
     records = [{**read_record(path), "dataset": bad}]  # a file cannot have such a name
     pages = generated(records, PAGES)
-    cells = [*own_pages(records)[0].values()]
-    assert "<script" not in "".join([*pages.values(), *cells])
+    shown = table(pd.DataFrame(own_pages(records)), bad)._repr_html_()
+    assert "<script" not in "".join([*pages.values(), shown])
+    assert shown.count("&lt;script&gt;") == 3
     assert "&lt;script&gt;" in pages["_generated/verdicts.md"]
     assert "&lt;script&gt;" in pages["_generated/status.md"]
+
+
+def test_nothing_in_the_record_of_the_comparison_or_in_a_title_is_markup() -> None:
+    bad = "<script>x</script>\n````\n# A heading\n"
+    (comparison,) = (record for record in COMMITTED if record["paper"] == COMPARISON)
+    model = comparison["results"].rows[0]["model"]
+
+    def poisoned(value: Any, name: str = "") -> Any:
+        if isinstance(value, dict):
+            return {name: poisoned(inner, name) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [poisoned(inner) for inner in value]
+        where = ("dataset", "profile", "commit", "date", "device", "device_name", "python", "data_checksum", "detail")
+        return bad if value == model or (isinstance(value, str) and name in where) else value
+
+    rows = Results(poisoned(comparison["results"].rows))
+    record = poisoned({**comparison, "results": None}) | {"results": rows, "profile": "laptop"}
+    pages = generated([record], [Chapter(COMPARISON, "30_five_defences", "<script>: a page")])
+    seen = "".join(text for name, text in pages.items() if name.endswith(".md"))
+    assert "<script" not in seen
+    assert "\n# A heading" not in re.sub(r"````{raw} html\n[^`]*````\n", "", seen)
+    assert pages["_generated/cards.md"].count("&lt;script&gt;") == 2
+    assert "&lt;script&gt;" in pages["_generated/finding.md"]
 
 
 def test_a_row_of_backticks_does_not_end_a_block(tmp_path: Path) -> None:

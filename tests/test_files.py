@@ -9,13 +9,27 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from advdef.data.sources import write_bundle
-from advdef.store.files import HeldError, explained, held, naming, replace_folder, replacing
+from advdef.store.files import (
+    HeldError,
+    explained,
+    held,
+    naming,
+    put_back,
+    remove_left_over,
+    replace_folder,
+    replacing,
+    scratch,
+    temporary,
+    write_atomically,
+    write_first,
+)
 
 
 def test_temporary_names_are_those_of_no_other_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,6 +111,81 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path, left: bool) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_whose_replacement_was_killed_returns(tmp_path: Path, there: bool) -> None:
+    """Between the two renames there is none; after them the old one is still to be deleted."""
+    folder, aside = tmp_path / "folder", tmp_path / ".folder.old"
+    put_back(folder)
+    assert list(tmp_path.iterdir()) == []
+    for path in [aside, folder][: 1 + there]:
+        path.mkdir()
+        (path / "file").write_text(path.name)
+    put_back(folder)
+    assert (folder / "file").read_text() == ("folder" if there else ".folder.old")
+    assert not aside.exists()
+
+
+GONE = """
+import os, pathlib, signal, sys
+from advdef.store.files import scratch, temporary
+
+with scratch() as own, temporary(pathlib.Path(sys.argv[1], "a file"), b"half"):
+    print(own, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process cannot be asked for there")
+def test_what_a_killed_process_left_goes_with_the_next_write_and_nothing_else(tmp_path: Path) -> None:
+    dead = subprocess.run([sys.executable, "-c", GONE, tmp_path], capture_output=True, text=True, check=False)
+    own, (left,) = Path(dead.stdout.strip()), tmp_path.iterdir()
+    assert own.is_dir()
+    with temporary(tmp_path / "other") as living:  # which comes after the cleaning
+        assert not left.exists()
+        elsewhere = tmp_path / f"{left.name[:-32]}{'0' * 32}"  # another machine's
+        others = [elsewhere, tmp_path / ".hidden", tmp_path / "file"]
+        for path in others:
+            path.touch()
+        remove_left_over(tmp_path)
+        assert sorted(tmp_path.iterdir()) == sorted([living, *others])
+        os.utime(elsewhere, (0, 0))
+        remove_left_over(tmp_path)
+        assert not elsewhere.exists()
+    with scratch():
+        assert not own.exists()
+
+
+def test_content_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synchronised: set[tuple[int, int]] = set()  # a file and its size
+    named: list[bool] = []
+    sync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        found = os.fstat(descriptor)
+        synchronised.add((found.st_ino, found.st_size))
+        sync(descriptor)
+
+    def naming_by(function: Callable[[Path, Path], None]) -> Callable[[Path, Path], None]:
+        def call(old: Path, new: Path) -> None:
+            files = [path for path in [Path(old), *Path(old).rglob("*")] if path.is_file()]
+            named.extend((path.stat().st_ino, path.stat().st_size) in synchronised for path in files)
+            function(old, new)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", watched)
+    for name in ("link", "replace", "rename"):
+        monkeypatch.setattr(os, name, naming_by(getattr(os, name)))
+    write_atomically(tmp_path / "a", b"content")
+    write_first(tmp_path / "b", b"content")
+    with replacing(tmp_path / "c") as partial:
+        partial.write_text("content")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/d").write_text("content")
+    replace_folder(tmp_path / "new", tmp_path / "folder")
+    assert named == [True] * 4
+
+
 def test_one_process_at_a_time_is_let_in(tmp_path: Path) -> None:
     lock = tmp_path / "there/lock"
     with held(lock, "the run"):
@@ -123,6 +212,16 @@ def test_a_lock_of_a_dead_process_of_this_host_is_taken_over_and_no_other(tmp_pa
         with pytest.raises(HeldError, match=f"or delete {lock}"), held(lock, "the run"):
             pass
         assert lock.read_text() == content
+
+
+def test_a_lock_whose_maker_was_killed_before_it_wrote_its_name_goes_after_a_minute(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    lock.touch()
+    with pytest.raises(HeldError), held(lock, "the run"):
+        pass
+    os.utime(lock, (0, 0))
+    with held(lock, "the run"):
+        assert lock.read_text()
 
 
 def _count(folder: Path, times: int) -> None:

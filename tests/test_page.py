@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from IPython.display import HTML
 
 from advdef.book import page as notebook
 from advdef.book.page import (
@@ -52,10 +53,20 @@ def test_choices() -> None:
     assert choose_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def test_a_table_has_a_caption_with_its_text_escaped_and_keeps_markup_in_cells() -> None:
-    page = table(pd.DataFrame({"a": ["<b>x</b>"]}), "5 < 6")._repr_html_()
-    assert "<caption>5 &lt; 6</caption>" in page
-    assert "<b>x</b>" in page
+def test_all_text_of_a_table_is_escaped_but_what_says_that_it_is_markup() -> None:
+    bad = "<script>x</script>"
+    frame = pd.DataFrame({"a & b": [bad, HTML("<b>y</b>"), None], bad: [[bad], 0.25, float("nan")], "n": [1.5, 2, 3]})
+    frame.index = pd.Index([bad, "i", "j"], name=bad)
+    for shown in (frame, frame.set_index("n", append=True), frame.T):
+        page = table(shown, bad, index=True)._repr_html_()
+        assert "<script" not in page
+        assert page.count("&lt;script&gt;") >= 4
+        assert "a &amp; b" in page
+        assert "<b>y</b>" in page
+        assert "–" in page
+    numbers = pd.DataFrame({"share": [0.5, 0.125], "of": [[1, 2], "two"]})
+    plain = table(numbers, "Numbers")._repr_html_()
+    assert re.findall(r"<td>(.*?)</td>", plain) == ["0.500", "[1,\u00a02]", "0.125", "two"]
 
 
 def test_verdicts_are_words_with_a_badge_and_say_whose_wording_it_is() -> None:

@@ -110,7 +110,8 @@ def test_the_source_tree(repository: Repository, tmp_path: Path) -> None:
 def test_a_page_whose_run_is_older_than_its_rules_says_so(repository: Repository, tmp_path: Path, old: bool) -> None:
     toc = "format: jb-book\nroot: book/intro\nparts:\n  - chapters:\n    - file: notebooks/01_good\n"
     (tmp_path / "_toc.yml").write_text(toc)
-    facts = {"date": "2026-01-01", "commit": None, "device_name": "x", "seed": 0, "python": "3", "versions": {}}
+    facts: dict[str, Any] = {"date": "2026-01-01<script>\n```\n", "commit": None, "device_name": "x", "seed": 0}
+    facts |= {"python": "3", "versions": {}}
     verdict: dict[str, Any] = {"claim": "good-G1", "sentence": "s", "source": "paper", "evidence": "e"}
     verdict["verdict"] = "undecided"
     verdict |= {"attacker": "", "images": None, "seeds": None, "conditions": [], "old_rules": old}
@@ -126,6 +127,7 @@ def test_a_page_whose_run_is_older_than_its_rules_says_so(repository: Repository
     cells = read_executed(tmp_path / "out/notebooks/01_good.ipynb").cells
     notes = [number for number, cell in enumerate(cells) if "a run of 2026-01-01" in cell.source]
     assert notes == ([1] if old else [])
+    assert not any("<script" in cell.source or cell.source.count("```") > 2 for cell in cells)
 
 
 def test_what_the_contents_name_must_exist(repository: Repository, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import html
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
@@ -20,10 +19,7 @@ __all__ = ["card_schema", "cards", "comparison_of", "difference_at", "own_pages"
 
 
 def own_pages(records: Iterable[Record]) -> list[dict[str, str]]:
-    """Rows of a table: worst cases of each paper's defence on its own page, with the page's references beside it.
-
-    Cells are HTML, as :func:`advdef.book.page.table` takes them: what the records say is escaped.
-    """
+    """Rows of a table: worst cases of each paper's defence on its own page, with the page's references beside it."""
     rows = []
     for record in records:
         paper = next((paper for paper in PAPERS if paper.id == record["paper"]), None)
@@ -33,8 +29,7 @@ def own_pages(records: Iterable[Record]) -> list[dict[str, str]]:
         for defence, model, eps in sorted(worst):
             if defence != paper.own:
                 continue
-            data, network = html.escape(record["dataset"]), html.escape(model)
-            row = {"page": paper.title, "data": data, "network": network, "eps": f"{eps:.3g}"}
+            row = {"page": paper.title, "data": record["dataset"], "network": model, "eps": f"{eps:.3g}"}
             for threat in ATTACKERS:
                 beside = (worst.get((d, model, eps)) for d in (defence, paper.undefended, paper.adversarial))
                 shown = ("–" if found is None else f"{100 * found[threat]['accuracy']:.0f}" for found in beside)

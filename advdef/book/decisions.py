@@ -48,7 +48,7 @@ def verdicts_page(records: Sequence[Record], chapters: Sequence[Chapter]) -> str
     parts = []
     for chapter, found in _decided(records, chapters).items():
         claims = [_claim(claim, found, chapter) for claim in _claims(found)]
-        parts.append(f"({_label(chapter)})=\n## {chapter.title}\n\n{raw(''.join(claims))}")
+        parts.append(f"({_label(chapter)})=\n## {html.escape(chapter.title)}\n\n{raw(''.join(claims))}")
     return "\n".join(parts)
 
 

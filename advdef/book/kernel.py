@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jupyter_client.manager import AsyncKernelManager
 
-__all__ = ["Ended", "environment_of", "how_it_ended", "kernel_manager", "refuse_to_end"]
+__all__ = ["Ended", "ends_with_us", "environment_of", "how_it_ended", "kernel_manager", "refuse_to_end"]
+
+_SOCKET = 90  # characters; the path of a socket has at most 103 on macOS and 107 on Linux
 
 # The backend of plots (without it, inline), what runs before the notebook, asserts switched off, warnings hidden or
 # turned into errors, and what a surrounding run has set.
@@ -47,16 +49,40 @@ def environment_of(own: Path) -> dict[str, str]:
     return made
 
 
-def kernel_manager(environment: dict[str, str], output: int) -> type[AsyncKernelManager]:
-    """A kernel manager that always starts this interpreter, whatever kernels are registered on the machine."""
+def ends_with_us() -> str:
+    """Python code for a process that we start: it ends when this one is gone, however that came.
+
+    A kernel looks only once it has started, and then only for a parent that becomes the first process.
+    """
+    return (
+        "import os, threading, time\n"
+        f"def watch(parent={os.getpid()}):\n"
+        "    while os.getppid() == parent:\n"
+        "        time.sleep(0.5)\n"
+        "    os._exit(1)\n"
+        "threading.Thread(target=watch, daemon=True).start()\n"
+    )
+
+
+def kernel_manager(environment: dict[str, str], output: int, own: Path) -> type[AsyncKernelManager]:
+    """A kernel manager that always starts this interpreter, whatever kernels are registered on the machine.
+
+    It talks to its kernel by files in the folder `own`. Ports of TCP, which are chosen here and opened by the kernel
+    later, may be taken by others in between; they remain for Windows, and for a path that is too long for a socket.
+    """
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
-    # Kernels listen on TCP by default and say so; a debugger warning comes on top. Both are noise in a batch run.
-    argv = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    launch = "import runpy; runpy.run_module('ipykernel_launcher', run_name='__main__', alter_sys=True)"
+    argv = [sys.executable, "-Xfrozen_modules=off", "-c", ends_with_us() + launch, "-f", "{connection_file}"]
+    by_files = sys.platform != "win32" and len(os.fsencode(own)) < _SOCKET
+    channel = {"transport": "ipc", "ip": str(own / "s")} if by_files else {}
 
     class KernelHere(AsyncKernelManager):
         process: subprocess.Popen[bytes] | None = None
+
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options, connection_file=str(own / "kernel.json"), **channel)
 
         @property
         def kernel_spec(self) -> KernelSpec:

@@ -1,15 +1,25 @@
 """HTML within the site's Markdown: what pages made from records are written in."""
 
 import html
+import re
 from collections.abc import Iterable, Sequence
 
-__all__ = ["raw", "rows_of"]
+__all__ = ["as_text", "raw", "rows_of"]
 
 
 def raw(markup: str) -> str:
     """A block of HTML that Sphinx leaves as it is."""
     markup = markup.replace("`", "&#96;")  # a row of them would end the block
     return f"````{{raw}} html\n{markup}````\n"
+
+
+def as_text(text: str) -> str:
+    """Words of a record within a sentence of Markdown: nothing in them is markup, and they stay in their line.
+
+    >>> as_text("2026-01-01 <b>`x`</b>")
+    '2026-01-01 &#60;b&#62;&#96;x&#96;&#60;&#47;b&#62;'
+    """
+    return re.sub(r"[^\w .-]", lambda sign: f"&#{ord(sign[0])};", " ".join(text.split()))
 
 
 def rows_of(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], *, kind: str = "results") -> str:

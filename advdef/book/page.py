@@ -4,6 +4,7 @@ import html
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from numbers import Number
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -159,7 +160,7 @@ class Page:
             fired = self.runs[dataset].add_checks(row, defence=defence)
             kind: Kind = "text" if defence in exact else "info"
             record(f"{dataset}/checks/{defence}", ", ".join(fired) or "none", kind=kind)
-            shown[defence if len(self.runs) == 1 else f"{dataset}<br>{defence}"] = row
+            shown[defence if len(self.runs) == 1 else f"{dataset}: {defence}"] = row
         return check_table(shown, caption)
 
     def verdicts(
@@ -197,7 +198,7 @@ class Page:
 
     def rules(self) -> HTML:
         """The table of how each claim is decided."""
-        rows = [{"claim": id, "the rule": html.escape(text)} for id, text in how_decided(self.paper).items()]
+        rows = [{"claim": id, "the rule": text} for id, text in how_decided(self.paper).items()]
         return table(pd.DataFrame(rows), "How each claim is decided")
 
     def finish(self) -> HTML:
@@ -243,25 +244,42 @@ def sample(split: Split, n: int) -> Split:
 
 
 def table(frame: pd.DataFrame, caption: str, *, index: bool = False) -> HTML:
-    """A data frame as an HTML table with a caption; cells that hold HTML are left as they are."""
+    """A data frame as an HTML table with a caption; text is escaped, and a cell of IPython's class HTML is markup."""
+    frame = frame.rename(index=_escaped, columns=_escaped).rename_axis(index=_escaped, columns=_escaped)
+    for place in range(frame.shape[1]):
+        column = frame.iloc[:, place]
+        if not pd.api.types.is_numeric_dtype(column):
+            frame.isetitem(place, column.map(_cell).astype(object))
     body = frame.to_html(index=index, escape=False, border=0, classes="results", na_rep="–")
     body = re.sub(r"\[([-+.\d]+), ([-+.\d]+)\]", "[\\1,\u00a0\\2]", body)  # an interval is not broken over lines
     body = body.replace("<table ", '<table tabindex="0" ', 1)  # wide tables scroll, and keyboards should reach them
     return HTML(body.replace("<thead>", f"<caption>{html.escape(caption)}</caption>\n<thead>", 1))
 
 
+def _escaped(text: Any) -> Any:
+    return html.escape(text, quote=False) if isinstance(text, str) else text
+
+
+def _cell(value: Any) -> Any:
+    """A cell as pandas is to write it: markup as it is, numbers and what is missing untouched, the rest as text."""
+    if isinstance(value, HTML):
+        return value.data
+    plain = value is None or isinstance(value, Number) or value is pd.NA
+    return value if plain else _escaped(str(value))
+
+
 def check_table(rows: Mapping[str, Sequence[Check]], caption: str) -> HTML:
     """Sanity checks as a matrix, a column per defence: those that fired anywhere, with why, and the others folded."""
 
-    def cell(check: Check) -> str:
+    def cell(check: Check) -> str | HTML:
         if check.status == "fire":
-            return f"<strong>FIRES</strong><br><small>{html.escape(check.detail)}</small>"
+            return HTML(f"<strong>FIRES</strong><br><small>{html.escape(check.detail)}</small>")
         return "–" if check.status == "not run" else check.status
 
     columns = {name: {f"{c.id} {c.title}": cell(c) for c in row} for name, row in rows.items()}
     frame = pd.DataFrame(columns)
     frame = frame[(frame != "–").any(axis=1)]
-    fired = frame.apply(lambda column: column.str.contains("FIRES", na=False)).any(axis=1)
+    fired = frame.map(lambda cell: isinstance(cell, HTML)).any(axis=1)
     ids = ", ".join(str(name).partition(" ")[0] for name in frame.index[fired]) or "none"
     shown = table(frame[fired], f"{caption}; of {len(frame)} that ran {int(fired.sum())} fired: {ids}", index=True)
     others = table(frame[~fired], f"{caption}; those that did not fire", index=True)
@@ -293,4 +311,4 @@ def provenance_table(runs: Iterable[Run]) -> HTML:
         )
         told = {name.replace("_", " "): value for name, value in facts.items()}
         columns[run.data.name] = told | {"from stored results": stored, "versions": versions}
-    return table(pd.DataFrame(columns).map(lambda fact: html.escape(str(fact))), "Provenance of this run", index=True)
+    return table(pd.DataFrame(columns).map(str), "Provenance of this run", index=True)

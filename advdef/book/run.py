@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
+import math
 import multiprocessing
 import os
 import re
 import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -26,9 +26,10 @@ from advdef.data import dataset_info, find_device
 from advdef.grid.executors import end_with_the_parent
 from advdef.grid.worker import ATTEMPTS
 from advdef.store import cache_folder
-from advdef.store.files import explained, held, naming, replace_folder
+from advdef.store.files import explained, held, naming, put_back, replace_folder, scratch
 
 if TYPE_CHECKING:
+    from jupyter_client.manager import AsyncKernelManager
     from nbformat import NotebookNode
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _ERROR_LINES = 12
+_START = 300  # seconds until a kernel has to answer; imports from a slow disk take a minute
 _FOLDERS = ("ADVDEF_DATA", "ADVDEF_CACHE", "ADVDEF_PEERS")
 
 
@@ -104,6 +106,7 @@ def reproduce(
     run = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
     notebook.metadata["advdef"] = {"run": run}
     with held(place.lock, f"{paper} ({place.name}, profile {profile})"):
+        put_back(place.finished)
         shutil.rmtree(place.attempt, ignore_errors=True)
         results = place.attempt / "results"
         results.mkdir(parents=True)
@@ -229,63 +232,89 @@ def execute(
 
     Its working directory is `folder`. While it runs, the file is ``NAME.partial.ipynb``. On success it becomes
     `destination`; when a cell fails, ends the kernel, is left out, or takes longer than `cell_timeout` seconds (or all
-    cells longer than `timeout`), it becomes ``NAME.failed.ipynb``. What the kernel process itself says goes to
-    ``NAME.log``. Raises OSError that names the path where that cannot be written.
+    cells longer than `timeout`), it becomes ``NAME.failed.ipynb``. A kernel that dies before the first cell, or does
+    not answer, is started once more. What the kernel process itself says goes to ``NAME.log``. Raises OSError that
+    names the path where that cannot be written.
     """
-    import papermill
-    from nbclient.exceptions import CellTimeoutError, DeadKernelError
-    from papermill.exceptions import PapermillExecutionError
-
     destination.parent.mkdir(parents=True, exist_ok=True)
     partial, failed = (destination.with_suffix(f".{state}.ipynb") for state in ("partial", "failed"))
     failed.unlink(missing_ok=True)
     log = destination.with_suffix(".log")
     started = time.monotonic()
 
-    def may_take(cell: Any) -> int | None:
-        """How many seconds the next cell may take."""
-        left = None if timeout is None else timeout - (time.monotonic() - started)
-        limits = [limit for limit in (cell_timeout, left) if limit is not None]
-        return max(1, round(min(limits))) if limits else None
+    def left() -> float:
+        """How many seconds the notebook may still take."""
+        return math.inf if timeout is None else timeout - (time.monotonic() - started)
 
-    with (
-        log.open("wb") as stream,
-        tempfile.TemporaryDirectory(prefix="advdef-", ignore_cleanup_errors=True) as own,
-        naming(partial),
-    ):
-        kernel = kernel_manager(environment_of(Path(own)) | {**environment, "ADVDEF_PAPER": paper}, stream.fileno())
-        try:
-            papermill.execute_notebook(
+    for last in (False, True):
+        with log.open("ab" if last else "wb") as stream, scratch() as own, naming(partial):
+            failure = _failure(
                 notebook,
                 partial,
+                kernel_manager(environment_of(own) | {**environment, "ADVDEF_PAPER": paper}, stream.fileno(), own),
+                left=left,
+                cell_timeout=cell_timeout,
+                log=log,
                 parameters=changed_parameters(notebook, parameters),
                 cwd=folder,
                 progress_bar=progress,
-                kernel_name="python3",
-                language="python",
-                on_cell_executed=refuse_to_end,
-                timeout_func=may_take,
-                kernel_manager_class=kernel,
             )
-        except PapermillExecutionError as error:
-            said = f"{error.ename}: {error.evalue}"
-            last = [part for part in error.traceback[-1:] if said not in _ANSI.sub("", part)]
-            failure = Failure(_cell_number(partial), _last_lines([said, *last]))
-        except Ended as error:
-            failure = Failure(_cell_number(partial), str(error))
-        except CellTimeoutError:
-            failure = Failure(_cell_number(partial), "the cell took longer than it may (--cell-timeout, --timeout)")
-        except (DeadKernelError, RuntimeError) as error:  # the latter for one that does not start, or in no time
-            said = log.read_text(encoding="utf-8", errors="replace")
-            failure = Failure(_cell_number(partial), _last_lines([said, str(error), how_it_ended(kernel)]))
-        else:
-            left_out = unexecuted(read_executed(partial))
-            if left_out is None:
-                os.replace(partial, destination)
-                return Execution(paper, destination, time.monotonic() - started)
-            failure = Failure(left_out, "the cell was not executed")
+        if failure is None:
+            os.replace(partial, destination)
+            return Execution(paper, destination, time.monotonic() - started)
+        if failure.cell is not None or left() <= 0:
+            break
     os.replace(partial, failed)
     return Execution(paper, failed, time.monotonic() - started, failure)
+
+
+def _failure(
+    notebook: NotebookNode,
+    partial: Path,
+    kernel: type[AsyncKernelManager],
+    *,
+    left: Callable[[], float],
+    cell_timeout: float | None,
+    log: Path,
+    **options: Any,
+) -> Failure | None:
+    """Execute a notebook into a file, by a kernel of that class; what went wrong, or None."""
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    def may_take(cell: Any) -> int | None:
+        """How many seconds the next cell may take."""
+        if left() <= 0:  # many short cells take long, too
+            raise CellTimeoutError
+        limit = min(left(), math.inf if cell_timeout is None else cell_timeout)
+        return None if math.isinf(limit) else max(1, round(limit))
+
+    try:
+        papermill.execute_notebook(
+            notebook,
+            partial,
+            kernel_name="python3",
+            language="python",
+            on_cell_executed=refuse_to_end,
+            timeout_func=may_take,
+            start_timeout=max(1, round(min(left(), _START))),
+            kernel_manager_class=kernel,
+            **options,
+        )
+    except PapermillExecutionError as error:
+        said = f"{error.ename}: {error.evalue}"
+        last = [part for part in error.traceback[-1:] if said not in _ANSI.sub("", part)]
+        return Failure(_cell_number(partial), _last_lines([said, *last]))
+    except Ended as error:
+        return Failure(_cell_number(partial), str(error))
+    except CellTimeoutError:
+        return Failure(_cell_number(partial), "the cell took longer than it may (--cell-timeout, --timeout)")
+    except (DeadKernelError, RuntimeError) as error:  # the latter for one that does not start, or in no time
+        said = log.read_text(encoding="utf-8", errors="replace")
+        return Failure(_cell_number(partial), _last_lines([said, str(error), how_it_ended(kernel)]))
+    left_out = unexecuted(read_executed(partial))
+    return None if left_out is None else Failure(left_out, "the cell was not executed")
 
 
 def changed_parameters(notebook: NotebookNode, parameters: Mapping[str, Any]) -> dict[str, Any]:

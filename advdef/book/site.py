@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,11 +16,13 @@ from typing import Any
 import yaml
 
 from advdef.book.decisions import Chapter
+from advdef.book.kernel import ends_with_us
+from advdef.book.markup import as_text
 from advdef.book.notebookfile import LANGUAGE, read_executed, title, without_injected, write
 from advdef.book.pages import generated
 from advdef.book.records import Record, read_records
 from advdef.book.repository import Repository
-from advdef.store.files import held, naming, replace_folder
+from advdef.store.files import held, naming, put_back, replace_folder
 
 __all__ = ["SiteError", "assemble", "render", "toc_files", "warnings_in"]
 
@@ -64,12 +67,13 @@ def _render(
     records: Sequence[Record] | None,
 ) -> Path:
     source, output, log = (destination / name for name in ("source", "site.partial", "site.log"))
+    put_back(destination / "site")
     shown = read_records(repository.committed_results) if records is None else records
     assemble(repository, source, notebooks=notebooks or {}, records=shown)
     # A kept build folder would hide warnings: pages that have not changed are not read again.
     shutil.rmtree(output, ignore_errors=True)
     options = ["-W", "-n", "--keep-going", "--path-output", str(output)]
-    command = [sys.executable, "-c", _JUPYTER_BOOK, "build", *options, str(source)]
+    command = [sys.executable, "-c", ends_with_us() + _JUPYTER_BOOK, "build", *options, str(source)]
     with log.open("wb") as stream:
         finished = subprocess.run(
             command,
@@ -84,7 +88,8 @@ def _render(
         if shutil.disk_usage(destination).free < _FULL:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(destination))
         said = log.read_text(encoding="utf-8", errors="replace")
-        found = warnings_in(said, source) or ["no warning in the log"]
+        ended = signal.Signals(-finished.returncode).name if finished.returncode < 0 else ""
+        found = warnings_in(said, source) or [f"it was ended by {ended}" if ended else "no warning in the log"]
         more = [f"... and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
         raise SiteError("\n  ".join([f"jupyter-book failed; its output is in {log}", *found[:_SHOWN], *more]))
     for page in pages.rglob("*.html"):
@@ -128,7 +133,7 @@ def _note(paper: str, records: Sequence[Record]) -> str:
     old = [r for r in records if r["paper"] == paper and any(v.get("old_rules") for v in r["verdicts"])]
     if not old:
         return ""
-    date = old[0]["provenance"]["date"]
+    date = as_text(old[0]["provenance"]["date"])
     return (
         f"```{{note}}\nTables and figures on this page are those of a run of {date}, by the code of that day. Code, "
         "text and rules have moved on since: where the run did not measure what today's rules ask for, the verdicts "

@@ -5,8 +5,6 @@ Every reader returns arrays in the layout of a bundle: train_images, train_label
 
 from __future__ import annotations
 
-import os
-import uuid
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -19,6 +17,7 @@ from PIL import Image
 
 from advdef.data import class_names as names
 from advdef.data.torchvision_wheel import torchvision
+from advdef.store.files import replacing
 
 __all__ = [
     "DATASETS", "Arrays", "BundleError", "DatasetInfo", "DatasetUnavailable", "UnknownDataset", "check_arrays",
@@ -125,14 +124,8 @@ def read_bundle(path: Path) -> Arrays:
 
 def write_bundle(path: Path, arrays: Arrays) -> None:
     """Write a compressed .npz file that appears complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with partial.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type, unused-ignore]
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type, unused-ignore]
 
 
 def from_torchvision(name: str, root: Path, *, download: bool) -> Arrays:

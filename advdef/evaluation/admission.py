@@ -13,7 +13,7 @@ from advdef.attacks.attack import norm_of
 from advdef.contract import NaNGradientWarning, NoGradientWarning, ask
 from advdef.defenses.base import Defense, reseed
 from advdef.draws import seeded
-from advdef.evaluation.judge import in_parts
+from advdef.evaluation.batches import Batches
 from advdef.evaluation.outcomes import Finding, Outcome
 from advdef.evaluation.threats import Attempt, bare, stand_ins
 from advdef.norms import Norm
@@ -93,7 +93,7 @@ def check_known(known: Outcome, here: Outcome) -> None:
         raise ValueError("known is the outcome on other images, on other labels or in another order")
 
 
-def check_repeats(defence: Defense, images: Tensor, *, random: bool) -> None:
+def check_repeats(defence: Defense, images: Tensor, batches: Batches, *, random: bool) -> None:
     """Raise ValueError for a defence whose logits change when asked again; a random one is asked under one seed."""
     rows = torch.arange(len(images), device=images.device)
 
@@ -101,7 +101,7 @@ def check_repeats(defence: Defense, images: Tensor, *, random: bool) -> None:
         if random:
             reseed(defence, 0)
         with torch.no_grad(), seeded(0, images.device) if random else nullcontext():
-            return in_parts(lambda part: ask(defence, images[part]), rows, len(images))
+            return batches(lambda part: ask(defence, images[part]), rows)
 
     first, second = asked(), asked()
     small = 1e-4 * float(first.abs().max())

@@ -13,7 +13,8 @@ from advdef.attacks.attack import Attack, Suite, norm_of
 from advdef.contract import borrowed, check_weights, validate, warn_of, watched
 from advdef.defenses.base import reseed
 from advdef.draws import fresh_seed, seeded
-from advdef.evaluation.judge import UnsoundAttack, check_sound, derived, in_parts
+from advdef.evaluation.batches import Batches
+from advdef.evaluation.judge import UnsoundAttack, check_sound, derived
 from advdef.norms import Norm
 from advdef.store import Entry, kept, key
 
@@ -59,7 +60,7 @@ def craft(
         if math.isfinite(eps) and norm_of(attack) not in (None, norm):
             raise ValueError(f"{name} is an attack in {norm_of(attack)}, and eps is a size in {norm}")
     check_weights(model)
-    seed, found = fresh_seed(generator), {}
+    seed, batches, found = fresh_seed(generator), Batches(batch_size), {}
     for name, attack in tqdm(suite.items(), disable=not progress, unit="attack", leave=False):
         own = derived(seed, name)
 
@@ -73,7 +74,7 @@ def craft(
 
         def make(crafted: Any = crafted) -> tuple[dict[str, Tensor], dict[str, Any]]:
             with watched() as watch, borrowed(model):
-                made = in_parts(crafted, torch.arange(len(images), device=images.device), batch_size)
+                made = batches(crafted, torch.arange(len(images), device=images.device))
             return {"adversarial": made}, {"gradient": watch.reached, "not_finite": watch.not_finite}
 
         def doubt(entry: Entry, name: str = name) -> str | None:

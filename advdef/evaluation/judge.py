@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from advdef.attacks.attack import Attack, describe
 from advdef.contract import ask, check_logits, watched
 from advdef.defenses.base import Defense, is_random, reseed
 from advdef.draws import seeded
+from advdef.evaluation.batches import Batches
 from advdef.evaluation.outcomes import Finding
 from advdef.evaluation.threats import Attempt
 from advdef.norms import Norm, size
@@ -58,7 +59,7 @@ class Judge:
         folder: Path | None,
     ) -> None:
         self.defence, self.images, self.labels, self.eps, self.norm = defence, images, labels, eps, norm
-        self.seed, self.draws, self.batch_size, self.folder = seed, draws, batch_size, folder
+        self.seed, self.draws, self.batches, self.folder = seed, draws, Batches(batch_size), folder
 
     def shares(self, candidates: Tensor, purpose: Purpose, rows: Tensor | None = None) -> Tensor:
         """For each candidate, the share (N,) of passes that get it right; 0 or 1 for a defence that draws nothing.
@@ -86,7 +87,7 @@ class Judge:
                     passes.append(logits.argmax(1) == labels[part])
             return torch.stack(passes, 1).float()
 
-        return in_parts(judged, torch.arange(len(candidates), device=candidates.device), self.batch_size)
+        return self.batches(judged, torch.arange(len(candidates), device=candidates.device))
 
     def run(self, attempt: Attempt, tried: Tensor) -> tuple[Tensor, Tensor, Tensor, Finding]:
         """Run one attempt on the images ``tried`` (N,), or take it from the folder.
@@ -126,17 +127,19 @@ class Judge:
         attack = _going_on(attempt.attack) if is_random(attempt.target) else attempt.attack
 
         def crafted(part: Tensor) -> Tensor:
-            x, y = self.images[part], self.labels[part]
+            x, y, asked = self.images[part], self.labels[part], dict.fromkeys(passes, 0)
             for model in (attempt.target, self.defence):
                 reseed(model, derived(self.seed, "craft"))
-            with counted(attempt.target, passes), seeded(seed, x.device):
+            with counted(attempt.target, asked), seeded(seed, x.device):
                 drawn = torch.Generator().manual_seed(seed)
                 found = attack(attempt.target, x, y, eps=self.eps, generator=drawn)
             check_sound(attempt.name, x, found, eps=self.eps, norm=self.norm)
+            for name, count in asked.items():  # a batch that found no memory does not count
+                passes[name] += count
             return found.detach()
 
         with watched() as watch:
-            found = in_parts(crafted, rows, self.batch_size) if len(rows) else self.images[rows]
+            found = self.batches(crafted, rows) if len(rows) else self.images[rows]
         right = self.shares(found, "choose", rows)
         # what all passes get right is no worse than the image itself, unless other passes might tell
         moved = torch.arange(len(rows), device=rows.device) if self.draws else torch.nonzero(right < 1)[:, 0]
@@ -163,24 +166,6 @@ class Judge:
 def derived(seed: int, name: str) -> int:
     """A seed below 2**62 that follows from a seed and a name, another one for each name."""
     return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:8], "big") >> 2
-
-
-def in_parts(function: Callable[[Tensor], Tensor], rows: Tensor, batch_size: int) -> Tensor:
-    """``function`` of at most ``batch_size`` rows at a time, joined; of half as many where memory is short."""
-    done = []
-    for part in rows.split(batch_size):
-        try:
-            done.append(function(part))
-        except (MemoryError, RuntimeError) as failure:
-            if len(part) < 2 or not _out_of_memory(failure):
-                raise
-            done.append(in_parts(function, part, (len(part) + 1) // 2))
-    return torch.cat(done)
-
-
-def _out_of_memory(failure: Exception) -> bool:
-    words = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(failure, MemoryError) or any(said in str(failure) for said in words)
 
 
 def _going_on(attack: Attack) -> Attack:

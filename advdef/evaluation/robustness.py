@@ -21,6 +21,7 @@ from advdef.contract import ask, borrowed, check_logits, check_weights, is_watch
 from advdef.defenses.base import Defense, is_random, reseed
 from advdef.draws import fresh_seed, image_keys, seeded
 from advdef.evaluation.admission import admitted, check_count, check_known, check_repeats, warn_of_gradients
+from advdef.evaluation.batches import Batches
 from advdef.evaluation.judge import Judge, check_sound
 from advdef.evaluation.outcomes import Outcome
 from advdef.evaluation.threats import Attempt
@@ -39,14 +40,15 @@ def correct(model: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int
     """
     images, labels, _ = validate(images, labels, 0.0)
     check_count("batch_size", batch_size)
-    hits = []
+
+    def right(part: Tensor) -> Tensor:
+        reseed(model, seed)
+        logits = ask(model, images[part])
+        check_logits(logits, labels[part])
+        return logits.argmax(1) == labels[part]
+
     with borrowed(model), torch.no_grad(), seeded(seed, images.device):
-        for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-            reseed(model, seed)
-            logits = ask(model, x)
-            check_logits(logits, y)
-            hits.append(logits.argmax(1) == y)
-    return torch.cat(hits)
+        return Batches(batch_size)(right, torch.arange(len(images), device=images.device))
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> Interval:
@@ -87,7 +89,7 @@ def evaluate(
             over eps can only fall (for a random defence: apart from sampling).
         exhaustive: Try every attack on every image that is correct without one, for tables of single attacks.
         draws: Passes by which a random defence is judged; others need one.
-        batch_size: Images attacked at a time. What does not fit into memory is tried in halves.
+        batch_size: Images attacked at a time. What does not fit into memory is tried in halves, with a MemoryWarning.
         resume: A folder in which each finished attempt is kept; the same evaluation, called again, goes on after it.
         progress: Show a progress bar.
 
@@ -128,7 +130,7 @@ def evaluate(
         stack.enter_context(watched())
         for model in dict.fromkeys((defence, *targets)):
             stack.enter_context(borrowed(model))
-        check_repeats(defence, images[: min(32, batch_size)], random=random)
+        check_repeats(defence, images[: min(32, batch_size)], judge.batches, random=random)
         clean = judge.shares(images, "choose")
         worst, fewest = images.clone(), clean.clone()
         for outcome in earlier:

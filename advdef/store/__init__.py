@@ -31,7 +31,7 @@ from advdef.store import tally
 from advdef.store.bytecode import packed
 from advdef.store.closure import code_hash, name_of
 from advdef.store.content import Content, NoContent
-from advdef.store.files import temporary, write_atomically, write_first
+from advdef.store.files import remove_left_over, temporary, write_atomically, write_first
 
 __all__ = [
     "Damaged", "Entry", "Key", "StoreWarning", "cache_folder", "environment", "header", "identity", "kept", "key",
@@ -164,6 +164,7 @@ def kept(
     NAME.damaged and made again; a folder that cannot be written is named before the work, and the result returned.
     """
     path = place(folder, key, label=label)
+    _tidy(folder)
     tally.touch(path)
     if (found := _found(path, key, check)) is not None:
         tally.note(found.seconds)
@@ -193,6 +194,12 @@ def kept(
     except OSError as failure:
         _warn(f"{path} cannot be written ({_reason(failure)}): the result is returned but not kept")
     return made
+
+
+@functools.cache
+def _tidy(folder: Path) -> None:
+    """Once in a process: temporary files of killed ones go also where all that is asked for is there already."""
+    remove_left_over(folder)
 
 
 def read(path: Path, digest: str | None = None) -> Entry:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from advdef.contract import out_of_memory
 from advdef.data import Split
 
 __all__ = ["LAYOUT", "Objective", "TrainingDiverged", "fit", "precision", "train_standard"]
@@ -88,7 +89,8 @@ def fit(
         progress: Show a progress bar.
 
     Raises TrainingDiverged when a loss or a weight is not finite, with the model back at its last good weights;
-    ValueError for fewer than one epoch, an empty split, and an unknown schedule or optimiser.
+    MemoryError where memory is too short for a step; ValueError for fewer than one epoch, an empty split, and an
+    unknown schedule or optimiser.
     """
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, not {epochs}")
@@ -130,11 +132,19 @@ def fit(
             finite = []  # whether each loss is, asked once at the end: asking in between would wait for the device
             batches = split.batches(batch_size, shuffle=True, generator=generator, shift=shift, flip=flip)
             for images, labels in batches:
-                with torch.autocast(images.device.type, computed, enabled=computed != torch.float32):
-                    loss = objective(model, images.contiguous(memory_format=LAYOUT), labels)
-                descent.zero_grad()
-                loss.backward()
-                descent.step()
+                try:
+                    with torch.autocast(images.device.type, computed, enabled=computed != torch.float32):
+                        loss = objective(model, images.contiguous(memory_format=LAYOUT), labels)
+                    descent.zero_grad()
+                    loss.backward()
+                    descent.step()
+                except (MemoryError, RuntimeError) as failure:
+                    if out_of_memory(failure):
+                        raise MemoryError(
+                            f"memory is too short to train on {len(labels)} images in a step: lower batch_size; other "
+                            "batches train another network, so this is not done by itself"
+                        ) from failure
+                    raise
                 decay.step()
                 if after_step is not None:
                     after_step()
