@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from advdef.contract import borrowed
 from advdef.data import Split
+from advdef.devices import exact
 from advdef.evaluation import correct
 from advdef.norms import rms_normalised
 from advdef.papers.nip.bank import DirectionBank
@@ -323,5 +324,5 @@ def influence_facts(model: nn.Module, images: Tensor) -> InfluenceFacts:
 def costs_little(classifier: nn.Module, defence: nn.Module, benign: Split) -> bool:
     """Whether a defence costs the classifier at most one point of accuracy on benign images."""
     images, labels = benign.float_images(), benign.labels
-    before, after = (float(correct(model, images, labels).double().mean()) for model in (classifier, defence))
+    before, after = (float(exact(correct(model, images, labels)).mean()) for model in (classifier, defence))
     return after >= before - 0.01 - 1e-9

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
 from advdef.contract import borrowed
+from advdef.devices import has_float64
 from advdef.papers.sensitivity.pairs import Keep, Pairs, make_pairs
 from advdef.selection import Which, channel_mask, jaccard, layer_score, same_layers, select
 from advdef.taps import check_layers, default_taps, tapped
@@ -49,7 +50,7 @@ class _Sums:
     def __init__(self, clean: Tensor) -> None:
         self.pairs, self.shape = 0, tuple(clean.shape[1:])
         self.positions = clean[0, 0].numel()
-        self.wide = torch.float32 if clean.device.type == "mps" else torch.float64
+        self.wide = torch.float64 if has_float64(clean.device) else torch.float32
         self.totals = torch.zeros(6, self.shape[0], dtype=self.wide, device=clean.device)
         self.mean = clean.mean([dim for dim in range(clean.dim()) if dim != 1]).to(self.wide)  # corrected by `add`
         self.variance = torch.zeros_like(self.mean)
