@@ -35,7 +35,10 @@ EXTRAS = "book,test,eval,cluster,dev"
 OLDEST, NEWEST = (3, 11), (3, 13)
 # each core has a worker; tests/conftest.py says what is one worker's
 PYTEST = ("pytest", "-n", "auto", "--dist", "loadgroup", "--no-loadscope-reorder")
-NOTHING_ROUNDS = ("-m", "not site", "--ignore=tests/test_rehearsal.py", "--ignore=tests/test_guide.py")
+NOTHING_ROUNDS = (
+    "-m", "not site", "--ignore=tests/test_rehearsal.py", "--ignore=tests/test_guide.py",
+    "--ignore=tests/test_pretended_pages.py",
+)  # fmt: skip
 
 # The schemas that files have to fit; check-jsonschema brings them along.
 WORKFLOWS = [*ROOT.glob(".github/workflows/*.yml")]
@@ -126,6 +129,22 @@ def audit(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure speed against other libraries in the same run."""
     _run(session, "pytest", "-s", "--override-ini", "python_files=bench_*.py", "tests/benchmarks", *session.posargs)
+
+
+@nox.session
+def pretend(session: nox.Session) -> None:
+    """Execute the pages on a device that refuses what a GPU or a Mac refuses: ``nox -s pretend -- -k nip``."""
+    _run(session, *PYTEST, "--all", "tests/test_pretended_pages.py", *session.posargs)
+
+
+@nox.session
+def gpu(session: nox.Session) -> None:
+    """Make the most of a few minutes of a GPU: ``nox -s gpu -- --minutes 10``.
+
+    Tests and the agreement with the CPU, benchmarks, then as many pages as fit, the most undecided first; all of it
+    ends in one archive. Unpacked here, it lets the next session go on from there.
+    """
+    _run(session, "python", "tests/gpu_session.py", *session.posargs)
 
 
 @nox.session

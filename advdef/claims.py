@@ -12,6 +12,7 @@ import yaml
 from scipy.special import stdtrit
 from torch import Tensor
 
+from advdef.devices import exact
 from advdef.statistics import (
     Interval,
     detectable,
@@ -204,7 +205,7 @@ class Condition:
         interval, between = over_images, None
         if networks > 1:
             interval = over_seeds_and_images(treated, control)
-            between = over_seeds((treated.double() - control.double()).mean(1).tolist())
+            between = over_seeds((exact(treated) - exact(control)).mean(1).tolist())
         found = cls(
             what, interval, bound, margin=margin, case=case, attacker=attacker, images=treated.shape[-1],
             seeds=networks, half_seeds=None if between is None else round((between.high - between.low) / 2, 6),
@@ -221,10 +222,10 @@ class Condition:
         All are hits (N,) on the same images: of ``clean`` ones the attack left ``bare``, and now it is ``treated``. The
         number is what is given back beyond that half, in points. Where nothing was taken, nothing is told.
         """
-        taken = (clean.double().mean() - bare.double().mean()).item()
+        taken = (exact(clean).mean() - exact(bare).mean()).item()
         if taken <= 0:
             return cls(what, Interval(0.0, -1.0, 1.0), case=case, attacker=attacker, number="nothing was taken")
-        beyond = mean_interval(treated.double() - (clean.double() + bare.double()) / 2)
+        beyond = mean_interval(exact(treated) - (exact(clean) + exact(bare)) / 2)
         gain = paired_difference(treated, bare).value
         # where all images agree, the interval has no width: one more image of either kind keeps it honest
         low, high = min(beyond.low, beyond.value - 1 / len(bare)), max(beyond.high, beyond.value + 1 / len(bare))

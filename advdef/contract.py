@@ -3,7 +3,7 @@
 import copy
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from numbers import Real
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
+from advdef.devices import full_precision
 from advdef.norms import Norm
 
 __all__ = [
@@ -263,8 +264,10 @@ def cleaned(gradient: Tensor | None, point: Tensor, needed: Tensor | None = None
 
 
 @contextmanager
-def borrowed(model: nn.Module, *, quiet: bool = False) -> Iterator[None]:
+def borrowed(model: nn.Module, *, quiet: bool = False, exact: bool = True) -> Iterator[None]:
     """Put a model into evaluation mode for the block, and afterwards each of its modules back into its own mode.
+
+    Inside it computes in float32 (:func:`advdef.devices.full_precision`), unless ``exact`` is False, as in training.
 
     Unless ``quiet``, warns with TrainingModeWarning when evaluation mode changes what the model computes. Unless
     ``quiet`` or inside another such block or :func:`watched`, it also raises what :func:`check_weights` raises, and
@@ -288,7 +291,8 @@ def borrowed(model: nn.Module, *, quiet: bool = False) -> Iterator[None]:
     watch = Watch()
     token = _WATCH.set(watch) if outermost else None
     try:
-        yield
+        with full_precision() if exact else nullcontext():
+            yield
     finally:
         if token is not None:
             _WATCH.reset(token)
@@ -309,7 +313,8 @@ def check_weights(model: nn.Module) -> None:
     with torch.no_grad():
         # a buffer may hold infinity on purpose, as masks do; the sum of a NaN is NaN
         wrong = [v.isnan().any() if not isinstance(v, nn.Parameter) else ~v.isfinite().all() for _, v in floating]
-    if wrong and bool(torch.stack(wrong).any()):
+    together = [[bad for bad in wrong if bad.device == device] for device in {bad.device for bad in wrong}]
+    if any(bool(torch.stack(part).any()) for part in together):  # a few buffers may lie on the CPU
         name = next(name for (name, _), bad in zip(floating, wrong, strict=True) if bool(bad))
         raise ValueError(f"{name} of the model holds NaN or infinity: no number about it means anything")
 

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from advdef.devices import forked
+
 __all__ = ["fresh_seed", "image_keys", "normal", "seeded", "uniform"]
 
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # the odd number next to 2**64 over the golden ratio, as a signed integer
@@ -72,8 +74,7 @@ def normal(keys: Tensor, shape: torch.Size | tuple[int, ...], *, dtype: torch.dt
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """Seed the generators of Python, numpy and torch for the block; afterwards they are where they were before."""
     python, state = random.getstate(), np.random.get_state()
-    devices = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with forked(device):
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.manual_seed(seed)

@@ -10,6 +10,8 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
+from advdef.devices import exact
+
 __all__ = [
     "Interval",
     "McNemar",
@@ -84,7 +86,7 @@ def paired_difference(treated: Tensor, control: Tensor) -> Interval:
     """
     if treated.shape != control.shape or treated.numel() == 0:
         raise ValueError(f"need two results on the same images, not {tuple(treated.shape)} and {tuple(control.shape)}")
-    difference = (treated.double() - control.double()).reshape(-1, treated.shape[-1]).mean(0)
+    difference = (exact(treated) - exact(control)).reshape(-1, treated.shape[-1]).mean(0)
     n = len(difference) + 2
     centre = float(difference.sum()) / n
     variance = (float((difference**2).sum()) + 1) / n - centre**2
@@ -147,7 +149,7 @@ def mean_share(values: Tensor, passes: Tensor | None = None) -> Interval:
     centre = (float(values.sum()) + 2) / n
     squared = Z95**2 * ((float((values**2).sum()) + 2) / n - centre**2) / n
     if passes is not None and len(passes) > 1:
-        squared += scipy.stats.t.ppf(0.975, len(passes) - 1) ** 2 * float(passes.double().var()) / len(passes)
+        squared += scipy.stats.t.ppf(0.975, len(passes) - 1) ** 2 * float(exact(passes).var()) / len(passes)
     half = math.sqrt(squared)
     return Interval(float(values.mean()), max(0.0, centre - half), min(1.0, centre + half))
 
@@ -184,7 +186,7 @@ def over_seeds_and_images(treated: Tensor, control: Tensor) -> Interval:
     over_images = paired_difference(treated, control)
     if treated.dim() != 2 or len(treated) < 2:
         raise ValueError(f"need (S, N) with at least two networks, not {tuple(treated.shape)}")
-    table = treated.double() - control.double()
+    table = exact(treated) - exact(control)
     (seeds, images), mean = table.shape, float(table.mean())
     by_seed, by_image = table.mean(1), table.mean(0)
     rest = table - by_seed[:, None] - by_image[None, :] + mean
@@ -284,7 +286,7 @@ def _columns(*samples: Tensor) -> Tensor:
     shapes = [tuple(sample.shape) for sample in samples]
     if len(set(shapes)) > 1 or len(shapes[0]) != 1 or len(samples[0]) < 3:
         raise ValueError(f"need samples of one shape (N,) with N >= 3, not {', '.join(map(str, shapes))}")
-    table = torch.stack([sample.detach().double().cpu() for sample in samples])
+    table = torch.stack([exact(sample).cpu() for sample in samples])
     if bool(table.isnan().any()):
         raise ValueError("NaN has no rank")
     return table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -87,8 +88,9 @@ QUANTIZER = Quantizer(4)
 
 def level_spaced(model: nn.Module, images: Tensor, labels: Tensor, **options: Any) -> Tensor:
     """Behind a quantiser of four levels."""
-    given = {"network": model, "quantizer": QUANTIZER, "steps": 6, "repairs": 3}
-    return level_space(Quantized(model, QUANTIZER), images, labels, **{**given, **options})
+    quantizer = deepcopy(QUANTIZER).to(images.device)
+    given = {"network": model, "quantizer": quantizer, "steps": 6, "repairs": 3}
+    return level_space(Quantized(model, quantizer), images, labels, **{**given, **options})
 
 
 OFFSETS = 0.1 * torch.randn(3, 2, 3, 3, generator=seeded(5))
@@ -170,7 +172,7 @@ def begun(
 ) -> Tensor:
     """Four more steps on the model, with the options, after two on another one."""
     return warm_started(
-        model, images, labels, eps=eps, source=SOURCES[images.dtype], first=first,
+        model, images, labels, eps=eps, source=deepcopy(SOURCES[images.dtype]).to(images.device), first=first,
         attack=partial(attack, steps=4, **options), generator=generator,
     )  # fmt: skip
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import pretend
 import pytest
 import torch
 from networks import small_network
@@ -25,8 +27,12 @@ os.environ["OMP_NUM_THREADS"] = THREADS
 
 ROOT = Path(__file__).resolve().parents[1]
 
+with suppress(pretend.Missing):  # then tests that need the device say so
+    pretend.install()
 
-EXECUTING = ("tests/test_notebooks.py", "tests/test_rehearsal.py", "tests/test_guide.py")
+EXECUTING = (
+    "tests/test_notebooks.py", "tests/test_pretended_pages.py", "tests/test_rehearsal.py", "tests/test_guide.py",
+)  # fmt: skip
 WITHOUT_ALL = "only with --all, as every week: nox -s tests -- --all"
 
 
@@ -40,7 +46,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("thorough") and not config.getoption("all"):
             item.add_marker(pytest.mark.skip(reason=WITHOUT_ALL))
-        case = item.nodeid.partition("[")[2].rstrip("]") if item.nodeid.startswith(EXECUTING[:2]) else ""
+        case = item.nodeid.partition("[")[2].rstrip("]") if item.nodeid.startswith(EXECUTING[:3]) else ""
         item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{case}".rstrip("-")))
 
 

@@ -138,9 +138,20 @@ MUTANTS = (
     ),
     # what the pages stand on
     Mutant(
-        "last iterate", "advdef/attacks/gradient.py",
+        "last iterate", "advdef/attacks/restarts.py",
         "best[rows] = torch.where(spread(better), point, best[rows])", "best[rows] = point",
         "attacks return their last iterate instead of the best", "tests/test_attacks.py",
+    ),
+    Mutant(
+        "luck that depends on the device", "advdef/attacks/restarts.py",
+        "better &= earlier <= 0", "pass",
+        "an image that has reached its goal goes on until a GPU is asked", "tests/test_devices.py",
+    ),
+    Mutant(
+        "device without float64", "advdef/devices.py",
+        'values.detach().to("cpu" if not has_float64(values.device) else values.device).double()',
+        "values.detach().double()",
+        "what MPS does not have is asked of it", "tests/test_devices.py",
     ),
     Mutant(
         "no projection", "advdef/norms.py",

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from advdef.attacks.losses import Goal, LossName
-from advdef.attacks.restarts import best_of_restarts
+from advdef.attacks.restarts import best_of_restarts, keep_best
 from advdef.contract import ask, slope
+from advdef.devices import asks_now
 from advdef.norms import Ball, BallNorm, spread
 
 __all__ = ["apgd"]
@@ -92,36 +93,32 @@ def _ascend(
     """An :class:`advdef.attacks.restarts.Ascent` with momentum that halves its steps where they lead nowhere."""
 
     def look(point: Tensor, *, climb: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Score, loss and gradient at a point, which is kept where it is the best so far."""
+        """Who has not reached its goal, loss and gradient at a point, which is kept where it is the best so far."""
         with torch.set_grad_enabled(climb):
             point = point.detach().requires_grad_(climb)
             logits = ask(model, point)
             value, score = goal.loss(loss, logits), goal.score(logits.detach())
-            direction = slope(value.sum(), point, score <= 0) if climb else point
-        with torch.no_grad():
-            better = score > best_score[rows]
-            best[rows] = torch.where(spread(better), point, best[rows])
-            best_score[rows] = torch.where(better, score, best_score[rows])
-        return score, value.detach(), direction.detach()
+            keep_best(best, best_score, rows, point.detach(), score, stop_early=stop_early)
+            going = (best_score[rows] if stop_early else score) <= 0
+            direction = slope(value.sum(), point, going) if climb else point
+        return going, value.detach(), direction.detach()
 
-    score, value, direction = look(point, climb=True)
+    going, value, direction = look(point, climb=True)
     eps = around.eps.expand(len(point), 1, 1, 1)
     none = torch.zeros_like(value)
     path = _Path(point, point, direction, value, point, direction, value, value, 2 * eps, none, none == 0)
     window, next_check = max(int(0.22 * steps), 1), max(int(0.22 * steps), 1)
     for step in range(steps):
-        # asking costs a synchronisation, so a GPU is asked less often
-        if stop_early and (not point.is_cuda or step % 10 == 9) and bool((score > 0).any()):
-            going = score <= 0
-            if not bool(going.any()):
-                return
+        if stop_early and asks_now(step, point.device) and not bool(going.all()):
             rows, path, goal, around = rows[going], path.of(going), goal.of(going), around.of(going)
+            if len(rows) == 0:
+                return
         share = 1.0 if step == 0 else _MOMENTUM
         proposed = around.project(path.point + path.stride * around.ascent(path.slope))
         moved = share * (proposed - path.point) + (1 - share) * (path.point - path.before)
         path.before, path.point = path.point, around.project(path.point + moved)
         earlier = path.value
-        score, path.value, path.slope = look(path.point, climb=step < steps - 1)
+        going, path.value, path.slope = look(path.point, climb=step < steps - 1)
         if step == steps - 1:
             return
         path.rises = path.rises + (path.value > earlier)

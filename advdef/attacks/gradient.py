@@ -23,10 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from advdef.attacks.losses import Goal, LossName
-from advdef.attacks.restarts import best_of_restarts
+from advdef.attacks.restarts import best_of_restarts, keep_best
 from advdef.contract import ask, slope, validate
+from advdef.devices import asks_now
 from advdef.draws import fresh_seed, image_keys, uniform
-from advdef.norms import Ball, BallNorm, spread
+from advdef.norms import Ball, BallNorm
 
 __all__ = ["bim", "ffgsm", "fgsm", "mim", "pgd", "rfgsm", "steepest_ascent"]
 
@@ -205,17 +206,14 @@ def steepest_ascent(
             logits = ask(model, point)
         with torch.no_grad():
             found = goal.score(logits)
-            better = found > best_score[rows]
-            best[rows] = torch.where(spread(better), point, best[rows])
-            best_score[rows] = torch.where(better, found, best_score[rows])
+            keep_best(best, best_score, rows, point, found, stop_early=stop_early)
+            going = (best_score[rows] if stop_early else found) <= 0
         if last:
             return
         with torch.enable_grad():  # the caller may have switched it off
-            direction = slope(goal.loss(loss, logits).sum(), point, found <= 0)
+            direction = slope(goal.loss(loss, logits).sum(), point, going)
         point = point.detach()
-        # asking costs a synchronisation, so a GPU is asked less often
-        if stop_early and (not point.is_cuda or step % 10 == 9) and bool((found > 0).any()):
-            going = found <= 0
+        if stop_early and asks_now(step, point.device) and not bool(going.all()):
             rows, point, direction, velocity = rows[going], point[going], direction[going], velocity[going]
             if len(rows) == 0:
                 return

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from advdef.attacks.losses import LOSSES, Goal, LossName
 from advdef.contract import ask, borrowed, check_logits, own, validate
 from advdef.draws import fresh_seed, image_keys
-from advdef.norms import Ball, BallNorm, ball
+from advdef.norms import Ball, BallNorm, ball, spread
 
-__all__ = ["Ascent", "best_of_restarts"]
+__all__ = ["Ascent", "best_of_restarts", "keep_best"]
 
 
 class Ascent(Protocol):
@@ -42,7 +42,7 @@ class Ascent(Protocol):
             best_score: (N,): the score of that iterate (:meth:`advdef.attacks.losses.Goal.score`); written at ``rows``.
             steps: Number of gradient steps.
             loss: What is ascended.
-            stop_early: Drop an image from the run once its goal is reached.
+            stop_early: Leave an image as it is once its goal is reached, and drop it from the run.
         """
 
 
@@ -105,3 +105,19 @@ def best_of_restarts(
                 steps=steps, loss=loss, stop_early=stop_early,
             )  # fmt: skip
     return best
+
+
+def keep_best(
+    best: Tensor, best_score: Tensor, rows: Tensor, point: Tensor, score: Tensor, *, stop_early: bool
+) -> None:
+    """Write the points (M, C, H, W) into ``best`` at ``rows`` where their score (M,) is higher than ``best_score``.
+
+    With ``stop_early`` the first point that reaches the goal stays: it depends on the device how long the image remains
+    in the batch (:func:`advdef.devices.asks_now`).
+    """
+    earlier = best_score[rows]
+    better = score > earlier
+    if stop_early:
+        better &= earlier <= 0
+    best[rows] = torch.where(spread(better), point, best[rows])
+    best_score[rows] = torch.where(better, score, earlier)

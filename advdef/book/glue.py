@@ -3,6 +3,7 @@
 import math
 from typing import Any, Literal
 
+from advdef.devices import exact
 from advdef.evaluation.results import pack_hits
 
 __all__ = ["Kind", "record"]
@@ -37,7 +38,7 @@ def record(name: str, value: Any, *, kind: Kind = "info", n: int | None = None) 
             packed = pack_hits(value)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{name}: {error}") from None
-        value = float(value.double().mean())
+        value = float(exact(value).mean())
         kept = {"value": value, **packed}
     elif kind != "info" or _is_scalar(value):
         if type(value) not in _PLAIN[kind]:

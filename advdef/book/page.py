@@ -224,11 +224,7 @@ def choose_datasets(dataset: str | None, default: Sequence[str]) -> tuple[str, .
 
 
 def choose_device(device: str | None) -> torch.device:
-    """The named device, else CUDA when there is one, else the CPU; raises ValueError for one that is not here.
-
-    Switches off cuDNN's TF32, whose products have 10 bits: evaluation is in float32.
-    """
-    torch.backends.cudnn.allow_tf32 = False
+    """The named device, else CUDA when there is one, else the CPU; raises ValueError for one that is not here."""
     return find_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 

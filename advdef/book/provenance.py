@@ -13,6 +13,7 @@ import torch
 import advdef
 from advdef.data import DATASETS, Dataset
 from advdef.store import tally
+from advdef.training.loop import precision
 
 __all__ = ["provenance"]
 
@@ -30,6 +31,7 @@ def provenance(data: Dataset, *, seed: int) -> dict[str, Any]:
         "seed": seed,
         "device": device.type,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "training_precision": str(precision(device)).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in _PACKAGES},

@@ -35,6 +35,7 @@ from advdef.data.sources import (
     read_digits,
     write_bundle,
 )
+from advdef.devices import accelerators
 
 __all__ = [
     "DATASETS", "BundleError", "Dataset", "DatasetInfo", "DatasetStatus", "DatasetUnavailable", "Split",
@@ -282,11 +283,9 @@ def dataset_info(name: str) -> DatasetInfo:
 
 def find_device(device: str | torch.device) -> torch.device:
     """The device of that name, as "cuda:1"; raises ValueError, which lists what there is, for one that is not here."""
-    there = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    if torch.cuda.is_available():
-        there.insert(1, "cuda")
-    if torch.backends.mps.is_available():
-        there += ["mps", "mps:0"]
+    there = ["cpu"]
+    for kind, count in accelerators().items():
+        there += [kind, *(f"{kind}:{i}" for i in range(count))]
     if str(device) not in there:
         raise ValueError(f"no device {str(device)!r}; there are {', '.join(there)}")
     return torch.device(device)

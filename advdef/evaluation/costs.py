@@ -12,6 +12,7 @@ from torch.utils.flop_counter import flop_registry
 
 from advdef.contract import borrowed
 from advdef.defenses.base import Defense
+from advdef.devices import wait_for
 from advdef.evaluation.judge import counted
 
 __all__ = ["Cost", "cost", "multiply_adds"]
@@ -51,8 +52,7 @@ def _median(defence: Defense, images: Tensor, rounds: int) -> float:
     for _ in range(rounds + 1):
         start = time.perf_counter()
         defence(images)
-        if images.is_cuda:
-            torch.cuda.synchronize()
+        wait_for(images.device)
         times.append(time.perf_counter() - start)
     return statistics.median(times[1:])
 

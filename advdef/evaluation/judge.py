@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from advdef.attacks.attack import Attack, describe
 from advdef.contract import ask, check_logits, watched
 from advdef.defenses.base import Defense, is_random, reseed
+from advdef.devices import exact
 from advdef.draws import seeded
 from advdef.evaluation.batches import Batches
 from advdef.evaluation.outcomes import Finding
@@ -185,8 +186,7 @@ def check_sound(name: str, images: Tensor, found: Tensor, *, eps: float, norm: N
     if found.numel() == 0:
         return
     # sums over pixels round by more than the slack in float32
-    precise = found.dtype if found.device.type == "mps" else torch.float64
-    moved = float(size(found.to(precise) - images.to(precise), norm).max())
+    moved = float(size(exact(found) - exact(images), norm).max())
     low, high = float(found.min()), float(found.max())
     if moved > eps * (1 + 1e-6) + 1e-6 or low < 0 or high > 1:
         unit = "moved pixels by" if norm == "Linf" else f"moved an image in {norm} by"

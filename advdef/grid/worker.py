@@ -21,7 +21,7 @@ from advdef.store.files import write_first
 __all__ = ["Done", "Order", "WorkerDiffers", "code_of_package", "finished", "has", "order", "root", "set_up", "work"]
 
 ATTEMPTS, TASKS = "attempts", "tasks"
-_OWN = ("threads", "precision")  # of an environment; a worker sets them itself
+_OWN = ("threads",)  # of an environment; a worker sets them itself
 
 
 class WorkerDiffers(RuntimeError):
@@ -114,9 +114,8 @@ def has(name: str) -> bool:
 
 
 def set_up(threads: int) -> None:
-    """Make this process compute as every other one of the grid: that many threads, no products of 10 bits."""
+    """Make this process compute as every other one of the grid, with that many threads."""
     torch.set_num_threads(threads)
-    torch.backends.cudnn.allow_tf32 = False
 
 
 def root() -> Path:

@@ -12,6 +12,7 @@ from advdef.attacks import pgd
 from advdef.contract import frozen
 from advdef.data import Dataset, Split
 from advdef.defenses import Defense, Undefended
+from advdef.devices import exact
 from advdef.evaluation import correct
 from advdef.grid import Study, once
 from advdef.models import ResNet18, SmallResNet
@@ -198,7 +199,7 @@ def _dictionary(classifier: nn.Module, train: Split, probe: Split, *, per_class:
     images, labels = probe.float_images(), probe.labels
 
     def accuracy(model: nn.Module) -> float:
-        return correct(model, images, labels).double().mean().item()
+        return exact(correct(model, images, labels)).mean().item()
 
     allowed = accuracy(classifier) - _COSTS_A_POINT
     steps = [scale * step for step in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)]

@@ -72,6 +72,19 @@ def art_universal(
 
 def _classifier(peer: nn.Module, images: Tensor) -> Any:
     return module("art.estimators.classification").PyTorchClassifier(
-        peer, loss=nn.CrossEntropyLoss(), input_shape=images.shape[1:], nb_classes=peer(images[:1]).shape[1],
-        clip_values=(0.0, 1.0), device_type="gpu" if images.is_cuda else "cpu",
+        _FromCpu(peer, images.device), loss=nn.CrossEntropyLoss(), input_shape=images.shape[1:],
+        nb_classes=peer(images[:1]).shape[1], clip_values=(0.0, 1.0), device_type="cpu",
     )  # fmt: skip
+
+
+class _FromCpu(nn.Module):
+    """A model on any device, asked from the CPU: ART knows no device besides that and the current GPU."""
+
+    def __init__(self, peer: nn.Module, device: torch.device) -> None:
+        super().__init__()
+        self._peer, self._device = (peer,), device  # in a tuple it is no submodule, which ART would move
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, on the CPU."""
+        logits: Tensor = self._peer[0](images.to(self._device))
+        return logits.to("cpu")

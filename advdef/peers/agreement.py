@@ -25,6 +25,7 @@ from advdef.attacks.losses import Goal, wrong_classes
 from advdef.attacks.sparse import jsma, single_pixel
 from advdef.attacks.universal_perturbation import universal
 from advdef.contract import ask, borrowed
+from advdef.devices import exact
 from advdef.draws import fresh_seed, image_keys
 from advdef.evaluation import check_sound, correct
 from advdef.norms import BallNorm, Norm, ball
@@ -72,7 +73,7 @@ class Comparison:
     @property
     def points(self) -> float:
         """Our robust accuracy minus theirs, in points; negative where we are stronger, NaN without the peer."""
-        return nan if self.theirs is None else 100 * float((self.ours.double() - self.theirs.double()).mean())
+        return nan if self.theirs is None else 100 * float((exact(self.ours) - exact(self.theirs)).mean())
 
     @property
     def only_ours(self) -> int:
@@ -188,7 +189,7 @@ def _compare(
         with borrowed(model), torch.no_grad():
             survives = right.clone()
             survives[right] = ~reached(ask(model, found), Goal(labels, targets))
-        return survives, seconds
+        return survives.cpu(), seconds
 
     ours, seconds = left(pair.ours)
     compare = partial(Comparison, pair.attack, pair.norm, eps, pair.peer)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from advdef.devices import exact
 from advdef.peers.agreement import Comparison
 
 __all__ = ["ours_and_theirs"]
@@ -24,8 +25,8 @@ def ours_and_theirs(found: Iterable[Sequence[Comparison]]) -> Figure:
     for (peer, colour), marker in zip(_COLOURS.items(), "osD^", strict=True):
         style = {"color": colour, "ls": "", "marker": marker, "ms": 5, "mfc": "none", "label": peer}
         mine = [c for c in shown if c.peer == peer]
-        theirs = [float(c.theirs.double().mean()) for c in mine if c.theirs is not None]
-        left.plot(theirs, [float(c.ours.double().mean()) for c in mine], **style)
+        theirs = [float(exact(c.theirs).mean()) for c in mine if c.theirs is not None]
+        left.plot(theirs, [float(exact(c.ours).mean()) for c in mine], **style)
         mine = [c for c in same if c.peer == peer]
         right.plot([c.points for c in mine], [lines.index(f"{c.attack} {c.norm}") for c in mine], **style)
     left.set(xlabel="robust accuracy, peer", ylabel="robust accuracy, ours", xlim=(0, 1), ylim=(0, 1))

@@ -27,6 +27,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from advdef.devices import autocasting, reduced_precision
 from advdef.store import tally
 from advdef.store.bytecode import packed
 from advdef.store.closure import code_hash, name_of
@@ -121,12 +122,7 @@ def environment() -> dict[str, str]:
 
 def _precision() -> str:
     """What torch was told about the precision of products."""
-    tf32 = torch.backends.cudnn.allow_tf32, torch.are_deterministic_algorithms_enabled()
-    try:
-        cast = torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
-    except TypeError:  # before torch 2.4
-        cast = torch.is_autocast_cpu_enabled(), torch.is_autocast_enabled()
-    return f"{torch.get_float32_matmul_precision()} {tf32} {cast}"
+    return f"{reduced_precision()} {torch.are_deterministic_algorithms_enabled()} {autocasting()}"
 
 
 @functools.cache

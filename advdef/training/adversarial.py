@@ -232,7 +232,7 @@ def ascend(
     else:
         point = images + start.to(images.device)
     point = around.project(point)
-    with borrowed(model, quiet=True):
+    with borrowed(model, quiet=True, exact=False):
         for _ in range(steps):
             point.requires_grad_()
             (slope,) = torch.autograd.grad(value(model(point).float()).sum(), point)
@@ -245,7 +245,7 @@ def _ce_to(labels: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def _kl_from(model: nn.Module, images: Tensor) -> Callable[[Tensor], Tensor]:
-    with borrowed(model, quiet=True):
+    with borrowed(model, quiet=True, exact=False):
         # not under no_grad: autocast of an older torch keeps the weights cast there, without a way to their gradient
         clean = model(images).float().detach()
     return lambda logits: _kl(clean, logits)

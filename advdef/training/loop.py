@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from advdef.contract import out_of_memory
 from advdef.data import Split
+from advdef.devices import full_precision
 
 __all__ = ["LAYOUT", "Objective", "TrainingDiverged", "fit", "precision", "train_standard"]
 
@@ -113,7 +114,7 @@ def fit(
     decay = torch.optim.lr_scheduler.LambdaLR(descent, partial(_scale, schedule=schedule, total=total))
     losses: list[float] = []
     good = _weights(model)
-    with tqdm(total=total, disable=not progress, unit="step", leave=False) as bar:
+    with full_precision(), tqdm(total=total, disable=not progress, unit="step", leave=False) as bar:
         for epoch in range(epochs):
             if before_epoch is not None:
                 try:
@@ -173,10 +174,13 @@ def fit(
 
 
 def precision(device: torch.device) -> torch.dtype:
-    """The type that :func:`advdef.training.fit` computes in: bfloat16 on CUDA, else float32. Evaluation is always in
-    float32.
+    """The type that :func:`advdef.training.fit` computes in: bfloat16 where the hardware has it, else float32.
+
+    GPUs have it from compute capability 8.0. Older ones only emulate it, slower than float32, and torch says all the
+    same that they support it. Evaluation is always in float32.
     """
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
+    has_it = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.bfloat16 if has_it else torch.float32
 
 
 def _scale(step: int, *, schedule: Schedule, total: int) -> float:

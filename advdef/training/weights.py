@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from advdef.data import Dataset
+from advdef.devices import forked
 from advdef.store import Entry, StoreWarning, cache_folder, identity, kept, key, place, write_atomically
 from advdef.training.loop import LAYOUT, TrainingDiverged, precision
 
@@ -52,7 +53,7 @@ def trained(
     """
     split, folder = data.train, cache_folder("weights")
     device = split.images.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with forked(device):
         torch.manual_seed(seed)
         # the layout that training leaves, so that a cached model computes the same floats as a trained one
         model = build().to(device).to(memory_format=LAYOUT)  # type: ignore[call-overload]

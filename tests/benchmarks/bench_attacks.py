@@ -54,7 +54,8 @@ def _foolbox(name: str, **options: Any) -> Attack:
     attack = getattr(foolbox.attacks, name)(**options)
 
     def run(model: nn.Module, images: Tensor, labels: Tensor, *, eps: float) -> Tensor:
-        found: Tensor = attack(foolbox.PyTorchModel(model, bounds=(0, 1)), images, labels, epsilons=eps)[1]
+        bounded = foolbox.PyTorchModel(model, bounds=(0, 1), device=images.device)
+        found: Tensor = attack(bounded, images, labels, epsilons=eps)[1]
         return found
 
     return partial(run)

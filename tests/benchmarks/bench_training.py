@@ -83,7 +83,8 @@ def test_adversarial_training_is_at_least_as_fast_as_a_plain_loop_with_foolbox()
     split, attack = random_split(size * batches), foolbox.attacks.LinfPGD(rel_stepsize=STEP_SIZE, steps=STEPS)
 
     def attacked(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        found: Tensor = attack(foolbox.PyTorchModel(model.eval(), bounds=(0, 1)), images, labels, epsilons=EPS)[1]
+        bounded = foolbox.PyTorchModel(model.eval(), bounds=(0, 1), device=images.device)
+        found: Tensor = attack(bounded, images, labels, epsilons=EPS)[1]
         return found
 
     def theirs(model: nn.Module) -> None:

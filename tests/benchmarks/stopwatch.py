@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import torch
 
+from advdef.devices import wait_for
+
 DEVICE = torch.device(os.environ.get("ADVDEF_BENCH_DEVICE", "cpu"))
 
 
@@ -26,7 +28,6 @@ def seconds(
         for name, run in contestants.items():
             start = clock()
             run()
-            if DEVICE.type == "cuda":
-                torch.cuda.synchronize()
+            wait_for(DEVICE)
             times[name].append(clock() - start)
     return {name: statistics.median(values[warm_up:]) for name, values in times.items()}

@@ -360,7 +360,7 @@ def _starts(
         if attempt == (1 if start == "swap" else 0):
             pool = images
         else:
-            noise = torch.rand(images.shape, generator=generator, dtype=images.dtype)
+            noise = torch.rand(images.shape, generator=generator, dtype=images.dtype, device="cpu")
             pool = (noise if attempt % 2 else noise.round()).to(images.device)
         decisions = peer(pool).argmax(1)
         fits = decisions != goal.labels[:, None] if goal.targets is None else decisions == goal.targets[:, None]
@@ -376,7 +376,8 @@ def _nearer(
     peer: nn.Module, images: Tensor, starts: Tensor, goal: Goal, start: Start, generator: torch.Generator | None
 ) -> Tensor:
     """The starts, moved towards the images as far as ten halvings of the way allow: blended, or pixel by pixel."""
-    order = torch.rand(len(images), 1, *images.shape[2:], generator=generator, dtype=images.dtype).to(images.device)
+    shape = (len(images), 1, *images.shape[2:])
+    order = torch.rand(shape, generator=generator, dtype=images.dtype, device="cpu").to(images.device)
     low, high = torch.zeros_like(order[:, :1, :1, :1]), torch.ones_like(order[:, :1, :1, :1])
     nearest = starts
     for _ in range(10):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from advdef.contract import borrowed
+from advdef.devices import exact
 from advdef.evaluation import Results
 from advdef.papers.sensitivity.interventions import mean_activations
 from advdef.statistics import Interval, over_seeds, over_seeds_and_images, partial_spearman, spearman
@@ -37,7 +38,7 @@ def gain_over(results: Results, method: str, other: str) -> Gain:
     """
     seeds = results.select(defence=(method, other)).values("seed")
     mine, others = (torch.stack([results.hits(defence=k, seed=s) for s in seeds]) for k in (method, other))
-    by_seed = tuple((mine.double().mean(1) - others.double().mean(1)).tolist())
+    by_seed = tuple((exact(mine).mean(1) - exact(others).mean(1)).tolist())
     return Gain(over_seeds_and_images(mine, others), by_seed)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from advdef.contract import NoGradientWarning, borrowed
+from advdef.devices import exact
 from advdef.evaluation import correct
 from advdef.papers.sensitivity.interventions import (
     Ablated,
@@ -83,7 +84,7 @@ def _restored(
         plan = [_controls(layer, share, ranking, held, active, draws, generator) for share in shares]
         sets = [(at, control, rows) for at, sets in enumerate(plan) for control in CONTROLS for rows in sets[control]]
         chosen = [{layer: rows} for _, _, rows in sets]
-        right = correct_after_substitution(model, turned.adversarial, turned.images, turned.labels, chosen).double()
+        right = exact(correct_after_substitution(model, turned.adversarial, turned.images, turned.labels, chosen))
         for control in CONTROLS:
             places = [[i for i, (at, c, _) in enumerate(sets) if (at, c) == (n, control)] for n in range(len(shares))]
             found[control].append(torch.stack([right[rows].mean(0) for rows in places]))
@@ -227,7 +228,7 @@ def _without(
                 for kind, images in inputs.items():
                     hits[kind].append(correct(left, images(left), labels))
             for kind, drawn in hits.items():
-                found[kind].append(torch.stack(drawn).double().mean(0))
+                found[kind].append(exact(torch.stack(drawn)).mean(0))
     return {kind: torch.stack(cells).unflatten(0, (len(shares), -1)) for kind, cells in found.items()}
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
+from advdef.devices import has_float64
 from advdef.selection import same_layers
 
 __all__ = ["Definition", "SensitivityMeter"]
@@ -38,7 +39,7 @@ class _Sums:
     @classmethod
     def begin(cls, clean: Tensor) -> "_Sums":
         """Sums of no pair yet, for a layer with such activations."""
-        wide = torch.float32 if clean.device.type == "mps" else torch.float64
+        wide = torch.float64 if has_float64(clean.device) else torch.float32
         mean = clean.mean([dim for dim in range(clean.dim()) if dim != 1]).to(wide)  # corrected by `add`
         totals = torch.zeros(6, clean.shape[1], dtype=wide, device=clean.device)
         return cls(tuple(clean.shape[1:]), totals, mean, torch.zeros_like(mean))

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
+from advdef.devices import exact
 from advdef.evaluation import Results, correct
 from advdef.evaluation.results import WORST_CASE
 from advdef.papers.sensitivity.comparison import Gain
@@ -169,4 +170,4 @@ def table_of_costs(results: Results, costs: Sequence[Mapping[str, Any]]) -> pd.D
 
 
 def _percent(shares: Tensor) -> str:
-    return f"{100 * shares.double().mean().item():.1f}"
+    return f"{100 * exact(shares).mean().item():.1f}"

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advdef.contract import check_frozen
+from advdef.devices import exact
 
 __all__ = [
     "GradientMap",
@@ -152,10 +153,10 @@ def alignment(maps: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     """
     if maps.shape != others.shape:
         raise ValueError(f"maps of one shape are compared, not {tuple(maps.shape)} and {tuple(others.shape)}")
-    first, second = maps.flatten(1).double(), others.flatten(1).double()  # squares of tiny gradients vanish in float32
+    first, second = exact(maps.flatten(1)), exact(others.flatten(1))  # squares of tiny gradients vanish in float32
     cosine = (first * second).sum(1) / (first.norm(dim=1) * second.norm(dim=1))
     both = (first != 0) & (second != 0)
-    agree = (both & (first.sign() == second.sign())).sum(1).double() / both.sum(1)
+    agree = exact((both & (first.sign() == second.sign())).sum(1)) / both.sum(1)
     return cosine, agree
 
 

@@ -1,0 +1,79 @@
+"""The pages on a device that is not there (tests/pretend.py): what would fail on a GPU or on a Mac fails here.
+
+In every run of the tests page 20 is made smaller. With ``--all``, or by ``nox -s pretend``, it gives the numbers of its
+baseline, for the device computes what the CPU does; and all pages run on a device that trains in bfloat16 as a GPU
+does, and has no float64, as that of a Mac.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pretend
+import pytest
+from nbformat import NotebookNode
+from regression import compare, read_baseline, report
+from test_notebooks import PAPERS, ROOT, found_in
+from variants import kernel_settings
+
+from advdef.book.notebookfile import read_executed, read_pair
+from advdef.book.run import execute
+
+pytestmark = pytest.mark.slow
+
+
+ASKING = ("qusecnets", "neuron_sensitivity", "nip")
+"""Pages whose cells ask for float64 where the images are, which a Mac refuses."""
+CHOICE = "P = notebook.choose(PROFILES, profile)"
+SMALLER = f"""PROFILES["smoke"] |= dict(train=300, epochs=1, images=4, steps=2, draws=2)
+EFFORT["smoke"] = replace(EFFORT["smoke"], images=4, few_images=2, steps=2, queries=5, draws=4, targets=1)
+{CHOICE}"""
+
+
+def executed(paper: str, folder: Path, kind: str, *, smaller: bool = False) -> tuple[NotebookNode, Path]:
+    """A page that was executed on a device of a kind, and its records."""
+    try:
+        pretend.install()
+    except pretend.Missing as missing:
+        pytest.skip(str(missing))
+    path = PAPERS[paper]
+    notebook = read_pair(path)
+    for cell in notebook.cells if smaller else ():
+        cell.source = cell.source.replace(CHOICE, SMALLER)
+    places = {"ADVDEF_RESULTS": str(folder / "results"), "ADVDEF_CACHE": str(folder / "cache"), "ADVDEF_RESUME": ""}
+    execution = execute(
+        notebook,
+        folder / path.name,
+        paper=paper,
+        parameters={"device": pretend.NAME},
+        environment=places | kernel_settings() | pretend.environment(kind),
+        folder=path.parent,
+    )
+    notebook = read_executed(execution.notebook)
+    if execution.failure is not None:
+        outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+        lines = "\n".join(line for output in outputs for line in output.get("traceback", [])).splitlines()
+        called = [line for line in lines if "File " in line or "-->" in line]  # which the error alone does not tell
+        pytest.fail("\n".join([*called, f"cell {execution.failure.cell}: {execution.failure.error}"]))
+    return notebook, folder / "results" / paper
+
+
+def test_a_smaller_page_runs_on_the_device(tmp_path: Path) -> None:
+    notebook, _ = executed("broken_on_purpose", tmp_path, "like both", smaller=True)
+    assert any("images=4" in cell.source for cell in notebook.cells)
+
+
+@pytest.mark.thorough
+def test_a_page_finds_on_the_device_what_it_finds_on_the_cpu(tmp_path: Path) -> None:
+    paper = "broken_on_purpose"
+    found = found_in(*executed(paper, tmp_path, "in float32"))
+    expected = read_baseline(ROOT / "tests" / "baselines" / f"{PAPERS[paper].stem}.json")
+    changes = compare(expected, {name: value for name, value in found.items() if value["kind"] != "info"})
+    assert not changes, report(changes)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("paper", sorted(PAPERS))
+def test_every_page_runs_on_the_device(paper: str, tmp_path: Path) -> None:
+    _, results = executed(paper, tmp_path, "like CUDA" if paper in ASKING else "like both")
+    assert len(list(results.glob("*-smoke.json"))) == 1
