@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -180,6 +180,30 @@ class Dataset:
     class_names: tuple[str, ...] = field(repr=False)
     checksum: str
 
+    @classmethod
+    def from_splits(
+        cls, test: Split, train: Split | None = None, *, name: str = "own", class_names: Sequence[str] | None = None
+    ) -> Dataset:
+        """A data set of one's own splits; without ``train`` it has no training images.
+
+        Classes are called by their numbers, up to the largest label, unless ``class_names`` are given. Raises
+        ValueError for splits of different shapes, and for fewer names than labels, or than two.
+        """
+        train = Split(test.images[:0], test.labels[:0]) if train is None else train
+        if train.images.shape[1:] != test.images.shape[1:]:
+            shapes = f"{tuple(train.images.shape[1:])} and {tuple(test.images.shape[1:])}"
+            raise ValueError(f"training and test images differ in shape, {shapes}")
+        count = 1 + max(int(split.labels.max()) if len(split) else 0 for split in (train, test))
+        names = tuple(map(str, range(max(2, count)))) if class_names is None else tuple(class_names)
+        if len(names) < max(2, count):
+            raise ValueError(f"labels go to {count - 1}, and there are names for {len(names)} classes")
+        digest = hashlib.sha256()
+        for split in (train, test):
+            for array in (split.images.cpu().numpy(), split.labels.cpu().numpy()):
+                digest.update(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False)).data)
+        channels, height, width = test.images.shape[1:]
+        return cls(name, train, test, len(names), (channels, height, width), names, digest.hexdigest()[:16])
+
     def subset(self, *, train: int | None = None, test: int | None = None) -> Dataset:
         """Only the first images of each split (None: all); the checksum stays that of the whole data set.
 
@@ -253,14 +277,9 @@ def _load_own(kind: str, path: str, device: torch.device, size: Size | None, cha
 
 
 def _dataset(name: str, arrays: Arrays, names: tuple[str, ...], device: torch.device) -> Dataset:
-    train, test = _split(arrays, "train"), _split(arrays, "test")
-    digest = hashlib.sha256()
-    for tensor in (train.images, train.labels, test.images, test.labels):
-        array = tensor.numpy()
-        digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
-    train, test = (Split(split.images.to(device), split.labels.to(device)) for split in (train, test))
-    channels, height, width = test.images.shape[1:]
-    return Dataset(name, train, test, len(names), (channels, height, width), names, digest.hexdigest()[:16])
+    found = Dataset.from_splits(_split(arrays, "test"), _split(arrays, "train"), name=name, class_names=names)
+    train, test = (Split(split.images.to(device), split.labels.to(device)) for split in (found.train, found.test))
+    return replace(found, train=train, test=test)
 
 
 def _own(name: str) -> tuple[str, str] | None:

@@ -13,7 +13,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from advdef.contract import logits_of
 
-__all__ = ["Output", "Wrapped", "wrap"]
+__all__ = ["Output", "Wrapped", "check_mode", "wrap"]
 
 Output = str | int | Callable[[Any], Tensor]
 """Where the logits are in what a network returns: an attribute or key, a place in a tuple, or a function of it."""
@@ -83,11 +83,7 @@ def wrap(
     if not isinstance(model, nn.Module):
         kind = "a class: call it, to build one" if isinstance(model, type) else type(model).__name__
         raise TypeError(f"a model must be a torch.nn.Module, not {kind}")
-    minding = [name for name, module in model.named_modules() if isinstance(module, _DropoutNd | _NormBase)]
-    if any(model.get_submodule(name).training for name in minding):
-        raise ValueError(
-            "the model is in training mode, in which it gives other answers than deployed: call model.eval()"
-        )
+    check_mode(model)
     means, stds = (_numbers(name, value) for name, value in (("mean", mean), ("std", std)))
     if means.abs().max() > 1:
         raise ValueError(
@@ -102,6 +98,14 @@ def wrap(
         if tap not in dict(model.named_modules()):
             raise ValueError(f"{type(model).__name__} has no layer {tap!r}; it has {_layers(model)}")
     return Wrapped(model, means, stds, output, named)
+
+
+def check_mode(model: nn.Module) -> None:
+    """Raise ValueError for a model with a layer in training mode that gives other answers there."""
+    if any(module.training for module in model.modules() if isinstance(module, _DropoutNd | _NormBase)):
+        raise ValueError(
+            "the model is in training mode, in which it answers otherwise than deployed: call model.eval()"
+        )
 
 
 def _numbers(name: str, value: float | Sequence[float]) -> Tensor:

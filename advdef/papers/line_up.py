@@ -34,7 +34,7 @@ from advdef.papers.trn.models import SIZES, TwoStreamRestorer
 from advdef.papers.trn.training import train_restorer
 from advdef.training import Recipe, Training, train_at, train_standard, trained
 
-__all__ = ["LineUp", "line_up"]
+__all__ = ["LineUp", "fitted_dictionary", "fitted_purifier", "fitted_restorer", "line_up"]
 
 _RESTORER_RATES = {"XS": 8e-3, "S": 3e-3, "B": 5e-4}
 _COSTS_A_POINT = 0.01
@@ -100,11 +100,11 @@ def line_up(
     plain = frozen(done["undefended"].model)
     levels = 4 if colour else 2
     done["TQ"] = fit(lambda: Quantized(network(), Quantizer(levels, trainable=True)), train_quantized)
-    done["TRN"] = _restorer(plain, restored, eps=eps, size=size, epochs=epochs[1], seed=seed)
-    done["purifier"] = _purifier(plain, purified, purifier, eps=eps, epochs=epochs[2], seed=seed)
+    done["TRN"] = fitted_restorer(plain, restored, eps=eps, size=size, epochs=epochs[1], seed=seed)
+    done["purifier"] = fitted_purifier(plain, purified, purifier, eps=eps, epochs=epochs[2], seed=seed)
 
     started = time.perf_counter()
-    nip = _dictionary(plain, data.train, probe, per_class=per_class, scale=1 if colour else 4)
+    nip = fitted_dictionary(plain, data.train, probe, per_class=per_class, scale=1 if colour else 4)
     seconds = {name: training.seconds for name, training in done.items()} | {"NIP": time.perf_counter() - started}
     for name in _STANDS_ON_THE_CLASSIFIER:
         seconds[name] += seconds["undefended"]
@@ -130,7 +130,10 @@ def line_up(
     return LineUp(defences, plain, nip.steps[0], seconds, further)
 
 
-def _restorer(classifier: nn.Module, data: Dataset, *, eps: float, size: str, epochs: int, seed: int) -> Training:
+def fitted_restorer(
+    classifier: nn.Module, data: Dataset, *, eps: float, size: Literal["XS", "S", "B"], epochs: int, seed: int
+) -> Training:
+    """TRN's restorer for a frozen classifier with taps, trained on attacks of up to ``eps`` in Linf."""
     channels, widths = data.shape[0], dict[str, Any](SIZES[size])
     return trained(
         partial(TwoStreamRestorer, channels, channels, **widths), train_restorer, data, seed=seed,
@@ -140,9 +143,10 @@ def _restorer(classifier: nn.Module, data: Dataset, *, eps: float, size: str, ep
     )  # fmt: skip
 
 
-def _purifier(
+def fitted_purifier(
     classifier: nn.Module, data: Dataset, shape: Sequence[int], *, eps: float, epochs: int, seed: int
 ) -> Training:
+    """The purifier for a frozen classifier; ``shape`` is its width, the extractor's width, and the time steps."""
     width, extractor, steps = shape
     recipe = Recipe(eps=tuple(eps * share for share in (0.5, 1.0, 1.5)), attacks=("FGSM",), clean=0.5, noise=0.0)
     return trained(
@@ -152,7 +156,9 @@ def _purifier(
     )  # fmt: skip
 
 
-def _dictionary(classifier: nn.Module, train: Split, probe: Split, *, per_class: int, scale: int) -> NIPDictionary:
+def fitted_dictionary(
+    classifier: nn.Module, train: Split, probe: Split, *, per_class: int, scale: int
+) -> NIPDictionary:
     """NIP with the largest step of six that costs at most a point on the probe, else with the smallest."""
     bank = fit_bank(classifier, train, per_class=per_class, kept=2)
     images, labels = probe.float_images(), probe.labels
