@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from advdef.book.kernel import Ended, environment_of, how_it_ended, kernel_manager, refuse_to_end
 from advdef.book.notebookfile import UNKNOWN, first_difference, parameter_defaults, read_executed, read_pair, unexecuted
 from advdef.book.repository import InputError, Profile, Repository
-from advdef.data import dataset_info, find_device
+from advdef.data import dataset_name, find_device
 from advdef.store.files import explained, held, naming, replace_folder
 
 if TYPE_CHECKING:
@@ -298,8 +298,7 @@ def run_parameters(
         chosen["seed"] = int(seed)
     try:
         if dataset is not None:
-            dataset_info(dataset)
-            chosen["dataset"] = dataset
+            chosen["dataset"] = dataset_name(dataset)  # the kernel works in another folder
         if device is not None:
             find_device(device)
             chosen["device"] = device

@@ -40,8 +40,8 @@ DefenceName = Literal[
 with constant and with trained thresholds), and adversarial training."""
 
 TRAINED: Mapping[str, str] = MappingProxyType({
-    "cq": "the network is trained on behind a quantiser with fixed thresholds (QuSecNets)",
-    "tq": "the network is trained on behind a quantiser whose thresholds are learned too (QuSecNets)",
+    "cq": "the network is trained on behind a quantiser with fixed thresholds",
+    "tq": "the network is trained on behind a quantiser whose thresholds are learned too",
     "nip": "a direction for each class is learned from training images",
     "trn": "a network that restores images is trained in front of the classifier",
     "purifier": "a spiking network that cleans images is trained in front of the classifier",
@@ -67,6 +67,8 @@ class _Bench:
     eps: float
     epochs: int
     seed: int
+    features: str  # the layer that the last linear layer reads, and that layer; "" where nobody asks
+    head: str
 
     @property
     def levels(self) -> int:
@@ -120,7 +122,7 @@ def defended(
         raise ValueError(f"{name} needs training images ({TRAINED[name]}), and {data.name} has {there}")
     plain = frozen(model)
     layers = _layers(name, plain, data) if name in _WITH_LAYERS else ("", "")
-    return _MAKERS[name](_Bench(plain, data, eps, epochs, seed), *layers)
+    return _MAKERS[name](_Bench(plain, data, eps, epochs, seed, *layers))
 
 
 def _layers(name: str, plain: nn.Module, data: Dataset) -> tuple[str, str]:
@@ -188,12 +190,12 @@ def _learned(bench: _Bench) -> Defense:
     return found
 
 
-def _dictionary(bench: _Bench, features: str, head: str) -> Defense:
+def _dictionary(bench: _Bench) -> Defense:
     scale = 1 if bench.data.shape[0] == 3 else 4
     return fitted_dictionary(bench.plain, bench.data.train, bench.probe, per_class=100, scale=scale)
 
 
-def _restored(bench: _Bench, features: str, head: str) -> Defense:
+def _restored(bench: _Bench) -> Defense:
     training = fitted_restorer(
         bench.plain, bench.data, eps=bench.eps, size="XS", epochs=bench.epochs, seed=bench.seed
     )  # fmt: skip
@@ -221,18 +223,18 @@ def _adversarial(bench: _Bench) -> Defense:
     return Undefended(bench.trained_on(lambda network: network, train_at, **_attacked(bench)), twin=bench.plain)
 
 
-def _stabilized(bench: _Bench, features: str, head: str) -> Defense:
+def _stabilized(bench: _Bench) -> Defense:
     network = bench.trained_on(lambda network: network, train_sns, **_attacked(bench), probe=200, probe_steps=3)
     images, labels = bench.probe.float_images(), bench.probe.labels
     draws = torch.Generator().manual_seed(bench.seed)
     pairs = make_pairs(network, images, labels, partial(pgd, steps=10), eps=bench.eps, generator=draws)
     return Stabilized(
-        network, sensitivity=sensitivity(network, pairs), guides=bench.probe, twin=bench.plain, features=features,
-        head=head,
+        network, sensitivity=sensitivity(network, pairs), guides=bench.probe, twin=bench.plain,
+        features=bench.features, head=bench.head,
     )  # fmt: skip
 
 
-_MAKERS: Mapping[str, Callable[..., Defense]] = {
+_MAKERS: Mapping[str, Callable[[_Bench], Defense]] = {
     "cq": _constant, "tq": _learned, "nip": _dictionary, "trn": _restored, "purifier": _purified, "sns": _stabilized,
     "at": _adversarial,
 }  # fmt: skip

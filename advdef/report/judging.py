@@ -180,8 +180,12 @@ def deployed(
             raise TypeError(f"defence must make a Defense (advdef.defenses), not {type(made).__name__}")
         built, called = made, type(made).__name__
     network = type(model.model if isinstance(model, Wrapped) else model).__name__
-    about = f"What is judged was trained on by advdef for {epochs} epochs" if defence in TRAINED else ""
-    notes = [f"{about}: {TRAINED[str(defence)]}. The author's own training may do better."] if about else []
+    notes = []
+    if isinstance(defence, str) and defence in TRAINED:
+        spent = "" if defence == "nip" else f" ({epochs} epochs)"
+        notes.append(
+            f"{defence} was made by advdef: {TRAINED[defence]}{spent}. Its authors' own training may do better."
+        )
     return Case(built, whole, name or called, network, device, tuple(notes))
 
 
