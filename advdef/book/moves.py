@@ -180,7 +180,10 @@ def _values(path: Path) -> tuple[dict[str, Recorded], int]:
 def _allowances(path: Path) -> dict[str, Recorded]:
     """The values of a baseline, with what each may move by."""
     try:
-        values: dict[str, Recorded] = json.loads(path.read_text(encoding="utf-8"))["values"]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        values: dict[str, Recorded] = content["values"]
+        if "variants" not in content:  # a record has values, too
+            raise KeyError("variants")
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no baseline") from error
     return values
@@ -203,7 +206,9 @@ def _seed(notebook: NotebookNode) -> int:
 
 
 def _same(one: Recorded, other: Recorded) -> bool:
-    if one["kind"] == other["kind"] == "hits" and one["n"] == other["n"]:
+    if one.get("n") != other.get("n"):
+        return False
+    if one["kind"] == other["kind"] == "hits":
         return flips(one, other) == 0
     if one["kind"] == other["kind"] == "number":
         return math.isclose(one["value"], other["value"], rel_tol=_ROUNDED, abs_tol=1e-12)

@@ -56,8 +56,8 @@ def new_defence(repository: Repository, name: str, *, kind: str = "deterministic
     address = str(yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"])
     made_by, imported = {
         "trained": (
-            "trained(partial(NewDefence, network, channels=data.shape[0]), train_new_defence, data, seed=seed, "
-            'epochs=P["epochs"]).model',
+            "trained(\n        partial(NewDefence, network, channels=data.shape[0]), train_new_defence, data,\n"
+            '        seed=seed, epochs=P["epochs"],\n    ).model',
             "NewDefence, train_new_defence",
         ),
     }.get(kind, ("NewDefence(network)", "NewDefence"))

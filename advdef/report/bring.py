@@ -36,7 +36,8 @@ def named_function(name: str) -> Callable[..., Any]:
         sys.path.remove(here)
     function = getattr(module, function_name, None)
     if not callable(function):
-        there = [found for found in vars(module) if callable(getattr(module, found)) and found[0] != "_"]
+        own = [n for n, found in vars(module).items() if getattr(found, "__module__", None) == module.__name__]
+        there = [found for found in own if callable(getattr(module, found)) and found[0] != "_"]
         raise ValueError(f"{module_name} has no function {function_name!r}; it has {', '.join(there[:12]) or 'none'}")
     found: Callable[..., Any] = function
     return found
