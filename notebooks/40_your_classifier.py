@@ -124,8 +124,8 @@ PROFILES = {
         defences="undefended jpeg at", noise=0.1, beside=4,
     ),
     "laptop": dict(
-        datasets=("fashion_mnist",), train=20_000, epochs=8, eps=0.03, images=200, steps=40, queries=500,
-        defences="undefended jpeg tq at", noise=0.1, beside=100,
+        datasets=("fashion_mnist",), train=10_000, epochs=6, eps=0.03, images=100, steps=40, queries=500,
+        defences="undefended jpeg tq at", noise=0.1, beside=50,
     ),
     "paper": dict(
         datasets=("cifar10",), train=None, epochs=30, eps=2 / 255, images=1_000, steps=100, queries=5_000,

@@ -24,7 +24,14 @@ def record(folder: Path, hits: torch.Tensor, *, seed: int = 0, verdict: str = "m
     write_record(folder, "digits", "smoke", verdict, seed=seed)
     file = folder / "digits-smoke.json"
     content = json.loads(file.read_text())
-    row = {"part": "worst", "dataset": "digits", "model": "m", "defence": "d", "threat": "direct", "norm": "Linf"}
+    row: dict[str, Any] = {
+        "part": "worst",
+        "dataset": "digits",
+        "model": "m",
+        "defence": "d",
+        "threat": "direct",
+        "norm": "Linf",
+    }
     row |= {"eps": 0.1, "seed": seed, "attack": "worst case", "correct": int(hits.sum()), "low": 0.0, "high": 1.0}
     row |= {"accuracy": int(hits.sum()) / len(hits), **pack_hits(hits)}
     content["results"] = [row | {"defence": f"d{i}" if i else "d"} for i in range(more + 1)]

@@ -17,9 +17,9 @@ from advdef.book.notebookfile import read_pair, write
 from advdef.book.repository import InputError, Repository
 from advdef.store.files import replacing
 
-__all__ = ["Kind", "new_defence"]
+__all__ = ["Template", "new_defence"]
 
-Kind = Literal["deterministic", "random", "trained"]
+Template = Literal["deterministic", "random", "trained"]
 """What a defence does: always the same to an image, something else in each pass, or what it has learned."""
 
 _PAPERS = range(1, 20)  # numbers of notebooks about a defence; the pages from 20 on are about attacks and comparisons
@@ -34,8 +34,8 @@ def new_defence(repository: Repository, name: str, *, kind: str = "deterministic
     lower-case identifier, is reserved or taken, and where no number is left.
     """
     root = repository.root
-    if kind not in get_args(Kind):
-        raise InputError(f"no kind {kind!r} of defences; there are {', '.join(get_args(Kind))}")
+    if kind not in get_args(Template):
+        raise InputError(f"no kind {kind!r} of defences; there are {', '.join(get_args(Template))}")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise InputError(f"{name!r} cannot name a module; use lower-case letters, digits and _, such as my_defence")
     module, claims, toc = (

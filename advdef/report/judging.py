@@ -182,7 +182,7 @@ def deployed(
     network = type(model.model if isinstance(model, Wrapped) else model).__name__
     notes = []
     if isinstance(defence, str) and defence in TRAINED:
-        spent = "" if defence == "nip" else f" ({epochs} epochs)"
+        spent = "" if defence == "nip" else f" ({epochs} epoch{'s' * (epochs > 1)})"
         notes.append(
             f"{defence} was made by advdef: {TRAINED[defence]}{spent}. Its authors' own training may do better."
         )
