@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from advdef.cli import app
 from advdef.data import Dataset
 
-QUICK = ("--eps", "0.1", "--images", "8", "--steps", "2", "--queries", "0")
+QUICK = ("--eps", "0.1", "--images", "6", "--steps", "1", "--queries", "0")
 MODULE = """
 import torch
 from networks import small_network
@@ -74,16 +74,16 @@ WEIGHTS = ("mine:build", "--weights", "mine.safetensors", "--data", "folder:pict
 
 def test_a_folder_of_pictures_gets_its_reports_and_they_can_be_checked(here: Path) -> None:
     out = here / "out"
-    done = advdef("judge", *WEIGHTS, *QUICK, "--out", str(out), "--defence", "jpeg", "--defence", "mine:noisy")
+    done = advdef("judge", *WEIGHTS, *QUICK, "--out", str(out), "--defence", "bitdepth", "--defence", "mine:noisy")
     assert done.exit_code == 0, done.output
     assert "[2/2] mine:noisy on folder-pictures ..." in done.stdout
-    assert "jpeg on folder-pictures, Linf 0.1\n  Robust accuracy " in done.stdout
+    assert "bitdepth on folder-pictures, Linf 0.1\n  Robust accuracy " in done.stdout
     assert re.search(r"NoiseVote .+ \[.+\]", done.stdout)
     assert sorted(path.name for path in out.iterdir()) == [
-        f"folder-pictures-{name}.{kind}" for name in ("jpeg", "mine-noisy") for kind in ("json", "safetensors")
+        f"folder-pictures-{name}.{kind}" for name in ("bitdepth", "mine-noisy") for kind in ("json", "safetensors")
     ]
-    file = out / "folder-pictures-jpeg.json"
-    checked = advdef("check", str(file), *WEIGHTS[1:], "--model", "mine:build", "--defence", "jpeg")
+    file = out / "folder-pictures-bitdepth.json"
+    checked = advdef("check", str(file), *WEIGHTS[1:], "--model", "mine:build", "--defence", "bitdepth")
     assert checked.exit_code == 0, checked.output
     broken = re.findall(r"(\d) of (\d)$", checked.stdout, re.MULTILINE)
     assert len(broken) == 3

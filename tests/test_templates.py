@@ -54,11 +54,11 @@ def written(repository: Repository, kind: str) -> dict[str, Any]:
     return runpy.run_path(str(repository.root / "advdef/defenses/tried.py"))
 
 
-def left(defence: Defense, digits: Dataset, *, batch_size: int = 8) -> torch.Tensor:
+def left(defence: Defense, digits: Dataset, *, batch_size: int = 5) -> torch.Tensor:
     """What the adaptive attacker leaves, while torch's own generator stands anywhere."""
     torch.rand(batch_size)
     outcome = three_attackers(
-        defence.eval(), digits.test.float_images()[:8], digits.test.labels[:8], eps=0.1, steps=2, queries=0,
+        defence.eval(), digits.test.float_images()[:5], digits.test.labels[:5], eps=0.1, steps=1, queries=0,
         generator=torch.Generator().manual_seed(1), batch_size=batch_size, draws=4,
     )["adaptive"]  # fmt: skip
     return outcome.robust if outcome.shares is None else outcome.shares
