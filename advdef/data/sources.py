@@ -108,7 +108,7 @@ def read_digits() -> Arrays:
 
 
 def read_bundle(path: Path, *, more: tuple[str, ...] = ()) -> Arrays:
-    """The arrays of an .npz file whose names begin with train_ or test_, and those in ``more``.
+    """The arrays of an .npz file whose names begin with ``train_`` or ``test_``, and those in ``more``.
 
     Raises BundleError when it is none, or holds pickled objects.
     """
