@@ -20,8 +20,8 @@
 # in a file, which anybody can judge again. What it shows was made with a small network that the package brings; the same
 # page runs on yours.
 #
-# In this run {glue:text}`left` % of the images are still right under an attacker who knows the network, and
-# {glue:text}`theirs` % under AutoAttack on those that both attacked ({glue:text}`ours` % under ours).
+# In this run {glue:text}`left` % of {glue:text}`images` images are still right under an attacker who knows the network. On the images that AutoAttack attacked
+# as well, it leaves {glue:text}`theirs` %, and this page {glue:text}`ours` %.
 #
 # ```{admonition} What such a number is
 # :class: note
@@ -193,7 +193,8 @@ plot_reports(list(reports.values()))
 plt.show()
 
 # %% [markdown]
-# Only the adaptive column says how robust a defence is. What else a report holds, in sentences, for the second of these defences:
+# Only the adaptive column says how robust a defence is. (The numbers of the random one move by a point or two with its draws, so an attacker who
+# knows more may seem to leave a little more.) What else a report holds, in sentences, for the last of the defences with a name:
 
 # %%
 reports[names[-1]]

@@ -96,6 +96,8 @@ def robustness(
             draws=draws, batch_size=batch_size, resume=kept, progress=progress,
         )  # fmt: skip
         row = _checked(case, found, x, y, kept, run) if norm == "Linf" else []
+    if is_random(case.defence):
+        notes.append("The defence draws random numbers, and each number here varies with its draws.")
     if norm != "Linf":
         notes.append(f"The checks of the attack are for Linf; none ran in {norm}.")
     notes += _of_accuracy(found["adaptive"], case.data.num_classes)
