@@ -1,7 +1,7 @@
-"""The command ``advdef``: reproduce, book, record, new, data, cache, grid, verdicts, plan.
+"""The command ``advdef``: judge, check, diff, reproduce, book, record, new, data, cache, grid, verdicts, plan.
 
-Exit codes: 0 all went well; 1 a notebook, the site, a download or the disk failed, or another process is at the same
-run; 2 the input makes no sense.
+Exit codes: 0 all went well; 1 a notebook, the site, a download or the disk failed, another process is at the same run,
+or what was judged, checked or compared is not as it should be; 2 the input makes no sense.
 Modules are imported where they are used, so that ``advdef --help`` does not wait for torch.
 """
 
@@ -21,6 +21,7 @@ from advdef.book.cache import cache_app
 from advdef.book.gridcommand import DatasetsOption, SchedulerOption, SeedsOption, TlsOption, compute, grid_app, split
 from advdef.book.repository import PROFILES, InputError, check_profile, find
 from advdef.book.terminal import guarded, need, render_site, report_run, say, stop, tolerant, verdict_lines
+from advdef.report.commands import check, diff, judge
 
 if TYPE_CHECKING:
     from advdef.book.run import Execution
@@ -37,6 +38,8 @@ data_app = typer.Typer(no_args_is_help=True, help="Data sets: what is here, down
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 app.add_typer(grid_app, name="grid")
+for command in (judge, check, diff):
+    app.command()(command)
 
 Papers = Annotated[
     list[str] | None,
@@ -166,13 +169,16 @@ def record(
 
 @app.command()
 @guarded
-def new(name: Annotated[str, typer.Argument(help="Name of the module and the notebook, e.g. my_defence.")]) -> None:
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the module and the notebook, e.g. my_defence.")],
+    kind: Annotated[str, typer.Option(help="deterministic, random or trained.")] = "deterministic",
+) -> None:
     """Make the files of a further defence: module, claims, notebook, entry in the contents."""
     repository = find()
     need("jupytext", "nbformat")
     from advdef.book.scaffold import new_defence
 
-    for path in new_defence(repository, name):
+    for path in new_defence(repository, name, kind=kind):
         typer.echo(path.relative_to(repository.root))
     typer.echo(f"a working example; try it with: advdef reproduce {name}")
 

@@ -10,28 +10,28 @@ when the baseline was written: from runs that round otherwise, and from further 
 """
 
 import json
-import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from advdef.evaluation.results import MEASURES, Row
+from advdef.book.moves import (
+    Recorded,
+    few_flips,
+    flips,
+    form_of,
+    may_flip,
+    recorded_rows,
+    recorded_values,
+    violated,
+)
 from advdef.store import write_atomically
-
-if TYPE_CHECKING:
-    from nbformat import NotebookNode
 
 __all__ = [
     "Change", "allowing", "compare", "may_flip", "read_baseline", "recorded_rows", "recorded_values", "report",
     "write_baseline",
 ]  # fmt: skip
-
-Recorded = dict[str, Any]
-"""``{"kind": ..., "value": ...}``, with ``n`` and ``hits`` for hits, as :func:`~advdef.book.glue.record` does."""
-_FEW = 2  # so many images may flip where none was seen to, if they are no more than a tenth of all
-_CHANCE = 0.6  # of a value that goes beyond the largest of four draws: with that many in a page, 1 run in 20 has one
 
 
 @dataclass(frozen=True)
@@ -44,44 +44,6 @@ class Change:
     allowed: str
 
 
-def recorded_values(notebook: "NotebookNode") -> dict[str, Recorded]:
-    """The values that :func:`advdef.book.glue.record` left in an executed notebook, by name.
-
-    Raises ValueError for a name that was recorded twice.
-    """
-    values: dict[str, Recorded] = {}
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            metadata = output.get("metadata", {})
-            if "advdef" not in metadata:
-                continue
-            name = metadata["scrapbook"]["name"]
-            if name in values:
-                raise ValueError(f"{name} is recorded twice")
-            values[name] = dict(metadata["advdef"])
-    return values
-
-
-def recorded_rows(rows: Iterable[Row], *, seed: int = 0) -> dict[str, Recorded]:
-    """The hits in the rows of a record, by what each row is of; a random defence has the share that was right.
-
-    Single attacks within a worst case are left out: each saw what those before it had left. Networks count from
-    ``seed``, the run's first, so that runs of other seeds have equal names.
-    """
-    values: dict[str, Recorded] = {}
-    for row in rows:
-        if "tried" in row or "accuracy" not in row:
-            continue
-        where = row | {"seed": row["seed"] - seed}
-        of = (value for name, value in where.items() if name not in (*MEASURES, "norm") and value is not None)
-        found: Recorded = {"value": row["accuracy"], "n": row["n"]}
-        hits = row.get("hits")
-        values["/".join(map(str, of))] = found | (
-            {"kind": "number"} if hits is None else {"kind": "hits", "hits": hits}
-        )
-    return values
-
-
 def compare(baseline: Mapping[str, Recorded], found: Mapping[str, Recorded]) -> list[Change]:
     """What changed beyond its allowance, in the order of the names; new and missing values count."""
     changes = []
@@ -90,11 +52,11 @@ def compare(baseline: Mapping[str, Recorded], found: Mapping[str, Recorded]) -> 
         if old is None or new is None:
             before, after = ("–" if value is None else str(value["value"]) for value in (old, new))
             changes.append(Change(name, before, after, "to be there in both"))
-        elif _form(old) != _form(new):
-            before, after = (" of ".join(map(str, _form(v))) for v in (old, new))
+        elif form_of(old) != form_of(new):
+            before, after = (" of ".join(map(str, form_of(v))) for v in (old, new))
             changes.append(Change(name, before, after, "the same kind and number"))
-        elif (violated := _violated(old, new)) is not None:
-            changes.append(Change(name, str(old["value"]), *violated))
+        elif (beyond := violated(old, new)) is not None:
+            changes.append(Change(name, str(old["value"]), *beyond))
     return changes
 
 
@@ -127,20 +89,20 @@ def allowing(
         if other := {name for name, _ in forms.items() ^ _forms(run).items()}:
             raise ValueError(f"runs that only round otherwise do not record the same: {', '.join(sorted(other))}")
     hits = [name for name, value in reference.items() if value["kind"] == "hits"]
-    shares = [_flips(reference[name], run[name]) / reference[name]["n"] for name in hits for run in rounding]
+    shares = [flips(reference[name], run[name]) / reference[name]["n"] for name in hits for run in rounding]
     typical = statistics.fmean(shares) if shares else 0.0
     found = {}
     for name in sorted(forms):
         value, others = reference[name], [run[name] for run in rounding]
         allowed: Recorded = {}
         if value["kind"] == "hits":
-            seen = max((_flips(value, other) for other in others), default=0)
+            seen = max((flips(value, other) for other in others), default=0)
             allowed["flips"] = may_flip(max(seen, typical * value["n"]), value["n"], len(hits))
         elif value["kind"] == "number":
             moved = max((abs(value["value"] - other["value"]) for other in others), default=0.0)
             spread = [run[name]["value"] for run in (reference, *seeds) if name in run]
             deviation = statistics.stdev(spread) if len(spread) > 1 else 0.0
-            least = max(1e-6 * abs(value["value"]), _few(value["n"]) / value["n"] if "n" in value else 0.0)
+            least = max(1e-6 * abs(value["value"]), few_flips(value["n"]) / value["n"] if "n" in value else 0.0)
             allowed["tolerance"] = float(f"{max(3 * moved, deviation / 10, least):.3g}")
         elif len(words := {value["value"], *(other["value"] for other in others)}) > 1:
             allowed["seen"] = sorted(words)
@@ -162,39 +124,6 @@ def write_baseline(path: Path, values: Mapping[str, Recorded], *, variants: Mapp
     write_atomically(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
 
-def _violated(old: Recorded, new: Recorded) -> tuple[str, str] | None:
-    """What was found and what is allowed, in words, or None."""
-    kind, before, after = old["kind"], old["value"], new["value"]
-    if kind == "hits":
-        flips = _flips(old, new)
-        return (f"{after}: {flips} of {old['n']} flipped", f"{old['flips']} flips") if flips > old["flips"] else None
-    if kind == "number":
-        return None if abs(before - after) <= old["tolerance"] else (str(after), f"± {old['tolerance']:g}")
-    allowed = old.get("seen", [before])
-    return None if kind == "info" or after in allowed else (str(after), " or ".join(map(str, allowed)))
-
-
-def _flips(one: Recorded, other: Recorded) -> int:
-    """How many images are right in one run and wrong in the other."""
-    return (int(one["hits"], 16) ^ int(other["hits"], 16)).bit_count()
-
-
-def may_flip(expected: float, n: int, values: int) -> int:
-    """How many of n images may flip in a further run of so many values, where about ``expected`` are known to."""
-    deviations = statistics.NormalDist().inv_cdf(1 - _CHANCE / max(values, 100))
-    return max(_few(n), int(expected + deviations * math.sqrt(expected * (1 - expected / n))))
-
-
-def _few(n: int) -> int:
-    """How many of n images may flip where none was seen to."""
-    return max(1, min(_FEW, n // 10))
-
-
-def _form(value: Recorded) -> tuple[str | int, ...]:
-    """The kind of a value, and of how many images hits are."""
-    return (value["kind"], value["n"]) if value["kind"] == "hits" else (value["kind"],)
-
-
 def _forms(values: Mapping[str, Recorded]) -> dict[str, tuple[str | int, ...]]:
     """The form of all values that are compared, by name."""
-    return {name: _form(value) for name, value in values.items() if value["kind"] != "info"}
+    return {name: form_of(value) for name, value in values.items() if value["kind"] != "info"}

@@ -263,7 +263,8 @@ def test_unknown_name_lists_what_there_is() -> None:
     with pytest.raises(UnknownDataset) as caught:
         load("imagenet")
     assert isinstance(caught.value, ValueError)
-    assert str(caught.value) == f"no data set 'imagenet'; there are {', '.join(DATASETS)}"
+    there = f"{', '.join(DATASETS)}, folder:PATH and npz:FILE"
+    assert str(caught.value) == f"no data set 'imagenet'; there are {there}"
 
 
 def test_unknown_or_absent_device() -> None:

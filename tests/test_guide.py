@@ -59,7 +59,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Repository:
         "notebooks/06_mosaic.ipynb",
     ]
     blocks = dict(re.findall(r"```\{code-block\} \w+\n:caption: (\S+)\n\n(.*?)```", GUIDE, re.DOTALL))
-    assert sorted(blocks) == ["advdef/claims.yml", "advdef/defenses/mosaic.py"]
+    assert sorted(blocks) == ["advdef/claims.yml", "advdef/defenses/mosaic.py", "advdef/defenses/shaken.py"]
     root = repository.root
     (root / "advdef/defenses/mosaic.py").write_text(blocks["advdef/defenses/mosaic.py"])
     before, _, template = (root / "advdef/claims.yml").read_text().partition("- id: MOSAIC-1")
@@ -144,6 +144,14 @@ def test_the_site_shows_the_page_and_its_verdicts(checkout: Repository) -> None:
         ("2nd", "lower-case"),
         ("trn", r"taken by notebooks/04_trn\.ipynb"),
         ("broken", r"taken by advdef/defenses/broken\.py"),
+        ("os", "a module of Python"),
+        ("list", "a word of Python"),
+        ("match", "a word of Python"),
+        ("con", "no file name on Windows"),
+        ("norms", r"taken by advdef/norms\.py"),
+        ("papers", "taken by advdef/papers/"),
+        ("jpeg", r"taken: advdef/defenses/transforms\.py has a class Jpeg"),
+        ("sns", "taken by claims of another page"),
     ],
 )
 def test_a_name_that_is_none_or_is_taken_is_refused_and_nothing_written(

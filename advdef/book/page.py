@@ -20,7 +20,7 @@ from advdef.book.provenance import provenance
 from advdef.book.records import Run, Scale
 from advdef.checks import Check
 from advdef.claims import Condition, Verdict, claims, decide
-from advdef.data import Split, dataset_info, find_device, load
+from advdef.data import Split, dataset_name, find_device, load
 from advdef.evaluation import Results
 from advdef.grid import Study
 from advdef.norms import show_eps
@@ -93,8 +93,9 @@ class Page:
         self.paper, self.profile, self.seed = paper, profile, seed
         self.settings = choose(profiles, profile)
         self.device = choose_device(device)
-        names = choose_datasets(dataset, self.settings["datasets"])
-        self.data = {name: load(name, device=self.device) for name in names}
+        chosen = choose_datasets(dataset, self.settings["datasets"])
+        self.data = {data.name: data for data in (load(name, device=self.device) for name in chosen)}
+        names = tuple(self.data)
         self._whole = {name: len(data.train) for name, data in self.data.items()}
         if train is not None:
             self.data = {name: d.subset(train=min(train, len(d.train))) for name, d in self.data.items()}
@@ -217,10 +218,7 @@ def choose(profiles: Mapping[str, Settings], profile: str) -> Settings:
 
 def choose_datasets(dataset: str | None, default: Sequence[str]) -> tuple[str, ...]:
     """The one named data set, else the profile's; raises ValueError with one line that lists what exists."""
-    names = tuple(default) if dataset is None else (dataset,)
-    for name in names:
-        dataset_info(name)
-    return names
+    return tuple(map(dataset_name, default if dataset is None else (dataset,)))
 
 
 def choose_device(device: str | None) -> torch.device:

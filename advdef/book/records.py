@@ -32,8 +32,8 @@ from advdef.store import write_atomically
 from advdef.store.files import naming
 
 __all__ = [
-    "COMPARISON", "Record", "Run", "Scale", "read_record", "read_records", "record_schema", "results_folder", "scale",
-    "three_attacker_rows",
+    "COMPARISON", "Record", "Run", "Scale", "check_content", "read_record", "read_records", "record_schema",
+    "results_folder", "scale", "three_attacker_rows",
 ]  # fmt: skip
 
 COMPARISON = "five_defences"
@@ -179,7 +179,7 @@ class Run:
             "results": self.results.rows,
         }
         written = json.dumps(content, indent=1, allow_nan=False) + "\n"
-        _check_what_the_site_shows(content | {"results": _check(json.loads(written))})
+        _check_what_the_site_shows(content | {"results": check_content(json.loads(written))})
         with naming(path):
             write_atomically(path, written.encode())
         return path
@@ -227,7 +227,7 @@ def read_record(file: Path) -> Record:
     """
     try:
         record = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse)
-        results = _check(record)
+        results = check_content(record)
         run = f"{record['dataset']}-{record['profile']}-seed{record['provenance']['seed']}"
         name = f"{record['paper']}/{run}.json"
         if f"{file.parent.name}/{file.name}" != name:
@@ -242,8 +242,11 @@ def _validator() -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(record_schema())
 
 
-def _check(record: Any) -> Results:
-    """The rows of a record; raises ValueError, with where and what, for one that does not fit the schema or itself."""
+def check_content(record: Any) -> Results:
+    """The rows of a record as JSON has it.
+
+    Raises ValueError, with where and what, for one that does not fit the schema or itself.
+    """
     wrong = jsonschema.exceptions.best_match(_validator().iter_errors(record))
     if wrong is not None:
         where = "/".join(str(step) for step in wrong.absolute_path) or "it"

@@ -22,7 +22,7 @@ from advdef.book.cells import PageRun
 from advdef.book.kernel import Ended, environment_of, how_it_ended, kernel_manager, refuse_to_end
 from advdef.book.notebookfile import UNKNOWN, first_difference, parameter_defaults, read_executed, read_pair, unexecuted
 from advdef.book.repository import InputError, Profile, Repository
-from advdef.data import dataset_info, find_device
+from advdef.data import dataset_name, find_device
 from advdef.grid.executors import end_with_the_parent
 from advdef.grid.worker import ATTEMPTS
 from advdef.store import cache_folder
@@ -344,8 +344,7 @@ def run_parameters(
         chosen["seed"] = int(seed)
     try:
         if dataset is not None:
-            dataset_info(dataset)
-            chosen["dataset"] = dataset
+            chosen["dataset"] = dataset_name(dataset)  # the kernel works in another folder
         if device is not None:
             find_device(device)
             chosen["device"] = device

@@ -1,6 +1,8 @@
 """Data sets as uint8 tensors on one device, and batches of them as floats in [0, 1].
 
     digits            scikit-learn's handwritten digits, upsampled to 28x28: embedded, always there
+    folder:PATH       a user's own pictures, with a folder for each class (advdef.data.own)
+    npz:FILE          a user's own arrays, of any size and number of classes
     every other one   a bundle <root>/<name>.npz, or torchvision's downloader into <root>
 
 A bundle holds train_images, train_labels, test_images and test_labels: uint8 images, N x H x W or N x H x W x 3, and
@@ -11,10 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import platformdirs
@@ -22,6 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from advdef.data.loader import collected
+from advdef.data.own import OWN, Channels, Size, read_folder, read_own_bundle
 from advdef.data.sources import (
     DATASETS,
     Arrays,
@@ -39,7 +44,7 @@ from advdef.devices import accelerators
 
 __all__ = [
     "DATASETS", "BundleError", "Dataset", "DatasetInfo", "DatasetStatus", "DatasetUnavailable", "Split",
-    "UnknownDataset", "dataset_info", "default_root", "export", "find_device", "load", "status",
+    "UnknownDataset", "dataset_info", "dataset_name", "default_root", "export", "find_device", "load", "status",
 ]  # fmt: skip
 
 Source = Literal["embedded", "bundle", "torchvision files", "missing"]
@@ -63,6 +68,20 @@ class Split:
                              f"not {self.labels.dtype} {tuple(self.labels.shape)}")  # fmt: skip
         if self.labels.device != self.images.device:
             raise ValueError(f"images are on {self.images.device}, labels on {self.labels.device}")
+
+    @classmethod
+    def from_loader(cls, loader: Iterable[Any], *, images: int | None = None) -> Split:
+        """The images of a ``DataLoader``, or of anything that gives batches, at most the first ``images``.
+
+        A batch is a pair (images, labels), or a mapping as Hugging Face's are. Images are uint8, or floats in [0, 1] as
+        ``ToTensor`` makes them; normalisation belongs to :func:`advdef.models.wrap`. Raises TypeError and ValueError,
+        with what to do, for others, and for a loader that shuffles.
+
+        >>> from torch.utils.data import DataLoader, TensorDataset
+        >>> Split.from_loader(DataLoader(TensorDataset(torch.zeros(5, 1, 8, 8), torch.arange(5)), batch_size=2))
+        Split(5 images of 1x8x8 on cpu)
+        """
+        return cls(*collected(loader, most=images))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -170,6 +189,30 @@ class Dataset:
     class_names: tuple[str, ...] = field(repr=False)
     checksum: str
 
+    @classmethod
+    def from_splits(
+        cls, test: Split, train: Split | None = None, *, name: str = "own", class_names: Sequence[str] | None = None
+    ) -> Dataset:
+        """A data set of one's own splits; without ``train`` it has no training images.
+
+        Classes are called by their numbers, up to the largest label, unless ``class_names`` are given. Raises
+        ValueError for splits of different shapes, and for fewer names than labels, or than two.
+        """
+        train = Split(test.images[:0], test.labels[:0]) if train is None else train
+        if train.images.shape[1:] != test.images.shape[1:]:
+            shapes = f"{tuple(train.images.shape[1:])} and {tuple(test.images.shape[1:])}"
+            raise ValueError(f"training and test images differ in shape, {shapes}")
+        count = 1 + max(int(split.labels.max()) if len(split) else 0 for split in (train, test))
+        names = tuple(map(str, range(max(2, count)))) if class_names is None else tuple(class_names)
+        if len(names) < max(2, count):
+            raise ValueError(f"labels go to {count - 1}, and there are names for {len(names)} classes")
+        digest = hashlib.sha256()
+        for split in (train, test):
+            for array in (split.images.cpu().numpy(), split.labels.cpu().numpy()):
+                digest.update(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False)).data)
+        channels, height, width = test.images.shape[1:]
+        return cls(name, train, test, len(names), (channels, height, width), names, digest.hexdigest()[:16])
+
     def subset(self, *, train: int | None = None, test: int | None = None) -> Dataset:
         """Only the first images of each split (None: all); the checksum stays that of the whole data set.
 
@@ -197,12 +240,19 @@ def load(
     device: str | torch.device = "cpu",
     root: str | os.PathLike[str] | None = None,
     download: bool = True,
+    size: Size | None = None,
+    channels: Channels | None = None,
 ) -> Dataset:
-    """The data set `name` (a key of `DATASETS`) on a device.
+    """The data set `name` on a device: a key of `DATASETS`, or one's own, `folder:PATH` or `npz:FILE`.
 
     It comes from the first source that has it: embedded in the package (digits), a bundle `<root>/<name>.npz`,
     torchvision's files in `<root>`, which are downloaded when they are not there and `download` is true. `root`
     defaults to `default_root()`. A bundle may hold a part of the data set; images and labels have to be of its kind.
+
+    One's own may have any size and number of classes: :func:`advdef.data.own.read_folder` and
+    :func:`~advdef.data.own.read_own_bundle` say what they look like. It is called `folder-NAME` or `npz-NAME`. The
+    pictures of a folder are resized to `size`, (H, W) or the side of a square, if that is given, and read with so many
+    `channels`.
 
     Raises UnknownDataset, DatasetUnavailable, BundleError, and ValueError for a device this machine does not have.
 
@@ -210,6 +260,10 @@ def load(
     >>> digits.shape, len(digits.train), len(digits.test), digits.checksum
     ((1, 28, 28), 1297, 500, '604930d963a6b277')
     """
+    if (own := _own(name)) is not None:
+        return _load_own(*own, find_device(device), size, channels)
+    if size is not None or channels is not None:
+        raise ValueError("size and channels are for folder:PATH; other data sets are as they are")
     info, where, target = dataset_info(name), _root(root), find_device(device)
     bundle = where / f"{name}.npz"
     if name == "digits":
@@ -219,22 +273,56 @@ def load(
     else:
         arrays, source = from_torchvision(name, where, download=download), f"torchvision's files in {where}"
     check_arrays(arrays, info, source)
-    train, test = _split(arrays, "train"), _split(arrays, "test")
-    digest = hashlib.sha256()
-    for tensor in (train.images, train.labels, test.images, test.labels):
-        array = tensor.numpy()
-        digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
-    train, test = (Split(split.images.to(target), split.labels.to(target)) for split in (train, test))
-    return Dataset(name, train, test, info.num_classes, info.shape, info.class_names, digest.hexdigest()[:16])
+    return _dataset(name, arrays, info.class_names, target)
+
+
+def _load_own(kind: str, path: str, device: torch.device, size: Size | None, channels: Channels | None) -> Dataset:
+    if kind == "npz" and (size is not None or channels is not None):
+        raise ValueError("size and channels are for folder:PATH; the arrays of a file are as they are")
+    place = Path(path).expanduser()
+    arrays, names = read_own_bundle(place) if kind == "npz" else read_folder(place, size=size, channels=channels)
+    stem = place.resolve().stem if kind == "npz" else place.resolve().name
+    return _dataset(f"{kind}-{re.sub(r'[^A-Za-z0-9_.]+', '-', stem)[:60]}", arrays, names, device)
+
+
+def _dataset(name: str, arrays: Arrays, names: tuple[str, ...], device: torch.device) -> Dataset:
+    found = Dataset.from_splits(_split(arrays, "test"), _split(arrays, "train"), name=name, class_names=names)
+    train, test = (Split(split.images.to(device), split.labels.to(device)) for split in (found.train, found.test))
+    return replace(found, train=train, test=test)
+
+
+def _own(name: str) -> tuple[str, str] | None:
+    """Kind and path of one's own data set; None for another name."""
+    kind, _, path = name.partition(":")
+    return (kind, path) if path and kind in OWN else None
+
+
+def dataset_name(name: str) -> str:
+    """A name that means the same data set from any working folder; raises UnknownDataset for one that means none.
+
+    >>> dataset_name("digits")
+    'digits'
+    """
+    if (own := _own(name)) is None:
+        dataset_info(name)
+        return name
+    kind, path = own
+    place = Path(path).expanduser().resolve()
+    if not (place.is_file() if kind == "npz" else place.is_dir()):
+        raise UnknownDataset(f"{place}: no such {'file' if kind == 'npz' else 'folder'}")
+    return f"{kind}:{place}"
 
 
 def export(name: str, folder: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None) -> Path:
     """Write the data set as a compressed bundle `<folder>/<name>.npz`, loading it as `load` does; returns the path.
 
+    One's own is read again as `npz:FILE`.
+
     The bundle appears complete or not at all. Raises what `load` raises.
     """
-    dataset, target = load(name, root=root), Path(folder).expanduser() / f"{name}.npz"
-    arrays: dict[str, np.ndarray] = {}
+    dataset = load(name, root=root)
+    target = Path(folder).expanduser() / f"{dataset.name}.npz"
+    arrays: dict[str, np.ndarray] = {"class_names": np.array(dataset.class_names)} if _own(name) else {}
     for part, split in (("train", dataset.train), ("test", dataset.test)):
         images = split.images.numpy()
         arrays[f"{part}_images"] = images[:, 0] if dataset.shape[0] == 1 else images.transpose(0, 2, 3, 1)
@@ -277,7 +365,7 @@ def status(root: str | os.PathLike[str] | None = None) -> list[DatasetStatus]:
 def dataset_info(name: str) -> DatasetInfo:
     """What is known of a data set before it is loaded; raises UnknownDataset, which lists what there is."""
     if name not in DATASETS:
-        raise UnknownDataset(f"no data set {name!r}; there are {', '.join(DATASETS)}")
+        raise UnknownDataset(f"no data set {name!r}; there are {', '.join(DATASETS)}, folder:PATH and npz:FILE")
     return DATASETS[name]
 
 

@@ -106,8 +106,11 @@ def read_digits() -> Arrays:
             "test_images": pixels[test], "test_labels": labels[test]}  # fmt: skip
 
 
-def read_bundle(path: Path) -> Arrays:
-    """The arrays of an .npz file; BundleError when it is none, or holds pickled objects."""
+def read_bundle(path: Path, *, more: tuple[str, ...] = ()) -> Arrays:
+    """The arrays of an .npz file whose names begin with ``train_`` or ``test_``, and those in ``more``.
+
+    Raises BundleError when it is none, or holds pickled objects.
+    """
     try:
         # np.load would leave a file that it opened itself, and cannot read, open.
         with path.open("rb") as file:
@@ -117,7 +120,8 @@ def read_bundle(path: Path) -> Arrays:
             bundle = np.load(file, allow_pickle=False)
             if not isinstance(bundle, np.lib.npyio.NpzFile):
                 raise ValueError("a single array")
-            return {key: np.asarray(bundle[key]) for key in bundle.files if key.startswith(("train_", "test_"))}
+            wanted = [key for key in bundle.files if key.startswith(("train_", "test_")) or key in more]
+            return {key: np.asarray(bundle[key]) for key in wanted}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise BundleError(f"{path}: not a readable .npz archive of plain arrays ({_brief(error)})") from error
 

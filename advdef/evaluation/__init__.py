@@ -2,8 +2,8 @@
 
 ``threats`` says what each attacker tries, and ``robustness`` runs any attempts; ``judge`` runs one of them and asks the
 defence itself whether it succeeded; ``admission`` refuses input that would give a wrong number. ``outcomes`` is what
-comes out of one evaluation, ``results`` the table of all that a run found. ``crafting`` makes attacked images to be
-replayed on many defences, ``quality`` and ``costs`` measure the rest.
+comes out of one evaluation, ``results`` the table of all that a run found, ``attacked`` images in a file. ``crafting``
+makes attacked images to be replayed on many defences, ``quality`` and ``costs`` measure the rest.
 """
 
 from advdef.evaluation.costs import Cost, cost, multiply_adds

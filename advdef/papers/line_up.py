@@ -1,10 +1,10 @@
 """The defences of all papers around classifiers of one kind, trained with one budget: what the comparison judges."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Generator, Tensor, nn
 
@@ -35,7 +35,7 @@ from advdef.papers.trn.training import train_restorer
 from advdef.store import Entry, kept, key
 from advdef.training import Recipe, Training, train_at, train_standard, trained
 
-__all__ = ["LineUp"]
+__all__ = ["LineUp", "fitted_dictionary", "fitted_purifier", "fitted_restorer"]
 
 Found = tuple[dict[str, Tensor], dict[str, Any]]
 
@@ -87,10 +87,13 @@ class LineUp(Study):
     @once
     def training(self, name: str) -> Training:
         """The classifier of a defence, its restorer or its purifier; NIP has none."""
+        settings, stands = self.settings, {"eps": self.eps, "seed": self.seed}
         if name == "TRN":
-            return self._restorer()
+            told: dict[str, Any] = stands | {"size": settings["size"], "epochs": settings["epochs"][1]}
+            return fitted_restorer(self.classifier(), self._restored, **told)
         if name == "purifier":
-            return self._purifier()
+            told = stands | {"epochs": settings["epochs"][2]}
+            return fitted_purifier(self.classifier(), self._purified, settings["purifier"], **told)
         budget: dict[str, Any] = {"epochs": self.settings["epochs"][0], "learning_rate": 2e-3, "schedule": "one_cycle"}
         budget |= {"shift": 2, "flip": True} if self.colour else {}
         inner = self.settings["inner"]
@@ -114,8 +117,7 @@ class LineUp(Study):
     def fitted(self, name: str) -> Entry:
         """What is measured on training images: NIP's directions and its step, or the sensitivities of SNS."""
         if name == "NIP":
-            told: dict[str, Any] = {"per_class": self.settings["per_class"], "scale": 1 if self.colour else 4}
-            return _fit(_dictionary, self.classifier(), self.data.train, self.probe, **told, resume=self.resume)
+            return _fit(_dictionary, self.classifier(), self.data.train, self.probe, **self._nip, resume=self.resume)
         model, draws = self.training("SNS").model, self._draws(1)
         return _fit(_sensitivities, model, self.probe, eps=self.eps, generator=draws, resume=self.resume)
 
@@ -126,9 +128,7 @@ class LineUp(Study):
         if name == "undefended":
             return Undefended(plain)
         if name == "NIP":
-            tensors, facts = self.fitted("NIP").tensors, self.fitted("NIP").facts
-            bank = DirectionBank(facts["layer"], **tensors).to(self.probe.images.device)
-            return NIPDictionary(plain, bank, steps=(facts["step"],), rule="mean-logit")
+            return fitted_dictionary(plain, self.data.train, self.probe, **self._nip, resume=self.resume)
         model: Any = self.training(name).model
         if name == "TRN":
             return Restoration(plain, model, GradientMap(plain))
@@ -157,30 +157,51 @@ class LineUp(Study):
         own = self.fitted(name).seconds if name == "NIP" else self.training(name).seconds
         return own + (self.training("undefended").seconds if name in self.in_front else 0)
 
+    @property
+    def _nip(self) -> dict[str, Any]:
+        return {"per_class": self.settings["per_class"], "scale": 1 if self.colour else 4}
+
     def _draws(self, use: int) -> Generator:
         """Random draws, other ones for each use."""
         return Generator().manual_seed(1_000 * self.seed + use)
 
-    def _restorer(self) -> Training:
-        size, channels = self.settings["size"], self.data.shape[0]
-        widths = dict[str, Any](SIZES[size])
-        shares = (0.25, 0.5, 0.75, 1.0)
-        return trained(
-            partial(TwoStreamRestorer, channels, channels, **widths), train_restorer, self._restored, seed=self.seed,
-            classifier=self.classifier(), maps=GradientMap(self.classifier()),
-            recipe=Recipe(eps=tuple(self.eps * share for share in shares), attacks=("FGSM", "PGD-10")),
-            epochs=self.settings["epochs"][1], learning_rate=_RESTORER_RATES[size],
-        )  # fmt: skip
 
-    def _purifier(self) -> Training:
-        width, extractor, steps = self.settings["purifier"]
-        eps = tuple(self.eps * share for share in (0.5, 1.0, 1.5))
-        return trained(
-            partial(Purifier, self.data.shape[0], width=width, extractor_width=extractor, steps=steps), train_purifier,
-            self._purified, seed=self.seed, classifier=self.classifier(),
-            recipe=Recipe(eps=eps, attacks=("FGSM",), clean=0.5, noise=0.0),
-            epochs=self.settings["epochs"][2], batch_size=32, learning_rate=1e-2 if width < 10 else 1e-3,
-        )  # fmt: skip
+def fitted_restorer(
+    classifier: nn.Module, data: Dataset, *, eps: float, size: Literal["XS", "S", "B"], epochs: int, seed: int
+) -> Training:
+    """TRN's restorer for a frozen classifier with taps, trained on attacks of up to ``eps`` in Linf."""
+    channels, widths = data.shape[0], dict[str, Any](SIZES[size])
+    return trained(
+        partial(TwoStreamRestorer, channels, channels, **widths), train_restorer, data, seed=seed,
+        classifier=classifier, maps=GradientMap(classifier),
+        recipe=Recipe(eps=tuple(eps * share for share in (0.25, 0.5, 0.75, 1.0)), attacks=("FGSM", "PGD-10")),
+        epochs=epochs, learning_rate=_RESTORER_RATES[size],
+    )  # fmt: skip
+
+
+def fitted_purifier(
+    classifier: nn.Module, data: Dataset, shape: Sequence[int], *, eps: float, epochs: int, seed: int
+) -> Training:
+    """The purifier for a frozen classifier; ``shape`` is its width, the extractor's width, and the time steps."""
+    width, extractor, steps = shape
+    recipe = Recipe(eps=tuple(eps * share for share in (0.5, 1.0, 1.5)), attacks=("FGSM",), clean=0.5, noise=0.0)
+    return trained(
+        partial(Purifier, data.shape[0], width=width, extractor_width=extractor, steps=steps), train_purifier, data,
+        seed=seed, classifier=classifier, recipe=recipe, epochs=epochs, batch_size=32,
+        learning_rate=1e-2 if width < 10 else 1e-3,
+    )  # fmt: skip
+
+
+def fitted_dictionary(
+    classifier: nn.Module, train: Split, probe: Split, *, per_class: int, scale: int, resume: Path | None = None
+) -> NIPDictionary:
+    """NIP with the largest step of six that costs at most a point on the probe, else with the smallest.
+
+    What is measured for it is kept in the folder ``resume``.
+    """
+    found = _fit(_dictionary, classifier, train, probe, per_class=per_class, scale=scale, resume=resume)
+    bank = DirectionBank(found.facts["layer"], **found.tensors).to(probe.images.device)
+    return NIPDictionary(classifier, bank, steps=(found.facts["step"],), rule="mean-logit")
 
 
 def _fit(measure: Callable[..., Found], *given: Any, resume: Path | None, **settings: Any) -> Entry:

@@ -1,0 +1,263 @@
+"""The commands ``advdef judge``, ``check`` and ``diff``: a report from the shell, and whether it may be believed.
+
+Modules are imported where they are used, so that ``advdef --help`` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from advdef.book.repository import InputError
+from advdef.book.terminal import guarded, say
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from advdef.data import Dataset
+    from advdef.norms import BallNorm
+
+__all__ = ["check", "diff", "judge"]
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="module:function, which builds the network.")]
+Data = Annotated[str, typer.Option(help="folder:PATH, npz:FILE, or one of advdef's data sets.")]
+Weights = Annotated[Path | None, typer.Option(help="A .safetensors file of the network's weights.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Read pickled weights too; such a file can run any code.")]
+Mean = Annotated[str | None, typer.Option(help="Of the normalisation, e.g. 0.485,0.456,0.406.")]
+Std = Annotated[str | None, typer.Option(help="Of the normalisation, e.g. 0.229,0.224,0.225.")]
+Output = Annotated[
+    str | None, typer.Option(help="Where the logits are in what the network returns: a name or a place.")
+]
+Side = Annotated[str | None, typer.Option(help="Resize the pictures of a folder: 64, or 48x64 (height x width).")]
+Channels = Annotated[int | None, typer.Option(help="Read the pictures of a folder with 1 or 3 channels.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N or mps.")]
+
+
+@guarded
+def judge(
+    model: Model,
+    data: Data,
+    eps: Annotated[str, typer.Option(help="The budget, e.g. 8/255.")],
+    defence: Annotated[
+        list[str] | None, typer.Option(help="A defence by name, or module:function; may be repeated.")
+    ] = None,
+    norm: Annotated[str, typer.Option(help="Linf or L2.")] = "Linf",
+    out: Annotated[Path, typer.Option(help="Folder of the reports.")] = Path("advdef-reports"),
+    at_least: Annotated[
+        float | None,
+        typer.Option(metavar="PERCENT", help="Exit with 1 if an adaptive accuracy lies below, its interval included."),
+    ] = None,
+    images: Annotated[int, typer.Option(help="How many test images are attacked.", min=1)] = 200,
+    steps: Annotated[int, typer.Option(help="Steps of each strong attack.", min=1)] = 100,
+    restarts: Annotated[int, typer.Option(help="Random starts of each strong attack.", min=1)] = 1,
+    queries: Annotated[int, typer.Option(help="Queries of the Square attack; 0 leaves it out.", min=0)] = 500,
+    epochs: Annotated[int, typer.Option(help="Of each training that a defence needs.", min=1)] = 5,
+    batch_size: Annotated[int, typer.Option(help="Images attacked at a time.", min=1)] = 100,
+    seed: Annotated[int, typer.Option(help="Of trainings and attacks.", min=0)] = 0,
+    device: Device = "cpu",
+    weights: Weights = None,
+    trust: Trust = False,
+    mean: Mean = None,
+    std: Std = None,
+    output: Output = None,
+    size: Side = None,
+    channels: Channels = None,
+) -> None:
+    """Attack a network of yours on your images, alone and behind defences, and write a report of each.
+
+    The same command goes on from what is finished, should it be interrupted.
+    """
+    budget, names = _number(eps), defence or ["undefended"]
+    ball = _ball(norm)
+    if at_least is not None and not 0 <= at_least <= 100:
+        raise InputError(f"--at-least is a percentage from 0 to 100, not {at_least:g}")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"--defence {twice[0]} is there twice")
+    with _one_line():
+        from advdef.report.bring import named_function
+        from advdef.report.judging import robustness
+        from advdef.report.report import compare
+        from advdef.store import cache_folder
+
+        makers = {name: named_function(name) if ":" in name else name for name in names}
+        loaded = _loaded(data, size, channels, device)
+        network = _network(model, weights, trust, mean, std, output, device)
+        reports = []
+        for number, (name, maker) in enumerate(makers.items(), start=1):
+            say(f"[{number}/{len(makers)}] {name} on {loaded.name} ...")
+            report = robustness(
+                network, loaded, eps=budget, norm=ball, defence=maker, images=images, steps=steps, restarts=restarts,
+                queries=queries, epochs=epochs, seed=seed, batch_size=batch_size, resume=cache_folder("judged"),
+                progress=sys.stderr.isatty(),
+            )  # fmt: skip
+            file = report.save(out / f"{loaded.name}-{re.sub(r'[^A-Za-z0-9_.]+', '-', name)}.json")
+            say(f"{report}\n  Report: {file}\n")
+            reports.append(report)
+        table = compare(reports).to_string(index=False)
+    low = [r.facts["defence"] for r in reports if at_least is not None and 100 * r.interval().high < at_least]
+    if len(reports) > 1 or at_least is not None:
+        say(table)
+    if low:
+        typer.echo(f"advdef: below {at_least:g} %, interval included: {', '.join(low)}", err=True)
+        raise typer.Exit(1)
+
+
+@guarded
+def check(
+    file: Annotated[Path, typer.Argument(help="A report's .safetensors file, or the report itself.")],
+    model: Annotated[str | None, typer.Option(help="module:function, which builds the network.")] = None,
+    data: Annotated[str | None, typer.Option(help="The data set that the images are from.")] = None,
+    defence: Annotated[str, typer.Option(help="The defence by name, or module:function.")] = "undefended",
+    epochs: Annotated[int, typer.Option(help="Of the training that the defence needs.", min=1)] = 5,
+    seed: Annotated[int, typer.Option(help="Of its training.", min=0)] = 0,
+    device: Device = "cpu",
+    weights: Weights = None,
+    trust: Trust = False,
+    mean: Mean = None,
+    std: Std = None,
+    output: Output = None,
+    size: Side = None,
+    channels: Channels = None,
+) -> None:
+    """Judge attacked images again, without the run that made them: budget, range, originals, labels, the network.
+
+    Without --data and --model, budget and range alone. Exit code 1 where something is not as it was said to be.
+    """
+    with _one_line():
+        from advdef.data import Split
+        from advdef.evaluation.attacked import read_attacked, rejudge
+        from advdef.report.judging import deployed
+
+        kept = read_attacked(file.with_suffix(".safetensors") if file.suffix == ".json" else file)
+        known = None if data is None else _loaded(data, size, channels, device)
+        case = None
+        if model is not None:
+            network = _network(model, weights, trust, mean, std, output, device)
+            levels = (255 * kept.originals).round().byte()
+            own = ":" in defence
+            from advdef.report.bring import named_function
+
+            case = deployed(
+                network, known or Split(levels, kept.labels), eps=kept.eps, norm=kept.norm,  # type: ignore[arg-type]
+                defence=named_function(defence) if own else defence, epochs=epochs, seed=seed,
+            )  # fmt: skip
+        found = rejudge(kept, defence=None if case is None else case.defence, data=known)
+    of = "" if found.images == kept.of else f", a sample of {kept.of}"
+    told = {name: value for name, value in kept.facts.items() if isinstance(value, str)}
+    typer.echo(f"{file}: {found.images} images{of}; {kept.norm} {kept.eps:g}; {', '.join(map(' '.join, told.items()))}")
+    typer.echo(f"  within budget and range: {found.within} of {found.images}")
+    same = "not asked, no --data" if found.original is None else f"{found.original} of {found.images}"
+    typer.echo(f"  originals and labels are those of the data set: {same}")
+    wrong = "not asked, no --model" if found.broken is None else f"{found.broken} of {found.images}"
+    typer.echo(f"  the network gives another class: {wrong}")
+    if not found.holds:
+        typer.echo("advdef: these images are not what they are said to be", err=True)
+        raise typer.Exit(1)
+
+
+@guarded
+def diff(
+    one: Annotated[Path, typer.Argument(help="A record, a report, or an executed notebook.")],
+    other: Annotated[Path, typer.Argument(help="Another one, of the same page.")],
+    baseline: Annotated[
+        Path | None, typer.Option(help="A file of tests/baselines, which says how far each value may move.")
+    ] = None,
+) -> None:
+    """Tell what differs between two runs, and whether it may: by rounding, or by another seed.
+
+    Exit code 1 where something moved by more than it may.
+    """
+    from advdef.book.moves import difference_lines, differences
+
+    found = differences(one, other, baseline=baseline)
+    typer.echo(difference_lines(found) if found else "nothing differs")
+    if any(not move.allowed for move in found):
+        raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """What input is refused for ends the command in one line."""
+    from advdef.data import DatasetUnavailable
+    from advdef.evaluation import UnsoundAttack
+
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, TypeError, ImportError, DatasetUnavailable, UnsoundAttack) as error:
+        raise InputError(str(error)) from error
+
+
+def _ball(norm: str) -> BallNorm:
+    if norm == "Linf":
+        return "Linf"
+    if norm == "L2":
+        return "L2"
+    raise InputError(f"no norm {norm!r}; there are Linf, L2")
+
+
+def _number(text: str) -> float:
+    """A budget such as 8/255 or 0.1."""
+    above, _, below = text.partition("/")
+    try:
+        found = float(above) / (float(below) if below else 1.0)
+    except (ValueError, ZeroDivisionError):
+        raise InputError(f"eps {text!r} is no number; write 8/255 or 0.1") from None
+    return found
+
+
+def _numbers(text: str | None, default: float) -> float | list[float]:
+    """A number, or several with commas between them."""
+    if text is None:
+        return default
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{text!r} are no numbers with commas between them, such as 0.485,0.456,0.406") from None
+    return found if len(found) > 1 else found[0]
+
+
+def _loaded(name: str, size: str | None, channels: int | None, device: str) -> Dataset:
+    from advdef.data import dataset_name, load
+
+    sides: int | tuple[int, int] | None = None
+    if size is not None:
+        parts = size.lower().split("x")
+        if len(parts) > 2 or not all(part.isdecimal() for part in parts):
+            raise InputError(f"size {size!r} is none; write 64, or 48x64 for height x width")
+        sides = int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
+    if channels not in (None, 1, 3):
+        raise InputError(f"channels must be 1 or 3, not {channels}")
+    return load(dataset_name(name), size=sides, channels=channels, device=device)  # type: ignore[arg-type]
+
+
+def _network(
+    model: str, weights: Path | None, trust: bool, mean: str | None, std: str | None, output: str | None, device: str
+) -> nn.Module:
+    """The network that a function builds, with its weights, normalised and on its device."""
+    from torch import nn
+
+    from advdef.defenses import Defense
+    from advdef.models import Wrapped, wrap
+    from advdef.report.bring import load_weights, made_by
+
+    built = made_by(model)
+    if not isinstance(built, nn.Module):
+        raise InputError(f"{model} must return a torch.nn.Module, not {type(built).__name__}")
+    asked = mean is not None or std is not None or output is not None
+    if asked and isinstance(built, Wrapped | Defense):
+        raise InputError(f"{model} returns a {type(built).__name__}: it has its own mean, std and output")
+    if weights is not None:
+        load_weights(built, weights, trust=trust)
+        built.eval()  # built to hold weights that are trained
+    if not isinstance(built, Wrapped | Defense):
+        where = int(output) if output is not None and output.isdecimal() else output
+        built = wrap(built, mean=_numbers(mean, 0.0), std=_numbers(std, 1.0), output=where)
+    return built.to(device)

@@ -1,0 +1,205 @@
+"""What judging a classifier gives: a file, a table, a figure, and sentences that say what the number means."""
+
+from __future__ import annotations
+
+import functools
+import html
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from advdef.book.page import show_eps
+from advdef.evaluation import ATTACKERS, Results, Threat
+from advdef.evaluation.attacked import AttackedImages, AttackedImagesError, read_attacked
+from advdef.evaluation.results import WORST_CASE
+from advdef.report.drawing import accuracy_chart
+from advdef.statistics import Interval, paired_difference
+from advdef.store import write_atomically
+from advdef.store.files import naming
+
+__all__ = ["Report", "ReportError", "compare", "plot_reports", "read_report", "report_schema"]
+
+_LARGEST = 50_000_000  # bytes of attacked images beside a report, unless the caller says otherwise
+_NAMED = 4  # attacks named in a sentence
+_KNOWS: Mapping[Threat, str] = {
+    "oblivious": "ignores the defence", "direct": "follows its gradient", "adaptive": "knows it",
+}  # fmt: skip
+
+
+class ReportError(ValueError):
+    """A file is no report, or two reports cannot be compared; the message says why."""
+
+
+@functools.cache
+def report_schema() -> dict[str, Any]:
+    """The JSON schema of a report file, with a description of every field."""
+    schema: dict[str, Any] = json.loads(Path(__file__).with_name("report.schema.json").read_text("utf-8"))
+    return schema
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Report:
+    """What three attackers left of one defence on one data set at one budget; made by ``robustness``.
+
+    Attributes:
+        facts: What the file holds, by the names of ``report.schema.json``, but for the rows.
+        results: The rows: clean, the worst case under each attacker, and each attack.
+        attacked: The images that the adaptive attacker broke; None where they are not at hand.
+    """
+
+    facts: Mapping[str, Any]
+    results: Results
+    attacked: AttackedImages | None = None
+
+    @property
+    def title(self) -> str:
+        """Defence, network, data, norm and budget in one line."""
+        data, threat = self.facts["data"], self.facts["threat"]
+        eps = show_eps(threat["eps"]) if threat["norm"] == "Linf" else f"{threat['eps']:g}"
+        return f"{self.facts['defence']} on {data['name']}, {threat['norm']} {eps}"
+
+    def interval(self, threat: Threat = "adaptive") -> Interval:
+        """Accuracy with its 95 % interval: "clean", or the worst case under an attacker."""
+        return self.results.interval(threat=threat, attack="none" if threat == "clean" else WORST_CASE)
+
+    def hits(self, threat: Threat = "adaptive") -> Tensor:
+        """For each judged image (N,) whether it is right in that case; of a random defence, the share of passes."""
+        if threat in self.facts["shares"]:
+            return torch.tensor(self.facts["shares"][threat])
+        return self.results.hits(threat=threat, attack="none" if threat == "clean" else WORST_CASE)
+
+    def table(self) -> pd.DataFrame:
+        """A row without an attack and one for each attacker: accuracy, interval, and what broke what."""
+        count = self.facts["data"]["images"]
+        rows = [
+            {"attacker": threat, "accuracy %": str(self.interval(threat)), "images": count, "broken by": said}
+            for threat, said in [("clean", "–"), *((threat, self._breaks(threat)) for threat in ATTACKERS)]
+        ]
+        return pd.DataFrame(rows)
+
+    def plot(self) -> Figure:
+        """Accuracy without an attack and under each attacker, with 95 % intervals."""
+        return plot_reports([self])
+
+    def save(self, path: str | Path, *, limit: int | None = _LARGEST) -> Path:
+        """Write the report to ``path``, a .json file, and the attacked images beside it, in a .safetensors file.
+
+        Where the images would take more than ``limit`` bytes, a random sample of them is kept, which the file says.
+        Raises ValueError for another ending, and OSError.
+        """
+        path = Path(path).expanduser()
+        if path.suffix != ".json":
+            raise ValueError(f"a report is a .json file, not {path.name}")
+        beside = path.with_suffix(".safetensors")
+        content = {**self.facts, "attacked": beside.name if self.attacked is not None else None}
+        written = json.dumps(content | {"results": self.results.rows}, indent=1, allow_nan=False) + "\n"
+        _check(json.loads(written))
+        if self.attacked is not None:
+            self.attacked.save(beside, limit=limit)
+        with naming(path):
+            write_atomically(path, written.encode())
+        return path
+
+    def __str__(self) -> str:
+        return "\n".join([self.title, *(f"  {line}" for line in self._sentences())])
+
+    def _repr_html_(self) -> str:
+        table = self.table().to_html(index=False, border=0, classes="results")
+        said = "".join(f"<li>{html.escape(line)}</li>" for line in self._sentences())
+        return f"<p><strong>{html.escape(self.title)}</strong></p>{table}<ul>{said}</ul>"
+
+    def _breaks(self, threat: Threat) -> str:
+        """The attacks that broke most of what those before them had left."""
+        rows = [row for row in self.results if row["threat"] == threat and row.get("broken")]
+        rows.sort(key=lambda row: -row["broken"])
+        named = [f"{row['attack']} {row['broken']}" for row in rows[:_NAMED]]
+        return ", ".join(named + [f"{len(rows) - _NAMED} more"] * (len(rows) > _NAMED)) or "none broke more"
+
+    def _sentences(self) -> list[str]:
+        data, checks = self.facts["data"], self.facts["checks"]
+        left = f"Robust accuracy {self.interval()} % under an attacker who knows the defence"
+        lines = [f"{left}; {self.interval('clean')} % without an attack ({data['images']} images)."]
+        for threat, knows in _KNOWS.items():
+            lines.append(f"The {threat} attacker {knows} and leaves {self.interval(threat)} %: {self._breaks(threat)}.")
+        fired = [f"{check['id']} {check['title']} ({check['detail']})" for check in checks if check["status"] == "fire"]
+        ran = sum(check["status"] != "not run" for check in checks)
+        lines.append(f"Of {ran} checks of the direct attack fired: {'; '.join(fired) or 'none'}.")
+        return [*lines, *self.facts["notes"], *(f"Not said: {limit}" for limit in self.facts["limits"])]
+
+
+def read_report(path: str | Path) -> Report:
+    """The report in a file, with its attacked images where they lie beside it.
+
+    Raises ReportError, in one line, for a file that is no report or contradicts itself; OSError.
+    """
+    path = Path(path).expanduser()
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        results = _check(content)
+    except ValueError as error:
+        raise ReportError(f"{path} is no report: {error}") from error
+    attacked, beside = None, content["attacked"] and path.with_name(Path(content["attacked"]).name)
+    if beside and beside.is_file():
+        try:
+            attacked = read_attacked(beside)
+        except AttackedImagesError as error:
+            raise ReportError(str(error)) from error
+    return Report({name: value for name, value in content.items() if name != "results"}, results, attacked)
+
+
+def compare(reports: Sequence[Report]) -> pd.DataFrame:
+    """A row for each report: accuracies, and by how much the adaptive one lies above that of the first report.
+
+    Differences are in points, with 95 % intervals over the same images. Raises ReportError for no reports, and for
+    reports on other images, in other norms or at other budgets.
+    """
+    if not reports:
+        raise ReportError("there is no report to compare")
+    first, rows = reports[0], []
+    for report in reports:
+        for field in ("threat", "judged"):
+            if report.facts[field] != first.facts[field]:
+                what = {"threat": "another norm or budget", "judged": "other images"}[field]
+                raise ReportError(f"{report.title} is on {what} than {first.title}")
+        gain = paired_difference(report.hits(), first.hits())
+        rows.append(
+            {"defence": report.facts["defence"]}
+            | {f"{threat} %": str(report.interval(threat)) for threat in ("clean", *ATTACKERS)}
+            | {f"adaptive − {first.facts['defence']}": "–" if report is first else f"{gain:+}"}
+        )
+    return pd.DataFrame(rows)
+
+
+def plot_reports(reports: Sequence[Report]) -> Figure:
+    """Several reports in one figure: a line each, with a mark for each attacker."""
+    return accuracy_chart(
+        {r.facts["defence"]: {t: r.interval(t) for t in ("clean", *ATTACKERS)} for r in reports},
+        f"accuracy, {reports[0].title.partition(', ')[2]}" if reports else "accuracy",
+    )
+
+
+@functools.cache
+def _validator() -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(report_schema())
+
+
+def _check(content: Any) -> Results:
+    """The rows of a report; raises ValueError, with where and what, for one that does not fit the schema."""
+    wrong = jsonschema.exceptions.best_match(_validator().iter_errors(content))
+    if wrong is not None:
+        where = "/".join(map(str, wrong.absolute_path)) or "it"
+        raise ValueError(f"{where}: {' '.join(wrong.message.split()):.150}")
+    results = Results(content["results"])
+    for threat in ("clean", *ATTACKERS):
+        row = results.one(threat=threat, attack="none" if threat == "clean" else WORST_CASE)
+        if row["n"] != content["data"]["images"]:
+            raise ValueError(f"the row of {threat} is of {row['n']} images, not {content['data']['images']}")
+    return results

@@ -1,0 +1,164 @@
+"""``advdef judge`` and ``check`` as somebody uses them who has a network, its weights and a folder of pictures."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+from torch import nn
+from typer.testing import CliRunner, Result
+
+from advdef.cli import app
+from advdef.data import Dataset
+
+QUICK = ("--eps", "0.1", "--images", "6", "--steps", "1", "--queries", "0")
+MODULE = """
+import torch
+from networks import small_network
+from advdef.papers.nip.baselines import NoiseVote
+
+def build():
+    return small_network().eval()
+
+def whole():
+    network = build()
+    network.load_state_dict(torch.load("mine.pt"))
+    return network
+
+def noisy(network):
+    return NoiseVote(network, 0.1)
+
+def broken():
+    raise RuntimeError("out of\\nluck")
+
+def nothing():
+    return 5
+
+number = 5
+"""
+
+
+def advdef(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, _trained_network: nn.Sequential, digits: Dataset) -> Path:
+    """A folder with a module, weights in two formats, and pictures of the digits from 0 to 9."""
+    folder = tmp_path_factory.mktemp("mine")
+    (folder / "mine.py").write_text(MODULE)
+    torch.save(_trained_network.state_dict(), folder / "mine.pt")
+    safetensors.torch.save_file(
+        {n: v.contiguous() for n, v in _trained_network.state_dict().items()}, folder / "mine.safetensors"
+    )
+    for number, (image, label) in enumerate(zip(digits.test.images[:40], digits.test.labels, strict=False)):
+        (target := folder / "pictures" / "test" / str(int(label))).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0].numpy()).save(target / f"{number:03}.png")
+    return folder
+
+
+@pytest.fixture
+def here(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ADVDEF_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(place)
+    return tmp_path
+
+
+WEIGHTS = ("mine:build", "--weights", "mine.safetensors", "--data", "folder:pictures")
+
+
+def test_a_folder_of_pictures_gets_its_reports_and_they_can_be_checked(here: Path) -> None:
+    out = here / "out"
+    done = advdef("judge", *WEIGHTS, *QUICK, "--out", str(out), "--defence", "bitdepth", "--defence", "mine:noisy")
+    assert done.exit_code == 0, done.output
+    assert "[2/2] mine:noisy on folder-pictures ..." in done.stdout
+    assert "bitdepth on folder-pictures, Linf 0.1\n  Robust accuracy " in done.stdout
+    assert re.search(r"NoiseVote .+ \[.+\]", done.stdout)
+    assert sorted(path.name for path in out.iterdir()) == [
+        f"folder-pictures-{name}.{kind}" for name in ("bitdepth", "mine-noisy") for kind in ("json", "safetensors")
+    ]
+    file = out / "folder-pictures-bitdepth.json"
+    checked = advdef("check", str(file), *WEIGHTS[1:], "--model", "mine:build", "--defence", "bitdepth")
+    assert checked.exit_code == 0, checked.output
+    broken = re.findall(r"(\d) of (\d)$", checked.stdout, re.MULTILINE)
+    assert len(broken) == 3
+    assert all(one == other for one, other in broken)
+    alone = advdef("check", str(file.with_suffix(".safetensors")))
+    assert (alone.exit_code, alone.stdout.count("not asked")) == (0, 2)
+    other = advdef("check", str(file), "--model", "mine:build")  # the weights are others, so what they do is luck
+    assert "broken" not in other.stderr
+    assert advdef("diff", str(file), str(file)).stdout == "nothing differs\n"
+    assert advdef("diff", str(file), str(out / "folder-pictures-mine-noisy.json")).exit_code == 1
+
+
+def test_a_job_fails_when_the_whole_interval_lies_below(here: Path) -> None:
+    asked = ("judge", "mine:whole", "--data", "digits", *QUICK, "--out", str(here / "out"), "--at-least")
+    low = advdef(*asked, "99")
+    assert low.exit_code == 1
+    assert low.stderr == "advdef: below 99 %, interval included: undefended\n"
+    report = json.loads((here / "out" / "digits-undefended.json").read_text())
+    right = next(r["accuracy"] for r in report["results"] if r["threat"] == "adaptive" and r["attack"] == "worst case")
+    assert advdef(*asked, str(100 * right + 1)).exit_code == 0  # within the interval
+
+
+BAD = (
+    (("mine",), (), "'mine' names no function; write module:function"),
+    (("mine.py:build",), (), "name the module, mine:build"),
+    (("nobody:build",), (), "nobody cannot be imported: ModuleNotFoundError"),
+    (("mine:number",), (), "mine has no function 'number'; it has build, whole, noisy"),
+    (("mine:broken",), (), "mine:broken failed: RuntimeError: out of luck"),
+    (("mine:nothing",), (), r"mine:nothing must return a torch.nn.Module, not int"),
+    (("mine:build",), ("--weights", "none.safetensors"), "none.safetensors: No such file"),
+    (("mine:build",), ("--weights", "mine.pt"), "a pickled file, .+: --trust, if you trust it"),
+    (("mine:build",), ("--weights", "mine.py"), "a pickled file"),
+    (("mine:build",), ("--weights", "mine.py", "--trust"), "cannot be read as weights"),
+    (("mine:build",), ("--data", "folder:nowhere"), "nowhere: no such folder"),
+    (("mine:build",), ("--data", "imagenet"), "no data set 'imagenet'; there are digits"),
+    (("mine:build",), ("--eps", "8/0"), "eps '8/0' is no number"),
+    (("mine:build",), ("--eps", "eight"), "eps 'eight' is no number"),
+    (("mine:build",), ("--eps", "8"), "it is 8 / 255"),
+    (("mine:build",), ("--norm", "L1"), "no norm 'L1'; there are Linf, L2"),
+    (("mine:build",), ("--at-least", "400"), "a percentage from 0 to 100"),
+    (("mine:build",), ("--defence", "jpg"), "no defence 'jpg'; there are undefended"),
+    (("mine:build",), ("--defence", "tv", "--defence", "tv"), "--defence tv is there twice"),
+    (("mine:build",), ("--defence", "mine:none"), "mine has no function 'none'"),
+    (("mine:build",), ("--defence", "mine:build"), "mine:build failed|takes 0 positional"),
+    (("mine:build",), ("--mean", "a,b"), "are no numbers with commas"),
+    (("mine:build",), ("--mean", "nan"), "mean must be finite"),
+    (("mine:build",), ("--mean", "123"), "divide mean and std by 255"),
+    (("mine:build",), ("--std", "0"), "std must be above zero"),
+    (("mine:build",), ("--mean", "0.1,0.2,0.3"), "does not take images|must match"),
+    (("mine:build",), ("--size", "big"), "size 'big' is none; write 64, or 48x64"),
+    (("mine:build",), ("--size", "32"), "does not take images of 1 x 32 x 32"),
+    (("mine:build",), ("--channels", "3"), "does not take images of 3 x 28 x 28"),
+    (("mine:build",), ("--channels", "2"), "channels must be 1 or 3"),
+    (("mine:build",), ("--device", "tpu"), "no device 'tpu'; there are cpu"),
+    (("mine:build",), ("--output", "scores"), "output='scores' .+ is no tensor"),
+    (("mine:build",), ("--data", "digits", "--size", "8"), "size and channels are for folder:PATH"),
+    (("mine:build",), ("--defence", "at"), "at needs training images"),
+)
+
+
+@pytest.mark.parametrize(("arguments", "options", "message"), BAD, ids=[" ".join(a + o) for a, o, _ in BAD])
+def test_bad_input_is_one_line(here: Path, arguments: tuple[str, ...], options: tuple[str, ...], message: str) -> None:
+    given = [*QUICK, *(() if "--data" in options else ("--data", "folder:pictures")), *options]
+    done = advdef("judge", *arguments, *given, "--out", str(here / "out"))
+    assert done.exit_code == (1 if "No such file" in message else 2), done.output
+    assert re.search(message, done.stderr), done.stderr
+    assert done.stderr.startswith("advdef: ")
+    assert done.stderr.count("\n") == 1
+    assert not (here / "out").exists()
+
+
+def test_a_file_that_is_none_is_one_line(here: Path) -> None:
+    (damaged := here / "x.safetensors").write_bytes(b"nothing of the kind")
+    for file, message in ((damaged, "no safetensors file"), (here / "none.json", "No such file")):
+        done = advdef("check", str(file))
+        assert done.exit_code in (1, 2)
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
