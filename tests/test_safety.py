@@ -79,6 +79,13 @@ def test_no_place_name_or_key_of_a_machine_is_committed() -> None:
     assert found == []
 
 
+def test_no_link_is_committed() -> None:
+    """A link to a folder of this machine would, when it is merged, take the place of what others have there."""
+    committed()  # skips outside of a checkout
+    listed = subprocess.run(["git", "ls-files", "--stage"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert [line for line in listed.splitlines() if line.startswith("120000")] == []
+
+
 def test_committed_records_are_of_code_that_can_be_had_again() -> None:
     """Three are older than that rule; new ones cannot be recorded (tests/test_publish.py)."""
     older = {"attack_agreement", "broken_on_purpose", "snn_purification"}
