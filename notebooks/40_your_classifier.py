@@ -56,7 +56,8 @@
 # **3. One command**, in the folder of `my_module.py`:
 #
 # ```shell
-# advdef judge my_module:build --data folder:signs --eps 8/255 --defence undefended --defence jpeg
+# advdef judge my_module:build --data folder:signs --eps 8/255 \
+#     --defence undefended --defence jpeg
 # ```
 #
 # It prints a report of each defence, and writes it to `advdef-reports/`, with the attacked images beside it. Interrupted, the same command goes
@@ -67,7 +68,8 @@
 #
 # ```shell
 # papermill notebooks/40_your_classifier.ipynb out.ipynb \
-#     -p model my_module:build -p dataset folder:/home/me/signs -p eps 0.03137 -p defences "undefended jpeg at"
+#     -p model my_module:build -p dataset folder:/home/me/signs \
+#     -p eps 0.03137 -p defences "undefended jpeg at"
 # ```
 
 # %% tags=["remove-cell", "skip-execution"]
@@ -85,9 +87,7 @@ profile = "smoke"  # smoke, laptop or paper; what is shown below may be another
 dataset = None  # folder:PATH, npz:FILE, or one of advdef's data sets; None: that of the profile
 seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
-model = (
-    None  # module:function, which builds the network; None: a small one, trained here
-)
+model = None  # module:function that builds it; None: a small one, trained here
 eps = None  # the budget in Linf; None: that of the profile
 defences = None  # names with spaces between them; None: those of the profile
 
@@ -234,7 +234,8 @@ notebook.table(pd.DataFrame([rows]), f"The undefended network under both, on {le
 # with the data set, and asks the network.
 #
 # ```shell
-# advdef check advdef-reports/folder-signs-undefended.safetensors --model my_module:build --data folder:signs
+# advdef check advdef-reports/folder-signs-undefended.safetensors \
+#     --model my_module:build --data folder:signs
 # ```
 
 # %%

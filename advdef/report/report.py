@@ -16,7 +16,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from advdef.book.page import show_eps
+from advdef.book.page import show_eps, table
 from advdef.evaluation import ATTACKERS, Results, Threat
 from advdef.evaluation.attacked import AttackedImages, AttackedImagesError, read_attacked
 from advdef.evaluation.results import WORST_CASE
@@ -109,12 +109,11 @@ class Report:
         return path
 
     def __str__(self) -> str:
-        return "\n".join([self.title, *(f"  {line}" for line in self._sentences())])
+        return "\n".join([self.title, *(f"  {line}" for line in (self._number(), *self._attackers(), *self._doubts()))])
 
     def _repr_html_(self) -> str:
-        table = self.table().to_html(index=False, border=0, classes="results")
-        said = "".join(f"<li>{html.escape(line)}</li>" for line in self._sentences())
-        return f"<p><strong>{html.escape(self.title)}</strong></p>{table}<ul>{said}</ul>"
+        said = "".join(f"<li>{html.escape(line)}</li>" for line in (self._number(), *self._doubts()))
+        return f"{table(self.table(), self.title).data}<ul>{said}</ul>"
 
     def _breaks(self, threat: Threat) -> str:
         """The attacks that broke most of what those before them had left."""
@@ -123,16 +122,23 @@ class Report:
         named = [f"{row['attack']} {row['broken']}" for row in rows[:_NAMED]]
         return ", ".join(named + [f"{len(rows) - _NAMED} more"] * (len(rows) > _NAMED)) or "none broke more"
 
-    def _sentences(self) -> list[str]:
-        data, checks = self.facts["data"], self.facts["checks"]
+    def _number(self) -> str:
         left = f"Robust accuracy {self.interval()} % under an attacker who knows the defence"
-        lines = [f"{left}; {self.interval('clean')} % without an attack ({data['images']} images)."]
-        for threat, knows in _KNOWS.items():
-            lines.append(f"The {threat} attacker {knows} and leaves {self.interval(threat)} %: {self._breaks(threat)}.")
+        return f"{left}; {self.interval('clean')} % without an attack ({self.facts['data']['images']} images)."
+
+    def _attackers(self) -> list[str]:
+        return [
+            f"The {threat} attacker {knows} and leaves {self.interval(threat)} %: {self._breaks(threat)}."
+            for threat, knows in _KNOWS.items()
+        ]
+
+    def _doubts(self) -> list[str]:
+        """Which checks fired, what else is to be known, and what the number does not say."""
+        checks = self.facts["checks"]
         fired = [f"{check['id']} {check['title']} ({check['detail']})" for check in checks if check["status"] == "fire"]
         ran = sum(check["status"] != "not run" for check in checks)
-        lines.append(f"Of {ran} checks of the direct attack fired: {'; '.join(fired) or 'none'}.")
-        return [*lines, *self.facts["notes"], *(f"Not said: {limit}" for limit in self.facts["limits"])]
+        said = [f"Of {ran} checks of the direct attack fired: {'; '.join(fired) or 'none'}."] if ran else []
+        return [*said, *self.facts["notes"], *(f"Not said: {limit}." for limit in self.facts["limits"])]
 
 
 def read_report(path: str | Path) -> Report:
