@@ -27,7 +27,6 @@ def right_on(
         labels: (N,), int64.
         resume: A folder that keeps what was found.
     """
-
     for defence in defences:  # a key holds where its draws begin
         reseed(defence, 0)
 
@@ -60,7 +59,6 @@ def costs(
 
     ``resume`` is a folder that keeps what was found; times are then those of the process that measured.
     """
-
     for defence in defences.values():
         reseed(defence, 0)
 
