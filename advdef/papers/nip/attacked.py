@@ -21,6 +21,7 @@ Target = tuple[str, float | None]
 """An attack and its eps, None where it looks for the smallest perturbation."""
 
 SMALLEST: Target = ("PGD-min", None)
+"""PGD that stops on the boundary."""
 
 
 class AttackedNetworks(Study):
@@ -32,7 +33,7 @@ class AttackedNetworks(Study):
         kinds: The names of the networks.
         seeds: Those with which the first network is trained.
         eps: The main budget.
-        half: Half of it, at which claims are decided.
+        half: Half of it.
         huge: One that must leave nothing.
         budgets: A quarter of the main one to twice that.
         scale: How many times as large as elsewhere the steps are.
