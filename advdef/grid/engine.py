@@ -19,6 +19,7 @@ from advdef.store.files import write_first
 __all__ = ["Failed", "Item", "Progress", "Walk", "planned", "run", "run_share"]
 
 State = Literal["waiting", "running", "stored", "done", "failed"]
+_LARGE = "pairs/"  # images to learn from, which only what names their task needs
 _LIVES = 4  # a task that was at work whenever that many workers died is what kills them
 
 
@@ -56,7 +57,8 @@ class Item:
             return False
         entry, files = found
         self.state, self.seconds = "stored", entry.seconds
-        self.files = tuple(dict.fromkeys([*files, *(file for before in self.after for file in before.files)]))
+        inherited = [file for before in self.after for file in before.files if not file.startswith(_LARGE)]
+        self.files = tuple(dict.fromkeys([*files, *inherited]))
         return True
 
     def order(self, threads: int, *, send: bool) -> Order:
