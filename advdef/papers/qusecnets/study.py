@@ -142,8 +142,8 @@ class Quantization(Study):
         return (*self.names(seed), "bit depth") if seed == self.seed else ("CQ", "TQ")
 
     def defences(self, seed: int) -> dict[str, Defense]:
-        """All defences with this seed, by name."""
-        return {k: self.defence(k, seed) for k in self.defence_names(seed)}
+        """All defences with this seed, by name, the network without one among them."""
+        return {k: self.defence(k, seed) for k in dict.fromkeys((*self.names(seed), *self.defence_names(seed)))}
 
     def images(self, setting: str = "adaptive_images") -> tuple[Tensor, Tensor]:
         """The test images that are attacked, and their labels."""
