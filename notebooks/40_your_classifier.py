@@ -68,7 +68,7 @@
 #
 # ```shell
 # papermill notebooks/40_your_classifier.ipynb out.ipynb \
-#     -p model my_module:build -p dataset folder:/home/me/signs \
+#     -p model my_module:build -p dataset folder:/path/to/signs \
 #     -p eps 0.03137 -p defences "undefended jpeg at"
 # ```
 

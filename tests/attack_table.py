@@ -86,9 +86,15 @@ class Row:
 QUANTIZER = Quantizer(4)
 
 
+def beside(images: Tensor, module: nn.Module) -> nn.Module:
+    """A copy where the images are, with weights that gradients pass in every mode."""
+    with torch.inference_mode(False):
+        return deepcopy(module).to(images.device)
+
+
 def level_spaced(model: nn.Module, images: Tensor, labels: Tensor, **options: Any) -> Tensor:
     """Behind a quantiser of four levels."""
-    quantizer = deepcopy(QUANTIZER).to(images.device)
+    quantizer = beside(images, QUANTIZER)
     given = {"network": model, "quantizer": quantizer, "steps": 6, "repairs": 3}
     return level_space(Quantized(model, quantizer), images, labels, **{**given, **options})
 
@@ -172,7 +178,7 @@ def begun(
 ) -> Tensor:
     """Four more steps on the model, with the options, after two on another one."""
     return warm_started(
-        model, images, labels, eps=eps, source=deepcopy(SOURCES[images.dtype]).to(images.device), first=first,
+        model, images, labels, eps=eps, source=beside(images, SOURCES[images.dtype]), first=first,
         attack=partial(attack, steps=4, **options), generator=generator,
     )  # fmt: skip
 

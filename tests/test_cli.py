@@ -54,7 +54,7 @@ def write_record(
     }
     content |= {"run": None, "provenance": ran | {"wall_seconds": 1}, "values": {}}
     content |= {"comparisons": [], "checks": [], "costs": [], "results": []}
-    (folder / f"{dataset}-{profile}-seed0.json").write_text(json.dumps(content))
+    (folder / f"{dataset}-{profile}-seed{seed}.json").write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from advdef.data import load
-from advdef.papers.comparison import PROFILES
+from advdef.papers.comparison import FiveDefences
 from advdef.papers.line_up import LineUp
 from advdef.training import Training
 
@@ -23,7 +23,7 @@ def test_what_was_measured_comes_back_in_the_order_of_the_layers(
     """SNS attacks the last layer but one, and a file of tensors keeps no order."""
     monkeypatch.setattr(LineUp, "training", untrained)
     data = load("digits")
-    made, stored = (LineUp(data, PROFILES["smoke"], resume=tmp_path) for _ in range(2))
+    made, stored = (LineUp(data, FiveDefences.profiles["smoke"], resume=tmp_path) for _ in range(2))
     first, second = (dict(vars(study.defence("SNS"))["sensitivity"]) for study in (made, stored))
     assert stored.fitted("SNS").from_store
     assert list(first) == list(second) != sorted(first)

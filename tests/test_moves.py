@@ -22,7 +22,7 @@ RIGHT = torch.arange(N) < 20
 def record(folder: Path, hits: torch.Tensor, *, seed: int = 0, verdict: str = "mixed", more: int = 0) -> Path:
     """A record with one row of hits, and ``more`` of them under other names."""
     write_record(folder, "digits", "smoke", verdict, seed=seed)
-    file = folder / "digits-smoke.json"
+    file = folder / f"digits-smoke-seed{seed}.json"
     content = json.loads(file.read_text())
     row: dict[str, Any] = {
         "part": "worst",

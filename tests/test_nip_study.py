@@ -23,7 +23,7 @@ from advdef.papers.nip import judging, measure, price
 from advdef.papers.nip.bank import fitted
 from advdef.papers.nip.baselines import NoiseVote
 from advdef.papers.nip.repair import repairs, repairs_in_turn
-from advdef.papers.nip.study import PROFILES, InversePerturbation
+from advdef.papers.nip.study import InversePerturbation
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +77,10 @@ class Named(InversePerturbation):
         return {"variant": "V3 recovery", "baseline": "scrambled bank, mean-logit"}
 
 
-@pytest.mark.parametrize("profile", list(PROFILES))
+@pytest.mark.parametrize("profile", list(InversePerturbation.profiles))
 def test_tasks_are_calls_of_the_study_and_none_is_there_twice(digits: Dataset, profile: str) -> None:
     data = replace(digits, name="cifar10", shape=(3, 28, 28))
-    study, elsewhere = (Named(data, PROFILES[profile], main=main) for main in (True, False))
+    study, elsewhere = (Named(data, InversePerturbation.profiles[profile], main=main) for main in (True, False))
     stages = [*study.stages()]
     there: dict[str, Task] = {}
 

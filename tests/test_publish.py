@@ -36,7 +36,7 @@ def repository(finished: Path, tmp_path: Path) -> Repository:
 def test_outputs_and_records_are_moved_without_traces_of_the_run(repository: Repository) -> None:
     written = publish(repository, "good", profile="laptop")
     notebook = repository.notebooks["good"]
-    copied = repository.committed_results / "good/digits-laptop-seed0.json"
+    copied = repository.committed_results / "good/digits-laptop-seed5.json"
     assert written == [notebook, copied]
     assert json.loads(copied.read_text())["verdicts"][0]["evidence"] == "seed 5"
     recorded = read_executed(notebook)
@@ -103,7 +103,7 @@ def test_a_failed_last_run_is_refused(repository: Repository) -> None:
 @pytest.mark.parametrize("content", ["{", '{"schema": 2, "paper": "other", "profile": "laptop"}', "[]"])
 def test_a_file_that_is_no_record_of_the_paper_is_refused(repository: Repository, content: str) -> None:
     before = repository.notebooks["good"].read_bytes()
-    (repository.run("laptop", "good", seed=5).results / "good/digits-laptop-seed0.json").write_text(content)
-    with pytest.raises(InputError, match=r"digits-laptop\.json is not"):
+    (repository.run("laptop", "good", seed=5).results / "good/digits-laptop-seed5.json").write_text(content)
+    with pytest.raises(InputError, match=r"digits-laptop-seed5\.json is not"):
         publish(repository, "good", profile="laptop")
     assert repository.notebooks["good"].read_bytes() == before

@@ -71,7 +71,7 @@ def test_other_parameters_are_injected(tmp_path: Path) -> None:
     assert injected.source.splitlines()[1:] == ['profile = "laptop"', "seed = 7"]
     place = repository.run("laptop", "good", seed=7)
     assert place.folder == tmp_path / "build/laptop/runs/good/default-seed7"
-    assert (place.results / "good/digits-laptop-seed0.json").is_file()
+    assert (place.results / "good/digits-laptop-seed7.json").is_file()
 
 
 KEEPS = f"""{checkout.PARAMETERS}

@@ -150,7 +150,7 @@ def test_page_and_record_of_different_runs_are_not_taken(repository: Repository)
     ran(repository, 1)
     ran(repository, 2)
     one, other = (
-        repository.run("smoke", "good", seed=seed).results / "good/digits-smoke-seed0.json" for seed in (1, 2)
+        repository.run("smoke", "good", seed=seed).results / f"good/digits-smoke-seed{seed}.json" for seed in (1, 2)
     )
     before = repository.notebooks["good"].read_bytes()
     shutil.copy(one, other)

@@ -45,7 +45,7 @@ from advdef.papers.sensitivity.readings import (
     rank_agreement,
     reordered,
 )
-from advdef.papers.sensitivity.study import PROFILES, Stabilization
+from advdef.papers.sensitivity.study import Stabilization
 from advdef.statistics import Interval, spearman
 from advdef.training import train_standard
 
@@ -92,9 +92,9 @@ def results_of(right: dict[str, tuple[int, ...]], n: int = 4) -> Results:
     return found
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("profile", Stabilization.profiles)
 def test_each_task_is_a_call_of_the_study_and_stands_on_tasks_before_it(digits: Dataset, profile: str) -> None:
-    study, known = Stabilization(digits, PROFILES[profile]), list[Task]()
+    study, known = Stabilization(digits, Stabilization.profiles[profile]), list[Task]()
     for stage in study.stages():
         for task in stage:
             inspect.signature(getattr(type(study), task.call)).bind(study, *task.arguments)

@@ -35,7 +35,7 @@ from advdef.papers.snn.measure import (
 )
 from advdef.papers.snn.neurons import firing_rates
 from advdef.papers.snn.purifier import UNIT, Purifier
-from advdef.papers.snn.study import PROFILES, SpikingPurification
+from advdef.papers.snn.study import SpikingPurification
 from advdef.plotting import COLOURS
 
 
@@ -50,9 +50,9 @@ def with_all_before(tasks: list[Task]) -> set[Task]:
     return set(tasks) | (with_all_before([t for task in tasks for t in task.after]) if tasks else set())
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("profile", SpikingPurification.profiles)
 def test_a_grid_computes_all_that_the_page_asks_for(profile: str) -> None:
-    study = SpikingPurification(load("digits"), PROFILES[profile])
+    study = SpikingPurification(load("digits"), SpikingPurification.profiles[profile])
     (tasks,) = study.stages()
     found = {(task.call, *task.arguments): task for task in with_all_before(list(tasks))}
     assert all(callable(getattr(study, call)) for call, *_ in found)
