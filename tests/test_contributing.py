@@ -13,15 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 GUIDES = [ROOT / name for name in ("CONTRIBUTING.md", "README.md", "SECURITY.md", ".github/PULL_REQUEST_TEMPLATE.md")]
 HOOKS = ROOT / ".pre-commit-config.yaml"
-MADE = (
-    "build/",
-    ".nox/",
-    "notebooks/NN_",
-    "tests/baselines/NN_",
-    "advdef-reports/",
-    "train/",
-    "test/",
-)  # by a job, or to be filled in
+# by a job, by the reader, or to be filled in
+MADE = ("build/", ".nox/", "notebooks/NN_", "tests/baselines/NN_", "advdef-reports/", "train/", "test/")
 
 
 def pins(text: str) -> dict[str, str]:

@@ -67,9 +67,9 @@ def over_runs(record: Record) -> list[dict[str, Any]]:
 
 
 def _verdict(verdict: dict[str, Any], runs: Sequence[Record]) -> dict[str, Any]:
-    """A claim decided by the numbers of all runs; one that was recorded under earlier rules stays as it is."""
+    """A claim decided by the numbers of all runs; one without numbers, or of earlier rules, stays as it is."""
     same = [v for record in runs for v in record["verdicts"] if v["claim"] == verdict["claim"]]
-    if any(v.get("old_rules") for v in same):
+    if any(v.get("old_rules") or not v["conditions"] for v in same):
         return verdict
     numbers: dict[tuple[str, str], list[Condition]] = {}
     for told in (condition for v in same for condition in v["conditions"]):

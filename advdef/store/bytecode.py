@@ -8,6 +8,7 @@ import importlib.util
 import os
 import sys
 import sysconfig
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import CodeType, ModuleType
@@ -174,5 +175,7 @@ def imported(within: dict[str, Any], name: str, level: int, names: tuple[str, ..
 def version_of(name: str) -> str:
     """The version of a library's module, as far as it says."""
     module = sys.modules.get(name.split(".")[0])
-    version = getattr(module, "__version__", "") if isinstance(module, ModuleType) else ""
+    with warnings.catch_warnings():  # some libraries would rather be asked in another way
+        warnings.simplefilter("ignore")
+        version = getattr(module, "__version__", "") if isinstance(module, ModuleType) else ""
     return version if isinstance(version, str) else ""
