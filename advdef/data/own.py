@@ -56,13 +56,12 @@ def read_folder(
     if inside and inside <= {"train", *_TEST}:
         if held is None:
             raise BundleError(f"{path}: train/ has no test/ or val/ beside it")
-        parts = {"train": _listed(path / "train") if "train" in inside else None, "test": _listed(path / held)}
-        found, names = {part: listed[1] for part, listed in parts.items() if listed}, parts["test"][0]  # type: ignore[index]
-        if parts["train"] and parts["train"][0] != names:
-            odd = sorted(set(parts["train"][0]) ^ set(names))
-            raise BundleError(
-                f"{path}: train/ and {held}/ have different classes: {', '.join(odd)} in one of them alone"
-            )
+        names, test = _listed(path / held)
+        known, train = _listed(path / "train") if "train" in inside else (names, [])
+        if odd := sorted({*known} ^ {*names}):
+            told = f"{', '.join(odd)} in one of them alone"
+            raise BundleError(f"{path}: train/ and {held}/ have different classes: {told}")
+        found = {"train": train, "test": test}
     else:
         names, files = _listed(path)
         found = _parted(path, names, files)
