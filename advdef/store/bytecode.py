@@ -27,7 +27,15 @@ __all__ = [
 ]
 
 _LIBRARIES = frozenset({"torch", "torchvision", "numpy", "numba", "snntorch", "foolbox", "pyautoattack", "scipy"})
-_BOOK = "advdef.book", "advdef.claims", "advdef.cli", "advdef.grid", "advdef.plotting", "advdef.store.tally"
+_BOOK = (
+    "advdef.book",
+    "advdef.claims",
+    "advdef.cli",
+    "advdef.grid",
+    "advdef.report",
+    "advdef.plotting",
+    "advdef.store.tally",
+)
 # what these keep counts, not how
 _KEEPERS = "advdef.store", "advdef.training.weights"
 _STANDARD = tuple(os.path.join(os.path.realpath(sysconfig.get_path(name)), "") for name in ("stdlib", "platstdlib"))
