@@ -16,7 +16,7 @@ from advdef.defenses import BitDepth, Undefended
 from advdef.evaluation import Outcome, direct, evaluate, three_attackers, three_curves
 from advdef.papers.nip.baselines import NoiseVote
 
-CHEAP: dict[str, Any] = {"steps": 4, "queries": 20}
+CHEAP: dict[str, Any] = {"steps": 4, "queries": 20, "rounds": 1}
 
 
 @pytest.fixture
@@ -32,20 +32,24 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_each_attacker_has_more_ways_and_no_more_effort(network: nn.Module, asked: tuple[Tensor, Tensor]) -> None:
+def test_each_attacker_has_more_ways_and_the_last_goes_on_by_need(network: nn.Module, asked: tuple[Tensor, Tensor]) -> None:
     ordinary, powerful = list(suites.cleverhans()), list(suites.strong(steps=4))
     replayed = [f"{name} from twin" for name in powerful]
     more = {"again": partial(pgd, steps=2)}
     for defence, through in {
-        BitDepth(network, 3): [f"{name} through straight-through" for name in powerful],
-        Undefended(network): [],  # the direct attacker has had them
+        BitDepth(network, 3): "straight-through",
+        Undefended(network): "defence",  # the direct attacker has had the strong ones
     }.items():
         found = three_attackers(
             defence, *asked, eps=0.05, generator=seeded(), transfer={"twin": network}, more=more, **CHEAP
         )
         assert names(found["oblivious"]) == ordinary
         assert names(found["direct"]) == ordinary + powerful
-        assert names(found["adaptive"]) == [*through, "noise", "again", "Square-20", *replayed]
+        strong = [f"{name} through {through}" for name in powerful if through != "defence"]
+        thorough = [f"{name} through {through}" for name in suites.thorough(steps=8)]
+        dear = [*thorough, "Square-200"]
+        assert names(found["adaptive"]) == [*strong, "noise", "again", "Square-20", *replayed, *dear]
+        assert str(found["adaptive"].search).startswith(("converged at 8 steps, 5 restarts, 200 queries", "still"))
 
 
 @pytest.mark.parametrize("random", [False, True])

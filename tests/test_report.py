@@ -25,7 +25,7 @@ from advdef.report.defences import TRAINED, DefenceName, defended
 from advdef.report.report import Report, ReportError, plot_reports
 
 EPS = 0.1
-quick = partial(robustness, eps=EPS, images=10, steps=2, queries=0)
+quick = partial(robustness, eps=EPS, images=10, steps=2, queries=0, rounds=1)
 
 
 @pytest.fixture(scope="module")

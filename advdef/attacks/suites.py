@@ -18,7 +18,19 @@ from advdef.attacks.sparse import jsma, single_pixel
 from advdef.attacks.universal_perturbation import universal
 from advdef.norms import BallNorm
 
-__all__ = ["Attack", "Suite", "SuiteName", "cleverhans", "nip", "quick", "standard", "stopping", "strong", "suite"]
+__all__ = [
+    "Attack",
+    "Suite",
+    "SuiteName",
+    "cleverhans",
+    "nip",
+    "quick",
+    "standard",
+    "stopping",
+    "strong",
+    "suite",
+    "thorough",
+]
 
 SuiteName = Literal["quick", "standard", "strong", "cleverhans", "nip"]
 
@@ -74,6 +86,24 @@ def strong(*, norm: BallNorm = "Linf", steps: int = 100, restarts: int = 5) -> S
         f"PGD-{steps} margin": partial(pgd, norm=norm, steps=steps, restarts=restarts, loss="margin"),
         f"APGD-{steps} CE": partial(apgd, norm=norm, steps=steps, restarts=restarts),
         f"APGD-{steps} margin": partial(apgd, norm=norm, steps=steps, restarts=restarts, loss="margin"),
+    }
+
+
+def thorough(*, norm: BallNorm = "Linf", steps: int = 100, restarts: int = 5) -> Suite:
+    """For the few images that :func:`strong` left nearest to breaking: what else an expert would try, and for longer.
+
+    Auto-PGD towards every class (the nine nearest ones, where there are more), and from several starts with two losses;
+    and PGD with momentum and steps of a quarter of eps that do not shrink.
+    """
+    ascent = partial(apgd, norm=norm, steps=steps)
+    starts = f"{restarts} start{'s' * (restarts > 1)}"
+    return {
+        f"APGD-{steps} margin towards 9": partial(each_class, attack=partial(ascent, loss="margin")),
+        f"APGD-{steps} CE, {starts}": partial(ascent, restarts=restarts),
+        f"APGD-{steps} DLR, {starts}": partial(ascent, restarts=restarts, loss="dlr"),
+        f"PGD-{steps} margin in large steps, {starts}": partial(
+            pgd, norm=norm, steps=steps, restarts=restarts, loss="margin", momentum=1.0, step_size=0.25
+        ),
     }
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from advdef.attacks.attack import Attack, describe
+from advdef.attacks.losses import margin
 from advdef.contract import ask, check_logits, watched
 from advdef.defenses.base import Defense, is_random, reseed
 from advdef.devices import exact
@@ -63,32 +64,33 @@ class Judge:
         self.seed, self.draws, self.batches, self.folder = seed, draws, Batches(batch_size), folder
 
     def shares(self, candidates: Tensor, purpose: Purpose, rows: Tensor | None = None) -> Tensor:
-        """For each candidate, the share (N,) of passes that get it right; 0 or 1 for a defence that draws nothing.
+        """For each candidate, the share (N,) of passes that get it right; arguments as of :meth:`answers`."""
+        return self.answers(candidates, purpose, rows)[0].mean(1)
 
-        ``rows`` are the images that the candidates belong to (default: all, in order), ``purpose`` selects the draws.
-        """
-        return self.hits(candidates, purpose, rows).mean(1)
+    def answers(self, candidates: Tensor, purpose: Purpose, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """For each candidate and pass (N, passes), 1 where the pass gets it right, else 0; and the mean margin (N,).
 
-    def hits(self, candidates: Tensor, purpose: Purpose, rows: Tensor | None = None) -> Tensor:
-        """For each candidate and pass (N, passes), 1 where the pass gets it right, else 0; arguments as of
-        :meth:`shares`.
+        ``rows`` are the images that the candidates belong to (default: all, in order), ``purpose`` selects the draws. A
+        defence that draws nothing has one pass.
         """
         if len(candidates) == 0:
-            return torch.zeros(0, 1, device=candidates.device)
+            return torch.zeros(0, 1, device=candidates.device), torch.zeros(0, device=candidates.device)
         labels = self.labels if rows is None else self.labels[rows]
         seed = derived(self.seed, purpose)
 
         def judged(part: Tensor) -> Tensor:
             reseed(self.defence, seed)
             with torch.no_grad(), seeded(seed, candidates.device):
-                passes = []
+                right, margins = [], []
                 for _ in range(max(1, self.draws)):
                     logits = ask(self.defence, candidates[part])
                     check_logits(logits, labels[part])
-                    passes.append(logits.argmax(1) == labels[part])
-            return torch.stack(passes, 1).float()
+                    right.append((logits.argmax(1) == labels[part]).float())
+                    margins.append(margin(logits, labels[part]).float())
+            return torch.stack([*right, torch.stack(margins).mean(0)], 1)
 
-        return self.batches(judged, torch.arange(len(candidates), device=candidates.device))
+        found = self.batches(judged, torch.arange(len(candidates), device=candidates.device))
+        return found[:, :-1], found[:, -1]
 
     def run(self, attempt: Attempt, tried: Tensor) -> tuple[Tensor, Tensor, Tensor, Finding]:
         """Run one attempt on the images ``tried`` (N,), or take it from the folder.
@@ -116,8 +118,10 @@ class Judge:
         found[entry.tensors["moved"].to(rows.device)] = entry.tensors["found"].to(self.images)
         broken = torch.zeros_like(tried)
         broken[rows] = right <= 0.5
-        settings = describe(attempt.attack)
-        return rows, found, right, Finding(attempt.name, tried, broken, entry.seconds, settings=settings, **entry.facts)
+        near = torch.full(tried.shape, -torch.inf, device=rows.device)
+        near[rows] = entry.tensors["margin"].to(near)
+        told: dict[str, Any] = {"settings": describe(attempt.attack), "margin": near, **entry.facts}
+        return rows, found, right, Finding(attempt.name, tried, broken, entry.seconds, **told)
 
     def _made(self, attempt: Attempt, rows: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Run an attempt on the images ``rows``: tensors to be kept, and facts about what that took.
@@ -141,17 +145,18 @@ class Judge:
 
         with watched() as watch:
             found = self.batches(crafted, rows) if len(rows) else self.images[rows]
-        right = self.shares(found, "choose", rows)
+        hits, near = self.answers(found, "choose", rows)
+        right = hits.mean(1)
         # what all passes get right is no worse than the image itself, unless other passes might tell
         moved = torch.arange(len(rows), device=rows.device) if self.draws else torch.nonzero(right < 1)[:, 0]
         facts: dict[str, Any] = {"forwards": passes["forward"], "backwards": passes["backward"]}
         facts |= {"gradient": watch.reached, "not_finite": watch.not_finite}
-        return {"right": right, "moved": moved, "found": found[moved]}, facts
+        return {"right": right, "moved": moved, "found": found[moved], "margin": near}, facts
 
     def _doubt(self, rows: Tensor, entry: Entry) -> str | None:
         """Why an entry that was read from the folder cannot be right; None where nothing speaks against it."""
         t = entry.tensors
-        if set(t) != {"right", "moved", "found"} or t["right"].shape != rows.shape:
+        if set(t) != {"right", "moved", "found", "margin"} or not t["right"].shape == t["margin"].shape == rows.shape:
             return "it is about other images"
         moved = torch.arange(len(rows)) if self.draws else torch.nonzero(t["right"] < 1)[:, 0]
         if not torch.equal(moved, t["moved"]) or not bool(((t["right"] >= 0) & (t["right"] <= 1)).all()):

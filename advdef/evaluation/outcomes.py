@@ -10,7 +10,54 @@ from torch import Tensor
 from advdef.norms import Norm
 from advdef.statistics import Interval, mean_share, wilson
 
-__all__ = ["Finding", "Outcome", "joined_curves"]
+__all__ = ["Effort", "Finding", "Outcome", "Search", "joined_curves"]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long a strong attack goes on: its steps, its random starts, and the queries of one that has no gradient."""
+
+    steps: int
+    restarts: int
+    queries: int
+
+    def doubled(self) -> "Effort":
+        """Twice of everything."""
+        return Effort(2 * self.steps, 2 * self.restarts, 2 * self.queries)
+
+
+@dataclass(frozen=True)
+class Search:
+    """The last and dearest look at what was left (:mod:`advdef.evaluation.escalation`).
+
+    Attributes:
+        effort: How long its attacks went on.
+        images: How many images it looked at, those nearest to breaking first.
+        broke: How many of them it broke.
+    """
+
+    effort: Effort
+    images: int
+    broke: int
+
+    @property
+    def converged(self) -> bool:
+        """Whether it broke nothing, so that the search ended of itself and not at its limit."""
+        return self.broke == 0
+
+    def __str__(self) -> str:
+        """The result in words.
+
+        >>> str(Search(Effort(100, 5, 5_000), images=16, broke=0))
+        'converged at 100 steps, 5 restarts, 5,000 queries'
+        >>> str(Search(Effort(100, 5, 0), images=32, broke=3))
+        'still falling at 100 steps, 5 restarts: broke 3 of 32'
+        """
+        if not self.images:
+            return "nothing was left"
+        told = [f"{self.effort.steps} steps", f"{self.effort.restarts} restarts", f"{self.effort.queries:,} queries"]
+        at = ", ".join(told if self.effort.queries else told[:2])
+        return f"converged at {at}" if self.converged else f"still falling at {at}: broke {self.broke} of {self.images}"
 
 
 @dataclass(frozen=True)
@@ -28,6 +75,8 @@ class Finding:
         gradient: The share of the gradients that it needed which were not zero everywhere; None where it needed none,
             or took them without asking the package.
         not_finite: For how many images a gradient was NaN or infinite, which counts as zero.
+        margin: (N,): the deployed defence's margin on what it found, its best wrong logit minus the true one; minus
+            infinity where it was not tried.
     """
 
     name: str
@@ -39,6 +88,7 @@ class Finding:
     settings: str = ""
     gradient: float | None = None
     not_finite: int = 0
+    margin: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +109,9 @@ class Outcome:
         clean_shares: (N,): the same without an attack.
         passes: (draws,): for a random defence, its accuracy in each of the fresh passes.
         exhaustive: Whether every attempt was tried on every image that is correct without one.
+        margin: (N,): the largest margin of the deployed defence, its best wrong logit minus the true one, on anything
+            that was found: of what is left, the larger, the nearer to breaking.
+        search: The last look at what was left, where there was one.
     """
 
     eps: float
@@ -73,6 +126,8 @@ class Outcome:
     clean_shares: Tensor | None = None
     passes: Tensor | None = None
     exhaustive: bool = False
+    margin: Tensor | None = None
+    search: Search | None = None
 
     @property
     def interval(self) -> Interval:
@@ -90,17 +145,16 @@ class Outcome:
 
     @staticmethod
     def joined(parts: Sequence["Outcome"]) -> "Outcome":
-        """One outcome on all images from those on the parts of a shard, in order, each with the same attempts.
+        """One outcome on all images from those on parts of them, in order; not every part need have had each attempt.
 
         Raises ValueError for parts of different evaluations.
         """
         first = parts[0]
-        told = {
-            (o.eps, o.norm, o.defence, o.exhaustive, tuple((f.name, f.settings) for f in o.findings)) for o in parts
-        }
-        if len(told) != 1:
+        settings: dict[str, str] = {}
+        same = all(settings.setdefault(f.name, f.settings) == f.settings for o in parts for f in o.findings)
+        if not same or len({(o.eps, o.norm, o.defence, o.exhaustive) for o in parts}) != 1:
             raise ValueError("these are not the parts of one evaluation")
-        images = ("clean", "robust", "adversarial", "keys", "shares", "clean_shares")
+        images = ("clean", "robust", "adversarial", "keys", "shares", "clean_shares", "margin")
         whole: dict[str, Any] = {
             n: torch.cat([getattr(o, n) for o in parts]) for n in images if getattr(first, n) is not None
         }
@@ -109,7 +163,17 @@ class Outcome:
             whole["passes"] = (torch.stack([o.passes for o in parts if o.passes is not None], 1) * sizes).sum(
                 1
             ) / sizes.sum()
-        return replace(first, findings=tuple(map(_joined, zip(*(o.findings for o in parts), strict=True))), **whole)
+        found = tuple(_side_by_side(name, parts) for name in settings)
+        return replace(first, findings=found, search=_last([o.search for o in parts]), **whole)
+
+    def followed_by(self, later: "Outcome") -> "Outcome":
+        """What an evaluation of the same images found that had this outcome for its ``known``, and all that was tried
+        in both.
+        """
+        found = {finding.name: finding for finding in self.findings}
+        for finding in later.findings:
+            found[finding.name] = _after(found[finding.name], finding) if finding.name in found else finding
+        return replace(later, findings=tuple(found.values()))
 
     def survivors(self, attack: str) -> Tensor:
         """Which images (N,) are correct under one attack alone.
@@ -140,17 +204,52 @@ def joined_curves(parts: Sequence[Mapping[Any, Mapping[float, Outcome]]]) -> dic
     }
 
 
-def _joined(parts: Sequence[Finding]) -> Finding:
-    """What one attempt did on all images, from what it did on each part."""
+def _side_by_side(name: str, parts: Sequence[Outcome]) -> Finding:
+    """What an attempt did on all images, from what it did on those of each part; not every part need have had it."""
+    there = [next((f for f in part.findings if f.name == name), None) for part in parts]
+    had = [f for f in there if f is not None]
+
+    def whole(what: str, otherwise: float) -> Tensor:
+        like = getattr(had[0], what)
+        return torch.cat([like.new_full((len(o.clean),), otherwise) if f is None else getattr(f, what)
+                          for f, o in zip(there, parts, strict=True)])  # fmt: skip
+
+    margin = whole("margin", -torch.inf) if all(f.margin is not None for f in had) else None
+    return _summed(had, tried=whole("tried", False), broken=whole("broken", False), margin=margin)
+
+
+def _after(first: Finding, second: Finding) -> Finding:
+    """What an attempt did on two sets of the same images, one after the other."""
+    both = first.margin is not None and second.margin is not None
+    margin = torch.maximum(first.margin, second.margin) if both else None  # type: ignore[arg-type]
+    return _summed(
+        [first, second], tried=first.tried | second.tried, broken=first.broken | second.broken, margin=margin
+    )
+
+
+def _summed(parts: Sequence[Finding], *, tried: Tensor, broken: Tensor, margin: Tensor | None) -> Finding:
+    """One finding with these images, and the time and the passes of all parts."""
     needed = [(f.gradient, int(f.tried.sum())) for f in parts if f.gradient is not None]
-    tried = sum(n for _, n in needed)
+    images = sum(n for _, n in needed)
     return replace(
         parts[0],
-        tried=torch.cat([f.tried for f in parts]),
-        broken=torch.cat([f.broken for f in parts]),
+        tried=tried,
+        broken=broken,
+        margin=margin,
         seconds=sum(f.seconds for f in parts),
         forwards=sum(f.forwards for f in parts),
         backwards=sum(f.backwards for f in parts),
-        gradient=sum(share * n for share, n in needed) / tried if tried else parts[0].gradient,
+        gradient=sum(share * n for share, n in needed) / images if images else parts[0].gradient,
         not_finite=sum(f.not_finite for f in parts),
     )
+
+
+def _last(parts: Sequence[Search | None]) -> Search | None:
+    """The searches of parts as one: as dear as the dearest, and converged where all are."""
+    found = [part for part in parts if part is not None]
+    if len(found) < len(parts):
+        return None
+    falling = [part for part in found if not part.converged]
+    efforts = [part.effort for part in falling or [part for part in found if part.images] or found]
+    dearest = max(efforts, key=lambda effort: (effort.steps, effort.restarts, effort.queries))
+    return Search(dearest, sum(part.images for part in found), sum(part.broke for part in found))

@@ -3,12 +3,16 @@
 The *oblivious* attacker ignores the defence: he runs ordinary attacks on the classifier behind it. The *direct* one
 differentiates through the defence as it is deployed, with the ordinary attacks and with strong ones. The *adaptive* one
 runs the strong ones through every surrogate of the defence, and besides them the defence's own attacks, attacks without
-gradients, and what fools other models; he keeps what the first two found. Each of his attacks is as long as the
-direct one's; he has more of them, since he knows more targets. A page may add attacks, and outcomes that it found
-before; it never takes one away.
+gradients, and what fools other models; he keeps what the first two found.
+
+Then he goes on by need (:mod:`advdef.evaluation.escalation`): on the images that he brought nearest to breaking, through
+the two surrogates that brought most of them there, with more kinds of attack, twice the steps, five times the starts
+and ten times the queries; and as long as that breaks anything, with twice as much again. A page may add attacks, and
+outcomes that it found before; it never takes one away.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,20 +22,25 @@ from torch import Tensor, nn
 from advdef.attacks.attack import Suite
 from advdef.attacks.libraries.pyautoattack import square
 from advdef.attacks.noise import uniform_noise
-from advdef.attacks.suites import cleverhans, strong
+from advdef.attacks.suites import cleverhans, strong, thorough
 from advdef.defenses.base import Defense
-from advdef.evaluation.outcomes import Outcome
+from advdef.evaluation.escalation import escalate, nearest_targets
+from advdef.evaluation.outcomes import Effort, Outcome
 from advdef.evaluation.robustness import evaluate_curve
-from advdef.evaluation.threats import Threat, adaptive, direct, oblivious, stand_ins
+from advdef.evaluation.threats import Attempt, Threat, adaptive, direct, oblivious, stand_ins
 from advdef.norms import BallNorm
 
 __all__ = ["three_attackers", "three_curves"]
 
+_PORTION = 8  # images that a dear round looks at before it is asked whether more have to be
+_TARGETS = 2  # stand-ins through which it goes
+
 
 def three_attackers(
-    defence: Defense, images: Tensor, labels: Tensor, *, eps: float, generator: torch.Generator, steps: int = 100,
-    restarts: int = 1, queries: int = 500, transfer: Mapping[str, nn.Module] | None = None, more: Suite | None = None,
-    norm: BallNorm = "Linf", draws: int = 10, batch_size: int = 250, resume: Path | None = None, progress: bool = False,
+    defence: Defense, images: Tensor, labels: Tensor, *, eps: float, generator: torch.Generator, steps: int = 50,
+    restarts: int = 1, queries: int = 500, rounds: int = 3, transfer: Mapping[str, nn.Module] | None = None,
+    more: Suite | None = None, norm: BallNorm = "Linf", draws: int = 10, batch_size: int = 250,
+    resume: Path | None = None, progress: bool = False,
 ) -> dict[Threat, Outcome]:  # fmt: skip
     """What each of the three attackers leaves of a defence at one budget; arguments as in :func:`three_curves`.
 
@@ -46,7 +55,8 @@ def three_attackers(
     """
     found = three_curves(
         defence, images, labels, budgets=(eps,), generator=generator, steps=steps, restarts=restarts, queries=queries,
-        transfer=transfer, more=more, norm=norm, draws=draws, batch_size=batch_size, resume=resume, progress=progress,
+        rounds=rounds, transfer=transfer, more=more, norm=norm, draws=draws, batch_size=batch_size, resume=resume,
+        progress=progress,
     )  # fmt: skip
     return {threat: curve[eps] for threat, curve in found.items()}
 
@@ -58,9 +68,10 @@ def three_curves(
     *,
     budgets: Sequence[float],
     generator: torch.Generator,
-    steps: int = 100,
+    steps: int = 50,
     restarts: int = 1,
     queries: int = 500,
+    rounds: int = 3,
     transfer: Mapping[str, nn.Module] | None = None,
     more: Suite | None = None,
     known: Sequence[Mapping[float, Outcome]] = (),
@@ -78,9 +89,11 @@ def three_curves(
         labels: (N,), int64.
         budgets: Sizes of the perturbation in ``norm``; what fell to a smaller one counts as fallen to a larger one.
         generator: Gives the seed; the same seed gives the same outcome, whatever the batch size.
-        steps: Steps of each strong attack and of the defence's own attacks.
-        restarts: Random starts of each strong attack.
-        queries: Queries of the Square attack (extra ``eval``); 0 leaves it out.
+        steps: Steps of each strong attack and of the defence's own attacks, before they grow by need.
+        restarts: Random starts of each, likewise.
+        queries: Queries of the Square attack (extra ``eval``), likewise; 0 leaves it out.
+        rounds: How often the adaptive attacker may go on, each time with twice the effort, as long as that breaks
+            images. The first round has twice the steps, five times the restarts and ten times the queries.
         transfer: Other models by name; what the strong suite makes on them is replayed on the defence.
         more: Further attacks on the deployed defence, for the adaptive attacker.
         known: Outcomes of this defence on these images that were found before, by budget. What they broke, the adaptive
@@ -91,19 +104,49 @@ def three_curves(
         resume: A folder that keeps what is finished, so that the same call goes on from there.
         progress: Whether to show a bar.
 
-    Returns the outcomes by attacker and budget. Raises what :func:`~advdef.evaluation.evaluate` raises.
+    Returns the outcomes by attacker and budget; ``search`` of an adaptive one says whether it converged. Raises what
+    :func:`~advdef.evaluation.evaluate` raises.
     """
     ordinary, powerful = cleverhans(norm=norm), strong(norm=norm, steps=steps, restarts=restarts)
-    free = {"noise": partial(uniform_noise, norm=norm)} | dict(more or {})
-    if queries:
-        free[f"Square-{queries}"] = partial(square, norm=norm, queries=queries)
-    run = partial(
-        evaluate_curve, defence, images=images, labels=labels, generator=generator, norm=norm, draws=draws,
-        batch_size=batch_size, resume=resume, progress=progress,
-    )  # fmt: skip
+    free = {"noise": partial(uniform_noise, norm=norm)} | dict(more or {}) | _square(norm, queries)
+    options = dict(draws=draws, batch_size=batch_size, resume=resume, progress=progress)
+    run = partial(evaluate_curve, defence, images=images, labels=labels, generator=generator, norm=norm, **options)
     first = run({eps: oblivious(defence, ordinary) for eps in budgets})
     second = run({eps: direct(defence, {**ordinary, **powerful}) for eps in budgets})
-    knowing = {eps: adaptive(defence, powerful, eps=eps, steps=steps, transfer=transfer, extra=free) for eps in budgets}
-    if not stand_ins(defence):  # the strong attacks on the defence itself are the direct attacker's
-        knowing = {eps: [a for a in tried if not a.name.endswith(" through defence")] for eps, tried in knowing.items()}
-    return {"oblivious": first, "direct": second, "adaptive": run(knowing, known=(first, second, *known))}
+    named = stand_ins(defence)
+    through = named or {"defence": defence}
+    attempts = partial(adaptive, defence, through=through)
+    planned = {
+        eps: attempts(powerful, eps=eps, steps=steps, restarts=restarts, transfer=transfer, extra=free)
+        for eps in budgets
+    }
+
+    def go_on(outcome: Outcome, seed: int) -> Outcome:
+        before = [attempt for attempt in planned[outcome.eps] if attempt.target in through.values()]
+        chosen = nearest_targets(outcome, before, _TARGETS)
+        nearest = {label: target for label, target in through.items() if target in chosen}
+
+        def dearer(effort: Effort) -> list[Attempt]:
+            longer = thorough(norm=norm, steps=effort.steps, restarts=effort.restarts)
+            found = attempts(
+                longer, eps=outcome.eps, steps=effort.steps, restarts=effort.restarts, through=nearest,
+                extra=_square(norm, effort.queries),
+            )  # fmt: skip
+            taken = {attempt.name for attempt in planned[outcome.eps]}
+            more = f", {effort.steps} steps, {effort.restarts} starts"
+            return [replace(attempt, name=attempt.name + more * (attempt.name in taken)) for attempt in found]
+
+        return escalate(
+            defence, outcome, dearer, images, labels, effort=Effort(2 * steps, 5 * restarts, 10 * queries),
+            rounds=rounds, portion=_PORTION, seed=seed, **options,
+        )  # fmt: skip
+
+    knowing = planned
+    if not named:  # the strong attacks on the defence itself are the direct attacker's
+        knowing = {eps: [a for a in tried if not a.name.endswith(" through defence")] for eps, tried in planned.items()}
+    return {"oblivious": first, "direct": second, "adaptive": run(knowing, known=(first, second, *known), then=go_on)}
+
+
+def _square(norm: BallNorm, queries: int) -> Suite:
+    """Square with so many queries; nothing for none."""
+    return {f"Square-{queries}": partial(square, norm=norm, queries=queries)} if queries else {}

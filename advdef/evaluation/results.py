@@ -28,7 +28,7 @@ WORST_CASE = "worst case"
 
 MEASURES = (
     "n", "correct", "accuracy", "low", "high", "hits", "settings", "tried", "broken", "unique_breaks", "seconds",
-    "gradient", "forwards", "backwards", "note",
+    "gradient", "forwards", "backwards", "search", "note",
 )  # fmt: skip
 """The columns that say what was found. All others say of what, and no two rows have the same there."""
 
@@ -95,7 +95,8 @@ class Results:
         """
         where = _where(part, dataset, model, defence, threat, outcome.norm, outcome.eps, seed) | more
         hits = outcome.robust if outcome.shares is None else None  # a random defence has shares of passes
-        self.append(where | {"attack": WORST_CASE} | _shown(outcome.interval, len(outcome.robust), hits))
+        searched = {} if outcome.search is None else {"search": str(outcome.search)}
+        self.append(where | {"attack": WORST_CASE} | _shown(outcome.interval, len(outcome.robust), hits) | searched)
         unique = outcome.unique_breaks()
         for finding in outcome.findings:
             self.append(where | _of_one_attack(finding, outcome) | {"unique_breaks": unique[finding.name]})

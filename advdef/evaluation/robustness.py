@@ -7,7 +7,7 @@ are attacks that use the batch itself (:func:`advdef.attacks.universal`, and att
 attacks, if they draw for a batch in one block.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -67,6 +67,7 @@ def evaluate(
     generator: torch.Generator,
     norm: Norm = "Linf",
     known: Outcome | Sequence[Outcome] = (),
+    among: Tensor | None = None,
     exhaustive: bool = False,
     draws: int = 10,
     batch_size: int = 250,
@@ -87,6 +88,7 @@ def evaluate(
         known: Earlier outcomes of this defence on the same images, in the same norm and at the same or a smaller eps.
             What they broke counts as broken, so that ``adaptive`` contains ``direct`` and ``oblivious``, and a curve
             over eps can only fall (for a random defence: apart from sampling).
+        among: (N,) booleans: the only images that are attacked. The outcome is about all. Default: all.
         exhaustive: Try every attack on every image that is correct without one, for tables of single attacks.
         draws: Passes by which a random defence is judged; others need one.
         batch_size: Images attacked at a time. What does not fit into memory is tried in halves, with a MemoryWarning.
@@ -111,6 +113,8 @@ def evaluate(
     images, labels, _ = validate(images, labels, eps, norm=norm, unbounded=True)
     check_count("draws", draws)
     check_count("batch_size", batch_size)
+    if among is not None and (among.dtype != torch.bool or among.shape != labels.shape):
+        raise ValueError(f"among must be booleans of shape {tuple(labels.shape)}, one per image")
     random, targets = is_random(defence), list(dict.fromkeys(attempt.target for attempt in planned))
     for model in (defence, *targets):
         check_weights(model)
@@ -131,24 +135,30 @@ def evaluate(
         for model in dict.fromkeys((defence, *targets)):
             stack.enter_context(borrowed(model))
         check_repeats(defence, images[: min(32, batch_size)], judge.batches, random=random)
-        clean = judge.shares(images, "choose")
+        hits, margin = judge.answers(images, "choose")
+        clean = hits.mean(1)
         worst, fewest = images.clone(), clean.clone()
         for outcome in earlier:
             check_sound("an earlier attack, on these images,", images, outcome.adversarial, eps=outcome.eps, norm=norm)
             found = outcome.adversarial.to(images)
             right = judge.shares(found, "choose") if random else outcome.robust.to(fewest) * fewest
             _keep(torch.arange(len(images)), found, right, worst, fewest, ties=random)
+            margin = margin if outcome.margin is None else torch.maximum(margin, outcome.margin.to(margin))
         findings = []
         bar = tqdm(planned, disable=not progress, unit="attack", leave=False)
         for attempt in bar:
             bar.set_postfix_str(attempt.name)
             tried = (clean if exhaustive else fewest) > 0
+            tried = tried if among is None else tried & among.to(tried.device)
             rows, found, right, finding = judge.run(attempt, tried)
             _keep(rows, found, right, worst, fewest, ties=random)
+            margin = torch.maximum(margin, finding.margin) if finding.margin is not None else margin
             findings.append(finding)
-        outcome = replace(empty, clean=clean > 0.5, robust=fewest > 0.5, adversarial=worst, findings=tuple(findings))
+        outcome = replace(
+            empty, clean=clean > 0.5, robust=fewest > 0.5, adversarial=worst, findings=tuple(findings), margin=margin
+        )
         if random:
-            clean, fewest = judge.shares(images, "report"), judge.hits(worst, "report")
+            clean, (fewest, _) = judge.shares(images, "report"), judge.answers(worst, "report")
             robust = (fewest.mean(1) > 0.5) & (clean > 0.5)
             fresh: dict[str, Any] = {"shares": fewest.mean(1), "clean_shares": clean, "passes": fewest.mean(0)}
             outcome = replace(outcome, clean=clean > 0.5, robust=robust, **fresh)
@@ -166,6 +176,7 @@ def evaluate_curve(
     generator: torch.Generator,
     norm: Norm = "Linf",
     known: Sequence[Mapping[float, Outcome]] = (),
+    then: Callable[[Outcome, int], Outcome] | None = None,
     draws: int = 10,
     batch_size: int = 250,
     resume: Path | None = None,
@@ -181,6 +192,7 @@ def evaluate_curve(
         generator: Source of the seeds.
         norm: The norm of every eps.
         known: Curves of weaker threat models; what they broke at the same or a smaller eps counts too.
+        then: What is made of each outcome before the next eps, given the outcome and its seed.
         draws: Passes by which a random defence is judged.
         batch_size: Images attacked at a time.
         resume: A folder in which each finished attempt is kept.
@@ -193,20 +205,12 @@ def evaluate_curve(
     for eps in sorted(attempts):
         before = [outcome for curve in known for size, outcome in sorted(curve.items()) if size <= eps]
         before += [] if previous is None else [previous]
-        previous = outcomes[eps] = evaluate(
-            defence,
-            attempts[eps],
-            images,
-            labels,
-            eps=eps,
-            generator=generator,
-            norm=norm,
-            known=before,
-            draws=draws,
-            batch_size=batch_size,
-            resume=resume,
-            progress=progress,
-        )
+        seed = fresh_seed(generator)
+        found = evaluate(
+            defence, attempts[eps], images, labels, eps=eps, generator=torch.Generator().manual_seed(seed), norm=norm,
+            known=before, draws=draws, batch_size=batch_size, resume=resume, progress=progress,
+        )  # fmt: skip
+        previous = outcomes[eps] = found if then is None else then(found, seed)
     return outcomes
 
 

@@ -69,6 +69,8 @@ def adaptive(
     *,
     eps: float,
     steps: int | None = None,
+    restarts: int | None = None,
+    through: Mapping[str, nn.Module] | None = None,
     transfer: Mapping[str, nn.Module] | None = None,
     extra: Suite | None = None,
 ) -> list[Attempt]:
@@ -82,6 +84,8 @@ def adaptive(
         attacks: The suite, or its name. An empty one leaves the defence's own attacks and the extra ones.
         eps: The budget, which the defence's own attacks may depend on.
         steps: Steps of the defence's own attacks. Default: their own default.
+        restarts: Their random starts. Default: their own default.
+        through: The stand-ins that are attacked, by name. Default: all that there are, or the defence itself.
         transfer: Other models, by name, on which the suite is run as well.
         extra: Further attacks on the deployed defence: ones without gradient, say.
 
@@ -89,16 +93,16 @@ def adaptive(
     """
     _check(defence)
     chosen = suite(attacks) if isinstance(attacks, str) else attacks
+    effort = {k: v for k, v in {"steps": steps, "restarts": restarts}.items() if v is not None}
     exact = not is_random(defence) and all(part.exact for part in defence.modules() if isinstance(part, Defense))
-    through = stopping(chosen) if exact else chosen
+    configured = stopping(chosen) if exact else chosen
     attempts = [
         Attempt(f"{name} through {label}", attack, target)
-        for label, target in (stand_ins(defence) or {"defence": defence}).items()
-        for name, attack in through.items()
+        for label, target in (through or stand_ins(defence) or {"defence": defence}).items()
+        for name, attack in configured.items()
     ]
     attempts += [
-        Attempt(name, attack if steps is None else partial(attack, steps=steps), defence)
-        for name, attack in _own_attacks(defence, eps).items()
+        Attempt(name, partial(attack, **effort), defence) for name, attack in _own_attacks(defence, eps).items()
     ]
     attempts += [Attempt(name, attack, defence) for name, attack in (extra or {}).items()]
     for label, source in (transfer or {}).items():

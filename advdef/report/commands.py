@@ -54,9 +54,10 @@ def judge(
         typer.Option(metavar="PERCENT", help="Exit with 1 if an adaptive accuracy lies below, its interval included."),
     ] = None,
     images: Annotated[int, typer.Option(help="How many test images are attacked.", min=1)] = 200,
-    steps: Annotated[int, typer.Option(help="Steps of each strong attack.", min=1)] = 100,
-    restarts: Annotated[int, typer.Option(help="Random starts of each strong attack.", min=1)] = 1,
-    queries: Annotated[int, typer.Option(help="Queries of the Square attack; 0 leaves it out.", min=0)] = 500,
+    steps: Annotated[int, typer.Option(help="Steps of each strong attack, at first.", min=1)] = 50,
+    restarts: Annotated[int, typer.Option(help="Random starts of each, at first.", min=1)] = 1,
+    queries: Annotated[int, typer.Option(help="Queries of Square, at first; 0 leaves it out.", min=0)] = 500,
+    rounds: Annotated[int, typer.Option(help="Most rounds with twice the effort, while that breaks.", min=0)] = 3,
     epochs: Annotated[int, typer.Option(help="Of each training that a defence needs.", min=1)] = 5,
     batch_size: Annotated[int, typer.Option(help="Images attacked at a time.", min=1)] = 100,
     seed: Annotated[int, typer.Option(help="Of trainings and attacks.", min=0)] = 0,
@@ -93,8 +94,8 @@ def judge(
             say(f"[{number}/{len(makers)}] {name} on {loaded.name} ...")
             report = robustness(
                 network, loaded, eps=budget, norm=ball, defence=maker, images=images, steps=steps, restarts=restarts,
-                queries=queries, epochs=epochs, seed=seed, batch_size=batch_size, resume=cache_folder("judged"),
-                progress=sys.stderr.isatty(),
+                queries=queries, rounds=rounds, epochs=epochs, seed=seed, batch_size=batch_size,
+                resume=cache_folder("judged"), progress=sys.stderr.isatty(),
             )  # fmt: skip
             file = report.save(out / f"{loaded.name}-{re.sub(r'[^A-Za-z0-9_.]+', '-', name)}.json")
             say(f"{report}\n  Report: {file}\n")

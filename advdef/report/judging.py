@@ -44,8 +44,8 @@ _PART = "judged"
 def robustness(
     model: nn.Module, data: Dataset | Split | str, *, eps: float, norm: BallNorm = "Linf",
     defence: str | Callable[[nn.Module], Defense] = "undefended", name: str | None = None, images: int = 200,
-    steps: int = 100, restarts: int = 1, queries: int = 500, epochs: int = 5, seed: int = 0, draws: int = 10,
-    batch_size: int = 100, resume: str | Path | None = None, progress: bool = False,
+    steps: int = 50, restarts: int = 1, queries: int = 500, rounds: int = 3, epochs: int = 5, seed: int = 0,
+    draws: int = 10, batch_size: int = 100, resume: str | Path | None = None, progress: bool = False,
 ) -> Report:  # fmt: skip
     """What three attackers leave of a classifier behind a defence, with the checks of the attack.
 
@@ -58,9 +58,11 @@ def robustness(
         defence: A name of :mod:`advdef.report.defences`, or a function that puts one's own in front of the model.
         name: What the report calls the defence. Default: its name.
         images: How many test images are attacked, drawn at random but always the same.
-        steps: Steps of each strong attack.
-        restarts: Random starts of each strong attack.
-        queries: Queries of the Square attack, which needs the extra ``eval``; 0 leaves it out.
+        steps: Steps of each strong attack, before they grow by need.
+        restarts: Random starts of each strong attack, likewise.
+        queries: Queries of the Square attack, likewise; it needs the extra ``eval``, and 0 leaves it out.
+        rounds: How often the adaptive attacker may go on with twice the effort, as long as that breaks images
+            (:func:`advdef.evaluation.three_curves`).
         epochs: Of each training that the defence needs.
         seed: Of trainings and attacks.
         draws: Passes that judge a defence which draws random numbers.
@@ -93,7 +95,7 @@ def robustness(
     with _collected(notes):
         found = three_attackers(
             case.defence, x, y, eps=eps, norm=norm, generator=run(1), steps=steps, restarts=restarts, queries=queries,
-            draws=draws, batch_size=batch_size, resume=kept, progress=progress,
+            rounds=rounds, draws=draws, batch_size=batch_size, resume=kept, progress=progress,
         )  # fmt: skip
         row = _checked(case, found, x, y, kept, run) if norm == "Linf" else []
     if is_random(case.defence):
@@ -125,8 +127,8 @@ def robustness(
         "judged": identity(x.cpu(), y.cpu()),
         "threat": {"norm": norm, "eps": eps},
         "settings": {
-            "steps": steps, "restarts": restarts, "queries": queries, "epochs": epochs, "draws": draws,
-            "seconds": round(time.perf_counter() - started, 1),
+            "steps": steps, "restarts": restarts, "queries": queries, "rounds": rounds,
+            "epochs": epochs, "draws": draws, "seconds": round(time.perf_counter() - started, 1),
         },
         "provenance": provenance(case.data, seed=seed),
         "shares": {threat: _shares(found[threat]) for threat in ATTACKERS if found[threat].shares is not None},

@@ -137,7 +137,9 @@ class Report:
         checks = self.facts["checks"]
         fired = [f"{check['id']} {check['title']} ({check['detail']})" for check in checks if check["status"] == "fire"]
         ran = sum(check["status"] != "not run" for check in checks)
-        said = [f"Of {ran} checks of the direct attack fired: {'; '.join(fired) or 'none'}."] if ran else []
+        ended = self.results.one(threat="adaptive", attack=WORST_CASE).get("search")
+        said = [f"The adaptive search: {ended}."] if ended else []
+        said += [f"Of {ran} checks of the direct attack fired: {'; '.join(fired) or 'none'}."] if ran else []
         return [*said, *self.facts["notes"], *(f"Not said: {limit}." for limit in self.facts["limits"])]
 
 
