@@ -13,14 +13,14 @@ from advdef.statistics import Interval
 __all__ = ["COLOURS", "image_grid", "robustness_curves", "threat_panels", "use_style", "visible_change"]
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart. The five defences that are compared with
-# each other (TQ, SNS, V2 mean-logit, TRN, purifier) have five colours, the same on every page.
+# each other (CQ and TQ, SNS, V2 mean-logit, TRN, purifier) have colours of their own, the same on every page.
 COLOURS = {
     "undefended": "#000000",
-    "CQ": "#D55E00",
+    "CQ": "#56B4E9",
     "TQ": "#0072B2",
     "k-means": "#009E73",
     "CQ released": "#E69F00",
-    "TQ released": "#56B4E9",
+    "TQ released": "#D55E00",
     "bit depth": "#CC79A7",
     "AT": "#7F7F7F",
     "AT + CQ": "#3D348B",

@@ -24,7 +24,7 @@
 # ```{admonition} What is known, and what is ours
 # :class: note
 # None of the five papers compares its defence with the other four, so **everything on this page is ours**: the data, the classifier, the
-# budgets and the sizes. Each defence is here in one form, the one that a reader of its page would deploy (never an oracle), trained by the
+# budgets and the sizes. Each defence is here in each form that its paper proposes, or in the one that a reader of its page would deploy (never an oracle), trained by the
 # method of its page. One network form, one schedule for all classifiers, one seed: what others would give, the pages of the papers show
 # for some of them. This page tests no claim of a paper and gives no verdict; [those are listed here](../book/verdicts.md).
 # ```
@@ -59,7 +59,9 @@ from advdef.book.page import show_eps
 from advdef.book.records import read_records
 from advdef.evaluation import correct, cost, multiply_adds
 from advdef.evaluation.results import WORST_CASE
+from advdef.papers import PAPERS
 from advdef.papers.comparison import KINDS, FiveDefences
+from advdef.statistics import wilson
 from tqdm import tqdm
 
 plotting.use_style()
@@ -96,15 +98,18 @@ page.profiles()
 # |---|---|---|---|
 # | **undefended** | | the classifier alone | |
 # | **AT** | {cite:t}`madry2018towards` | adversarial training with PGD | training |
-# | **TQ** | [QuSecNets](01_qusecnets) | trained thresholds on the input, two levels on grey images and four on colour | input and training |
+# | **CQ** | [QuSecNets](01_qusecnets) | thresholds at equal distances on the input, two levels on grey images and four on colour | input and training |
+# | **TQ** | [QuSecNets](01_qusecnets) | as many thresholds, trained together with the network | input and training |
 # | **SNS** | [neuron sensitivity](02_neuron_sensitivity) | adversarial training that also holds the most sensitive tenth of the neurons still | training |
 # | **NIP** | [NIP](03_nip) | class dictionary, decided by the mean logit (V2): no label and no clean image is known | input |
 # | **TRN** | [TRN](04_trn) | a network that sees the image and the average gradient map | input |
 # | **purifier** | [SNN purification](05_snn_purification) | the spiking U-Net, here in front of the same classifier without spikes | input |
 #
-# AT and SNS share their inner attack, epochs and schedule, and are trained **for the largest budget of this page**; restorer and purifier see attacks of this and of smaller budgets (the purifier also of one half as large again), TQ and NIP none. NIP, TRN and the purifier stand in front of
+# AT and SNS share their inner attack, epochs and schedule, and are trained **for the largest budget of this page**; restorer and purifier see attacks of this and of smaller budgets (the purifier also of one half as large again), CQ, TQ and NIP none. NIP, TRN and the purifier stand in front of
 # one and the same frozen classifier, the *undefended* one. On its own page the purifier has a spiking classifier behind it, and SNS another optimiser; the common ones are what makes the rows of this page comparable.
 # NIP has a bank of directions, fitted on training images; its step is the largest of six that costs at most one point on *training* images, as on its page.
+# QuSecNets proposes two forms, and both stand here. The one that a defender would deploy is chosen on training images that no classifier was trained on: the form that keeps more of them right under
+# PGD through each of its surrogates and its own attacks, at the main budget; of equals the one with more clean images right. The [result card](../book/cards.md) is that form's.
 # All settings stand in [`line_up` and `comparison`](../book/api/papers).
 
 # %% tags=["hide-input"]
@@ -112,16 +117,44 @@ DEFENCES = {k: study.defence(k) for k in tqdm(study.names, desc="trained", leave
 PLAIN, (step,) = study.classifier(), DEFENCES["NIP"].steps
 page.add_network(P["network"], PLAIN, images=len(study.images_of_classifiers.train))
 record("NIP/step", step, kind="number")
-thresholds = ", ".join(f"{t:.3f}" for t in DEFENCES["TQ"].quantizer.thresholds.tolist())
 chosen = {
-    "thresholds of TQ, pixel values in [0, 1]": thresholds,
+    f"thresholds of {k}, pixel values in [0, 1]": ", ".join(
+        f"{t:.3f}" for t in DEFENCES[k].quantizer.thresholds.tolist()
+    )
+    for k in ("CQ", "TQ")
+} | {
     "step of NIP, root mean square in [0, 1]": f"{step:.3g}",
 }
 notebook.table(
     pd.DataFrame(
         {"what was learned or chosen": chosen.keys(), "value": chosen.values()}
     ),
-    "What two defences took from the training images",
+    "What the defences took from the training images, or were given (CQ)",
+)
+
+# %% tags=["hide-input"]
+FORMS = {paper.id: paper.forms for paper in PAPERS if paper.forms}
+run.values["deployed"] = {paper: study.chosen(forms) for paper, forms in FORMS.items()}
+rows = []
+for k in (form for forms in FORMS.values() for form in forms):
+    trial = study.trial(k)
+    record(f"trial/{k}/clean", trial.clean, kind="hits")
+    record(f"trial/{k}/adaptive", trial.robust, kind="hits")
+    rows.append(
+        {
+            "form": k,
+            "clean %": str(wilson(int(trial.clean.sum()), len(trial.clean))),
+            f"PGD and own attacks, eps {named(EPS)} %": str(
+                wilson(int(trial.robust.sum()), len(trial.robust))
+            ),
+            "a defender deploys": "this one"
+            if k in run.values["deployed"].values()
+            else "",
+        }
+    )
+notebook.table(
+    pd.DataFrame(rows),
+    f"The forms of one paper on {len(trial.clean)} training images that no classifier saw, with 95 % intervals",
 )
 
 # %% [markdown]
@@ -183,7 +216,7 @@ plt.show()
 
 # %% [markdown]
 # A line may fall off a cliff between two budgets. For a quantiser the cliff has an address, its threshold: on images with a dark background and two levels, no
-# background pixel can flip before eps reaches the distance to the threshold, and all of them can after. The threshold that was learned stands in the table above. This is why a curve is shown, and not one
+# background pixel can flip before eps reaches the distance to the threshold, and all of them can after. The thresholds, learned (TQ) and given (CQ), stand in a table above. This is why a curve is shown, and not one
 # budget that somebody chose.
 #
 # ## Which attack broke what
@@ -258,7 +291,7 @@ found = {(name, k): study.checks(k) for k in tqdm(DEFENCES, desc="checks", leave
 page.checks(
     found,
     f"Sanity checks of the direct evaluation at eps {named(EPS)}",
-    exact=("TQ",),
+    exact=("CQ", "TQ"),
 )
 
 # %% [markdown]

@@ -202,6 +202,9 @@ ATTACKS: Mapping[str, Row] = {
     "apgd": Row(attack=partial(apgd, steps=5, restarts=2, stop_early=True, loss="dlr")),
     "apgd in L2": Row(attack=partial(apgd, norm="L2", steps=10, loss="margin"), norm="L2"),
     "each class": Row(attack=partial(each_class, attack=partial(apgd, steps=5, loss="dlr"), classes=2)),
+    "each class, nearest first": Row(
+        attack=partial(each_class, attack=partial(pgd, steps=3), classes=1, order="malt", stop_early=True)
+    ),
     "minimal": Row(attack=partial(minimal, attack=partial(pgd, steps=3, stop_early=True), trials=5), unbounded=True),
     "minimal, upwards": Row(
         attack=partial(minimal, attack=partial(bim, steps=3, step_size=0.5, norm="L2"), search="upwards", trials=5),

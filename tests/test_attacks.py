@@ -225,6 +225,7 @@ REFUSED: list[tuple[Any, ...]] = [
     (apgd, {"norm": "L1"}, "Linf, L2"),
     (apgd, {"start": torch.zeros(1, 2, 3, 3)}, "shape of images"),
     (each_class, {"attack": partial(apgd), "classes": 0}, "classes must be"),
+    (each_class, {"attack": partial(apgd), "order": "nearest"}, "likely, malt"),
     (level_spaced, {"steps": 0}, "steps and restarts"),
     (level_spaced, {"repairs": -1}, "repairs"),
 ]

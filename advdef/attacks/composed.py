@@ -1,6 +1,7 @@
 """Attacks made of another attack: towards one class after the other, over several budgets, or from a found start."""
 
 import inspect
+from collections.abc import Mapping
 from functools import partial
 from typing import Literal, get_args
 
@@ -9,10 +10,15 @@ from torch import Tensor, nn
 
 from advdef.attacks.attack import Attack, describe, norm_of
 from advdef.attacks.losses import margin, wrong_classes
-from advdef.contract import ask, borrowed, check_logits, validate
-from advdef.norms import BallNorm, size
+from advdef.contract import ask, borrowed, check_logits, cleaned, validate
+from advdef.norms import BallNorm, Norm, size
 
-__all__ = ["Search", "each_class", "minimal", "warm_started"]
+__all__ = ["ClassOrder", "Search", "each_class", "minimal", "warm_started"]
+
+ClassOrder = Literal["likely", "malt"]
+
+_DUAL: Mapping[Norm, Norm] = {"Linf": "L1", "L2": "L2", "L1": "Linf", "L0": "Linf"}
+_COMPARED = 100  # most classes whose gradients are asked for, as in MALT
 
 
 @torch.inference_mode(False)
@@ -24,10 +30,11 @@ def each_class(
     eps: float | Tensor,
     attack: Attack,
     classes: int = 9,
+    order: ClassOrder = "likely",
     stop_early: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Run a targeted attack towards each of the most likely wrong classes in turn; any wrong class counts as success.
+    """Run a targeted attack towards each of the nearest wrong classes in turn; any wrong class counts as success.
 
     The untargeted loss is drawn to the nearest class; raising one class at a time finds what that runs past (APGD-T of
     https://arxiv.org/abs/2003.01690). Of all runs, each image's result with the largest margin is returned.
@@ -38,7 +45,10 @@ def each_class(
         labels: (N,), int64.
         eps: Radius of the ball in the norm of ``attack``; a number, or one per image (N,).
         attack: A partial of one that takes ``targets``, such as ``partial(pgd, loss="margin")``.
-        classes: How many of the wrong classes, most likely first, are tried; more than K - 1 means all.
+        classes: How many of the wrong classes are tried; more than K - 1 means all.
+        order: Which class is nearest. "likely": the one with the largest logit. "malt": the one with the smallest
+            lead of the label, divided by the dual norm of that lead's gradient: its distance if the model were linear
+            (MALT, https://arxiv.org/abs/2407.02240). That costs a backward pass for each class, at most 100.
         stop_early: Drop an image from all further runs once ``model`` gets it wrong.
         generator: Source of all random numbers. Default: torch's own.
 
@@ -48,13 +58,24 @@ def each_class(
     budget = budget.flatten()
     if classes < 1:
         raise ValueError(f"classes must be at least 1, not {classes}")
+    if order not in get_args(ClassOrder):
+        raise ValueError(f"no order {order!r}; there are {', '.join(get_args(ClassOrder))}")
     best = images.clone()
     with borrowed(model):
         with torch.no_grad():
             logits = ask(model, images)
         check_logits(logits, labels)
         best_margin = margin(logits, labels)
-        for target in wrong_classes(logits, labels)[:, :classes].unbind(1):
+        targets = wrong_classes(logits, labels)
+        if order == "malt":
+            attacked = torch.nonzero((best_margin <= 0) | (not stop_early))[:, 0]
+            targets = targets[:, :_COMPARED]
+            if len(attacked):
+                near = _nearest_first(
+                    model, images[attacked], labels[attacked], targets[attacked], norm_of(attack) or "Linf"
+                )
+                targets[attacked] = near
+        for target in targets[:, :classes].unbind(1):
             rows = torch.arange(len(images), device=images.device)
             if stop_early:
                 rows = rows[best_margin <= 0]
@@ -70,6 +91,23 @@ def each_class(
             best[rows] = torch.where(better[:, None, None, None], found, best[rows])
             best_margin[rows] = torch.where(better, reached, best_margin[rows])
     return best
+
+
+def _nearest_first(model: nn.Module, images: Tensor, labels: Tensor, targets: Tensor, norm: Norm) -> Tensor:
+    """Wrong classes (N, T), sorted by how far away they would be in ``norm`` if the model were linear."""
+    with torch.enable_grad():  # the caller may have switched it off
+        point = images.detach().requires_grad_()
+        logits = ask(model, point)
+        leads = logits.gather(1, labels[:, None]) - logits.gather(1, targets)
+        slopes = []
+        for number, lead in enumerate(leads.unbind(1)):
+            found = None
+            if lead.requires_grad:
+                more = number < leads.shape[1] - 1
+                (found,) = torch.autograd.grad(lead.sum(), point, retain_graph=more, allow_unused=True)
+            slopes.append(size(cleaned(found, point), _DUAL[norm]))
+    steep = torch.stack(slopes, 1).clamp_min(torch.finfo(point.dtype).tiny)
+    return targets.gather(1, (leads.detach() / steep).argsort(dim=1, stable=True))
 
 
 Search = Literal["bisection", "upwards"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from typing import Any
 
@@ -27,9 +28,10 @@ def own_pages(records: Iterable[Record]) -> list[dict[str, str]]:
             continue
         worst = three_attacker_rows(record)
         for defence, model, eps in sorted(worst):
-            if defence != paper.own:
+            if defence not in (paper.own, *paper.forms):
                 continue
-            row = {"page": paper.title, "data": record["dataset"], "network": model, "eps": f"{eps:.3g}"}
+            page = f"{paper.title}, {defence}" if paper.forms else paper.title
+            row = {"page": page, "data": record["dataset"], "network": model, "eps": f"{eps:.3g}"}
             for threat in ATTACKERS:
                 beside = (worst.get((d, model, eps)) for d in (defence, paper.undefended, paper.adversarial))
                 shown = ("–" if found is None else f"{100 * found[threat]['accuracy']:.0f}" for found in beside)
@@ -55,7 +57,9 @@ def cards(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
         return {}
     comparison = comparison_of(records)
     try:
-        return {paper.id: _card(paper, comparison, records) for paper in PAPERS}
+        deployed = comparison["values"].get("deployed", {})  # of a paper with several forms
+        chosen = [replace(paper, defence=deployed.get(paper.id, paper.defence)) for paper in PAPERS]
+        return {paper.id: _card(paper, comparison, records) for paper in chosen}
     except (KeyError, StopIteration, ValueError) as error:
         where = f"{COMPARISON}/{comparison['dataset']}-{comparison['profile']}"
         raise InputError(

@@ -15,7 +15,9 @@ from advdef.papers import PAPERS
 __all__ = ["finding"]
 
 _ROWS = {"undefended": "no defence", "AT": "adversarial training"} | {
-    paper.defence: paper.title + ("" if paper.title == paper.defence else f" ({paper.defence})") for paper in PAPERS
+    form: paper.title + ("" if paper.title == form else f" ({form})")
+    for paper in PAPERS
+    for form in paper.forms or (paper.defence,)
 }
 _LEFT, _RIGHT, _TOP, _STEP = 12, 346, 26, 46  # of the axis, in units of the picture
 _WIDTH = 368

@@ -58,7 +58,7 @@ class Defense(nn.Module, ABC):
     def adaptive_attacks(self, eps: float) -> Suite:
         """Attacks that exist only because of this defence, by name.
 
-        They are called with the defence as their model, and each has a parameter ``steps``.
+        They are called with the defence as their model, and each has the parameters ``steps`` and ``restarts``.
         """
         return {}
 

@@ -22,10 +22,11 @@ class Paper:
         title: Its name in prose.
         arxiv: Its number there.
         notebook: Its page, without a suffix.
-        defence: The name of its defence on the page that compares all defences.
+        defence: The name of its defence on the page that compares all defences; of several forms, the first choice.
         own: The name of its defence on its own page.
         undefended: There, the row without a defence that it is measured against.
         adversarial: There, the row of adversarial training.
+        forms: The names of all forms that the paper proposes, on both pages, where there are several.
     """
 
     id: str
@@ -37,10 +38,12 @@ class Paper:
     own: str
     undefended: str
     adversarial: str
+    forms: tuple[str, ...] = ()
 
 
 PAPERS: tuple[Paper, ...] = (
-    Paper("qusecnets", "qusecnets", "QuSecNets", "1811.01437", "01_qusecnets", "TQ", "TQ", "undefended", "AT"),
+    Paper("qusecnets", "qusecnets", "QuSecNets", "1811.01437", "01_qusecnets", "TQ", "TQ", "undefended", "AT",
+          ("CQ", "TQ")),
     Paper("neuron_sensitivity", "sensitivity", "Neuron sensitivity", "1909.06978", "02_neuron_sensitivity", "SNS",
           "SNS", "standard", "AT"),
     Paper("nip", "nip", "NIP", "2112.13060", "03_nip", "NIP", "V2 mean-logit", "none", "AT"),

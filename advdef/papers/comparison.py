@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from advdef import checks
 from advdef.attacks import fgsm, pgd, square, suites, uniform_noise
 from advdef.data import Dataset
-from advdef.evaluation import ATTACKERS, Attempt, Outcome, Threat, direct, evaluate, three_curves
+from advdef.devices import exact
+from advdef.evaluation import ATTACKERS, Attempt, Outcome, Threat, adaptive, direct, evaluate, three_curves
 from advdef.evaluation.outcomes import joined_curves
 from advdef.grid import Task, once, shards
+from advdef.papers import PAPERS
 from advdef.papers.line_up import LineUp
 
 __all__ = ["KINDS", "FiveDefences"]
@@ -98,6 +100,29 @@ class FiveDefences(LineUp):
         )  # fmt: skip
 
     @once
+    def trial(self, name: str) -> Outcome:
+        """What PGD through each surrogate and a defence's own attacks leave of training images that it never saw."""
+        defence, steps = self.defence(name), self.settings["steps"]
+        held_out = self.held_out.sample(self.settings["images"])
+        attempts = adaptive(defence, {"PGD": partial(pgd, steps=steps, loss="margin")}, eps=self.eps, steps=steps)
+        return evaluate(
+            defence, attempts, held_out.float_images(), held_out.labels, eps=self.eps, generator=self._draws(6),
+            resume=self.resume,
+        )  # fmt: skip
+
+    def chosen(self, forms: Sequence[str]) -> str:
+        """The form of a defence that its owner would deploy, by the trial on training images: the most robust one.
+
+        Of equally robust forms it is the one with more clean images right, then the first.
+        """
+
+        def merit(name: str) -> tuple[float, float]:
+            found = self.trial(name)
+            return exact(found.robust).mean().item(), exact(found.clean).mean().item()
+
+        return max(forms, key=merit)
+
+    @once
     def single(self, name: str) -> Outcome:
         """FGSM and PGD with the deployed defence's own gradient, each on every image."""
         suite = {"FGSM": partial(fgsm), "PGD": suites.cleverhans()["PGD"]}
@@ -132,6 +157,7 @@ class FiveDefences(LineUp):
             parts = [Task("part", (k, i), after) for i in range(len(self._shards()))]
             single = Task("single", (k,), after)
             attacks += [*parts, Task("kinds", (k,), after), single]
+            attacks += [Task("trial", (k,), after)] if any(k in paper.forms for paper in PAPERS) else []
             rows.append(Task("checks", (k,), (*parts, single)))
         yield [*nets.values(), *ready.values(), *attacks, *rows]
 

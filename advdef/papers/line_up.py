@@ -49,40 +49,45 @@ class LineUp(Study):
     """The defences of the comparison on one data set, each trained and put together under its name.
 
     Attributes:
-        names: The names, in the order of the page: the undefended classifier and adversarial training first.
+        names: The names, in the order of the page: the undefended classifier and adversarial training first. QuSecNets
+            proposes two forms, constant (CQ) and trained thresholds (TQ).
         in_front: Those that stand in front of the undefended classifier.
         eps: The main budget in Linf. Adversarial training and SNS are trained for it; restorer and purifier see
             attacks of up to 1 and 1.5 times as much.
         colour: Whether images are in colour.
-        images_of_classifiers: The training images of all classifiers.
+        images_of_classifiers: The training images of all classifiers: at most nine in ten.
+        held_out: The training images that no classifier saw.
         probe: The training images by which NIP's step is chosen and SNS's neurons are measured.
     """
 
-    names = ("undefended", "AT", "TQ", "SNS", "NIP", "TRN", "purifier")
+    names = ("undefended", "AT", "CQ", "TQ", "SNS", "NIP", "TRN", "purifier")
     in_front = ("NIP", "TRN", "purifier")
 
     def __init__(self, data: Dataset, settings: Mapping[str, Any], **options: Any) -> None:
         """Choose the images.
 
         ``settings`` are those of a profile: ``network`` by its name; ``train``, how many training images classifiers,
-        restorer and purifier get (None: all), and ``epochs``, their epochs; ``inner``, the steps of the attack in
-        adversarial training; ``per_class``, images of a class from which NIP learns; ``size``, that of the restorer;
-        ``purifier``, its width, the width of its extractor and its time steps; ``derivatives``, how many stand-ins for
-        the derivative of a spike the purifier's attackers try.
+        restorer and purifier get (None: all that they may have), and ``epochs``, their epochs; ``inner``, the steps of
+        the attack in adversarial training; ``per_class``, images of a class from which NIP learns; ``size``, that of
+        the restorer; ``purifier``, its width, the width of its extractor and its time steps; ``derivatives``, how many
+        stand-ins for the derivative of a spike the purifier's attackers try.
         """
         super().__init__(data, settings, **options)
         self.eps, self.colour, self.probe = EPS[data.shape[0]], data.shape[0] == 3, data.train.sample(500)
         whole = len(data.train)
-        parts = (data.subset(train=min(n or whole, whole)) for n in settings["train"])
+        most = (whole - whole // 10, whole, whole)
+        parts = (data.subset(train=min(n or m, m)) for n, m in zip(settings["train"], most, strict=True))
         self.images_of_classifiers, self._restored, self._purified = parts
+        seen = len(self.images_of_classifiers.train)
+        self.held_out = Split(data.train.images[seen:], data.train.labels[seen:])
 
     def network(self) -> nn.Module:
         """A classifier, untrained."""
         return NETWORKS[self.settings["network"]](self.data.shape, self.data.num_classes)
 
-    def quantized(self) -> nn.Module:
+    def quantized(self, *, trainable: bool) -> nn.Module:
         """A classifier behind a quantiser, untrained."""
-        return Quantized(self.network(), Quantizer(4 if self.colour else 2, trainable=True))
+        return Quantized(self.network(), Quantizer(4 if self.colour else 2, trainable=trainable))
 
     @once
     def training(self, name: str) -> Training:
@@ -101,11 +106,12 @@ class LineUp(Study):
         ways: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "undefended": (train_standard, {}),
             "AT": (train_at, attacked),
+            "CQ": (train_quantized, {"scheme": "frozen"}),
             "TQ": (train_quantized, {}),
             "SNS": (train_sns, attacked | {"ramp": 2, "probe": 200, "probe_steps": 3}),
         }
         train, more = ways[name]
-        build = self.quantized if name == "TQ" else self.network
+        build = partial(self.quantized, trainable=name == "TQ") if name in ("CQ", "TQ") else self.network
         return trained(build, train, self.images_of_classifiers, seed=self.seed, **budget, **more)
 
     @once
@@ -139,8 +145,7 @@ class LineUp(Study):
             tensors, layers = self.fitted("SNS").tensors, self.fitted("SNS").facts["layers"]
             found = {layer: tensors[layer] for layer in layers}
             return Stabilized(model, sensitivity=found, guides=self.probe, twin=plain, features=list(model.taps)[-1])
-        if name == "TQ":
-            assert isinstance(model, Quantized)
+        if isinstance(model, Quantized):
             model.undefended = plain
             return model
         return Undefended(model, twin=plain)

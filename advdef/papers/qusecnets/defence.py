@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from advdef.attacks.gradient import pgd
+from advdef.attacks.losses import margin
 from advdef.attacks.suites import Suite
 from advdef.attacks.wrappers import replace_gradient
-from advdef.contract import ask
+from advdef.contract import ask, borrowed, validate
 from advdef.defenses.base import Defense
+from advdef.norms import spread
 from advdef.papers.qusecnets.attacks import level_space
 from advdef.papers.qusecnets.quantizer import Quantizer
 
@@ -84,33 +86,46 @@ class _Surrogate(nn.Module):
         return ask(self.network, value)
 
 
+@torch.inference_mode(False)
 def annealed(
     model: Quantized,
     images: Tensor,
     labels: Tensor,
     *,
-    eps: float,
+    eps: float | Tensor,
     steps: int = 40,
+    restarts: int = 1,
     hardness: tuple[float, ...] = (5.0, 10.0, 20.0, 50.0),
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """BPDA whose soft surrogate hardens during the attack: one stage of PGD per ``hardness``, each from where the last
     ended.
 
-    ``steps`` are divided equally among the stages. All other parameters are those of :func:`advdef.attacks.pgd`.
+    ``steps`` are divided equally among the stages. Each of the ``restarts`` begins at a random point; those after the
+    first attack what ``model`` still gets right. All other parameters are those of :func:`advdef.attacks.pgd`.
     """
-    point = None
-    for slope in hardness:
-        point = pgd(
-            model.surrogate(slope),
-            images,
-            labels,
-            eps=eps,
-            steps=max(1, steps // len(hardness)),
-            loss="margin",
-            start=point,
-            stop_early=True,
-            generator=generator,
-        )
-    assert point is not None
-    return point
+    if restarts < 1:
+        raise ValueError(f"restarts must be at least 1, not {restarts}")
+    images, labels, budget = validate(images, labels, eps)
+    budget = budget.flatten().expand(len(images))
+    best, rows = images.clone(), torch.arange(len(images), device=images.device)
+    best_margin = torch.full((len(images),), -torch.inf, dtype=images.dtype, device=images.device)
+    with borrowed(model):
+        for _ in range(restarts):
+            point = None
+            for slope in hardness:
+                point = pgd(
+                    model.surrogate(slope), images[rows], labels[rows], eps=budget[rows],
+                    steps=max(1, steps // len(hardness)), loss="margin", start=point, stop_early=True,
+                    generator=generator,
+                )  # fmt: skip
+            assert point is not None
+            with torch.no_grad():
+                reached = margin(ask(model, point), labels[rows])
+            better = reached > best_margin[rows]
+            best[rows] = torch.where(spread(better), point, best[rows])
+            best_margin[rows] = torch.where(better, reached, best_margin[rows])
+            rows = rows[best_margin[rows] <= 0]
+            if len(rows) == 0:
+                break
+    return best
