@@ -45,8 +45,8 @@ def darken(
     return images - by * eps
 
 
-def searched(fall: dict[int, int], **options: int) -> tuple[Outcome, list[Effort]]:
-    """The end of a search whose attack with so many steps breaks the first so many images, and its rounds."""
+def searched(fall: dict[int, int], *, images: Tensor = IMAGES, **options: int) -> tuple[Outcome, list[Effort]]:
+    """The end of a search whose attack with so many steps breaks images as dark as the first so many, and its rounds."""
     asked = []
 
     def attempts(effort: Effort) -> list[Attempt]:
@@ -55,9 +55,9 @@ def searched(fall: dict[int, int], **options: int) -> tuple[Outcome, list[Effort
         return [Attempt(f"brighten {effort.steps}", partial(brighten, below=below), DEFENCE.network)]
 
     nothing = [Attempt("nothing", partial(brighten, below=0.0), DEFENCE.network)]
-    first = evaluate(DEFENCE, nothing, IMAGES, LABELS, eps=EPS, generator=torch.Generator().manual_seed(1))
+    first = evaluate(DEFENCE, nothing, images, LABELS, eps=EPS, generator=torch.Generator().manual_seed(1))
     settings = {"rounds": 3, "portion": 2} | options
-    found = escalate(DEFENCE, first, attempts, IMAGES, LABELS, effort=Effort(10, 5, 100), seed=1, **settings)
+    found = escalate(DEFENCE, first, attempts, images, LABELS, effort=Effort(10, 5, 100), seed=1, **settings)
     return found, asked
 
 
@@ -94,15 +94,19 @@ def test_without_rounds_or_images_there_is_nothing_to_say() -> None:
 
 
 def test_searches_of_parts_are_one_search() -> None:
-    (soon, _), (late, _), (falling, _) = searched({}), searched({10: 1}), searched({10: 12}, rounds=1)
-    together = Outcome.joined([soon, late])
+    bright = torch.full_like(IMAGES, 0.95)
+    (late, _), (soon, _) = searched({10: 1}), searched({10: 1}, images=bright)
+    together = Outcome.joined([late, soon])
     assert together.search == Search(Effort(20, 10, 200), images=4, broke=0)
     assert {f.name: int(f.tried.sum()) for f in together.findings} == {
         "nothing": 24, "brighten 10": 6, "brighten 20": 2,
     }  # fmt: skip
     assert together.margin is not None
     assert len(together.robust) == len(together.margin) == 24
-    assert str(Outcome.joined([falling, late]).search).startswith("still falling at 10 steps")
+    falling, none = searched({10: 12}, rounds=1)[0], searched({10: 12}, rounds=1, images=bright)[0]
+    assert str(Outcome.joined([none, falling]).search) == (
+        "still falling at 10 steps, 5 restarts, 100 queries: broke 12 of 14"
+    )
     assert Outcome.joined([soon, searched({}, rounds=0)[0]]).search is None
 
 

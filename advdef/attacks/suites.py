@@ -98,7 +98,7 @@ def thorough(*, norm: BallNorm = "Linf", steps: int = 100, restarts: int = 5) ->
     ascent = partial(apgd, norm=norm, steps=steps)
     starts = f"{restarts} start{'s' * (restarts > 1)}"
     return {
-        f"APGD-{steps} margin towards 9": partial(each_class, attack=partial(ascent, loss="margin")),
+        f"APGD-{steps} margin towards 9": partial(each_class, attack=partial(ascent, loss="margin"), order="malt"),
         f"APGD-{steps} CE, {starts}": partial(ascent, restarts=restarts),
         f"APGD-{steps} DLR, {starts}": partial(ascent, restarts=restarts, loss="dlr"),
         f"PGD-{steps} margin in large steps, {starts}": partial(

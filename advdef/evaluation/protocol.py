@@ -5,10 +5,10 @@ differentiates through the defence as it is deployed, with the ordinary attacks 
 runs the strong ones through every surrogate of the defence, and besides them the defence's own attacks, attacks without
 gradients, and what fools other models; he keeps what the first two found.
 
-Then he goes on by need (:mod:`advdef.evaluation.escalation`): on the images that he brought nearest to breaking, through
-the two surrogates that brought most of them there, with more kinds of attack, twice the steps, five times the starts
-and ten times the queries; and as long as that breaks anything, with twice as much again. A page may add attacks, and
-outcomes that it found before; it never takes one away.
+Then he goes on by need (:mod:`advdef.evaluation.escalation`): on the images that he brought nearest to breaking,
+through the two surrogates that brought most of them there, with more kinds of attack, twice the steps, five times the
+starts and ten times the queries; and as long as that breaks anything, with twice as much again. A page may add attacks,
+and outcomes that it found before; it never takes one away.
 """
 
 from collections.abc import Mapping, Sequence

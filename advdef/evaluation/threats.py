@@ -5,6 +5,7 @@ defence with the gradient that plain autograd finds. ``adaptive`` attacks throug
 defence's own attacks, by transfer and without gradients.
 """
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -84,7 +85,7 @@ def adaptive(
         attacks: The suite, or its name. An empty one leaves the defence's own attacks and the extra ones.
         eps: The budget, which the defence's own attacks may depend on.
         steps: Steps of the defence's own attacks. Default: their own default.
-        restarts: Their random starts. Default: their own default.
+        restarts: Their random starts, where that is more than their own default.
         through: The stand-ins that are attacked, by name. Default: all that there are, or the defence itself.
         transfer: Other models, by name, on which the suite is run as well.
         extra: Further attacks on the deployed defence: ones without gradient, say.
@@ -93,7 +94,6 @@ def adaptive(
     """
     _check(defence)
     chosen = suite(attacks) if isinstance(attacks, str) else attacks
-    effort = {k: v for k, v in {"steps": steps, "restarts": restarts}.items() if v is not None}
     exact = not is_random(defence) and all(part.exact for part in defence.modules() if isinstance(part, Defense))
     configured = stopping(chosen) if exact else chosen
     attempts = [
@@ -102,7 +102,7 @@ def adaptive(
         for name, attack in configured.items()
     ]
     attempts += [
-        Attempt(name, partial(attack, **effort), defence) for name, attack in _own_attacks(defence, eps).items()
+        Attempt(name, _longer(attack, steps, restarts), defence) for name, attack in _own_attacks(defence, eps).items()
     ]
     attempts += [Attempt(name, attack, defence) for name, attack in (extra or {}).items()]
     for label, source in (transfer or {}).items():
@@ -184,6 +184,13 @@ def _own_attacks(defence: Defense, eps: float) -> Suite:
         for label, outer in _over(defence).items()
         for name, attack in outer.adaptive_attacks(eps).items()
     }
+
+
+def _longer(attack: Attack, steps: int | None, restarts: int | None) -> Attack:
+    """A defence's own attack with other steps, and with more random starts, if that is more."""
+    default = inspect.signature(attack).parameters["restarts"].default if restarts else None
+    attack = attack if steps is None else partial(attack, steps=steps)
+    return partial(attack, restarts=restarts) if restarts and restarts > default else attack
 
 
 def _check(defence: object) -> None:
