@@ -46,7 +46,7 @@ def darken(
 
 
 def searched(fall: dict[int, int], *, images: Tensor = IMAGES, **options: int) -> tuple[Outcome, list[Effort]]:
-    """The end of a search whose attack with so many steps breaks images as dark as the first so many, and its rounds."""
+    """The end of a search whose attack, with so many steps, breaks images as dark as the first so many; its rounds."""
     asked = []
 
     def attempts(effort: Effort) -> list[Attempt]:

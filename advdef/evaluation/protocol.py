@@ -15,11 +15,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks.attack import Suite
+from advdef.attacks.attack import Attack, Suite
 from advdef.attacks.libraries.pyautoattack import square
 from advdef.attacks.noise import uniform_noise
 from advdef.attacks.suites import cleverhans, strong, thorough
@@ -109,8 +110,11 @@ def three_curves(
     """
     ordinary, powerful = cleverhans(norm=norm), strong(norm=norm, steps=steps, restarts=restarts)
     free = {"noise": partial(uniform_noise, norm=norm)} | dict(more or {}) | _square(norm, queries)
-    options = dict(draws=draws, batch_size=batch_size, resume=resume, progress=progress)
-    run = partial(evaluate_curve, defence, images=images, labels=labels, generator=generator, norm=norm, **options)
+    options: dict[str, Any] = dict(draws=draws, batch_size=batch_size, resume=resume, progress=progress)
+
+    def run(tried: Mapping[float, list[Attempt]], **more: Any) -> dict[float, Outcome]:
+        return evaluate_curve(defence, dict(tried), images, labels, generator=generator, norm=norm, **more, **options)
+
     first = run({eps: oblivious(defence, ordinary) for eps in budgets})
     second = run({eps: direct(defence, {**ordinary, **powerful}) for eps in budgets})
     named = stand_ins(defence)
@@ -147,6 +151,6 @@ def three_curves(
     return {"oblivious": first, "direct": second, "adaptive": run(knowing, known=(first, second, *known), then=go_on)}
 
 
-def _square(norm: BallNorm, queries: int) -> Suite:
+def _square(norm: BallNorm, queries: int) -> dict[str, Attack]:
     """Square with so many queries; nothing for none."""
     return {f"Square-{queries}": partial(square, norm=norm, queries=queries)} if queries else {}

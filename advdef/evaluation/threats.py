@@ -188,9 +188,10 @@ def _own_attacks(defence: Defense, eps: float) -> Suite:
 
 def _longer(attack: Attack, steps: int | None, restarts: int | None) -> Attack:
     """A defence's own attack with other steps, and with more random starts, if that is more."""
-    default = inspect.signature(attack).parameters["restarts"].default if restarts else None
     attack = attack if steps is None else partial(attack, steps=steps)
-    return partial(attack, restarts=restarts) if restarts and restarts > default else attack
+    if restarts is None or restarts <= inspect.signature(attack).parameters["restarts"].default:
+        return attack
+    return partial(attack, restarts=restarts)
 
 
 def _check(defence: object) -> None:
