@@ -189,9 +189,10 @@ def _own_attacks(defence: Defense, eps: float) -> Suite:
 def _longer(attack: Attack, steps: int | None, restarts: int | None) -> Attack:
     """A defence's own attack with other steps, and with more random starts, if that is more."""
     attack = attack if steps is None else partial(attack, steps=steps)
-    if restarts is None or restarts <= inspect.signature(attack).parameters["restarts"].default:
-        return attack
-    return partial(attack, restarts=restarts)
+    known = inspect.signature(attack).parameters.get("restarts")
+    return (
+        attack if restarts is None or known is None or restarts <= known.default else partial(attack, restarts=restarts)
+    )
 
 
 def _check(defence: object) -> None:

@@ -21,18 +21,18 @@ __all__ = ["KINDS", "FiveDefences"]
 _PROFILES: dict[str, dict[str, Any]] = {
     "smoke": dict(
         datasets=("digits",), network="small ResNet", train=(800, 500, 400), epochs=(6, 8, 4),
-        inner=2, per_class=20, size="XS", purifier=(4, 4, 2), derivatives=1, images=30, few=10, steps=5, restarts=1,
-        queries=20, curve=(0.5, 1.0), checks="fast",
+        inner=2, per_class=20, size="XS", purifier=(4, 4, 2), derivatives=1, images=30, few=10, steps=5,
+        queries=20, rounds=1, curve=(0.5, 1.0), checks="fast",
     ),
     "laptop": dict(
         datasets=("fashion_mnist",), network="small ResNet", train=(20_000, 10_000, 4_000), epochs=(8, 8, 6),
-        inner=3, per_class=100, size="XS", purifier=(6, 8, 4), derivatives=7, images=200, few=60, steps=40, restarts=1,
-        queries=500, curve=(0.25, 0.5, 1.0), checks="fast",
+        inner=3, per_class=100, size="XS", purifier=(6, 8, 4), derivatives=7, images=200, few=60, steps=50,
+        queries=500, rounds=3, curve=(0.25, 0.5, 1.0), checks="fast",
     ),
     "paper": dict(
         datasets=("cifar10",), network="ResNet-18", train=(None, None, None), epochs=(30, 20, 15),
         inner=7, per_class=200, size="B", purifier=(32, 32, 4), derivatives=7, images=1_000, few=200, steps=100,
-        restarts=5, queries=5_000, curve=(0.25, 0.5, 1.0), checks="all",
+        queries=1_000, rounds=4, curve=(0.25, 0.5, 1.0), checks="all",
     ),
 }  # fmt: skip
 
@@ -62,7 +62,7 @@ class FiveDefences(LineUp):
 
     def sources(self) -> dict[str, nn.Module]:
         """The networks from which attacks are replayed on all others."""
-        return {"undefended": self.classifier(), "AT": self.defence("AT").network}
+        return {"undefended": self.classifier()} | {name: self.defence(name).network for name in ("AT", "SNS")}
 
     def curve(self, name: str) -> dict[Threat, dict[float, Outcome]]:
         """What the three attackers leave of a defence at each budget."""
@@ -74,7 +74,7 @@ class FiveDefences(LineUp):
         settings, rows, (images, labels) = self.settings, self._shards()[shard], self.images()
         return three_curves(
             self.defence(name), images[rows], labels[rows], budgets=self.budgets, generator=self._draws(2),
-            steps=settings["steps"], restarts=settings["restarts"], queries=settings["queries"],
+            steps=settings["steps"], queries=settings["queries"], rounds=settings["rounds"],
             transfer={k: source for k, source in self.sources().items() if k != name}, resume=self.resume,
         )  # fmt: skip
 
@@ -153,7 +153,7 @@ class FiveDefences(LineUp):
         ready = nets | {k: Task("fitted", (k,), (nets.get(k, plain),)) for k in ("NIP", "SNS")}
         attacks, rows = list[Task](), list[Task]()
         for k in self.names:
-            after = tuple(dict.fromkeys([plain, nets["AT"], ready[k]]))
+            after = tuple(dict.fromkeys([plain, nets["AT"], nets["SNS"], ready[k]]))
             parts = [Task("part", (k, i), after) for i in range(len(self._shards()))]
             single = Task("single", (k,), after)
             attacks += [*parts, Task("kinds", (k,), after), single]

@@ -14,15 +14,15 @@ NIP_PROFILES: dict[str, dict[str, Any]] = {
     "smoke": dict(
         datasets={"digits": ("LeNet-5",)}, epochs=dict(digits=6), at_epochs=3, seeds=1,
         images=40, minimal=(8, 10), eleven=12, least=5, boundary=50, levels=100, kept=2,
-        per_class=30, tried=3, steps=10, adaptive_images=30, adaptive_steps=2, queries=10,
+        per_class=30, tried=3, steps=10, adaptive_images=30, adaptive_steps=2, queries=10, rounds=1,
         curve=3, tested=10, defences="few", checks="fast", timed=(16, 3), long=(5, 50), cw=(2, 30),
     ),
     "laptop": dict(
         datasets=dict(cifar10=("SmallVGG",), gtsrb=("small ResNet-20",), fashion_mnist=("LeNet-5",)),
         epochs=dict(cifar10=8, gtsrb=20, fashion_mnist=8), at_epochs=6, seeds=5,
         images=300, minimal=(20, 40), eleven=100, least=20, boundary=1_000, levels=500, kept=2,
-        per_class=100, tried=20, steps=40, adaptive_images=100, adaptive_steps=20,
-        queries=200, curve=4, tested=50, defences="all", checks="fast", timed=(128, 5),
+        per_class=100, tried=20, steps=40, adaptive_images=100, adaptive_steps=50,
+        queries=500, rounds=3, curve=4, tested=50, defences="all", checks="fast", timed=(128, 5),
         long=(20, 200), cw=(4, 100),
     ),
     "paper": dict(
@@ -32,7 +32,7 @@ NIP_PROFILES: dict[str, dict[str, Any]] = {
         epochs=dict(cifar10=30, gtsrb=30, fashion_mnist=20), at_epochs=15, seeds=5,
         images=1_000, minimal=(20, 40), eleven=200, least=20, boundary=5_000, levels=1_000, kept=10,
         per_class=200, tried=100, steps=40, adaptive_images=300, adaptive_steps=100,
-        queries=1_000, curve=4, tested=200, defences="all", checks="all", timed=(256, 20),
+        queries=1_000, rounds=4, curve=4, tested=200, defences="all", checks="all", timed=(256, 20),
         long=(100, 1_000), cw=(6, 500),
     ),
 }  # fmt: skip

@@ -5,7 +5,7 @@ from functools import partial
 from itertools import chain, product
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from advdef import checks
 from advdef.attacks import fgsm, pgd
@@ -181,8 +181,16 @@ class InversePerturbation(AttackedNetworks):
         settings, (images, labels), rows = self.settings, self.images("adaptive_images"), self._shards()[shard]
         return three_curves(
             self.defence(kind, name, seed), images[rows], labels[rows], budgets=self.sizes(kind, name, seed),
-            generator=self.draws(9), steps=settings["adaptive_steps"], queries=settings["queries"], resume=self.resume,
+            generator=self.draws(9), steps=settings["adaptive_steps"], queries=settings["queries"],
+            rounds=settings["rounds"], transfer=self.sources(kind, name, seed), resume=self.resume,
         )  # fmt: skip
+
+    def sources(self, kind: str, name: str, seed: int) -> dict[str, nn.Module]:
+        """The networks whose examples are tried on a defence: adversarially trained, of other seeds, of other kinds."""
+        found: dict[str, nn.Module] = {} if name == "AT" else {"AT": self.adversarial_training().model}
+        others = [s for s in self.seeds if s != seed][: 2 if self.is_first(kind) else 0]
+        found |= {f"seed {s}": self.model(kind, s) for s in others}
+        return found | {other: self.model(other, self.seed) for other in self.kinds if other != kind}
 
     @once
     def noise(self, name: str, eps: float) -> dict[Threat, Outcome]:
@@ -290,7 +298,8 @@ class InversePerturbation(AttackedNetworks):
         return (net, Task("adversarial_training")) if name == "AT" else (net,)
 
     def _parts(self, kind: str, name: str, seed: int) -> list[Task]:
-        after = self._behind(kind, name, seed)
+        others = [Task("training", (kind, s)) for s in self.seeds if s != seed][: 2 if self.is_first(kind) else 0]
+        after = tuple(dict.fromkeys((*self._behind(kind, name, seed), *others)))
         return [Task("part", (kind, name, seed, i), after) for i in range(len(self._shards()))]
 
     def _shards(self) -> list[slice]:

@@ -28,19 +28,19 @@ _PROFILES: dict[str, dict[str, Any]] = {
     "smoke": dict(
         datasets=("digits",), width=32, train=700, epochs={1: 5, 3: 5}, seeds=2,
         robust_epochs=10, robust_steps=2, levels=(2, 4), level_seeds=1,
-        images=100, adaptive_images=50, steps=8, restarts=1, queries=40,
+        images=100, adaptive_images=50, steps=8, queries=20, rounds=1,
         curve={1: (0.1, 0.3), 3: (2 / 255, 8 / 255)}, checks="fast",
     ),
     "laptop": dict(
         datasets=("mnist", "cifar10"), width=64, train=15_000, epochs={1: 3, 3: 6}, seeds=5,
         robust_epochs=4, robust_steps=4, levels=(2, 4, 16), level_seeds=1,
-        images=500, adaptive_images=200, steps=20, restarts=1, queries=200,
+        images=500, adaptive_images=200, steps=50, queries=500, rounds=3,
         curve={1: (0.1, 0.2, 0.3, 0.4), 3: (1 / 255, 2 / 255, 4 / 255, 8 / 255)}, checks="all",
     ),
     "paper": dict(
         datasets=("mnist", "cifar10"), width=64, train=None, epochs={1: 10, 3: 30}, seeds=5,
         robust_epochs=20, robust_steps=10, levels=(2, 3, 4, 6, 8, 16, 32), level_seeds=3,
-        images=1_000, adaptive_images=1_000, steps=200, restarts=10, queries=5_000,
+        images=1_000, adaptive_images=1_000, steps=100, queries=1_000, rounds=4,
         curve={1: (0.1, 0.2, 0.3, 0.4), 3: (1 / 255, 2 / 255, 4 / 255, 8 / 255)}, checks="all",
     ),
 }  # fmt: skip
@@ -175,12 +175,19 @@ class Quantization(Study):
         """The curve on one shard of the images."""
         settings, (images, labels) = self.settings, self.images()
         rows = self._shards()[shard]
-        twin = {} if name == "undefended" else {"undefended twin": self.defence("undefended", seed)}
         return three_curves(
             self.defence(name, seed), images[rows], labels[rows], budgets=self.curve_eps,
-            generator=Generator().manual_seed(seed), steps=settings["steps"], restarts=settings["restarts"],
-            queries=settings["queries"], transfer=twin, resume=self.resume,
+            generator=Generator().manual_seed(seed), steps=settings["steps"], queries=settings["queries"],
+            rounds=settings["rounds"], resume=self.resume,
+            transfer={label: self.defence(*network) for label, network in self.sources(name, seed).items()},
         )  # fmt: skip
+
+    def sources(self, name: str, seed: int) -> dict[str, tuple[str, int]]:
+        """The networks without a quantiser whose examples are tried on another: of its own seed, and of others."""
+        found = {} if name == "undefended" else {"undefended twin": ("undefended", seed)}
+        found |= {} if name == "AT" else {"AT": ("AT", self.seed)}
+        others = [s for s in self.seeds if s != seed]
+        return found | ({"undefended, other seed": ("undefended", others[0])} if others else {})
 
     @once
     def checks(self, name: str) -> list[checks.Check]:
@@ -208,7 +215,8 @@ class Quantization(Study):
         curves = {}
         for s in self.seeds:
             for k in self.defence_names(s):
-                after = tuple(dict.fromkeys([nets["undefended", s], nets.get((k, s), nets["undefended", s])]))
+                behind = nets.get((k, s), nets["undefended", s]), *(nets[one] for one in self.sources(k, s).values())
+                after = tuple(dict.fromkeys((nets["undefended", s], *behind)))
                 curves[k, s] = [Task("part", (k, s, i), after) for i in shards]
         first = {k: (nets["undefended", self.seed], nets[k, self.seed]) for k in ("undefended", *CLAIMED, "AT")}
         claimed = {k: Task("claimed", (k,), tuple(dict.fromkeys(after))) for k, after in first.items()}

@@ -35,15 +35,15 @@ _PROFILES: dict[str, dict[str, Any]] = {
         train=500, restorer_epochs=6, attacks=("FGSM", "PGD-5"), copies=1, seeds=1,
         ablations=("image only", "shuffled map", "Sobel map", "oracle map", "concat", "pixel loss", "HGD-style"),
         larger=None, images=60, clean=10_000, steps=5, strong=(5, 1), wide=30, ladder_images=30,
-        ladder_steps=5, queries=20, classes=3, curve=1, checks="fast", timed=(64, 3), least=(5, 20),
+        ladder_steps=5, queries=20, rounds=1, classes=3, curve=1, checks="fast", timed=(64, 3), least=(5, 20),
     ),
     "laptop": dict(
         datasets={"fashion_mnist": "small ResNet", "cifar10": "SmallVGG"},
         others=("LeNet-5", "CleverHans CNN"), epochs=8, size="XS",
         train=10_000, restorer_epochs=8, attacks=("FGSM", "PGD-10"), copies=1, seeds=5,
         ablations=tuple(VARIANTS)[1:],
-        larger="S", images=1_000, clean=10_000, steps=20, strong=(50, 1), wide=200, ladder_images=100, ladder_steps=40,
-        queries=500, classes=3, curve=3, checks="fast", timed=(128, 5), least=(6, 150),
+        larger="S", images=1_000, clean=10_000, steps=20, strong=(50, 1), wide=200, ladder_images=100, ladder_steps=50,
+        queries=500, rounds=3, classes=3, curve=3, checks="fast", timed=(128, 5), least=(6, 150),
     ),
     "paper": dict(
         datasets={"cifar10": "ResNet-18", "fashion_mnist": "ResNet-18", "svhn": "ResNet-18"},
@@ -51,7 +51,7 @@ _PROFILES: dict[str, dict[str, Any]] = {
         train=None, restorer_epochs=20, attacks=("FGSM", "PGD-10"), copies=1, seeds=5,
         ablations=tuple(VARIANTS)[1:],
         larger=None, images=10_000, clean=10_000, steps=20, strong=(100, 5), wide=1_000, ladder_images=1_000,
-        ladder_steps=100, queries=5_000, classes=9, curve=3, checks="all", timed=(256, 20), least=(6, 500),
+        ladder_steps=100, queries=1_000, rounds=4, classes=9, curve=3, checks="all", timed=(256, 20), least=(6, 500),
     ),
 }  # fmt: skip
 # "datasets" names the classifier of each data set
@@ -228,7 +228,7 @@ class Restorers(Networks):
         climbed = [{eps: self.rung_part(name, eps, r, shard)} for eps in self.curve_eps for r in JUDGED[name]]
         return three_curves(
             self.defence(name, self.seed), *self._shard(shard), budgets=self.curve_eps, generator=self.draws(7),
-            known=climbed, resume=self.resume, **self._effort(name),
+            known=climbed, rounds=self.settings["rounds"], resume=self.resume, **self._effort(name),
         )  # fmt: skip
 
     def step_counts(self) -> list[int]:
