@@ -13,6 +13,7 @@ from advdef.attacks.libraries.foolbox import boundary, carlini_wagner, ddn, deep
 from advdef.attacks.libraries.pyautoattack import autoattack, fab, square
 from advdef.attacks.losses import LOSSES, margin
 from advdef.attacks.noise import uniform_noise
+from advdef.attacks.recording import Trace, traced
 from advdef.attacks.sparse import jsma, single_pixel
 from advdef.attacks.suites import stopping, suite
 from advdef.attacks.universal_perturbation import universal
@@ -22,6 +23,7 @@ __all__ = [
     "LOSSES",
     "Attack",
     "Suite",
+    "Trace",
     "apgd",
     "autoattack",
     "bim",
@@ -50,6 +52,7 @@ __all__ = [
     "stopping",
     "straight_through",
     "suite",
+    "traced",
     "uniform_noise",
     "universal",
     "warm_started",

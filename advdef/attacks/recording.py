@@ -1,4 +1,4 @@
-"""What an attack goes through on its way: loss, margin and size of the perturbation at every point that it asks about."""
+"""The way of an attack: loss, margin and size of the perturbation at every point that it asks about."""
 
 from dataclasses import dataclass
 
