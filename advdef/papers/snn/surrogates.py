@@ -122,7 +122,9 @@ ENSEMBLE: Mapping[str, Surrogate] = _named(
     Surrogate("straight-through"),
     Surrogate("rate"),
     Surrogate("membrane"),
+    Surrogate("adaptive", 0.65),
+    Surrogate("averaged", 2.0),
 )
-"""Twenty surrogates, with shapes and widths after the ensemble of RobustSNNConversion
-(https://arxiv.org/abs/2311.09266).
+"""Twenty-two surrogates, with shapes and widths after the ensemble of RobustSNNConversion
+(https://arxiv.org/abs/2311.09266); the width of the adaptive one is that of ASSG's code at A / 2 = 0.435.
 """
