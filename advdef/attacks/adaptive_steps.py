@@ -76,7 +76,7 @@ def adaptive_ascent(
     ``relative`` is the size of the first steps relative to eps. ``networks`` have the values of the model and other
     gradients; they take turns, a step each (default: the model alone). All other parameters are those of every ascent.
     """
-    turns, (mean, square) = networks or (model,), torch.zeros(2, *point.shape).to(point)
+    turns, mean, square = networks or (model,), torch.zeros_like(point), torch.zeros_like(point)
     for step, size in enumerate((*_sizes(steps), 0.0)):
         last = step == steps
         with torch.set_grad_enabled(not last):

@@ -13,7 +13,18 @@ from advdef.contract import borrowed
 from advdef.papers.snn.fused import Unit, fire
 from advdef.papers.snn.surrogates import RECTANGLE, Surrogate
 
-__all__ = ["LEVELS", "DeadNetworkWarning", "Firing", "Rule", "Rules", "firing_rates", "leaky_neurons", "rules_of", "unrolled", "using"]
+__all__ = [
+    "LEVELS",
+    "DeadNetworkWarning",
+    "Firing",
+    "Rule",
+    "Rules",
+    "firing_rates",
+    "leaky_neurons",
+    "rules_of",
+    "unrolled",
+    "using",
+]
 
 LEVELS = (0.6, 1.6, 2.6)
 """The thresholds of multi-level firing; rectangles of width 1 around them cover (0.1, 3.1) without a gap."""

@@ -11,8 +11,16 @@ from torch import Tensor
 __all__ = ["ENSEMBLE", "RECTANGLE", "REDUCED", "Surrogate", "SurrogateKind"]
 
 SurrogateKind = Literal[
-    "rectangle", "triangle", "exponential", "arctan", "fast sigmoid", "straight-through", "membrane", "rate",
-    "adaptive", "averaged"
+    "rectangle",
+    "triangle",
+    "exponential",
+    "arctan",
+    "fast sigmoid",
+    "straight-through",
+    "membrane",
+    "rate",
+    "adaptive",
+    "averaged",
 ]
 
 
