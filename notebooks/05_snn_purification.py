@@ -64,7 +64,6 @@ from advdef.papers.snn.footprint import footprint
 from advdef.papers.snn.networks import FILTERS
 from advdef.papers.snn.neurons import DeadNetworkWarning, Firing, firing_rates, unrolled
 from advdef.papers.snn.study import (
-    CHECKED,
     CURVED,
     SHARES,
     STEPPED,
@@ -428,7 +427,7 @@ for share_of_eps, (k, s) in tqdm(
     for n in study.derivatives:
         run.add_hits(each.survivors(n), attack=n, eps=eps, **row)
     run.add(worst, **row)
-caption = f"Accuracy in % on {P['few']} test images under {PGD} through each derivative alone, and in the worst case over these, APGD, noise and Square, with 95 % Wilson intervals (first seed)"
+caption = f"Accuracy in % on {P['few']} test images under {PGD} through each derivative alone, and in the worst case over these and all else that the adaptive attacker tries, with 95 % Wilson intervals (first seed)"
 core = page.results(
     part="core", seed=seed, attack=("none", *study.derivatives, WORST_CASE)
 )
@@ -554,7 +553,7 @@ notebook.table(pd.DataFrame(rows), caption)
 # The ids are those of the list of checks in [the protocol](../book/protocol.md). A check that fires asks for an explanation. B6 asks whether a defence needs gradients or optimisation at inference; B8 fires where a little noise changes the margin much, as it does where neurons are steps. C7 fires where Square breaks an image that no gradient broke: there a derivative of spikes led the attack astray, and the accuracy is an upper bound, as it always is. E2 asks for three trained networks, and the attackers meet one.
 
 # %% tags=["hide-input"]
-found = {(name, k): study.checks(k) for k in CHECKED}
+found = {(name, k): study.checks(k) for k in study.checked}
 page.checks(found, f"Sanity checks of the evaluation at eps {named(EPS)}")
 
 # %% [markdown]

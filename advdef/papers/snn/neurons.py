@@ -17,8 +17,8 @@ __all__ = [
     "LEVELS",
     "DeadNetworkWarning",
     "Firing",
-    "Rule",
-    "Rules",
+    "LayerRule",
+    "LayerRules",
     "firing_rates",
     "leaky_neurons",
     "rules_of",
@@ -30,11 +30,11 @@ LEVELS = (0.6, 1.6, 2.6)
 """The thresholds of multi-level firing; rectangles of width 1 around them cover (0.1, 3.1) without a gap."""
 
 
-Rule = Surrogate | tuple[Surrogate, ...]
+LayerRule = Surrogate | tuple[Surrogate, ...]
 """A surrogate, or several, of which each stands for an equal part of the images."""
 
-Rules = Rule | Mapping[str, Rule]
-"""Rules for spiking layers; see :func:`using`."""
+LayerRules = LayerRule | Mapping[str, LayerRule]
+"""What spiking layers get as their derivative; see :func:`using`."""
 
 
 class DeadNetworkWarning(UserWarning):
@@ -62,7 +62,7 @@ class Firing(nn.Module):
         *,
         thresholds: Sequence[float] = LEVELS,
         decay: float = 0.25,
-        surrogate: Rule = RECTANGLE,
+        surrogate: LayerRule = RECTANGLE,
     ) -> None:
         super().__init__()
         levels = tuple(float(value) for value in thresholds)
@@ -168,7 +168,7 @@ def neurons_of(model: nn.Module) -> dict[str, Firing]:
 
 
 @contextmanager
-def using(model: nn.Module, surrogates: Rules) -> Iterator[None]:
+def using(model: nn.Module, surrogates: LayerRules) -> Iterator[None]:
     """Give spiking layers another surrogate gradient for what is computed inside the block; spikes stay as they are.
 
     ``surrogates`` is one for all layers, or a mapping from beginnings of their names; the longest that fits counts, and
@@ -186,7 +186,7 @@ def using(model: nn.Module, surrogates: Rules) -> Iterator[None]:
             layer.surrogate = surrogate
 
 
-def rules_of(model: nn.Module, surrogates: Rules) -> dict[str, Rule]:
+def rules_of(model: nn.Module, surrogates: LayerRules) -> dict[str, LayerRule]:
     """The surrogate of each spiking layer by name, where it has that of :func:`using`; raises ValueError as that
     does.
     """

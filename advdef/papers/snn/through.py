@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from advdef.attacks.wrappers import replace_gradient
 from advdef.contract import ask
-from advdef.papers.snn.neurons import Rules, neurons_of, rules_of, using
+from advdef.papers.snn.neurons import LayerRules, neurons_of, rules_of, using
 from advdef.papers.snn.surrogates import Surrogate
 
 __all__ = ["Mixed", "Through", "spiking_stand_ins"]
@@ -21,7 +21,7 @@ class Through(nn.Module):
     ValueError for a key that fits no spiking layer, and for a model that has none.
     """
 
-    def __init__(self, model: nn.Module, surrogates: Rules) -> None:
+    def __init__(self, model: nn.Module, surrogates: LayerRules) -> None:
         super().__init__()
         rules_of(model, surrogates)
         self.model, self.surrogates = model, surrogates
