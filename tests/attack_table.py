@@ -32,8 +32,10 @@ from advdef.attacks import (
     pgd,
     pointwise,
     rfgsm,
+    sa_pgd,
     single_pixel,
     square,
+    straight_through,
     uniform_noise,
     universal,
     warm_started,
@@ -45,7 +47,7 @@ from advdef.papers.qusecnets.attacks import level_space
 from advdef.papers.qusecnets.defence import Quantized
 from advdef.papers.qusecnets.quantizer import Quantizer
 from advdef.papers.sensitivity.attacks import feature_adversary, feature_routing, neuron_targeted
-from advdef.papers.snn.attacks import both_branches, unnoticed
+from advdef.papers.snn.attacks import both_branches, in_turn, unnoticed
 from advdef.papers.trn.attacks import decoy
 
 Attack = Callable[..., Tensor]
@@ -136,6 +138,11 @@ def branched(model: nn.Module, images: Tensor, labels: Tensor, **options: Any) -
     return both_branches(model, images, labels, **{**given, **options})
 
 
+def turning(model: nn.Module, images: Tensor, labels: Tensor, **options: Any) -> Tensor:
+    stand_ins = (model, straight_through(model, Moved(OFFSET, model)))
+    return in_turn(model, images, labels, **{"networks": stand_ins, "steps": 5, **options})
+
+
 def quiet(model: nn.Module, images: Tensor, labels: Tensor, **options: Any) -> Tensor:
     network = options.get("network", model)
     distance = apart(network, Moved(OFFSET, network))
@@ -201,6 +208,7 @@ ATTACKS: Mapping[str, Row] = {
     "pgd in L2": Row(attack=partial(pgd, norm="L2", steps=5), norm="L2"),
     "apgd": Row(attack=partial(apgd, steps=5, restarts=2, stop_early=True, loss="dlr")),
     "apgd in L2": Row(attack=partial(apgd, norm="L2", steps=10, loss="margin"), norm="L2"),
+    "sa pgd": Row(attack=partial(sa_pgd, steps=5, restarts=2, stop_early=True, loss="margin")),
     "each class": Row(attack=partial(each_class, attack=partial(apgd, steps=5, loss="dlr"), classes=2)),
     "each class, nearest first": Row(
         attack=partial(each_class, attack=partial(pgd, steps=3), classes=1, order="malt", stop_early=True)
@@ -241,6 +249,7 @@ ATTACKS: Mapping[str, Row] = {
     "two conditions": _deployed(attack=partial(both, restarts=2, stop_early=True)),
     "precompensated": _deployed(attack=taken_off),
     "decoy": _deployed(attack=led),
+    "in turn": Row(attack=turning),
     "both branches": _deployed(attack=branched),
     "unnoticed": _deployed(attack=quiet),
     "routing in L2": Row(attack=partial(routing, norm="L2", restarts=2, stop_early=True), norm="L2"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ from advdef.attacks import (
     mim,
     pgd,
     replace_gradient,
+    sa_pgd,
     square,
     stopping,
     straight_through,
@@ -31,12 +34,14 @@ from advdef.attacks.auto_pgd import apgd
 from advdef.attacks.composed import each_class
 from advdef.attacks.gradient import ffgsm
 from advdef.attacks.suites import cleverhans, nip, quick, standard, strong
+from advdef.contract import NoGradientWarning
 from advdef.evaluation import correct
 from advdef.norms import Norm, size
 from advdef.papers.nip.attacks import precompensated
 from advdef.papers.nip.baselines import AntiAdversary
 from advdef.papers.qusecnets.attacks import level_space
 from advdef.papers.qusecnets.quantizer import Quantizer
+from advdef.papers.snn.attacks import in_turn
 
 LINEAR = {
     "fgsm": fgsm,
@@ -47,6 +52,8 @@ LINEAR = {
     "pgd from the image": partial(pgd, steps=5, random_start=False),
     "pgd, early": partial(pgd, steps=5, stop_early=True, loss="dlr"),
     "apgd": partial(apgd, steps=10),
+    "sa pgd": partial(sa_pgd, steps=5),
+    "sa pgd, early": partial(sa_pgd, steps=8, restarts=2, stop_early=True, loss="dlr"),
     "each class": partial(each_class, attack=partial(apgd, steps=5, loss="dlr"), classes=2),
     "fgsm in L2": partial(fgsm, norm="L2"),
     "bim in L2": partial(bim, norm="L2"),
@@ -152,7 +159,7 @@ def test_a_linear_model_falls_just_beyond_its_optimal_distance(name: str) -> Non
 # Targets
 
 
-@pytest.mark.parametrize("name", ["fgsm", "bim", "mim", "pgd", "pgd in L2", "apgd", "apgd in L2"])
+@pytest.mark.parametrize("name", ["fgsm", "bim", "mim", "pgd", "pgd in L2", "apgd", "apgd in L2", "sa pgd"])
 def test_a_target_is_reached(network: nn.Module, batch: Pair, name: str) -> None:
     images, labels = batch[0][:40], batch[1][:40]
     targets = (labels + 1) % 10
@@ -224,6 +231,10 @@ REFUSED: list[tuple[Any, ...]] = [
     (apgd, {"loss": "hinge"}, "ce, margin, dlr"),
     (apgd, {"norm": "L1"}, "Linf, L2"),
     (apgd, {"start": torch.zeros(1, 2, 3, 3)}, "shape of images"),
+    (sa_pgd, {"steps": 0}, "steps and restarts"),
+    (sa_pgd, {"step_size": 0.0}, "step_size must be positive and finite, not 0"),
+    (in_turn, {"networks": ()}, "there must be a stand-in"),
+    (in_turn, {"networks": (nn.Flatten(),), "step_size": float("inf")}, "step_size must be positive and finite"),
     (each_class, {"attack": partial(apgd), "classes": 0}, "classes must be"),
     (each_class, {"attack": partial(apgd), "order": "nearest"}, "likely, malt"),
     (level_spaced, {"steps": 0}, "steps and restarts"),
@@ -260,6 +271,74 @@ def test_apgd_goes_on_from_its_best_point_with_half_the_step() -> None:
     assert abs(float(found.mean()) - 0.6) < 1e-2
     assert abs(seen[2] - 0.6) > 0.1  # the first step, of twice eps, goes far beyond
     assert max(abs(value - 0.6) for value in seen[-5:]) < 0.05
+
+
+class Seen(nn.Module):
+    """Remembers the points at which it was asked."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.points = model, list[Tensor]()
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.points.append(images.detach().clone())
+        logits: Tensor = self.model(images)
+        return logits
+
+
+def stable_adaptive(
+    models: Sequence[nn.Module], image: Tensor, label: Tensor, eps: float, shares: list[float]
+) -> Tensor:
+    """The points of one run from an image (1, C, H, W), by the formulas of the method."""
+    points, mean, square = [image], torch.zeros_like(image), torch.zeros_like(image)
+    for step, share in enumerate(shares):
+        point = points[-1].clone().requires_grad_()
+        loss = nn.functional.cross_entropy(models[step % len(models)](point), label)
+        (gradient,) = torch.autograd.grad(loss, point)
+        mean = 0.5 * mean + gradient / gradient.abs().mean()
+        square = 0.8 * square + gradient**2 / (gradient**2).mean()
+        moved = points[-1] + eps * share * (mean / square.sqrt()).clamp(-1, 1)
+        points.append(moved.clamp(image - eps, image + eps).clamp(0, 1))
+    return torch.stack(points)
+
+
+def test_the_steps_of_sa_pgd_are_those_of_its_formulas() -> None:
+    images, labels = random_batch()
+    # of 20 steps four are whole, three half, two a quarter, and from then on each is half of the one before
+    sizes = [1.0] * 4 + [0.5] * 3 + [0.25] * 2 + [2.0**-k for k in range(3, 14)]
+    for image, label in zip(images[:3].double().split(1), labels[:3].split(1), strict=True):
+        seen = Seen(tiny().double())
+        sa_pgd(seen, image, label, eps=0.2, steps=20, random_start=False)
+        expected = stable_adaptive([seen.model], image, label, 0.2, sizes)
+        assert torch.allclose(torch.stack(seen.points[1:]), expected, atol=1e-9)
+        assert bool((expected[1:] - expected[:-1]).abs().flatten(1).amax(1)[-1] < 0.2 / 10)
+
+
+def test_stand_ins_take_turns() -> None:
+    images, labels = random_batch()
+    model = tiny().double()
+    networks = (Seen(model), Seen(straight_through(model, tiny(5).double())), Seen(model))
+    image, label = images[:1].double(), labels[:1]
+    in_turn(model, image, label, networks=networks, eps=0.2, steps=7, random_start=False)
+    asked = [x for turn in zip_longest(*(network.points for network in networks)) for x in turn if x is not None]
+    sizes = [1.0, *(2.0**-k for k in range(1, 7))]
+    expected = stable_adaptive([network.model for network in networks], image, label, 0.2, sizes)
+    assert torch.allclose(torch.stack(asked), expected, atol=1e-9)
+
+
+def test_a_gradient_of_zero_moves_nothing_and_one_pixel_moves_alone() -> None:
+    image, label = torch.full((2, 1, 2, 2), 0.5), torch.tensor([0, 0])
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    with torch.no_grad():
+        flat[1].weight.zero_()
+        flat[1].bias.copy_(torch.tensor([2.0, 0.0]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NoGradientWarning)
+        assert torch.equal(sa_pgd(flat, image, label, eps=0.1, steps=3, random_start=False), image)
+    with torch.no_grad():
+        flat[1].weight[1, 2] = 1e-6
+    moved = sa_pgd(flat.double(), image.double(), label, eps=0.1, steps=3, random_start=False) - image
+    assert torch.allclose(moved.flatten(1), torch.tensor([0, 0, 0.1, 0], dtype=torch.float64).expand(2, 4))
 
 
 def test_restarts_only_help(network: nn.Module, batch: Pair) -> None:

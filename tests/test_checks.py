@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -378,8 +379,32 @@ class TestTheReport:
             assert first.name in check([bare]).detail
 
 
+class Turned(torch.autograd.Function):
+    """Nothing changes but the gradient, which points the other way."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor) -> Tensor:
+        return images.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return -grads[0]
+
+
+class Stepped(Undefended):
+    """Its gradient is approximate, and wrong; a stand-in knows a better one."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(Turned.apply(images))
+
+    def surrogates(self) -> dict[str, nn.Module]:
+        return {"right": self.network}
+
+
 class TestTheRow:
-    SMALL = replace(QUICK, images=30, few_images=4, steps=10, queries=100, draws=50, jumps=2, perturbations=5)
+    SMALL = replace(
+        QUICK, images=30, few_images=4, steps=10, queries=100, more_queries=150, draws=50, jumps=2, perturbations=5
+    )
 
     def measured(self, defence: Defense, batch: Batch) -> dict[str, Outcome]:
         part = batch[0][:40], batch[1][:40]
@@ -432,6 +457,18 @@ class TestTheRow:
         random, cut = (self.row(defence, batch, only=table) for defence in (noisy, masked))
         assert [random[id].status == "not run" for id in table] == [False, False, True, False]
         assert [cut[id].status == "not run" for id in table] == [True, True, False, False]
+
+    def test_an_approximate_gradient_is_reason_enough(self, honest: Defense, batch: Batch) -> None:
+        """Where a defence names stand-ins, they are tried although its own gradient is there and is not zero."""
+        steps = Stepped(honest.network)
+        found = self.row(steps, batch, only=("B4", "B5", "B6", "C7", "D3", "D4"))
+        assert [found[id].status for id in ("B4", "B5", "B6")] == ["pass"] * 3
+        assert found["D3"].status == "fire"  # the own gradient points the wrong way, that of the stand-in does not
+        assert found["D4"].status != "not run"
+        assert found["C7"].detail.startswith("Square with 150 queries alone broke")
+        other = self.row(honest, batch, only=("C7", "D3", "D4"))
+        assert [other[id].status for id in ("D3", "D4")] == ["not run"] * 2
+        assert other["C7"].detail == "Square with 100 queries alone broke 0"
 
     def test_checks_that_would_compare_draws_do_not_run_on_a_random_defence(self, noisy: Defense, batch: Batch) -> None:
         comparing = ("A2", "B7", "C2", "C3", "C7", "C10", "C12", "C13")

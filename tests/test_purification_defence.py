@@ -8,7 +8,7 @@ import inspect
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -107,6 +107,9 @@ def by_hand(defence: Purification, images: Tensor) -> Tensor:
     return (images + network.restorer(torch.cat([images, noise], 1))).clamp(0, 1)
 
 
+FOR_SPIKES = ["SA-PGD", "SA-PGD, derivatives in turn"]
+
+
 # The value
 
 
@@ -120,7 +123,7 @@ def test_the_classifier_sees_the_purified_image(kinds: tuple[str, str]) -> None:
     assert not torch.allclose(defence(images), defence.classifier(images))
     assert defence.network is defence.classifier
     assert defence.exact
-    assert defence.adaptive_attacks(0.1) == {}
+    assert list(defence.adaptive_attacks(0.1)) == (FOR_SPIKES if "spiking" in kinds else [])
     alone = torch.cat([defence(image[None]) for image in images])
     assert torch.allclose(alone, defence(images), rtol=1e-4, atol=1e-5)
 
@@ -328,7 +331,7 @@ def test_an_evaluation_is_kept_under_a_name_of_its_own() -> None:
         name: key("it", images=images, defence=gate, attack=attack).digest
         for name, attack in gate.adaptive_attacks(0).items()
     }
-    assert len(set(attacks.values())) == 3
+    assert len(set(attacks.values())) == 5
 
 
 def test_settings_of_the_own_attacks_are_a_line() -> None:
@@ -519,17 +522,17 @@ def test_the_own_attacks_are_judged_on_the_gate(name: str) -> None:
 def test_the_own_attacks_know_the_threshold_and_take_steps() -> None:
     gate = build(gated=True)
     suite = gate.adaptive_attacks(0.1)
-    assert list(suite) == ["both branches", "both branches, BPDA", "unnoticed"]
+    assert list(suite) == [*FOR_SPIKES, "both branches", "both branches, BPDA", "unnoticed"]
     assert suite["unnoticed"].keywords["threshold"] == gate.threshold
     assert all(attack.keywords["stop_early"] for attack in suite.values())
     images = pixels(2)
     found = torch.stack([branch(images) for branch in suite["both branches"].keywords["branches"]])
     assert torch.equal(found, torch.stack([gate.classifier(x) for x in (images, by_hand(gate, images))]))
     labels = gate(images).argmax(1)
-    for attack in suite.values():
+    for name, attack in suite.items():
         with watched(gate) as seen:
             attack(gate, images, labels, eps=0.0, steps=3, generator=seeded())
-        assert len(seen) == 5
+        assert len(seen) == (4 if name == FOR_SPIKES[1] else 5)  # the identity's turn asks not the gate, but its parts
 
 
 # Evaluations
@@ -544,7 +547,7 @@ def test_the_evaluation_runs_every_stand_in(gated: bool, tmp_path: Path) -> None
     attempts = adaptive(defence, suite, eps=0.3, steps=2)
     names = list(defence.surrogates())
     assert names[1:] == ["wide", *MIXED]
-    own = ["both branches", "both branches, BPDA", "unnoticed"] if gated else []
+    own = [*FOR_SPIKES, *(("both branches", "both branches, BPDA", "unnoticed") if gated else ())]
     assert [attempt.name for attempt in attempts] == [*(f"PGD through {name}" for name in names), *own]
     attempts = [*oblivious(defence, {"replayed": suite["PGD"]}), *direct(defence, suite), *attempts]
     run = partial(evaluate, defence, attempts, images, labels, eps=0.3, resume=tmp_path, exhaustive=True)
@@ -610,6 +613,18 @@ def test_a_spiking_classifier_with_a_twin_is_attacked_itself() -> None:
         for stand_in in defence.surrogates().values():
             gradient(stand_in, images)
     assert not seen
+
+
+def test_stand_ins_of_a_defence_take_turns() -> None:
+    """The attack for spikes follows each stand-in's gradient, and breaks what the defence's own gradient leaves."""
+    for defence in (SpikingClassifier(classifier("spiking"), derivatives=TWO), build(derivatives=TWO)):
+        attack, images = defence.adaptive_attacks(0.1)[FOR_SPIKES[1]], pixels(2)
+        networks, labels = attack.keywords["networks"], defence(images).argmax(1)
+        assert [type(network) for network in networks] == [type(other) for other in defence.surrogates().values()]
+        with ExitStack() as stack:
+            seen = [stack.enter_context(watched(network)) for network in networks]
+            attack(defence, images, labels, eps=0.0, steps=len(networks) + 1, generator=seeded())
+        assert [len(asked) for asked in seen] == [2, 2] + [1] * (len(networks) - 2)
 
 
 def test_a_spiking_classifier_that_does_not_spike_is_refused() -> None:

@@ -27,7 +27,7 @@ from advdef.papers.snn.neurons import (
     using,
 )
 from advdef.papers.snn.surrogates import ENSEMBLE, RECTANGLE, REDUCED, Surrogate
-from advdef.papers.snn.through import Through, spiking_stand_ins
+from advdef.papers.snn.through import Mixed, Through, spiking_stand_ins
 
 EACH_KIND = {surrogate.kind: surrogate for surrogate in ENSEMBLE.values()}
 POINTWISE = {name: surrogate for name, surrogate in ENSEMBLE.items() if surrogate.pointwise}
@@ -350,6 +350,85 @@ def test_membrane_survives_a_channel_without_spread() -> None:
     assert torch.equal(gradient, torch.zeros_like(gradient))  # all membranes lie far from it, in its units
 
 
+def equations(currents: Tensor, neuron: Firing, slopes: Callable[[Tensor], Tensor], *, reset: bool = False) -> Tensor:
+    """Spikes (T, N, ...) by the equations as they are written, for autograd; slopes are a function of distances."""
+    total = torch.zeros_like(currents)
+    for c in neuron.thresholds:
+        known = slopes(torch.stack(membranes(currents.detach(), c, neuron.decay)) - c)
+        u, s, fired = torch.zeros_like(currents[0]), torch.zeros_like(currents[0]), []
+        for current, slope in zip(currents, known, strict=True):
+            u = neuron.decay * (1 - (s if reset else s.detach())) * u + current
+            s = (u > c).to(u.dtype) + slope * (u - u.detach())
+            fired.append(s)
+        total = total + torch.stack(fired)
+    return total
+
+
+def as_wide_as_far(width: float) -> Callable[[Tensor], Tensor]:
+    def slopes(distances: Tensor) -> Tensor:
+        sizes = distances.abs()
+        typical = sizes.mean(0) + 1.5 * (sizes - sizes.mean(0)).abs().mean(0) + 1e-4
+        return 1 / (width * typical) / (1 + (math.pi * distances / (width * typical)).square())
+
+    return slopes
+
+
+@pytest.mark.parametrize(
+    ("surrogate", "slopes"),
+    [
+        (Surrogate("adaptive", 0.65), as_wide_as_far(0.65)),
+        (Surrogate("adaptive", 2.0), as_wide_as_far(2.0)),
+        (Surrogate("rectangle", reset=True), lambda d: 1.0 * (d.abs() < 0.5)),
+        (Surrogate("triangle", 2.0, reset=True), lambda d: torch.relu(2 - d.abs()) / 4),
+        (Surrogate("arctan", reset=True), lambda d: 1 / (1 + (math.pi * d).square())),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("constant", [False, True])
+def test_gradients_are_those_of_the_written_equations(
+    surrogate: Surrogate, slopes: Callable[[Tensor], Tensor], constant: bool
+) -> None:
+    neuron = neuron_of(4, decay=0.8, surrogate=surrogate)
+    for layout in LAYOUTS:
+        currents = currents_of(layout, IMAGES if constant else 4 * IMAGES)
+        incoming = torch.randn(4 * IMAGES, *currents.shape[1:], generator=seeded(1))
+        rows = currents.expand(4, *currents.shape) if constant else currents.unflatten(0, (4, IMAGES))
+        by_hand = partial(equations, neuron=neuron, slopes=slopes, reset=surrogate.reset)
+        expected = pulled_back(by_hand, rows, incoming.unflatten(0, (4, IMAGES)))
+        found = pulled_back(lambda x: neuron(x, constant=constant), currents, incoming)
+        assert_close(found, expected.sum(0) if constant else expected.flatten(0, 1), atol=2e-5)
+
+
+def test_a_reset_that_is_differentiated_by_hand() -> None:
+    # u is 0.75 and 0.375 + 0.75 = 1.125; both are within half a unit of the threshold, so that ds/du is 1
+    currents, incoming = torch.tensor([[0.75], [0.75]]), torch.tensor([[2.0], [3.0]])
+    constant, passed = (
+        Firing(2, thresholds=(1.0,), decay=0.5, surrogate=Surrogate(reset=reset)) for reset in (False, True)
+    )
+    assert pulled_back(constant, currents, incoming).flatten().tolist() == [2 + 3 * 0.5, 3]
+    assert pulled_back(passed, currents, incoming).flatten().tolist() == [2 + 3 * (0.5 - 0.5 * 0.75), 3]
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_averaged_gives_each_step_the_mean_over_time(constant: bool) -> None:
+    neuron = neuron_of(4, decay=0.8, surrogate=Surrogate("averaged", 2.0))
+
+    def by_hand(currents: Tensor) -> Tensor:
+        total, mean = torch.zeros_like(currents), currents.mean(0)
+        for c in neuron.thresholds:
+            u = torch.stack(membranes(currents.detach(), c, neuron.decay)) + mean - mean.detach()
+            total = total + torch.relu(2 - (u.detach() - c).abs()) / 4 * u
+        return total
+
+    for layout in LAYOUTS:
+        currents = currents_of(layout, IMAGES if constant else 4 * IMAGES)
+        incoming = torch.randn(4 * IMAGES, *currents.shape[1:], generator=seeded(1))
+        rows = currents.expand(4, *currents.shape) if constant else currents.unflatten(0, (4, IMAGES))
+        expected = pulled_back(by_hand, rows, incoming.unflatten(0, (4, IMAGES)))
+        found = pulled_back(lambda x: neuron(x, constant=constant), currents, incoming)
+        assert_close(found, expected.sum(0) if constant else expected.flatten(0, 1))
+
+
 def test_one_image_does_not_see_another() -> None:
     for kind in EACH_KIND:
         neuron, currents = neuron_of(4, surrogate=EACH_KIND[kind]), currents_of("maps", 12)
@@ -410,7 +489,7 @@ def test_arctan_is_the_default_of_snntorch() -> None:
     assert found[:3].tolist() == pytest.approx([1, 0.910, 0.092], abs=5e-4)
 
 
-@pytest.mark.parametrize("kind", ["membrane", "rate"])
+@pytest.mark.parametrize("kind", ["membrane", "rate", "adaptive", "averaged"])
 def test_rules_for_all_of_time_have_no_slope(kind: Any) -> None:
     assert not Surrogate(kind).pointwise
     with pytest.raises(ValueError, match=f"{kind} has no slope"):
@@ -436,7 +515,7 @@ def test_bad_surrogates_are_refused(arguments: tuple[Any, ...], message: str) ->
 
 
 def test_the_sets_of_surrogates_are_named_by_what_is_in_them() -> None:
-    assert len(ENSEMBLE) == 20
+    assert len(ENSEMBLE) == 22
     assert len(REDUCED) == 7
     assert all(name == str(s) for found in (ENSEMBLE, REDUCED) for name, s in found.items())
     assert next(iter(REDUCED.values())) == RECTANGLE
@@ -511,17 +590,20 @@ def test_numba_fires_as_torch_does() -> None:
 
 
 def test_numba_passes_gradients_as_torch_does() -> None:
-    for kind in _cpu.KINDS:
+    resets = [Surrogate(kind, 1.5, 0.7, reset=True) for kind in ("rectangle", "triangle", "arctan")]
+    for surrogate in (*(Surrogate(kind, 1.5, 0.7) for kind in _cpu.KINDS), *resets):
+        rule = _fused._BACKWARD.get(surrogate.kind, _fused._by_slope)
         for (steps, constant), size in product(MODES, SIZES):
-            static = static_of(steps, Surrogate(kind, 1.5, 0.7), constant=constant)
+            static = static_of(steps, surrogate, constant=constant)
             current, incoming = flat(1 if constant else steps, size), torch.randn(steps, size, generator=seeded(1))
             found = _fused._on_cpu(static.unit, tuple(current.shape), current, incoming)
-            assert_close(found, _fused._by_slope(current, incoming, static))
+            assert_close(found, rule(current, incoming, static), atol=5e-6)
             assert bool(found.any()) or size == 1
 
 
-def test_numba_knows_each_pointwise_surrogate() -> None:
-    assert set(_cpu.KINDS) == {surrogate.kind for surrogate in POINTWISE.values()} | {"fast sigmoid"}
+def test_numba_knows_each_surrogate_that_looks_at_one_neuron() -> None:
+    alone = {surrogate.kind for surrogate in POINTWISE.values()} | {"fast sigmoid", "adaptive", "averaged"}
+    assert set(_cpu.KINDS) == alone
 
 
 def test_numba_takes_single_precision_on_a_cpu_and_torch_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -540,6 +622,7 @@ def test_numba_takes_single_precision_on_a_cpu_and_torch_the_rest(monkeypatch: p
     assert calls(RECTANGLE) == [1, 2]
     assert calls(Surrogate("rate")) == [1, 1]  # the backward pass asks which neurons fire
     assert calls(Surrogate("membrane")) == [1]
+    assert calls(Surrogate("adaptive")) == [1, 2]
     assert calls(RECTANGLE, torch.float64) == []
     assert calls(RECTANGLE, torch.bfloat16) == []
 
@@ -607,8 +690,7 @@ def passes(static: Any) -> Iterator[tuple[Any, tuple[Tensor, ...]]]:
     incoming = torch.randn(steps, 3, 20, generator=seeded(1))
     yield _fused._spikes, (current,)
     if static.unit.surrogate.kind != "rate":
-        rule = _fused._by_membrane if static.unit.surrogate.kind == "membrane" else _fused._by_slope
-        yield rule, (current, incoming)
+        yield _fused._BACKWARD.get(static.unit.surrogate.kind, _fused._by_slope), (current, incoming)
 
 
 @pytest.mark.parametrize("constant", [False, True])
@@ -671,6 +753,18 @@ def test_one_kernel_for_spikes_serves_all_surrogates(compilations: list[Any]) ->
 # Errors
 
 
+@pytest.mark.parametrize("kind", ["rate", "averaged"])
+def test_nothing_passes_a_reset_without_recursion(kind: Any) -> None:
+    with pytest.raises(ValueError, match=f"{kind} has no recursion over time"):
+        Surrogate(kind, reset=True)
+
+
+def test_snntorch_passes_no_reset_and_has_one_surrogate() -> None:
+    for surrogate in (Surrogate(reset=True), (RECTANGLE, OTHER)):
+        with pytest.raises(ValueError, match="have one surrogate, which does not pass their reset"):
+            leaky_neurons(Firing(2, surrogate=surrogate))
+
+
 STEPS_MESSAGE = "steps must be a whole number of at least 1, not"
 THRESHOLDS_MESSAGE = "thresholds must be finite and increase, from above 0, not"
 DECAY_MESSAGE = r"decay must lie in \[0, 1\], not"
@@ -701,6 +795,7 @@ def test_other_numbers_of_currents_are_refused() -> None:
 def test_neurons_print_what_they_are() -> None:
     text = repr(Firing(4, thresholds=(0.3,), decay=0.5, surrogate=Surrogate("exponential", 2.0, 0.3)))
     assert text == "Firing(4, thresholds=(0.3,), decay=0.5, surrogate=exponential 2, scale 0.3)"
+    assert str(Surrogate("adaptive", 0.65, reset=True)) == "adaptive 0.65, through the reset"
 
 
 # Step by step
@@ -971,6 +1066,33 @@ def test_stand_ins_of_models_in_models(images: Tensor) -> None:
         assert torch.equal(input_gradient(some, images), input_gradient(outer, images))
     assert Through(outer, OTHER).network is net
     assert Through(net, OTHER).network is net
+
+
+def test_a_mix_has_the_mean_of_the_gradients_and_the_same_values(images: Tensor) -> None:
+    net = Net()
+    mixed: list[Any] = [OTHER, RECTANGLE, Surrogate("membrane"), {"body": Surrogate("rate"), "last": OTHER}]
+    found, pulled = Mixed(net, mixed), [input_gradient(Through(net, rules), images) for rules in mixed]
+    sizes = [gradient.abs().mean(1, keepdim=True).clamp_min(1e-30) for gradient in pulled]
+    assert max(float(size.max()) for size in sizes) > 2 * min(float(size.min()) for size in sizes)
+    expected = torch.stack([gradient / size for gradient, size in zip(pulled, sizes, strict=True)]).mean(0)
+    assert not pulled[1][0].any()  # this image has no gradient through the rectangle
+    assert_close(input_gradient(found, images), expected)
+    assert torch.equal(found(images), net(images))
+    with torch.no_grad():
+        assert torch.equal(found(images), net(images))
+    assert kinds(net) == ["rectangle"] * 3 + ["arctan"]
+    assert found.network is net
+
+
+def test_a_mix_of_one_and_of_an_image_without_gradient(images: Tensor) -> None:
+    net = Net()
+    alone = input_gradient(Through(net, OTHER), images)
+    found = input_gradient(Mixed(net, [OTHER]), images)
+    assert_close(found, alone / alone.abs().mean(1, keepdim=True))
+    dead = input_gradient(Mixed(net, [Surrogate("rectangle", 1e-6)]), images)
+    assert torch.equal(dead, torch.zeros_like(dead))
+    with pytest.raises(ValueError, match="there must be a surrogate"):
+        Mixed(net, [])
 
 
 def test_stand_ins_by_name(images: Tensor) -> None:

@@ -5,6 +5,7 @@ and pyautoattack, extra ``eval``) included. None knows of defences: a defence ha
 needs, and the attacks that exist because of one defence stand with its paper.
 """
 
+from advdef.attacks.adaptive_steps import sa_pgd
 from advdef.attacks.attack import Attack, Suite, describe
 from advdef.attacks.auto_pgd import apgd
 from advdef.attacks.composed import each_class, minimal, warm_started
@@ -47,6 +48,7 @@ __all__ = [
     "pointwise",
     "replace_gradient",
     "rfgsm",
+    "sa_pgd",
     "single_pixel",
     "square",
     "stopping",

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from advdef.attacks.adaptive_steps import sa_pgd
 from advdef.attacks.attack import Attack, Suite
 from advdef.attacks.auto_pgd import apgd
 from advdef.attacks.composed import each_class, minimal
@@ -34,7 +35,7 @@ __all__ = [
 
 SuiteName = Literal["quick", "standard", "strong", "cleverhans", "nip"]
 
-_STOPPABLE = (apgd, bim, each_class, mim, pgd, uniform_noise)
+_STOPPABLE = (apgd, bim, each_class, mim, pgd, sa_pgd, uniform_noise)
 
 
 def suite(name: SuiteName) -> Suite:

@@ -20,7 +20,7 @@ from advdef.checks.result import TITLES, Check, not_run
 from advdef.contract import watched
 from advdef.defenses.base import Defense, reseed
 from advdef.draws import fresh_seed, image_keys, seeded
-from advdef.evaluation import Outcome
+from advdef.evaluation import Outcome, stand_ins
 from advdef.store import identity, kept, key
 
 __all__ = ["FAST", "FULL", "QUICK", "Effort", "row"]
@@ -35,7 +35,7 @@ class Effort:
         few_images: Images of C8 and C12, each of which needs thousands of passes.
         steps: Steps of PGD.
         restarts: Restarts of PGD in C3.
-        queries: Queries of Square in C7.
+        queries: Queries of Square in C7; ``more_queries`` where the gradient is approximate.
         draws: Points of noise in C10.
         jumps: Steps of HopSkipJump in C8.
         perturbations: Perturbations of B8.
@@ -49,6 +49,7 @@ class Effort:
     steps: int
     restarts: int
     queries: int
+    more_queries: int
     draws: int
     jumps: int
     perturbations: int
@@ -58,13 +59,13 @@ class Effort:
 
 
 QUICK = Effort(
-    images=60, few_images=10, steps=20, restarts=2, queries=200, draws=100, jumps=5, perturbations=20, targets=3,
-    inner=100, expectation=(1, 2, 5, 10),
+    images=60, few_images=10, steps=20, restarts=2, queries=200, more_queries=1000, draws=100, jumps=5,
+    perturbations=20, targets=3, inner=100, expectation=(1, 2, 5, 10),
 )  # fmt: skip
 """Takes seconds for a small network; shows whether a check fires, and gives no number to report."""
 FULL = Effort(
-    images=1000, few_images=100, steps=100, restarts=10, queries=5000, draws=10_000, jumps=64, perturbations=100,
-    targets=9, inner=999, expectation=(1, 5, 20, 50),
+    images=1000, few_images=100, steps=100, restarts=10, queries=5000, more_queries=5000, draws=10_000, jumps=64,
+    perturbations=100, targets=9, inner=999, expectation=(1, 5, 20, 50),
 )  # fmt: skip
 """The numbers that the criteria name, where they name one."""
 
@@ -85,6 +86,7 @@ _ELSEWHERE = {
 # they compare counts or points that, for a defence that draws random numbers, differ by its draws alone
 _NOT_AFTER_RANDOMNESS = ("A2", "B7", "C2", "C3", "C7", "C10", "C12", "C13", "D3")
 _ONLY_AFTER = {"D1": ("B2",), "D2": ("B2",), "D3": ("B4", "B5", "B6"), "D4": ("B2", "B4", "B5", "B6")}
+_OR_APPROXIMATE = ("D3", "D4")  # they run as well where a defence has stand-ins, though its own gradient is not zero
 
 
 def row(
@@ -107,8 +109,9 @@ def row(
     """Run the checks of a defence under direct attack, in the order of their ids.
 
     A check that fires needs an explanation. Table D runs only where randomness (B2) or a broken gradient (B4, B5, B6)
-    gives reason to; where there is randomness, checks that compare two counts do not run. No result depends on which
-    others run.
+    gives reason to, D3 and D4 also where the gradient is approximate: where the defence has stand-ins, as spiking
+    networks do. There C7 has more queries. Where there is randomness, checks that compare two counts do not run. No
+    result depends on which others run.
 
     Args:
         defence: What was evaluated.
@@ -152,6 +155,8 @@ def row(
     direct, oblivious, strongest = (_first(outcome, len(x)) for outcome in (direct, oblivious, given[-1]))
     plain, stopping = partial(pgd, steps=steps), partial(pgd, steps=steps, stop_early=True)
     on, few = (defence, x, y), (defence, x[: effort.few_images], y[: effort.few_images])
+    approximate = bool(stand_ins(defence))
+    queries = effort.more_queries if approximate else effort.queries
     budgets = [min(1.0, eps * quarters / 4) for quarters in range(1, 9)]
     fixed: Mapping[str, Callable[[], Check]] = {
         "A1": partial(a.within_budget, images, *given),
@@ -182,7 +187,7 @@ def row(
         "C4": partial(c.loss_plateau, *on, attack=plain, eps=eps),
         "C5": partial(c.monotone_in_eps, *on, budgets=budgets, steps=steps),
         "C6": partial(c.unbounded_attack_wins, *on, steps=steps),
-        "C7": partial(c.beats_gradient_free, *on, direct=direct, queries=effort.queries),
+        "C7": partial(c.beats_gradient_free, *on, direct=direct, queries=queries),
         "C8": partial(c.beats_decision_based, *few, direct=_first(direct, effort.few_images), steps=effort.jumps),
         "C10": partial(c.beats_noise, *on, direct=direct, draws=effort.draws),
         "C12": partial(finds_planted_example, *few[:2], attack=stopping, eps=eps, inner=effort.inner),
@@ -196,7 +201,7 @@ def row(
 
     @cache
     def result(id: str) -> Check:
-        reasons = _ONLY_AFTER.get(id, ())
+        reasons = () if approximate and id in _OR_APPROXIMATE else _ONLY_AFTER.get(id, ())
         if reasons and all(result(reason).status != "fire" for reason in reasons):
             return not_run(id, f"no reason to: {', '.join(reasons)} did not fire")
         if id in _NOT_AFTER_RANDOMNESS and result("B2").status == "fire":

@@ -169,7 +169,8 @@ def beats_gradient_free(
     https://github.com/fra31/auto-attack. Does not run without pyautoattack.
     """
     attack, allowed = partial(square, queries=queries), 0.002 * len(images)
-    return _adds("C7", "Square", defence, attack, images, labels, direct=direct, generator=generator, allowed=allowed)
+    name = f"Square with {queries:,} queries"
+    return _adds("C7", name, defence, attack, images, labels, direct=direct, generator=generator, allowed=allowed)
 
 
 def beats_decision_based(

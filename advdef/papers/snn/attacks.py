@@ -1,17 +1,60 @@
-"""Attacks on a defence with a detector, which decides between two branches or refuses an image."""
+"""Attacks on a spiking network, whose gradient can be taken in several ways, and on a defence with a detector, which
+decides between two branches or refuses an image.
+"""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks.losses import Goal, margin
+from advdef.attacks.adaptive_steps import adaptive_ascent
+from advdef.attacks.losses import Goal, LossName, margin
 from advdef.attacks.objective import ascend_objective
+from advdef.attacks.restarts import best_of_restarts
 from advdef.contract import ask, borrowed
 from advdef.norms import BallNorm
 
-__all__ = ["both_branches", "unnoticed"]
+__all__ = ["both_branches", "in_turn", "unnoticed"]
+
+
+@torch.inference_mode(False)
+def in_turn(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float | Tensor,
+    networks: Sequence[nn.Module],
+    steps: int = 100,
+    step_size: float = 1.0,
+    restarts: int = 1,
+    loss: LossName = "ce",
+    random_start: bool = True,
+    stop_early: bool = False,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Stable adaptive PGD along the gradients of several stand-ins in turn, a step each.
+
+    What one derivative of a spike does not see another one may, and the accumulated gradient is of all of them: a mix
+    of derivatives within one attack, in the manner of MDSE (https://arxiv.org/abs/2209.03358).
+
+    ``networks`` are the stand-ins, at least one, each with the values of ``model``. All other parameters and the
+    contract are those of :func:`advdef.attacks.sa_pgd`. Raises ValueError for no stand-in.
+    """
+    if not networks:
+        raise ValueError("there must be a stand-in")
+    if not 0 < step_size < float("inf"):
+        raise ValueError(f"step_size must be positive and finite, not {step_size}")
+    with ExitStack() as stack:
+        for network in networks:
+            stack.enter_context(borrowed(network))
+        return best_of_restarts(
+            partial(adaptive_ascent, relative=step_size, networks=networks), model, images, labels, eps=eps,
+            norm="Linf", steps=steps, restarts=restarts, loss=loss, targets=None, any_wrong=False,
+            random_start=random_start, start=None, stop_early=stop_early, generator=generator,
+        )  # fmt: skip
 
 
 @torch.inference_mode(False)

@@ -11,7 +11,9 @@ from numba import njit
 
 __all__ = ["KINDS", "gradient", "spikes"]
 
-KINDS = ("rectangle", "triangle", "exponential", "arctan", "fast sigmoid", "straight-through")
+KINDS = (
+    "rectangle", "triangle", "exponential", "arctan", "fast sigmoid", "straight-through", "adaptive", "averaged"
+)  # fmt: skip
 """Surrogates, in the order of the numbers by which :func:`gradient` knows them."""
 
 _BLOCK = 512
@@ -56,6 +58,7 @@ def gradient(
     kind: int,
     width: np.float32,
     scale: np.float32,
+    reset: bool,
 ) -> None:
     """Write the gradient at the currents into ``out``, given that at the spikes; all arrays are float32.
 
@@ -68,11 +71,12 @@ def gradient(
         kind: The surrogate, as its place in ``KINDS``.
         width: Its width.
         scale: Its scale.
+        reset: Whether the gradient passes the reset.
     """
     steps, neurons = incoming.shape
     constant = len(current) != steps
     membranes = np.empty((steps, _BLOCK), np.float32)
-    slopes, carried = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32)
+    slopes, carried, widths = np.empty((3, _BLOCK), np.float32)
     zero = np.float32(0)
     for start in range(0, neurons, _BLOCK):
         size = min(_BLOCK, neurons - start)
@@ -85,11 +89,23 @@ def gradient(
                 for i in range(size):
                     after[i] = (zero if before[i] > threshold else before[i]) * decay + now[i]
             carried[:] = 0
+            if kind == 6:
+                _widths(membranes, threshold, size, width, widths)
             for t in range(steps - 1, -1, -1):
                 here, given = membranes[t], incoming[t, start : start + size]
                 made = out[0 if constant else t, start : start + size]
-                _slopes(here, threshold, size, kind, width, scale, slopes)
-                _back(here, given, slopes[:size], threshold, decay, carried, made)
+                if kind == 6:
+                    _adapted(here, threshold, size, widths, slopes)
+                else:
+                    _slopes(here, threshold, size, kind, width, scale, slopes)
+                if kind == 7:
+                    _sum(given, slopes, carried)
+                elif reset:
+                    _back_through_reset(here, given, slopes[:size], threshold, decay, carried, made)
+                else:
+                    _back(here, given, slopes[:size], threshold, decay, carried, made)
+            if kind == 7:
+                _spread(carried, out[:, start : start + size], np.float32(1 if constant else steps))
 
 
 @compiled
@@ -112,6 +128,67 @@ def _back(
 
 
 @compiled
+def _back_through_reset(
+    membranes: np.ndarray,
+    incoming: np.ndarray,
+    slopes: np.ndarray,
+    threshold: np.float32,
+    decay: np.float32,
+    carried: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """The same where the gradient also passes the spike that resets the membrane."""
+    zero = np.float32(0)
+    for i in range(len(slopes)):
+        kept = zero if membranes[i] > threshold else carried[i]
+        error = (incoming[i] - decay * membranes[i] * carried[i]) * slopes[i] + kept * decay
+        carried[i] = error
+        out[i] += error
+
+
+@compiled
+def _sum(incoming: np.ndarray, slopes: np.ndarray, carried: np.ndarray) -> None:
+    """Add what passes a step to ``carried``."""
+    for i in range(len(incoming)):
+        carried[i] += incoming[i] * slopes[i]
+
+
+@compiled
+def _spread(carried: np.ndarray, out: np.ndarray, steps: np.float32) -> None:
+    """Add to each row of ``out`` an equal part of what was summed over time."""
+    for made in out:
+        for i in range(len(made)):
+            made[i] += carried[i] / steps
+
+
+@compiled
+def _widths(
+    membranes: np.ndarray, threshold: np.float32, size: int, width: np.float32, out: np.ndarray
+) -> None:  # fmt: skip
+    """Write how wide the slope of each neuron is, from its distances to the threshold over all steps."""
+    steps, more, least = np.float32(len(membranes)), np.float32(1.5), np.float32(1e-4)
+    for i in range(size):
+        mean, apart = np.float32(0), np.float32(0)
+        for t in range(len(membranes)):
+            mean += abs(membranes[t, i] - threshold)
+        mean /= steps
+        for t in range(len(membranes)):
+            apart += abs(abs(membranes[t, i] - threshold) - mean)
+        out[i] = width * (mean + more * (apart / steps) + least)
+
+
+@compiled
+def _adapted(
+    membranes: np.ndarray, threshold: np.float32, size: int, widths: np.ndarray, out: np.ndarray
+) -> None:  # fmt: skip
+    """Write ds/du into ``out``, for a slope that is as wide as each neuron needs."""
+    one, pi = np.float32(1), np.float32(np.pi)
+    for i in range(size):
+        turned = pi * (membranes[i] - threshold) / widths[i]
+        out[i] = one / (widths[i] * (one + turned * turned))
+
+
+@compiled
 def _slopes(
     membranes: np.ndarray,
     threshold: np.float32,
@@ -127,7 +204,7 @@ def _slopes(
         height = one / width
         for i in range(size):
             out[i] = height if abs(membranes[i] - threshold) < half else zero
-    elif kind == 1:
+    elif kind in (1, 7):
         area = width * width
         for i in range(size):
             out[i] = max(width - abs(membranes[i] - threshold), zero) / area

@@ -12,12 +12,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks.suites import Suite
+from advdef.attacks.adaptive_steps import sa_pgd
+from advdef.attacks.suites import Attack, Suite
 from advdef.attacks.wrappers import replace_gradient
 from advdef.contract import ask, check_frozen
-from advdef.defenses.base import Undefended
+from advdef.defenses.base import Defense, Undefended
 from advdef.defenses.transforms import Preprocessed
-from advdef.papers.snn.attacks import both_branches, unnoticed
+from advdef.papers.snn.attacks import both_branches, in_turn, unnoticed
 from advdef.papers.snn.neurons import neurons_of
 from advdef.papers.snn.purifier import Purifier
 from advdef.papers.snn.surrogates import REDUCED, Surrogate
@@ -72,6 +73,10 @@ class Purification(Preprocessed):
         mixed = {f"purifier {rule}": {"purifier": rule} for rule in (_STRAIGHT, _RATE)}
         found = {"BPDA": _Bypassed(self)} | spiking_stand_ins(self, self.derivatives)
         return found | spiking_stand_ins(self, mixed if spiking_stand_ins(self.purifier, {"": _RATE}) else {})
+
+    def adaptive_attacks(self, eps: float) -> Suite:
+        """Those for spikes, where there are any: see :class:`SpikingClassifier`."""
+        return _for_spikes(self) if spiking_stand_ins(self, {"": _RATE}) else {}
 
 
 class _Bypassed(nn.Module):
@@ -160,10 +165,12 @@ class GatedPurification(Purification):
         return torch.where((_apart(bare, cleaned) > self.threshold)[:, None], cleaned, bare)
 
     def adaptive_attacks(self, eps: float) -> Suite:
-        """Fooling both branches at once, with two gradients of the purifier; and fooling the bare one unnoticed."""
+        """Fooling both branches at once, with two gradients of the purifier; fooling the bare one unnoticed; and those
+        for spikes, where there are any.
+        """
         purified = Purification(self.classifier, self.purifier)
         together = partial(both_branches, stop_early=True)
-        return {
+        return super().adaptive_attacks(eps) | {
             "both branches": partial(together, branches=(self.classifier, purified)),
             "both branches, BPDA": partial(together, branches=(self.classifier, _Bypassed(purified))),
             "unnoticed": partial(
@@ -194,3 +201,15 @@ class SpikingClassifier(Undefended):
     def surrogates(self) -> dict[str, nn.Module]:
         """The same network, once with each derivative."""
         return spiking_stand_ins(self, self.derivatives)
+
+    def adaptive_attacks(self, eps: float) -> Suite:
+        """Stable adaptive PGD, made for such gradients: with the network's own, and with all derivatives in turn."""
+        return _for_spikes(self)
+
+
+def _for_spikes(defence: Defense) -> dict[str, Attack]:
+    stand_ins = tuple(defence.surrogates().values()) or (defence,)
+    return {
+        "SA-PGD": partial(sa_pgd, loss="margin", stop_early=True),
+        "SA-PGD, derivatives in turn": partial(in_turn, networks=stand_ins, loss="margin", stop_early=True),
+    }

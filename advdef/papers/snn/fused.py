@@ -8,12 +8,14 @@ and in the backward pass, with the surrogate h for ds/du and the reset taken for
 
     e[k, t] = do[t] h(u[k, t] - c[k]) + b (1 - s[k, t]) e[k, t+1]        dI[t] = sum_k e[k, t]
 
+A surrogate with ``reset`` does not take it for a constant: then do[t] - b u[k, t] e[k, t+1] stands in place of do[t].
+
 Membranes are computed again in the backward pass: that is a few additions, where storing them would cost K + 1 further
 tensors for each neuron. Everything is elementwise but for time and levels, so that each pass is one loop over neurons:
 on CUDA compiled by PyTorch from the functions below, on a CPU written out for numba.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -70,8 +72,7 @@ class _Fire(torch.autograd.Function):
             fires = _spiking(current, unit).sum(0) > 0
             passed = torch.where(fires, grads[0], 0.0)
             return passed if len(current) == unit.steps else passed.sum(0, keepdim=True), None
-        rule = _by_membrane if unit.surrogate.kind == "membrane" else _by_slope
-        return _run(rule, unit, current.shape, current, grads[0]), None
+        return _run(_BACKWARD.get(unit.surrogate.kind, _by_slope), unit, current.shape, current, grads[0]), None
 
 
 def _spiking(current: Tensor, unit: Unit) -> Tensor:
@@ -85,7 +86,7 @@ def _run(function: Pass, unit: Unit, shape: tuple[int, ...], *inputs: Tensor) ->
     static = _Static(unit, len(current) != unit.steps, torch.promote_types(current.dtype, torch.float32))
     if current.is_cuda:
         return _kernel(function, static, len(inputs))(*(x.detach().contiguous() for x in inputs))
-    if current.device.type == "cpu" and current.dtype == torch.float32 and function in (_spikes, _by_slope):
+    if current.device.type == "cpu" and current.dtype == torch.float32 and function is not _by_membrane:
         return _on_cpu(unit, shape, *inputs)
     return function(*inputs, static)
 
@@ -102,7 +103,7 @@ def _on_cpu(unit: Unit, shape: tuple[int, ...], *inputs: Tensor) -> Tensor:
     else:
         rule = unit.surrogate
         kind, width, scale = _cpu.KINDS.index(rule.kind), np.float32(rule.width), np.float32(rule.scale)
-        _cpu.gradient(*arrays, out.flatten(1).numpy(), *facts, kind, width, scale)
+        _cpu.gradient(*arrays, out.flatten(1).numpy(), *facts, kind, width, scale, rule.reset)
     return out
 
 
@@ -158,32 +159,68 @@ def _spikes(current: Tensor, static: _Static) -> Tensor:
 
 def _by_slope(current: Tensor, gradient: Tensor, static: _Static) -> Tensor:
     """Backpropagation through time with a slope that depends on the membrane alone."""
-    return _through_time(current, gradient, static, lambda u, threshold: static.unit.surrogate.slope(u[-1] - threshold))
+    rule = static.unit.surrogate
+    return _through_time(current, gradient, static, lambda u, threshold: [rule.slope(v - threshold) for v in u])
 
 
 def _by_membrane(current: Tensor, gradient: Tensor, static: _Static) -> Tensor:
     """Backpropagation through time with a slope that follows the spread of the membranes so far."""
 
-    def slope(u: list[Tensor], threshold: float) -> Tensor:
-        spread = torch.stack(u).transpose(0, 1).flatten(1).std(1, correction=0).clamp_min(1e-6)
-        spread = spread.reshape(-1, *[1] * (u[-1].dim() - 1))
-        far = (u[-1] - threshold - spread / 2) / spread
-        return torch.exp(-0.5 * far.square()) / (spread * (2 * torch.pi) ** 0.5)
+    def slopes(u: list[Tensor], threshold: float) -> list[Tensor]:
+        found = []
+        for t, last in enumerate(u):
+            spread = torch.stack(u[: t + 1]).transpose(0, 1).flatten(1).std(1, correction=0).clamp_min(1e-6)
+            spread = spread.reshape(-1, *[1] * (last.dim() - 1))
+            far = (last - threshold - spread / 2) / spread
+            found.append(torch.exp(-0.5 * far.square()) / (spread * (2 * torch.pi) ** 0.5))
+        return found
 
-    return _through_time(current, gradient, static, slope)
+    return _through_time(current, gradient, static, slopes)
+
+
+def _by_distance(current: Tensor, gradient: Tensor, static: _Static) -> Tensor:
+    """Backpropagation through time with a slope as wide as a neuron is far from its threshold."""
+    steps, width = static.unit.steps, static.unit.surrogate.width
+
+    def slopes(u: list[Tensor], threshold: float) -> list[Tensor]:
+        far = [(v - threshold).abs() for v in u]
+        mean = sum(far[1:], far[0]) / steps
+        apart = [(v - mean).abs() for v in far]
+        wide = width * (mean + 1.5 * (sum(apart[1:], apart[0]) / steps) + 1e-4)
+        return [1 / (wide * (1 + (torch.pi * v / wide).square())) for v in far]
+
+    return _through_time(current, gradient, static, slopes)
+
+
+def _by_average(current: Tensor, gradient: Tensor, static: _Static) -> Tensor:
+    """The mean over all steps of what passes a triangle, without backpropagation through time."""
+    shape, steps = Surrogate("triangle", static.unit.surrogate.width), static.unit.steps
+    passed = [
+        gradient[t].to(static.dtype) * shape.slope(u - threshold)
+        for threshold in static.unit.thresholds
+        for t, u in enumerate(_membranes(current, static, threshold))
+    ]
+    total = sum(passed[1:], passed[0])[None]
+    return (total if static.constant else (total / steps).expand(steps, *total.shape[1:])).to(current.dtype)
+
+
+_BACKWARD: Mapping[str, Pass] = {"membrane": _by_membrane, "adaptive": _by_distance, "averaged": _by_average}
 
 
 def _through_time(
-    current: Tensor, gradient: Tensor, static: _Static, slope: Callable[[list[Tensor], float], Tensor]
+    current: Tensor, gradient: Tensor, static: _Static, slopes: Callable[[list[Tensor], float], list[Tensor]]
 ) -> Tensor:
     total: list[Tensor] = []  # by step, from the last to the first
+    decay, passed = static.unit.decay, static.unit.surrogate.reset
     incoming = [gradient[t].to(static.dtype) for t in range(static.unit.steps)]
     for threshold in static.unit.thresholds:
         u, carried = _membranes(current, static, threshold), None
+        slope = slopes(u, threshold)
         for back, t in enumerate(reversed(range(static.unit.steps))):
-            error = incoming[t] * slope(u[: t + 1], threshold)
+            given = incoming[t] - decay * u[t] * carried if passed and carried is not None else incoming[t]
+            error = given * slope[t]
             if carried is not None:
-                error = error + torch.where(u[t] > threshold, 0.0, carried) * static.unit.decay
+                error = error + torch.where(u[t] > threshold, 0.0, carried) * decay
             carried = error
             if threshold == static.unit.thresholds[0]:
                 total.append(error)

@@ -13,10 +13,28 @@ from advdef.contract import borrowed
 from advdef.papers.snn.fused import Unit, fire
 from advdef.papers.snn.surrogates import RECTANGLE, Surrogate
 
-__all__ = ["LEVELS", "DeadNetworkWarning", "Firing", "firing_rates", "leaky_neurons", "unrolled", "using"]
+__all__ = [
+    "LEVELS",
+    "DeadNetworkWarning",
+    "Firing",
+    "LayerRule",
+    "LayerRules",
+    "firing_rates",
+    "leaky_neurons",
+    "rules_of",
+    "unrolled",
+    "using",
+]
 
 LEVELS = (0.6, 1.6, 2.6)
 """The thresholds of multi-level firing; rectangles of width 1 around them cover (0.1, 3.1) without a gap."""
+
+
+LayerRule = Surrogate | tuple[Surrogate, ...]
+"""A surrogate, or several, of which each stands for an equal part of the images."""
+
+LayerRules = LayerRule | Mapping[str, LayerRule]
+"""What spiking layers get as their derivative; see :func:`using`."""
 
 
 class DeadNetworkWarning(UserWarning):
@@ -27,10 +45,12 @@ class Firing(nn.Module):
     """Leaky integrate-and-fire neurons with multi-level firing: one threshold per level, K in all (1: plain LIF).
 
     Each level is a neuron by itself on the same current, with its own hard reset. The output is how many of them fire:
-    currents -> whole numbers from 0 to K. Source: the released code of MLF (https://arxiv.org/abs/2210.06386).
+    currents -> whole numbers from 0 to K. Source: the released code of MLF (https://arxiv.org/abs/2210.06386), which
+    differentiates the reset as well; here it counts as a constant, as in snntorch, unless the surrogate says ``reset``.
 
     Time is folded into the batch, time first: currents and spikes are (T * N, ...) for T ``steps``. With
-    ``constant=True`` the currents are (N, ...) and stay the same over all steps. Each call starts from rest.
+    ``constant=True`` the currents are (N, ...) and stay the same over all steps. Each call starts from rest. Of several
+    surrogates each stands for an equal part of the N images.
 
     Raises ValueError for fewer than one step, thresholds that do not increase from above zero, and a decay outside [0,
     1]; in a call, for a number of currents that is no multiple of T.
@@ -42,7 +62,7 @@ class Firing(nn.Module):
         *,
         thresholds: Sequence[float] = LEVELS,
         decay: float = 0.25,
-        surrogate: Surrogate = RECTANGLE,
+        surrogate: LayerRule = RECTANGLE,
     ) -> None:
         super().__init__()
         levels = tuple(float(value) for value in thresholds)
@@ -62,9 +82,19 @@ class Firing(nn.Module):
         """Spikes (T * N, ...) of currents (T * N, ...) or, where they are constant, (N, ...)."""
         if not constant and len(currents) % self.steps:
             raise ValueError(f"{len(currents)} currents are no whole number of images at {self.steps} steps")
-        unit = Unit(self.steps, self.thresholds, self.decay, self.surrogate)
         first = 1 if constant else self.steps
-        if self.surrogate.kind == "membrane":  # one channel of one image is a group
+        if isinstance(self.surrogate, Surrogate):
+            return self._fire(currents, first, self.surrogate)
+        parts = currents.unflatten(0, (first, len(self.surrogate), -1)).unbind(1)
+        fired = [
+            self._fire(part.flatten(0, 1), first, rule).unflatten(0, (self.steps, -1))
+            for part, rule in zip(parts, self.surrogate, strict=True)
+        ]
+        return torch.stack(fired, 1).flatten(0, 2)
+
+    def _fire(self, currents: Tensor, first: int, surrogate: Surrogate) -> Tensor:
+        unit = Unit(self.steps, self.thresholds, self.decay, surrogate)
+        if surrogate.kind == "membrane":  # one channel of one image is a group
             shape = currents.flatten(2).shape if currents.dim() > 2 else (len(currents), 1, currents.shape[-1])
             grouped = currents.reshape(first, -1, shape[-1])
             return fire(grouped, unit).reshape(-1, *currents.shape[1:])
@@ -78,9 +108,12 @@ class Firing(nn.Module):
 def leaky_neurons(neuron: Firing) -> list[snntorch.Leaky]:
     """The same neurons as snntorch's, one for each level; their spikes add up to those of ``neuron``.
 
-    Give them their state in each call: one that is not given is kept from the last call, with its graph.
+    Give them their state in each call: one that is not given is kept from the last call, with its graph. Raises
+    ValueError for several surrogates, and for one that passes the reset, which snntorch takes for a constant.
     """
     surrogate = neuron.surrogate
+    if not isinstance(surrogate, Surrogate) or surrogate.reset:
+        raise ValueError("snntorch's neurons have one surrogate, which does not pass their reset")
 
     def gradient(distance: Tensor, incoming: Tensor, spikes: Tensor) -> Tensor:
         return incoming * surrogate.slope(distance)
@@ -135,28 +168,38 @@ def neurons_of(model: nn.Module) -> dict[str, Firing]:
 
 
 @contextmanager
-def using(model: nn.Module, surrogates: Surrogate | Mapping[str, Surrogate]) -> Iterator[None]:
+def using(model: nn.Module, surrogates: LayerRules) -> Iterator[None]:
     """Give spiking layers another surrogate gradient for what is computed inside the block; spikes stay as they are.
 
     ``surrogates`` is one for all layers, or a mapping from beginnings of their names; the longest that fits counts, and
-    layers that none fits keep their own. The gradient may be taken after the block. Raises ValueError for a key that
-    fits no spiking layer.
+    layers that none fits keep their own. Several, of which each stands for an equal part of the images, are a tuple.
+    The gradient may be taken after the block. Raises ValueError for a key that fits no spiking layer.
     """
-    layers = neurons_of(model)
-    chosen = {"": surrogates} if isinstance(surrogates, Surrogate) else dict(surrogates)
-    for prefix in chosen:
-        if not any(_below(name, prefix) for name in layers):
-            raise ValueError(f"no spiking layer lies in {prefix!r}; layers: {', '.join(layers)}")
+    layers, chosen = neurons_of(model), rules_of(model, surrogates)
     before = {layer: layer.surrogate for layer in layers.values()}
     try:
         for name, layer in layers.items():
-            fitting = [prefix for prefix in chosen if _below(name, prefix)]
-            if fitting:
-                layer.surrogate = chosen[max(fitting, key=len)]
+            layer.surrogate = chosen[name]
         yield
     finally:
         for layer, surrogate in before.items():
             layer.surrogate = surrogate
+
+
+def rules_of(model: nn.Module, surrogates: LayerRules) -> dict[str, LayerRule]:
+    """The surrogate of each spiking layer by name, where it has that of :func:`using`; raises ValueError as that
+    does.
+    """
+    layers = neurons_of(model)
+    chosen = dict(surrogates) if isinstance(surrogates, Mapping) else {"": surrogates}
+    for prefix in chosen:
+        if not any(_below(name, prefix) for name in layers):
+            raise ValueError(f"no spiking layer lies in {prefix!r}; layers: {', '.join(layers)}")
+    fitting = {name: [prefix for prefix in chosen if _below(name, prefix)] for name in layers}
+    return {
+        name: chosen[max(fitting[name], key=len)] if fitting[name] else layer.surrogate
+        for name, layer in layers.items()
+    }
 
 
 def _below(name: str, prefix: str) -> bool:

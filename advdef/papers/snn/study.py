@@ -21,7 +21,7 @@ from advdef.papers.snn.surrogates import REDUCED
 
 Curves = dict[Threat, dict[float, Outcome]]
 
-__all__ = ["CHECKED", "CURVED", "SHARES", "STEPPED", "SpikingPurification"]
+__all__ = ["CURVED", "SHARES", "STEPPED", "SpikingPurification"]
 
 _PROFILES: dict[str, dict[str, Any]] = {
     "smoke": dict(
@@ -38,7 +38,7 @@ _PROFILES: dict[str, dict[str, Any]] = {
         unet=6, extractor=8, pairs=3_000, purifier_epochs=5, purifier_batch=32, purifier_rate=1e-2,
         seeds=2, ablations=("ANN purifier", "no divergence", "no asymmetry", "no roughness",
                             "no noise map", "signed map", "PGD-7 pairs", "end to end"),
-        images=1_000, few=200, steps=20, strong=20, queries=100, curve=(0.25, 0.5, 1.0, 2.0),
+        images=1_000, few=200, steps=20, strong=20, queries=1_000, curve=(0.25, 0.5, 1.0, 2.0),
         counts=(1, 2, 5, 10, 20), checks="fast", timed=64, derivatives=tuple(REDUCED),
     ),
     "paper": dict(
@@ -48,7 +48,7 @@ _PROFILES: dict[str, dict[str, Any]] = {
         unet=32, extractor=32, pairs=None, purifier_epochs=15, purifier_batch=128, purifier_rate=1e-3,
         seeds=3, ablations=("ANN purifier", "no divergence", "no asymmetry", "no roughness",
                             "no noise map", "signed map", "PGD-7 pairs", "end to end"),
-        images=1_000, few=200, steps=20, strong=50, queries=1_000, curve=(0.25, 0.5, 1.0, 2.0),
+        images=1_000, few=200, steps=20, strong=50, queries=5_000, curve=(0.25, 0.5, 1.0, 2.0),
         counts=(1, 2, 5, 10, 20, 50, 100), checks="fast", timed=64, derivatives=tuple(REDUCED),
     ),
 }  # fmt: skip
@@ -59,13 +59,11 @@ CURVED = ("none", "purifier", "ANN purifier", "FGSM-AT")
 STEPPED = ("none", "FGSM-AT", "purifier")
 """Those that meet PGD with ever more steps, and at large budgets."""
 
-CHECKED = ("none", "purifier")
-"""Those whose evaluation is checked."""
-
 SHARES = (0.25, 0.5)
 """Budgets at which networks are compared, as shares of the main one."""
 
 _STRANGERS = ("FGSM-AT", "LIF")  # with no weight of the bare classifier
+_SOURCES = (*_STRANGERS, "SE-MLF3")  # from which attacks are replayed on the networks that are compared
 _SHARD = 100  # of the few images: what runs through time is slow
 
 
@@ -99,6 +97,11 @@ class SpikingPurification(SpikingNetworks):
         }
         self._square: dict[str, Attack] = {f"Square-{queries}": partial(square, queries=queries)}
         self._free: dict[str, Attack] = {"noise": partial(uniform_noise, draws=20), **self._square}
+
+    @property
+    def checked(self) -> list[str]:
+        """The defences whose evaluation is checked: those of the paper, and what they are measured by."""
+        return ["none", "purifier", *self.settings["trainings"]]
 
     @once
     def crafted(self, base: str) -> dict[str, Tensor]:
@@ -196,13 +199,17 @@ class SpikingPurification(SpikingNetworks):
     @once
     def core(self, name: str, seed: int, share: float) -> tuple[Outcome, Outcome]:
         """What is left of a network alone at a share of the main budget: by PGD through each derivative, and in all."""
-        defence = SpikingClassifier(self.network(name, seed), derivatives=self.derivatives)
+        defence, eps = SpikingClassifier(self.network(name, seed), derivatives=self.derivatives), share * self.eps
         main = partial(self._cheap[self.pgd], stop_early=True)
         through = [Attempt(n, main, target) for n, target in defence.surrogates().items()]
-        others = [Attempt(n, attack, defence) for n, attack in stopping(self._apgd | self._free).items()]
-        on = self._on() | {"eps": share * self.eps}
-        each = evaluate(defence, through, generator=self._draws(9), exhaustive=True, **on)
-        return each, evaluate(defence, others, generator=self._draws(10), known=each, **on)
+        each = evaluate(defence, through, eps=eps, generator=self._draws(9), exhaustive=True, **self._on())
+        found = three_curves(
+            defence, budgets=[eps], generator=self._draws(10), steps=self.settings["strong"],
+            queries=self.settings["queries"], more=stopping({"APGD, DLR": self._apgd["APGD, DLR"]}),
+            transfer={k: self.network(k, self.seed) for k in _SOURCES if (k, self.seed) != (name, seed)},
+            known=[{eps: each}], **self._on(),
+        )  # fmt: skip
+        return each, found["adaptive"][eps]
 
     @once
     def unnoticed(self) -> Tensor:
@@ -223,7 +230,7 @@ class SpikingPurification(SpikingNetworks):
         found: dict[str, Any] = {threat: curve[self.eps] for threat, curve in self.curve(name).items()}
         return checks.row(
             defence, eps=self.eps, generator=self._draws(14), single=single, **found, card=card, seeds=1,
-            only=checks.FAST if self.settings["checks"] == "fast" else None, **on,
+            only={*checks.FAST, "D3", "D4"} if self.settings["checks"] == "fast" else None, **on,
         )  # fmt: skip
 
     def stages(self) -> Iterator[Sequence[Task]]:
@@ -236,6 +243,7 @@ class SpikingPurification(SpikingNetworks):
         purifiers = {(k, s): Task("purifier", (k, s), (bare if k in own else pairs[s],)) for k, s in self.purifiers}
         main = purifiers["purifier", first]
         gate = Task("defence", ("gate",), (main,))
+        sources = [(k, first) for k in _SOURCES]
         defences = dict.fromkeys(self.defences, (bare,)) | {k: (nets[k, first],) for k in settings["trainings"]}
         defences |= {k: (purifiers[k, first],) for k in self.learned} | {"gate": (gate,), STACKED: (main, robust)}
         others = (bare, robust, nets["LIF", first], *(purifiers[which] for which in self._relatives().values()))
@@ -247,9 +255,12 @@ class SpikingPurification(SpikingNetworks):
         alone = {k: (nets[k, first],) for k in (*settings["levels"], *settings["trainings"])}
         yield [
             *(task for parts in curves.values() for task in parts),
-            *(Task("checks", (k,), tuple(curves[k])) for k in CHECKED),
+            *(Task("checks", (k,), tuple(curves[k])) for k in self.checked),
             Task("unnoticed", (), (gate,)),
-            *(Task("core", (k, s, share), (nets[k, s],)) for (k, s), share in product(self.compared, SHARES)),
+            *(
+                Task("core", (k, s, share), tuple(dict.fromkeys(nets[which] for which in ((k, s), *sources))))
+                for (k, s), share in product(self.compared, SHARES)
+            ),
             *(Task(call, (k,), (*defences[k], bare)) for k, call in product(STEPPED, ("steps", "large"))),
             *(Task("static", (k,), (*defences[k], *crafted)) for k in self.defences),
             *(Task("ablation", key, (task, *crafted)) for key, task in purifiers.items()),

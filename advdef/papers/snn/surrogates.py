@@ -11,7 +11,16 @@ from torch import Tensor
 __all__ = ["ENSEMBLE", "RECTANGLE", "REDUCED", "Surrogate", "SurrogateKind"]
 
 SurrogateKind = Literal[
-    "rectangle", "triangle", "exponential", "arctan", "fast sigmoid", "straight-through", "membrane", "rate"
+    "rectangle",
+    "triangle",
+    "exponential",
+    "arctan",
+    "fast sigmoid",
+    "straight-through",
+    "membrane",
+    "rate",
+    "adaptive",
+    "averaged",
 ]
 
 
@@ -32,9 +41,16 @@ class Surrogate:
                           https://arxiv.org/abs/2503.03272, which takes it over the whole batch)
         rate              no recursion over time: the gradient passes neurons that fire at all (in the manner of RGA,
                           Bu et al., CVPR 2023, and of BPTR)
+        adaptive          1 / w / (1 + (pi d / w)^2) with w = width (m + 1.5 a), where m is the mean of |d| over the
+                          steps of this neuron, and a the mean of ||d| - m| (in the manner of ASSG,
+                          https://arxiv.org/abs/2512.22522, which takes both means over the steps of the attack)
+        averaged          no recursion over time: each step gets the mean over all steps of what passes a triangle (in
+                          the manner of HART, https://openreview.net/forum?id=xv8iGxENyI)
 
-    ``scale`` multiplies the exponential alone. Raises ValueError for an unknown kind and for a width or scale that is
-    not positive and finite.
+    ``scale`` multiplies the exponential alone. With ``reset`` the gradient passes the reset of a membrane as well, as
+    it does in the released code of multi-level firing; else the reset counts as a constant, as in snntorch. Raises
+    ValueError for an unknown kind, for a width or scale that is not positive and finite, and for ``reset`` where there
+    is no recursion over time.
 
     >>> Surrogate("triangle", 2.0).slope(torch.tensor([-2.0, 0.0, 1.0]))
     tensor([0.0000, 0.5000, 0.2500])
@@ -43,6 +59,7 @@ class Surrogate:
     kind: SurrogateKind = "rectangle"
     width: float = 1.0
     scale: float = 1.0
+    reset: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(SurrogateKind):
@@ -51,16 +68,18 @@ class Surrogate:
             value = getattr(self, name)
             if not 0 < value < math.inf:
                 raise ValueError(f"{name} must be positive and finite, not {value}")
+        if self.reset and self.kind in ("rate", "averaged"):
+            raise ValueError(f"{self.kind} has no recursion over time, so that nothing passes a reset")
 
     @property
     def pointwise(self) -> bool:
         """Whether the rule looks at one membrane at one time step alone."""
-        return self.kind not in ("membrane", "rate")
+        return self.kind not in ("membrane", "rate", "adaptive", "averaged")
 
     def slope(self, distance: Tensor) -> Tensor:
         """ds/du where membranes lie ``distance`` above their threshold.
 
-        Raises ValueError for "membrane" and "rate", which look at the whole time of a neuron.
+        Raises ValueError for a rule that looks at the whole time of a neuron.
         """
         size = distance.abs()
         match self.kind:
@@ -79,10 +98,9 @@ class Surrogate:
         raise ValueError(f"{self.kind} has no slope: it is a rule for the whole of a neuron's time")
 
     def __str__(self) -> str:
-        if self.kind in ("straight-through", "membrane", "rate"):
-            return self.kind
+        width = "" if self.kind in ("straight-through", "membrane", "rate") else f" {self.width:g}"
         scaled = f", scale {self.scale:g}" if self.scale != 1 else ""
-        return f"{self.kind} {self.width:g}{scaled}"
+        return f"{self.kind}{width}{scaled}{', through the reset' if self.reset else ''}"
 
 
 RECTANGLE = Surrogate("rectangle", 1.0)
@@ -112,7 +130,9 @@ ENSEMBLE: Mapping[str, Surrogate] = _named(
     Surrogate("straight-through"),
     Surrogate("rate"),
     Surrogate("membrane"),
+    Surrogate("adaptive", 0.65),
+    Surrogate("averaged", 2.0),
 )
-"""Twenty surrogates, with shapes and widths after the ensemble of RobustSNNConversion
-(https://arxiv.org/abs/2311.09266).
+"""Twenty-two surrogates, with shapes and widths after the ensemble of RobustSNNConversion
+(https://arxiv.org/abs/2311.09266); the width of the adaptive one is that of ASSG's code at A / 2 = 0.435.
 """
