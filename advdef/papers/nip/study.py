@@ -5,14 +5,14 @@ from functools import partial
 from itertools import chain, product
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from advdef import checks
 from advdef.attacks import fgsm, pgd
 from advdef.defenses import Defense, Undefended
 from advdef.evaluation import Attempt, Cost, Outcome, Threat, direct, evaluate, oblivious, three_curves
 from advdef.evaluation.outcomes import joined_curves
-from advdef.grid import Task, once, shards
+from advdef.grid import Task, once, seeded_name, shards
 from advdef.papers.nip import judging, measure, price
 from advdef.papers.nip.attacked import SMALLEST, AttackedNetworks, Target
 from advdef.papers.nip.bank import DirectionBank, fitted, phase_scrambled, random_bank
@@ -47,6 +47,7 @@ class InversePerturbation(AttackedNetworks):
     """Defences in front of networks, and what is left of them, on one data set."""
 
     profiles = NIP_PROFILES
+    met = "adaptive_images"
 
     @once
     def fitted_bank(self, kind: str, seed: int) -> tuple[DirectionBank, float]:
@@ -171,9 +172,30 @@ class InversePerturbation(AttackedNetworks):
             return [eps for eps in grown if eps <= self.half]
         return grown if name in CURVED else grown[:-1]
 
+    def cases(self) -> dict[str, tuple[Any, ...]]:
+        """What meets the three attackers, on the first network also with other seeds."""
+        first = [(kind, name, self.seed) for kind in self.kinds for name in self.judged(kind)]
+        rest = [(self.kinds[0], name, s) for s in self.seeds[1:] if self.main for name in ("none", V2)]
+        return {
+            seeded_name(name if kind == self.kinds[0] else f"{name}, {kind}", s, self.seed): (kind, name, s)
+            for kind, name, s in (*first, *rest)
+        }
+
+    def attacked_images(self) -> tuple[Tensor, Tensor]:
+        """The test images that they meet them on, and their labels."""
+        return self.images("adaptive_images")
+
+    def relatives_of(self, *which: Any) -> dict[str, nn.Module]:
+        """The bare network, and the one of adversarial training where there is one."""
+        kind, name, seed = which
+        found = {} if name == "none" else {"bare": self.model(kind, seed)}
+        trained_on_attacks = name != "AT" and self.is_first(kind)
+        return found | ({"AT": self.adversarial_training().model} if trained_on_attacks else {})
+
     def curve(self, kind: str, name: str, seed: int) -> Curves:
         """What the three attackers leave of a defence at each budget."""
-        return joined_curves([self.part(kind, name, seed, i) for i in range(len(self._shards()))])
+        found = joined_curves([self.part(kind, name, seed, i) for i in range(len(self._shards()))])
+        return self.with_later(found, kind, name, seed)
 
     @once
     def part(self, kind: str, name: str, seed: int, shard: int) -> Curves:
