@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from advdef.book.repository import InputError, check_profile, find
-from advdef.book.terminal import guarded, say
+from advdef.book.terminal import guarded
 
 __all__ = ["holes"]
 

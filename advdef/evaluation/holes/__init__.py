@@ -5,7 +5,7 @@
 """
 
 from advdef.evaluation.holes.judged import Judged
-from advdef.evaluation.holes.later import FOUND_LATER, add_breaks, found_by, found_later, read_breaks, replay
+from advdef.evaluation.holes.later import FOUND_LATER, add_breaks, found_by, found_later, read_breaks, replay_breaks
 from advdef.evaluation.holes.search import Hunt, Tried, hunt
 
 __all__ = [
@@ -18,5 +18,5 @@ __all__ = [
     "found_later",
     "hunt",
     "read_breaks",
-    "replay",
+    "replay_breaks",
 ]

@@ -39,6 +39,8 @@ class Points:
 
 def places(images: Tensor, among: Tensor) -> Tensor:
     """Where each image (M, C, H, W) stands among others (N, C, H, W), (M,): the first with its pixels, else -1."""
+    if len(images) == 0 or len(among) == 0:
+        return torch.full((len(images),), -1, device=images.device)
     others = among.to(images)
     same = image_keys(images, 0)[:, None] == image_keys(others, 0)[None]
     at = torch.where(same.any(1), same.int().argmax(1), -1)

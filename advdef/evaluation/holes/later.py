@@ -19,7 +19,7 @@ from advdef.evaluation.robustness import evaluate
 from advdef.evaluation.threats import Attempt
 from advdef.norms import Norm, size, spread
 
-__all__ = ["FOUND_LATER", "add_breaks", "found_by", "found_later", "read_breaks", "replay"]
+__all__ = ["FOUND_LATER", "add_breaks", "found_by", "found_later", "read_breaks", "replay_breaks"]
 
 FOUND_LATER = "found later"
 """The attack of a row that says what a search for holes has broken."""
@@ -27,7 +27,7 @@ FOUND_LATER = "found later"
 _SLACK = 1e-6  # of a budget, as evaluations allow it
 
 
-def replay(
+def replay_breaks(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
@@ -86,7 +86,7 @@ def found_later(
             done[eps] = outcome
             continue
         points = Points(torch.cat([b.originals for b in usable]), torch.cat([b.attacked for b in usable]))
-        attempt = Attempt(FOUND_LATER, partial(replay, found=points, norm=outcome.norm), defence)
+        attempt = Attempt(FOUND_LATER, partial(replay_breaks, found=points, norm=outcome.norm), defence)
         told = [text for b in usable for text in found_by(b)]
         of = Counter(text for text, place in zip(told, at.tolist(), strict=True) if place >= 0)
         judged = evaluate(
