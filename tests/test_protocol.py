@@ -32,7 +32,9 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_each_attacker_has_more_ways_and_the_last_goes_on_by_need(network: nn.Module, asked: tuple[Tensor, Tensor]) -> None:
+def test_each_attacker_has_more_ways_and_the_last_goes_on_by_need(
+    network: nn.Module, asked: tuple[Tensor, Tensor]
+) -> None:
     ordinary, powerful = list(suites.cleverhans()), list(suites.strong(steps=4))
     replayed = [f"{name} from twin" for name in powerful]
     more = {"again": partial(pgd, steps=2)}

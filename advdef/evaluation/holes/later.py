@@ -95,7 +95,9 @@ def found_later(
         )  # fmt: skip
         (finding,) = judged.findings
         finding = replace(finding, settings="; ".join(f"{n} by {text}" for text, n in of.most_common()))
-        done[eps] = replace(judged, exhaustive=outcome.exhaustive, findings=(*outcome.findings, finding))
+        done[eps] = replace(
+            judged, exhaustive=outcome.exhaustive, search=outcome.search, findings=(*outcome.findings, finding)
+        )
     return done
 
 
