@@ -12,12 +12,13 @@ from holed_study import Holed
 from typer.testing import CliRunner, Result
 
 from advdef.book.cells import study_of
+from advdef.book.pages import generated
 from advdef.book.records import Run, holes_folder
 from advdef.cli import app
 from advdef.data import load
 from advdef.evaluation.attacked import read_attacked
 from advdef.evaluation.holes import FOUND_LATER
-from advdef.evaluation.holes.summary import read_searches
+from advdef.evaluation.holes.summary import Searched, read_searches
 from advdef.evaluation.results import WORST_CASE
 from advdef.grid import Study
 from advdef.papers import PAPERS, STUDIES
@@ -137,3 +138,11 @@ def test_there_is_no_folder_where_nobody_searched(repository: Path, monkeypatch:
     assert holes_folder("good") is None
     monkeypatch.chdir("/")
     assert holes_folder("good") is None
+
+
+def test_the_site_has_a_line_for_each_search() -> None:
+    done = Searched("nip", "digits", "smoke", 0, "<V1>", 0.1, 30, 9, 7, ["Square", "Square"], 12, 3.2)
+    text = generated([], [], [done])["_generated/holes.md"]
+    for cell in ("nip", "&lt;V1&gt;", "9", "7", "2 by Square", "12 in 3 min"):
+        assert f"<td>{cell}</td>" in text
+    assert generated([], [])["_generated/holes.md"] == "No page has been searched yet.\n"

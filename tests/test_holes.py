@@ -35,6 +35,7 @@ from advdef.evaluation.holes.summary import Searched, add_search, read_searches
 pytestmark = pytest.mark.filterwarnings("ignore::advdef.contract.NoGradientWarning")  # that is how holes are dug
 
 EPS = 0.1
+SHORT = dict(rounds=1, passes=60)
 
 
 def draws(seed: int = 0) -> torch.Generator:
@@ -49,7 +50,7 @@ def linear(classes: int = 5) -> nn.Module:
     return net
 
 
-def on(model: nn.Module, count: int = 40) -> tuple[Tensor, Tensor]:
+def on(model: nn.Module, count: int = 24) -> tuple[Tensor, Tensor]:
     images = torch.rand(count, 1, 4, 4, generator=draws(1)) * 0.6 + 0.2
     return images, model(images).argmax(1)
 
@@ -106,7 +107,7 @@ def test_a_hole_behind_a_missing_gradient_is_found_without_one() -> None:
     outcome = left_by(defence, images, labels)
     hidden = outcome.robust & breakable(net, images, labels, 0.8 * EPS)
     assert int(hidden.sum()) >= 5  # PGD sees none of them
-    found = hunt(Judged("flat", defence, images, labels, {EPS: outcome}), eps=EPS, rounds=1)
+    found = hunt(Judged("flat", defence, images, labels, {EPS: outcome}), eps=EPS, **SHORT)
     assert int((found.broken & hidden).sum()) >= 0.8 * int(hidden.sum())
     without = [way for way in found.by.values() if way.startswith(("squares", "Square"))]
     assert len(without) > 0.5 * len(found.by)  # and some by where a climb began
@@ -125,7 +126,7 @@ def test_a_hole_that_no_gradient_points_to_is_found_from_a_neighbour() -> None:
     blind = left_by(defence, images, labels, steps=20)
     assert bool(blind.robust.all())
     lucky = replace(blind, robust=torch.tensor([True, False]), adversarial=torch.cat([first, pit]))
-    found = hunt(Judged("pit", defence, images, labels, {EPS: lucky}), eps=EPS, rounds=1)
+    found = hunt(Judged("pit", defence, images, labels, {EPS: lucky}), eps=EPS, **SHORT)
     assert found.broken.tolist() == [True, False]
     assert "from a neighbour" in found.by[0]
 
@@ -135,7 +136,7 @@ def test_on_a_linear_model_it_finds_what_can_be_broken_and_nothing_else() -> Non
     images, labels = on(net)
     outcome = left_by(Undefended(net), images, labels, steps=1)
     nobody = replace(outcome, robust=outcome.clean, adversarial=images)
-    found = hunt(Judged("linear", Undefended(net), images, labels, {EPS: nobody}), eps=EPS, rounds=1)
+    found = hunt(Judged("linear", Undefended(net), images, labels, {EPS: nobody}), eps=EPS, **SHORT)
     assert not bool((found.broken & ~breakable(net, images, labels, 1.0001 * EPS)).any())
     assert bool(found.broken[breakable(net, images, labels, 0.98 * EPS)].all())
 
@@ -152,16 +153,16 @@ def test_the_same_seed_finds_the_same_and_goes_on_where_it_was_interrupted(tmp_p
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        hunt(case, eps=EPS, rounds=1, resume=tmp_path, told=stops)
+        hunt(case, eps=EPS, **SHORT, resume=tmp_path, told=stops)
     kept = {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.safetensors")}
-    again = hunt(case, eps=EPS, rounds=1, resume=tmp_path)
-    whole = hunt(case, eps=EPS, rounds=1)
+    again = hunt(case, eps=EPS, **SHORT, resume=tmp_path)
+    whole = hunt(case, eps=EPS, **SHORT)
     assert kept
     assert all(file.stat().st_mtime_ns == kept[file.name] for file in tmp_path.glob("*") if file.name in kept)
     assert again.by == whole.by
     assert torch.equal(again.attacked, whole.attacked)
     assert [t.name for t in again.tried] == [t.name for t in whole.tried]
-    other = hunt(case, eps=EPS, rounds=1, seed=1)
+    other = hunt(case, eps=EPS, **SHORT, seed=1)
     assert [t.name for t in other.tried] != [t.name for t in whole.tried]
 
 
@@ -176,7 +177,7 @@ def test_time_ends_it_and_a_search_without_an_end_is_refused() -> None:
     with pytest.raises(ValueError, match="a search needs an end"):
         hunt(case, eps=0.001)
     with pytest.raises(ValueError, match=r"no budget 0\.2; there are 0\.001"):
-        hunt(case, eps=0.2, rounds=1)
+        hunt(case, eps=0.2, **SHORT)
 
 
 def broken_by_hand(net: nn.Module, images: Tensor, labels: Tensor, eps: float = EPS) -> AttackedImages:
@@ -369,9 +370,9 @@ def test_a_random_defence_is_searched_through_the_mean_of_its_draws() -> None:
             return logits + 0.05 * torch.randn(logits.shape)
 
     net = linear()
-    images, labels = on(net, 10)
+    images, labels = on(net, 8)
     defence = Noisy(net, random=True)
     outcome = evaluate(defence, [Attempt("none", partial(pgd, steps=1, step_size=0.01), net)], images, labels, eps=EPS,
                        generator=draws())  # fmt: skip
-    found = hunt(Judged("noisy", defence, images, labels, {EPS: outcome}), eps=EPS, rounds=1)
+    found = hunt(Judged("noisy", defence, images, labels, {EPS: outcome}), eps=EPS, **SHORT)
     assert int(found.broken.sum()) >= int((outcome.robust & breakable(net, images, labels, 0.7 * EPS)).sum()) > 0

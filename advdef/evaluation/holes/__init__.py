@@ -4,9 +4,9 @@
 ``read_breaks`` keep what it finds in files, and ``found_later`` lets an evaluation take it in, judged anew.
 """
 
-from advdef.evaluation.holes.judged import Judged
+from advdef.evaluation.holes.judged import Hunt, Judged, Tried
 from advdef.evaluation.holes.later import FOUND_LATER, add_breaks, found_by, found_later, read_breaks, replay_breaks
-from advdef.evaluation.holes.search import Hunt, Tried, hunt
+from advdef.evaluation.holes.search import hunt
 
 __all__ = [
     "FOUND_LATER",

@@ -5,7 +5,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,50 +17,18 @@ from advdef.defenses.base import is_random, reseed
 from advdef.draws import seeded
 from advdef.evaluation.batches import Batches
 from advdef.evaluation.crafting import craft
+from advdef.evaluation.holes.climbs import Points
 from advdef.evaluation.holes.gradients import guides
-from advdef.evaluation.holes.judged import Judged
+from advdef.evaluation.holes.judged import Hunt, Judged, Tried
 from advdef.evaluation.holes.starts import Sources, begin
-from advdef.evaluation.holes.ways import FAMILIES, Way, all_ways
+from advdef.evaluation.holes.ways import FAMILIES, StartName, Way, all_ways
 from advdef.evaluation.judge import Judge, derived
 from advdef.norms import BallNorm
 
-__all__ = ["Hunt", "Tried", "hunt"]
+__all__ = ["hunt"]
 
 _STEPS, _MOST_STEPS = 20, 400
-_PASSES = 500  # for each image and family in the first round; twice as many in each further one
 _BATCH = 250
-
-
-@dataclass(frozen=True)
-class Tried:
-    """What one way did: its name and length, how many images it was tried on, how many of them broke, and the cost."""
-
-    name: str
-    steps: int
-    images: int
-    broke: int
-    seconds: float
-
-
-@dataclass(frozen=True, eq=False)
-class Hunt:
-    """What a search found.
-
-    Attributes:
-        left: (N,) booleans: the images that were searched, those that the adaptive attacker had left.
-        broken: (N,) booleans: those of them that the deployed defence gets wrong now, asked once more.
-        attacked: (N, C, H, W): what broke them; elsewhere the best point that was found, or the image.
-        by: For each broken image, by its place, the way that broke it.
-        tried: Every way that was tried, in order.
-        ended: Why the search ended.
-    """
-
-    left: Tensor
-    broken: Tensor
-    attacked: Tensor
-    by: dict[int, str]
-    tried: tuple[Tried, ...]
-    ended: str
 
 
 def hunt(
@@ -71,6 +38,7 @@ def hunt(
     seed: int = 0,
     minutes: float | None = None,
     rounds: int | None = None,
+    passes: int = 500,
     more: Suite | None = None,
     draws: int = 10,
     resume: Path | None = None,
@@ -90,6 +58,8 @@ def hunt(
         seed: Of all draws, and of the order.
         minutes: When to stop; None is never, before all is broken or ``rounds`` are over.
         rounds: How many rounds; None is any number.
+        passes: What each kind of way may cost in the first round, in passes of the defence for each image; each further
+            round has twice as many.
         more: Further attacks, by name, such as those of other libraries.
         draws: Passes that judge a defence which draws random numbers.
         resume: A folder that keeps each result, so that the same search, begun again, goes on from there.
@@ -109,7 +79,7 @@ def hunt(
         stack.enter_context(warnings.catch_warnings())
         for category in (NoGradientWarning, NaNGradientWarning):
             warnings.simplefilter("ignore", category)
-        ended = "nothing was left" if not len(search.rows()) else search.run(until, rounds, more)
+        ended = "nothing was left" if not len(search.rows()) else search.run(until, rounds, passes, more)
         return search.found(ended)
 
 
@@ -136,6 +106,7 @@ class _Search:
         self.tried: list[Tried] = []
         self.times: dict[str, int] = {}
         self.gains: dict[str, int] = {}
+        self.starts: dict[tuple[str, int, tuple[int, ...]], Points] = {}
         every = torch.arange(len(self.images), device=self.images.device)
         self.score = torch.full((len(self.images),), float("-inf"), device=self.images.device)
         rows = every[self.left]
@@ -147,13 +118,14 @@ class _Search:
         rows = torch.nonzero(self.left & ~self.broken)[:, 0]
         return rows[self.score[rows].argsort(descending=True, stable=True)]
 
-    def run(self, until: float | None, rounds: int | None, more: Suite | None) -> str:
+    def run(self, until: float | None, rounds: int | None, first: int, more: Suite | None) -> str:
         """Search until everything is broken or the time or the rounds are over; says which."""
         rows = self.rows()
         with seeded(self.seed, self.images.device):
             found = guides(self.judged.defence, self.images[rows], self.labels[rows], eps=self.eps)
             classes = ask(self.judged.defence, self.images[rows[:1]]).shape[1]
-        self.guide = list(found.values())[min(1, len(found) - 1)].model
+        plain = [guide.model for guide in found.values() if guide.price == 1]
+        self.guide = plain[min(1, len(plain) - 1)] if plain else next(iter(found.values())).model
         ways = all_ways(
             self.judged.defence, found, norm=self.norm, classes=classes, starts=self._sources(rows).possible(),
             more=more,
@@ -163,7 +135,7 @@ class _Search:
         for number in itertools.count():
             if rounds is not None and number >= rounds:
                 return f"after {rounds} rounds"
-            steps, passes = min(_STEPS * 2**number, _MOST_STEPS), _PASSES * 2**number
+            steps, passes = min(_STEPS * 2**number, _MOST_STEPS), first * 2**number
             standing = self.rows()
             half = (len(standing) + 1) // 2
             for group in (standing[:half], standing[half:]):
@@ -207,8 +179,7 @@ class _Search:
         started = time.perf_counter()
         label = f"{way.name}, {steps} steps" if way.counts is not None else way.name
         seed = derived(self.seed, f"{number} {label}")
-        with seeded(seed, self.images.device):
-            start = None if way.start is None else begin(way.start, self._sources(rows), seed)
+        start = None if way.start is None else self._start(way.start, number, rows, seed)
         found = craft(
             way.target, {label: way.at(steps, start)}, self.images[rows], self.labels[rows], eps=self.eps,
             norm=self.norm, generator=torch.Generator().manual_seed(seed), batch_size=_BATCH, resume=self.resume,
@@ -228,6 +199,19 @@ class _Search:
         self.times[way.name] = self.times.get(way.name, 0) + 1
         self.gains[way.name] = self.gains.get(way.name, 0) + int(better.sum()) + 1_000 * int(fell.sum())
         self.tried.append(Tried(way.name, steps, len(rows), int(fell.sum()), time.perf_counter() - started))
+
+    def _start(self, name: StartName, number: int, rows: Tensor, seed: int) -> Points:
+        """Where a way begins; starts that an attack leads to are the same for all ways of a round."""
+        dear = name in ("half the budget", "a relative")
+        seed = derived(self.seed, f"{number} {name}") if dear else seed
+        asked = (name, seed, tuple(rows.tolist()))
+        found = self.starts.get(asked)
+        if found is None:
+            with seeded(seed, self.images.device):
+                found = begin(name, self._sources(rows), seed)
+        if dear:
+            self.starts[asked] = found
+        return found
 
     def _margins(self, points: Tensor, rows: Tensor) -> Tensor:
         """How far each point is beyond the boundary of the deployed defence, the mean of its draws."""
