@@ -101,6 +101,15 @@ def book(session: nox.Session) -> None:
 
 
 @nox.session
+def holes(session: nox.Session) -> None:
+    """Search for what a page's attackers did not find: ``nox -s holes -- five_defences TRN --profile laptop``.
+
+    What breaks is kept in ``book/results/PAGE/holes``, and the page takes it in, judged anew, when it next runs.
+    """
+    _run(session, "advdef", "holes", *session.posargs)
+
+
+@nox.session
 def faults(session: nox.Session) -> None:
     """Kill work under way 200 times, and look at what is left (on Linux): ``nox -s faults -- --kills 40 --seed 1``."""
     _run(session, "python", "tests/faults.py", *session.posargs)

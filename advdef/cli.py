@@ -1,4 +1,5 @@
-"""The command ``advdef``: judge, check, diff, reproduce, book, record, new, data, cache, grid, verdicts, plan.
+"""The command ``advdef``: judge, check, diff, holes, reproduce, book, record, new, data, cache, grid,
+verdicts, plan.
 
 Exit codes: 0 all went well; 1 a notebook, the site, a download or the disk failed, another process is at the same run,
 or what was judged, checked or compared is not as it should be; 2 the input makes no sense.
@@ -19,6 +20,7 @@ import typer
 
 from advdef.book.cache import cache_app
 from advdef.book.gridcommand import DatasetsOption, SchedulerOption, SeedsOption, TlsOption, compute, grid_app, split
+from advdef.book.holescommand import holes
 from advdef.book.repository import PROFILES, InputError, check_profile, find
 from advdef.book.terminal import guarded, need, render_site, report_run, say, stop, tolerant, verdict_lines
 from advdef.report.commands import check, diff, judge
@@ -38,7 +40,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Data sets: what is here, down
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 app.add_typer(grid_app, name="grid")
-for command in (judge, check, diff):
+for command in (judge, check, diff, holes):
     app.command()(command)
 
 Papers = Annotated[

@@ -193,6 +193,10 @@ MUTANTS = (
         "no floor", "advdef/papers/sensitivity/meter.py", "_FLOOR = 1e-3", "_FLOOR = 0.0",
         "a nearly dead neuron's sensitivity shows rounding", "tests/test_sensitivity.py",
     ),
+    Mutant(
+        "breaks believed", "advdef/evaluation/holes/later.py", "return torch.where(spread(allowed), points, images)",
+        "return points", "what was found later is not held to the budget", "tests/test_holes.py",
+    ),
 )  # fmt: skip
 
 

@@ -100,7 +100,18 @@ def test_the_source_tree(repository: Repository, tmp_path: Path) -> None:
     copied = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
     made = {
         f"book/_generated/{name}.md"
-        for name in ("cards", "conclusion", "finding", "matrix", "record", "rules", "schema", "status", "verdicts")
+        for name in (
+            "cards",
+            "conclusion",
+            "finding",
+            "holes",
+            "matrix",
+            "record",
+            "rules",
+            "schema",
+            "status",
+            "verdicts",
+        )
     }
     assert copied == {"_config.yml", "_toc.yml", "README.md", "book/intro.md", "notebooks/01_good.ipynb"} | made
     assert yaml.safe_load((tmp_path / "out/_config.yml").read_text())["execute"] == {"execute_notebooks": "off"}

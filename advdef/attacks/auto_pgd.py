@@ -15,7 +15,7 @@ from advdef.contract import ask, slope
 from advdef.devices import asks_now
 from advdef.norms import Ball, BallNorm, spread
 
-__all__ = ["apgd"]
+__all__ = ["apgd", "auto_ascent"]
 
 _MOMENTUM, _RISING = 0.75, 0.75
 
@@ -52,8 +52,9 @@ def apgd(
     All other parameters and the contract are those of :func:`advdef.attacks.pgd`.
     """
     return best_of_restarts(
-        _ascend, model, images, labels, eps=eps, norm=norm, steps=steps, restarts=restarts, loss=loss, targets=targets,
-        any_wrong=any_wrong, random_start=True, start=start, stop_early=stop_early, generator=generator,
+        auto_ascent, model, images, labels, eps=eps, norm=norm, steps=steps, restarts=restarts, loss=loss,
+        targets=targets, any_wrong=any_wrong, random_start=True, start=start, stop_early=stop_early,
+        generator=generator,
     )  # fmt: skip
 
 
@@ -77,7 +78,7 @@ class _Path:
         return _Path(*(value[rows] for value in vars(self).values()))
 
 
-def _ascend(
+def auto_ascent(
     model: nn.Module,
     around: Ball,
     goal: Goal,

@@ -17,7 +17,7 @@ from torch import nn
 from advdef.book.decisions import claim_card
 from advdef.book.glue import Kind, record
 from advdef.book.provenance import provenance
-from advdef.book.records import Run, Scale
+from advdef.book.records import Run, Scale, holes_folder
 from advdef.checks import Check
 from advdef.claims import Condition, Verdict, claims, decide
 from advdef.data import Split, dataset_name, find_device, load
@@ -125,6 +125,7 @@ class Page:
     def studies(self, kind: type[AnyStudy]) -> dict[str, AnyStudy]:
         """What the page computes on each data set, by its name; a grid may have computed it before."""
         first, options = next(iter(self.data)), {"seed": self.seed, "resume": self.resume}
+        options["holes"] = holes_folder(self.paper)
         return {
             name: kind(data, self.settings, main=name == first, **options)  # type: ignore[arg-type]
             for name, data in self.data.items()

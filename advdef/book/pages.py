@@ -12,6 +12,7 @@ from advdef.book.decisions import Chapter, matrix, rules_page, verdicts_page
 from advdef.book.finding import finding
 from advdef.book.markup import rows_of
 from advdef.book.records import Record, record_schema
+from advdef.evaluation.holes.summary import Searched
 
 __all__ = ["generated"]
 
@@ -22,13 +23,13 @@ _FLAGS = {
 }
 
 
-def generated(records: Sequence[Record], pages: Sequence[Chapter]) -> dict[str, str]:
+def generated(records: Sequence[Record], pages: Sequence[Chapter], searches: Sequence[Searched] = ()) -> dict[str, str]:
     """Files to write into the folder of prose pages, by name: fragments that these include, and the cards.
 
     >>> sorted(generated([], []))
-    ['_generated/cards.md', '_generated/conclusion.md', '_generated/finding.md', '_generated/matrix.md',
-     '_generated/record.md', '_generated/rules.md', '_generated/schema.md', '_generated/status.md',
-     '_generated/verdicts.md']
+    ['_generated/cards.md', '_generated/conclusion.md', '_generated/finding.md', '_generated/holes.md',
+     '_generated/matrix.md', '_generated/record.md', '_generated/rules.md', '_generated/schema.md',
+     '_generated/status.md', '_generated/verdicts.md']
     """
     made = cards(records)
     return {
@@ -38,11 +39,22 @@ def generated(records: Sequence[Record], pages: Sequence[Chapter]) -> dict[str, 
         "_generated/status.md": _status(records, pages),
         "_generated/cards.md": _cards(made),
         "_generated/finding.md": finding(records, made),
+        "_generated/holes.md": _holes(searches),
         "_generated/conclusion.md": _conclusion(made),
         "_generated/schema.md": _schema("The fields of a result card", card_schema()),
         "_generated/record.md": _schema("The fields of a record", record_schema()),
         **{f"_static/cards/{paper}.json": json.dumps(card, indent=1) + "\n" for paper, card in made.items()},
     }
+
+
+def _holes(searches: Sequence[Searched]) -> str:
+    """One line for each search for holes: what the page's attackers had left, and what is left since."""
+    if not searches:
+        return "No page has been searched yet.\n"
+    rows = [["page", *searches[0].as_row(), "tried"]]
+    rows += [[s.page, *map(str, s.as_row().values()), f"{s.ways} in {s.minutes:.0f} min"] for s in searches]
+    head, *body = ([html.escape(cell) for cell in row] for row in rows)
+    return rows_of("What searches for holes found, and in what they looked in vain", head, body)
 
 
 def _status(records: Sequence[Record], pages: Sequence[Chapter]) -> str:

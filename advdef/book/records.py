@@ -32,8 +32,8 @@ from advdef.store import write_atomically
 from advdef.store.files import naming
 
 __all__ = [
-    "COMPARISON", "Record", "Run", "Scale", "check_content", "read_record", "read_records", "record_schema",
-    "results_folder", "scale", "three_attacker_rows",
+    "COMPARISON", "Record", "Run", "Scale", "check_content", "holes_folder", "read_record", "read_records",
+    "record_schema", "results_folder", "scale", "three_attacker_rows",
 ]  # fmt: skip
 
 COMPARISON = "five_defences"
@@ -51,6 +51,15 @@ _MILLION = 1_000_000  # trained numbers; networks below it are toys
 def results_folder() -> Path:
     """Where record files go: ``$ADVDEF_RESULTS``, else ``advdef-results`` in the working folder."""
     return Path(os.environ.get("ADVDEF_RESULTS") or "advdef-results")
+
+
+def holes_folder(paper: str) -> Path | None:
+    """Where the checkout keeps what searches for holes broke on a page; None where nobody searched, or outside."""
+    try:
+        folder = find().committed_results / paper / "holes"
+    except InputError:
+        return None
+    return folder if folder.is_dir() else None
 
 
 @functools.cache

@@ -22,6 +22,7 @@ from advdef.book.notebookfile import LANGUAGE, read_executed, title, without_inj
 from advdef.book.pages import generated
 from advdef.book.records import Record, read_records
 from advdef.book.repository import Repository
+from advdef.evaluation.holes.summary import read_searches
 from advdef.store.files import held, naming, put_back, replace_folder
 
 __all__ = ["SiteError", "assemble", "render", "toc_files", "warnings_in"]
@@ -123,7 +124,9 @@ def assemble(
     notes = {path.stem: _note(paper, records) for paper, path in repository.notebooks.items()}
     for entry in toc_files(yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))):
         _copy_page(root, target, entry, notebooks, notes.get(Path(entry).name, ""))
-    for name, text in generated(records, list(_pages(repository, target))).items():
+    folders = sorted(repository.committed_results.glob("*/holes"))
+    searches = [search for folder in folders for search in read_searches(folder)]
+    for name, text in generated(records, list(_pages(repository, target)), searches).items():
         (target / "book" / name).parent.mkdir(parents=True, exist_ok=True)
         (target / "book" / name).write_text(text, encoding="utf-8")
 

@@ -6,10 +6,10 @@ finds them there.
 
 from advdef.grid.engine import Failed, Progress, run, run_share
 from advdef.grid.executors import Cluster, NoCluster, cluster, processes
-from advdef.grid.study import Cell, DataDiffer, Study, Task, once, shards
+from advdef.grid.study import Cell, DataDiffer, Study, Task, once, seeded_name, shards
 from advdef.grid.worker import WorkerDiffers
 
 __all__ = [
     "Cell", "Cluster", "DataDiffer", "Failed", "NoCluster", "Progress", "Study", "Task", "WorkerDiffers", "cluster",
-    "once", "processes", "run", "run_share", "shards",
+    "once", "processes", "run", "run_share", "seeded_name", "shards",
 ]  # fmt: skip

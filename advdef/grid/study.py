@@ -9,11 +9,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from torch import Generator, Tensor, nn
+
 from advdef.data import Dataset, find_device, load
+from advdef.defenses import Defense
+from advdef.evaluation import Outcome, Threat
+from advdef.evaluation.holes import Judged, found_later, read_breaks
 from advdef.store import Key, key, tally
 from advdef.store.bytecode import packed
 
-__all__ = ["Cell", "DataDiffer", "Study", "Task", "once", "shards"]
+__all__ = ["Cell", "DataDiffer", "Study", "Task", "once", "seeded_name", "shards"]
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -56,9 +61,16 @@ class Study:
         seed: The first seed.
         main: Whether this is the page's first data set, on which some pages do more.
         resume: The folder that keeps evaluations; None keeps none.
+        holes: The folder of what searches for holes have broken; None for none.
     """
 
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    met: ClassVar[str] = "images"
+    """The setting that says how many images the three attackers meet."""
+
+    # of the studies with :meth:`cases`, each with arguments of its own
+    defence: Callable[..., Any]
+    curve: Callable[..., dict[Threat, dict[float, Outcome]]]
 
     def __init__(
         self,
@@ -68,8 +80,10 @@ class Study:
         seed: int = 0,
         main: bool = True,
         resume: Path | None = None,
+        holes: Path | None = None,
     ) -> None:
         self.data, self.settings, self.seed, self.main, self.resume = data, settings, seed, main, resume
+        self.holes = holes
 
     def stages(self) -> Iterator[Sequence[Task]]:
         """The tasks, in lists: each list is asked for when all of the lists before it are done.
@@ -77,6 +91,49 @@ class Study:
         What to do next may so depend on what was found.
         """
         raise NotImplementedError
+
+    def cases(self) -> Mapping[str, tuple[Any, ...]]:
+        """What the three attackers meet, by a name: with which arguments ``curve`` says what they leave of it."""
+        raise NotImplementedError
+
+    def deployed(self, *which: Any) -> Defense:
+        """The defence of a case, by the arguments of ``curve``."""
+        found: Defense = self.defence(*which)
+        return found
+
+    def attacked_images(self) -> tuple[Tensor, Tensor]:
+        """The images that they meet, and their labels."""
+        raise NotImplementedError
+
+    def relatives_of(self, *which: Any) -> Mapping[str, nn.Module]:
+        """Other networks, by name, whose adversarial images may fool a case too."""
+        return {}
+
+    def case(self, name: str) -> Judged:
+        """One of the :meth:`cases`, attacked; raises ValueError for a name that is none."""
+        known = self.cases()
+        if name not in known:
+            raise ValueError(f"no defence {name!r}; there are {', '.join(known)}")
+        which, (images, labels) = known[name], self.attacked_images()
+        found = self.curve(*which)["adaptive"]
+        return Judged(name, self.deployed(*which), images, labels, found, self.relatives_of(*which))
+
+    def with_later(self, found: dict[Threat, dict[float, Outcome]], *which: Any) -> dict[Threat, dict[float, Outcome]]:
+        """What the attackers found, and for the adaptive one also what a search for holes broke since.
+
+        That is read from the folder :attr:`holes` and judged again here; ``which`` are the arguments of ``curve``.
+        """
+        name = next((name for name, known in self.cases().items() if known == which), None)
+        if self.holes is None or name is None:
+            return found
+        breaks = read_breaks(self.holes, dataset=self.data.name, seed=self.seed, defence=name)
+        if not breaks:
+            return found
+        draws = Generator().manual_seed(self.seed)
+        adaptive = found_later(
+            self.deployed(*which), *self.attacked_images(), found["adaptive"], breaks, generator=draws
+        )
+        return found | {"adaptive": adaptive}
 
 
 def once(method: Method) -> Method:
@@ -100,6 +157,15 @@ def once(method: Method) -> Method:
         return value
 
     return remembered  # type: ignore[return-value]
+
+
+def seeded_name(name: str, seed: int, first: int) -> str:
+    """What a case is called that was trained with a seed: by its name alone where that is the first.
+
+    >>> seeded_name("CQ", 0, 0), seeded_name("CQ", 3, 0)
+    ('CQ', 'CQ, seed 3')
+    """
+    return name if seed == first else f"{name}, seed {seed}"
 
 
 def shards(images: int, size: int) -> list[slice]:

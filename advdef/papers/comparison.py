@@ -64,9 +64,19 @@ class FiveDefences(LineUp):
         """The networks from which attacks are replayed on all others."""
         return {"undefended": self.classifier()} | {name: self.defence(name).network for name in ("AT", "SNS")}
 
+    attacked_images = images
+
+    def cases(self) -> dict[str, tuple[Any, ...]]:
+        """The line-up."""
+        return {name: (name,) for name in self.names}
+
+    def relatives_of(self, *which: Any) -> dict[str, nn.Module]:
+        """The sources but for the defence itself."""
+        return {name: source for name, source in self.sources().items() if name not in which}
+
     def curve(self, name: str) -> dict[Threat, dict[float, Outcome]]:
         """What the three attackers leave of a defence at each budget."""
-        return joined_curves([self.part(name, i) for i in range(len(self._shards()))])
+        return self.with_later(joined_curves([self.part(name, i) for i in range(len(self._shards()))]), name)
 
     @once
     def part(self, name: str, shard: int) -> dict[Threat, dict[float, Outcome]]:
@@ -75,7 +85,7 @@ class FiveDefences(LineUp):
         return three_curves(
             self.defence(name), images[rows], labels[rows], budgets=self.budgets, generator=self._draws(2),
             steps=settings["steps"], queries=settings["queries"], rounds=settings["rounds"],
-            transfer={k: source for k, source in self.sources().items() if k != name}, resume=self.resume,
+            transfer=self.relatives_of(name), resume=self.resume,
         )  # fmt: skip
 
     @once

@@ -12,7 +12,7 @@ from advdef.attacks import fgsm, pgd
 from advdef.defenses import Defense, Undefended
 from advdef.evaluation import Attempt, Cost, Outcome, Threat, direct, evaluate, oblivious, three_curves
 from advdef.evaluation.outcomes import joined_curves
-from advdef.grid import Task, once, shards
+from advdef.grid import Task, once, seeded_name, shards
 from advdef.papers.nip import judging, measure, price
 from advdef.papers.nip.attacked import SMALLEST, AttackedNetworks, Target
 from advdef.papers.nip.bank import DirectionBank, fitted, phase_scrambled, random_bank
@@ -47,6 +47,7 @@ class InversePerturbation(AttackedNetworks):
     """Defences in front of networks, and what is left of them, on one data set."""
 
     profiles = NIP_PROFILES
+    met = "adaptive_images"
 
     @once
     def fitted_bank(self, kind: str, seed: int) -> tuple[DirectionBank, float]:
@@ -171,9 +172,35 @@ class InversePerturbation(AttackedNetworks):
             return [eps for eps in grown if eps <= self.half]
         return grown if name in CURVED else grown[:-1]
 
+    def cases(self) -> dict[str, tuple[Any, ...]]:
+        """What meets the three attackers, on the first network also with other seeds."""
+        first = [(kind, name, self.seed) for kind in self.kinds for name in self.judged(kind)]
+        rest = [(self.kinds[0], name, s) for s in self.seeds[1:] if self.main for name in ("none", V2)]
+        return {
+            seeded_name(name if kind == self.kinds[0] else f"{name}, {kind}", s, self.seed): (kind, name, s)
+            for kind, name, s in (*first, *rest)
+        }
+
+    def attacked_images(self) -> tuple[Tensor, Tensor]:
+        """The test images that they meet them on, and their labels."""
+        return self.images("adaptive_images")
+
+    def relatives_of(self, *which: Any) -> dict[str, nn.Module]:
+        """The bare network, the one of adversarial training, and those of another seed and of other kinds."""
+        kind, name, seed = which
+        found = {} if name == "none" else {"bare": self.model(kind, seed)}
+        found |= {f"seed {s}": self.model(kind, s) for s in self._other_seeds(kind, seed)}
+        found |= {other: self.model(other, self.seed) for other in self.kinds if other != kind}
+        trained_on_attacks = name != "AT" and self.is_first(kind)
+        return found | ({"AT": self.adversarial_training().model} if trained_on_attacks else {})
+
+    def _other_seeds(self, kind: str, seed: int) -> list[int]:
+        return [s for s in self.seeds if s != seed][: 1 if self.is_first(kind) else 0]
+
     def curve(self, kind: str, name: str, seed: int) -> Curves:
         """What the three attackers leave of a defence at each budget."""
-        return joined_curves([self.part(kind, name, seed, i) for i in range(len(self._shards()))])
+        found = joined_curves([self.part(kind, name, seed, i) for i in range(len(self._shards()))])
+        return self.with_later(found, kind, name, seed)
 
     @once
     def part(self, kind: str, name: str, seed: int, shard: int) -> Curves:
@@ -182,15 +209,8 @@ class InversePerturbation(AttackedNetworks):
         return three_curves(
             self.defence(kind, name, seed), images[rows], labels[rows], budgets=self.sizes(kind, name, seed),
             generator=self.draws(9), steps=settings["adaptive_steps"], queries=settings["queries"],
-            rounds=settings["rounds"], transfer=self.sources(kind, name, seed), resume=self.resume,
+            rounds=settings["rounds"], transfer=self.relatives_of(kind, name, seed), resume=self.resume,
         )  # fmt: skip
-
-    def sources(self, kind: str, name: str, seed: int) -> dict[str, nn.Module]:
-        """The networks whose examples are tried on a defence: adversarially trained, of other seeds, of other kinds."""
-        found: dict[str, nn.Module] = {} if name == "AT" else {"AT": self.adversarial_training().model}
-        others = [s for s in self.seeds if s != seed][: 2 if self.is_first(kind) else 0]
-        found |= {f"seed {s}": self.model(kind, s) for s in others}
-        return found | {other: self.model(other, self.seed) for other in self.kinds if other != kind}
 
     @once
     def noise(self, name: str, eps: float) -> dict[Threat, Outcome]:
@@ -298,7 +318,7 @@ class InversePerturbation(AttackedNetworks):
         return (net, Task("adversarial_training")) if name == "AT" else (net,)
 
     def _parts(self, kind: str, name: str, seed: int) -> list[Task]:
-        others = [Task("training", (kind, s)) for s in self.seeds if s != seed][: 2 if self.is_first(kind) else 0]
+        others = [Task("training", (kind, s)) for s in self._other_seeds(kind, seed)]
         after = tuple(dict.fromkeys((*self._behind(kind, name, seed), *others)))
         return [Task("part", (kind, name, seed, i), after) for i in range(len(self._shards()))]
 

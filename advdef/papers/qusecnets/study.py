@@ -13,7 +13,7 @@ from advdef.data import Dataset
 from advdef.defenses import Defense, Undefended
 from advdef.evaluation import ATTACKERS, Attempt, Outcome, Threat, direct, evaluate, oblivious, three_curves
 from advdef.evaluation.outcomes import joined_curves
-from advdef.grid import Study, Task, once, shards
+from advdef.grid import Study, Task, once, seeded_name, shards
 from advdef.models import CleverhansCNN
 from advdef.papers.qusecnets.defence import Quantized, through_identity
 from advdef.papers.qusecnets.quantizer import Quantizer, kmeans_thresholds
@@ -70,6 +70,7 @@ class Quantization(Study):
     """Networks with and without a quantiser, on one data set."""
 
     profiles = _PROFILES
+    met = "adaptive_images"
 
     def __init__(self, data: Dataset, settings: Mapping[str, Any], **options: Any) -> None:
         most = settings["train"]
@@ -166,9 +167,20 @@ class Quantization(Study):
             for threat, attempts in tried.items()
         }
 
+    attacked_images = images
+
+    def cases(self) -> dict[str, tuple[Any, ...]]:
+        """What is attacked, with each seed."""
+        return {seeded_name(k, s, self.seed): (k, s) for s in self.seeds for k in self.defence_names(s)}
+
+    def relatives_of(self, *which: Any) -> dict[str, nn.Module]:
+        """Networks without a quantiser: of the same seed, adversarially trained, and of another seed."""
+        return {label: self.defence(*network) for label, network in self.sources(*which).items()}
+
     def curve(self, name: str, seed: int) -> Curves:
         """What the three attackers leave of a defence at each budget."""
-        return joined_curves([self.part(name, seed, i) for i in range(len(self._shards()))])
+        found = joined_curves([self.part(name, seed, i) for i in range(len(self._shards()))])
+        return self.with_later(found, name, seed)
 
     @once
     def part(self, name: str, seed: int, shard: int) -> Curves:
@@ -178,8 +190,7 @@ class Quantization(Study):
         return three_curves(
             self.defence(name, seed), images[rows], labels[rows], budgets=self.curve_eps,
             generator=Generator().manual_seed(seed), steps=settings["steps"], queries=settings["queries"],
-            rounds=settings["rounds"], resume=self.resume,
-            transfer={label: self.defence(*network) for label, network in self.sources(name, seed).items()},
+            rounds=settings["rounds"], transfer=self.relatives_of(name, seed), resume=self.resume,
         )  # fmt: skip
 
     def sources(self, name: str, seed: int) -> dict[str, tuple[str, int]]:

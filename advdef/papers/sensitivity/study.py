@@ -5,14 +5,14 @@ from functools import cached_property, partial
 from itertools import product
 from typing import Any
 
-from torch import Generator
+from torch import Generator, Tensor, nn
 
 from advdef import checks
 from advdef.attacks import apgd, fgsm, pgd, suites
 from advdef.attacks.suites import Suite
 from advdef.evaluation import Attempt, Outcome, Threat, adaptive, direct, evaluate, three_curves
 from advdef.evaluation.outcomes import joined_curves
-from advdef.grid import Task, once, shards
+from advdef.grid import Task, once, seeded_name, shards
 from advdef.papers.sensitivity.defence import Stabilized
 from advdef.papers.sensitivity.methods import COMPARED, METHODS
 from advdef.papers.sensitivity.migration import selections
@@ -60,6 +60,7 @@ class Stabilization(MeasuredNetworks):
     """
 
     profiles = _PROFILES
+    met = "adaptive_images"
     met_alone = ("AT", "SNS", "SNS 0.1", "SNS α=1")
     checked = ("standard", "AT", "SNS", "SNS α=1")
     second = ("AT", "SNS", "SNS random")
@@ -117,9 +118,29 @@ class Stabilization(MeasuredNetworks):
             exhaustive=True, resume=self.resume,
         )  # fmt: skip
 
+    def cases(self) -> dict[str, tuple[Any, ...]]:
+        """The networks that meet the three attackers, those of further architectures with the first seed."""
+        jobs = [self._which(k, s, None) for k, s in self.jobs if k in METHODS]
+        jobs += [(k, self.seed, kind) for kind in self.settings["networks"][1:] for k in self.second]
+        return {seeded_name(", ".join((k, *kind)), s, self.seed): (k, s, *kind) for k, s, *kind in jobs}
+
+    def attacked_images(self) -> tuple[Tensor, Tensor]:
+        """The test images that they meet them on, and their labels."""
+        return self.images()
+
+    def relatives_of(self, *which: Any) -> dict[str, nn.Module]:
+        """Networks of the first architecture, of another training and of another seed."""
+        name, seed, *kind = which
+        found = {} if kind else self.sources(name, seed)
+        return {label: self.training(*network).model for label, network in found.items()}
+
+    def _which(self, name: str, seed: int, architecture: str | None) -> tuple[Any, ...]:
+        return (name, seed) if architecture is None else (name, seed, architecture)
+
     def curve(self, name: str, seed: int, architecture: str | None = None) -> dict[Threat, dict[float, Outcome]]:
         """What the three attackers leave of a network; those of the first seed meet several budgets."""
-        return joined_curves([self.part(name, seed, i, architecture) for i in self._parts("adaptive_images")])
+        found = joined_curves([self.part(name, seed, i, architecture) for i in self._parts("adaptive_images")])
+        return self.with_later(found, *self._which(name, seed, architecture))
 
     @once
     def part(
@@ -127,13 +148,12 @@ class Stabilization(MeasuredNetworks):
     ) -> dict[Threat, dict[float, Outcome]]:
         """The curve on one shard of the images."""
         settings, rows, (images, labels) = self.settings, self._shards("adaptive_images")[shard], self.images()
-        sources = {} if architecture else self.sources(name, seed)
         several = seed == self.seed and architecture is None
         return three_curves(
             self.defence(name, seed, architecture), images[rows], labels[rows],
             budgets=self.curve_eps if several else (self.eps,), generator=Generator().manual_seed(seed),
             steps=settings["steps"], queries=settings["queries"], rounds=settings["rounds"],
-            transfer={label: self.training(*network).model for label, network in sources.items()},
+            transfer=self.relatives_of(*self._which(name, seed, architecture)),
             more=suites.standard(steps=settings["steps"], queries=0), resume=self.resume,
         )  # fmt: skip
 

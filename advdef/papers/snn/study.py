@@ -77,6 +77,7 @@ class SpikingPurification(SpikingNetworks):
     """
 
     profiles = _PROFILES
+    met = "few"
 
     def __init__(self, data: Dataset, settings: Mapping[str, Any], **options: Any) -> None:
         super().__init__(data, settings, **options)
@@ -173,7 +174,22 @@ class SpikingPurification(SpikingNetworks):
 
     def curve(self, name: str) -> Curves:
         """What the three attackers leave of a defence at each budget."""
-        return joined_curves([self.part(name, i) for i in range(len(self._shards()))])
+        return self.with_later(joined_curves([self.part(name, i) for i in range(len(self._shards()))]), name)
+
+    def cases(self) -> dict[str, tuple[Any, ...]]:
+        """What meets attackers who know it."""
+        return {name: (name,) for name in self.known}
+
+    def attacked_images(self) -> tuple[Tensor, Tensor]:
+        """The few images that they meet it on, and their labels."""
+        few = self.settings["few"]
+        return self.images[:few], self.labels[:few]
+
+    def relatives_of(self, *which: Any) -> dict[str, nn.Module]:
+        """Other purifiers, and networks alone."""
+        found: dict[str, nn.Module] = {k: self.purified(*known) for k, known in self._relatives().items()}
+        found |= {k: self.network(k, self.seed) for k in ("bare", "FGSM-AT")}
+        return {k: m for k, m in found.items() if k not in which and (*which, k) != ("none", "bare")}
 
     @once
     def steps(self, name: str) -> dict[tuple[Threat, int], Outcome]:

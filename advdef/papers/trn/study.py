@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from advdef import attacks, checks
 from advdef.attacks import Suite
 from advdef.data import Dataset
-from advdef.defenses import Undefended
+from advdef.defenses import Defense, Undefended
 from advdef.evaluation import ATTACKERS, Outcome, Threat, craft, direct, evaluate, three_curves
 from advdef.evaluation.outcomes import joined_curves
 from advdef.grid import Task, once, shards
@@ -100,6 +100,7 @@ class Restorers(Networks):
     """
 
     profiles = _PROFILES
+    met = "ladder_images"
 
     def __init__(self, data: Dataset, settings: Mapping[str, Any], **options: Any) -> None:
         super().__init__(data, settings, **options)
@@ -218,9 +219,27 @@ class Restorers(Networks):
         assert tuple(rungs) == JUDGED[name]
         return evaluate(defence, rungs[rung], *self._shard(shard), eps=eps, generator=self.draws(5), resume=self.resume)
 
+    def cases(self) -> dict[str, tuple[Any, ...]]:
+        """What meets attackers who know of it."""
+        return {name: (name,) for name in JUDGED}
+
+    def deployed(self, *which: Any) -> Defense:
+        """One of them with the first seed."""
+        (name,) = which
+        found: Defense = self.defence(name, self.seed)
+        return found
+
+    def attacked_images(self) -> tuple[Tensor, Tensor]:
+        """The test images that they meet it on, and their labels."""
+        return self.images("ladder_images")
+
+    def relatives_of(self, *which: Any) -> dict[str, nn.Module]:
+        """What their ladder replays."""
+        return self.relatives(*which)
+
     def curve(self, name: str) -> dict[Threat, dict[float, Outcome]]:
         """What the three attackers leave of a defence at each budget; the adaptive one has what every rung found."""
-        return joined_curves([self.part(name, i) for i in range(len(self._shards()))])
+        return self.with_later(joined_curves([self.part(name, i) for i in range(len(self._shards()))]), name)
 
     @once
     def part(self, name: str, shard: int) -> dict[Threat, dict[float, Outcome]]:
