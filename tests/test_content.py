@@ -13,6 +13,7 @@ import sys
 import textwrap
 import threading
 import types
+import unittest.mock
 import warnings
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
@@ -29,7 +30,8 @@ from torch import Tensor, nn
 import advdef
 from advdef.papers.snn import cpu as _cpu
 from advdef.papers.snn import fused as _fused
-from advdef.store import identity, key
+from advdef.papers.trn.study import Restorers
+from advdef.store import closure, identity, key
 from advdef.store.bytecode import is_library
 
 # Content
@@ -569,3 +571,86 @@ def test_code_that_is_imported_within_a_function_of_the_package_counts(monkeypat
 )  # fmt: skip
 def test_which_modules_are_libraries(name: str, library: bool) -> None:
     assert is_library(name) is library
+
+
+SCRIPT = """
+import functools
+import torch
+
+TABLE = {"rates": [1, 2]}
+
+def innermost(x, by=1):
+    return x
+
+def inner(x):
+    return innermost(x) + len(TABLE)
+
+@torch.no_grad()
+def wrapped(x):
+    return inner(x)
+
+class Rule:
+    bound = 3
+    def apply(self, x):
+        return wrapped(x) * self.bound
+
+def outer(x):
+    return Rule().apply(x) + calls(x)
+
+calls = functools.partial(inner)
+"""
+
+
+def test_what_is_known_of_code_is_forgotten_when_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that is asked for again is that of a process which has not asked before."""
+    module: Any = types.ModuleType("scripted")
+    monkeypatch.setitem(sys.modules, "scripted", module)
+    exec(compile(SCRIPT, "<cell>", "exec"), vars(module))
+
+    def asked() -> str:
+        again = key("x", part=module.outer).code
+        monkeypatch.setattr(closure, "_known", {})
+        assert key("x", part=module.outer).code == again
+        return again
+
+    def redefined(line: str) -> None:
+        exec(compile(line, "<cell>", "exec"), vars(module))
+
+    edits: list[Callable[[], object]] = [
+        lambda: redefined("def innermost(x, by=1):\n    return 2 * x"),
+        lambda: redefined("def innermost(x, by=2):\n    return 2 * x"),
+        lambda: setattr(module.innermost, "__defaults__", (3,)),
+        lambda: setattr(module.innermost, "__code__", (lambda x, by: x - by).__code__),
+        lambda: setattr(module.innermost, "rate", 1),
+        lambda: module.TABLE["rates"].append(3),
+        lambda: module.TABLE["rates"].__setitem__(0, True),  # which equals 1
+        lambda: module.TABLE.update(more=4),
+        lambda: setattr(module, "TABLE", {"a", "b"}),
+        lambda: module.TABLE.add("c"),  # a set shows no parts
+        lambda: setattr(module.Rule, "bound", 5),
+        lambda: setattr(module.Rule, "apply", lambda self, x: x),
+        lambda: setattr(module.Rule, "__init__", lambda self: None),
+        lambda: setattr(module, "calls", functools.partial(module.wrapped)),
+        lambda: redefined("Rule = type('Rule', (Rule,), {'__module__': 'scripted'})"),
+        lambda: redefined("class Rule:\n    def apply(self, x):\n        return x"),
+        lambda: redefined("def outer(x):\n    return innermost(x)"),
+        lambda: delattr(module, "innermost"),
+    ]
+    found = [asked()]
+    for number, edit in enumerate(edits):
+        assert asked() == found[-1]
+        edit()
+        found.append(asked())
+        assert found[-1] not in found[:-1], number
+
+
+def test_code_that_is_known_is_not_taken_apart_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages ask for hundreds of keys of the same code."""
+    monkeypatch.setattr(closure, "_known", {})
+    found = []
+    for _ in range(2):
+        with unittest.mock.patch.object(closure, "facts", wraps=closure.facts) as looked:
+            found.append((key("x", part=Restorers).code, looked.call_count))
+    (first, dear), (again, cheap) = found
+    assert again == first
+    assert cheap < dear / 10
