@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cases import each
 from torch import Tensor, nn
 
 import advdef
@@ -178,7 +179,7 @@ TELLING = {  # what prints alike, or nearly so
 }
 
 
-@pytest.mark.parametrize("name", TELLING)
+@each("name", TELLING)
 def test_what_differs_has_another_key(name: str) -> None:
     one, other = TELLING[name]
     assert identity(one) != identity(other)
@@ -207,7 +208,7 @@ SAME: dict[str, tuple[object, object]] = {
 }
 
 
-@pytest.mark.parametrize("name", SAME)
+@each("name", SAME)
 def test_equal_content_has_an_equal_key(name: str) -> None:
     one, other = SAME[name]
     assert identity(one) == identity(other)
@@ -250,7 +251,7 @@ def test_a_key_consists_of_kind_parts_and_environment(monkeypatch: pytest.Monkey
     assert len({k.digest for k in [first, *others]}) == 6
 
 
-@pytest.mark.parametrize(
+@each(
     "part", [threading.Lock(), (x for x in "a"), sys.stderr, np.frompyfunc(abs, 1, 1)], ids=lambda p: type(p).__name__
 )
 def test_a_part_without_content_is_named(part: object) -> None:
@@ -447,7 +448,7 @@ def code(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
     return of
 
 
-@pytest.mark.parametrize(
+@each(
     ("old", "new"),
     [
         ('"""A module."""', '"""Another text."""'),
@@ -468,7 +469,7 @@ def test_words_layout_and_other_code_change_no_key(code: Callable[[str], str], o
     assert code(SOURCE.replace(old, new)) == code(SOURCE)
 
 
-@pytest.mark.parametrize(
+@each(
     ("old", "new"),
     [
         ("by=2", "by=3"),
@@ -560,7 +561,7 @@ def test_code_that_is_imported_within_a_function_of_the_package_counts(monkeypat
     assert key("x", part=_fused.fire).code == before
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "library"),
     [
         ("torch.nn", True), ("numpy", True), ("json", True), ("os.path", True), ("builtins", True), ("sys", True),
