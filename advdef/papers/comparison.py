@@ -20,19 +20,19 @@ __all__ = ["KINDS", "FiveDefences"]
 
 _PROFILES: dict[str, dict[str, Any]] = {
     "smoke": dict(
-        datasets=("digits",), network="small ResNet", train=(800, 500, 400), epochs=(6, 8, 4),
-        inner=2, per_class=20, size="XS", purifier=(4, 4, 2), derivatives=1, images=30, few=10, steps=5, restarts=1,
-        queries=20, curve=(0.5, 1.0), checks="fast",
+        datasets=("digits",), network="LeNet-5", train=(800, 300, 300), epochs=(6, 6, 3),
+        inner=2, per_class=20, size="XS", purifier=(4, 4, 2), derivatives=1, images=16, few=8, steps=3, restarts=1,
+        rounds=0, queries=10, curve=(0.5, 1.0), checks="fast",
     ),
     "laptop": dict(
         datasets=("fashion_mnist",), network="small ResNet", train=(20_000, 10_000, 4_000), epochs=(8, 8, 6),
         inner=3, per_class=100, size="XS", purifier=(6, 8, 4), derivatives=7, images=200, few=60, steps=40, restarts=1,
-        queries=500, curve=(0.25, 0.5, 1.0), checks="fast",
+        rounds=3, queries=500, curve=(0.25, 0.5, 1.0), checks="fast",
     ),
     "paper": dict(
         datasets=("cifar10",), network="ResNet-18", train=(None, None, None), epochs=(30, 20, 15),
         inner=7, per_class=200, size="B", purifier=(32, 32, 4), derivatives=7, images=1_000, few=200, steps=100,
-        restarts=5, queries=5_000, curve=(0.25, 0.5, 1.0), checks="all",
+        restarts=5, rounds=3, queries=5_000, curve=(0.25, 0.5, 1.0), checks="all",
     ),
 }  # fmt: skip
 
@@ -74,8 +74,9 @@ class FiveDefences(LineUp):
         settings, rows, (images, labels) = self.settings, self._shards()[shard], self.images()
         return three_curves(
             self.defence(name), images[rows], labels[rows], budgets=self.budgets, generator=self._draws(2),
-            steps=settings["steps"], restarts=settings["restarts"], queries=settings["queries"],
-            transfer={k: source for k, source in self.sources().items() if k != name}, resume=self.resume,
+            steps=settings["steps"], restarts=settings["restarts"], rounds=settings["rounds"],
+            queries=settings["queries"], transfer={k: source for k, source in self.sources().items() if k != name},
+            resume=self.resume,
         )  # fmt: skip
 
     @once

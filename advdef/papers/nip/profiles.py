@@ -13,15 +13,15 @@ __all__ = ["NIP_PROFILES"]
 NIP_PROFILES: dict[str, dict[str, Any]] = {
     "smoke": dict(
         datasets={"digits": ("LeNet-5",)}, epochs=dict(digits=6), at_epochs=3, seeds=1,
-        images=40, minimal=(8, 10), eleven=12, least=5, boundary=50, levels=100, kept=2,
-        per_class=30, tried=3, steps=10, adaptive_images=30, adaptive_steps=2, queries=10,
-        curve=3, tested=10, defences="few", checks="fast", timed=(16, 3), long=(5, 50), cw=(2, 30),
+        images=40, minimal=(8, 10), eleven=8, least=4, boundary=20, levels=50, kept=2,
+        per_class=30, tried=3, steps=10, adaptive_images=16, adaptive_steps=2, rounds=0, queries=10,
+        curve=3, tested=8, defences="few", checks="fast", timed=(16, 2), long=(5, 20), cw=(2, 15),
     ),
     "laptop": dict(
         datasets=dict(cifar10=("SmallVGG",), gtsrb=("small ResNet-20",), fashion_mnist=("LeNet-5",)),
         epochs=dict(cifar10=8, gtsrb=20, fashion_mnist=8), at_epochs=6, seeds=5,
         images=300, minimal=(20, 40), eleven=100, least=20, boundary=1_000, levels=500, kept=2,
-        per_class=100, tried=20, steps=40, adaptive_images=100, adaptive_steps=20,
+        per_class=100, tried=20, steps=40, adaptive_images=100, adaptive_steps=20, rounds=3,
         queries=200, curve=4, tested=50, defences="all", checks="fast", timed=(128, 5),
         long=(20, 200), cw=(4, 100),
     ),
@@ -31,7 +31,7 @@ NIP_PROFILES: dict[str, dict[str, Any]] = {
         ),
         epochs=dict(cifar10=30, gtsrb=30, fashion_mnist=20), at_epochs=15, seeds=5,
         images=1_000, minimal=(20, 40), eleven=200, least=20, boundary=5_000, levels=1_000, kept=10,
-        per_class=200, tried=100, steps=40, adaptive_images=300, adaptive_steps=100,
+        per_class=200, tried=100, steps=40, adaptive_images=300, adaptive_steps=100, rounds=3,
         queries=1_000, curve=4, tested=200, defences="all", checks="all", timed=(256, 20),
         long=(100, 1_000), cw=(6, 500),
     ),

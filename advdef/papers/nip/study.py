@@ -181,7 +181,8 @@ class InversePerturbation(AttackedNetworks):
         settings, (images, labels), rows = self.settings, self.images("adaptive_images"), self._shards()[shard]
         return three_curves(
             self.defence(kind, name, seed), images[rows], labels[rows], budgets=self.sizes(kind, name, seed),
-            generator=self.draws(9), steps=settings["adaptive_steps"], queries=settings["queries"], resume=self.resume,
+            generator=self.draws(9), steps=settings["adaptive_steps"], rounds=settings["rounds"],
+            queries=settings["queries"], resume=self.resume,
         )  # fmt: skip
 
     @once

@@ -28,19 +28,19 @@ _PROFILES: dict[str, dict[str, Any]] = {
     "smoke": dict(
         datasets=("digits",), width=32, train=700, epochs={1: 5, 3: 5}, seeds=2,
         robust_epochs=10, robust_steps=2, levels=(2, 4), level_seeds=1,
-        images=100, adaptive_images=50, steps=8, restarts=1, queries=40,
+        images=100, adaptive_images=20, steps=4, restarts=1, rounds=1, queries=10,
         curve={1: (0.1, 0.3), 3: (2 / 255, 8 / 255)}, checks="fast",
     ),
     "laptop": dict(
         datasets=("mnist", "cifar10"), width=64, train=15_000, epochs={1: 3, 3: 6}, seeds=5,
         robust_epochs=4, robust_steps=4, levels=(2, 4, 16), level_seeds=1,
-        images=500, adaptive_images=200, steps=20, restarts=1, queries=200,
+        images=500, adaptive_images=200, steps=20, restarts=1, rounds=3, queries=200,
         curve={1: (0.1, 0.2, 0.3, 0.4), 3: (1 / 255, 2 / 255, 4 / 255, 8 / 255)}, checks="all",
     ),
     "paper": dict(
         datasets=("mnist", "cifar10"), width=64, train=None, epochs={1: 10, 3: 30}, seeds=5,
         robust_epochs=20, robust_steps=10, levels=(2, 3, 4, 6, 8, 16, 32), level_seeds=3,
-        images=1_000, adaptive_images=1_000, steps=200, restarts=10, queries=5_000,
+        images=1_000, adaptive_images=1_000, steps=200, restarts=10, rounds=3, queries=5_000,
         curve={1: (0.1, 0.2, 0.3, 0.4), 3: (1 / 255, 2 / 255, 4 / 255, 8 / 255)}, checks="all",
     ),
 }  # fmt: skip
@@ -179,7 +179,7 @@ class Quantization(Study):
         return three_curves(
             self.defence(name, seed), images[rows], labels[rows], budgets=self.curve_eps,
             generator=Generator().manual_seed(seed), steps=settings["steps"], restarts=settings["restarts"],
-            queries=settings["queries"], transfer=twin, resume=self.resume,
+            rounds=settings["rounds"], queries=settings["queries"], transfer=twin, resume=self.resume,
         )  # fmt: skip
 
     @once

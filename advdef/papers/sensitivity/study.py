@@ -22,11 +22,11 @@ __all__ = ["Stabilization"]
 
 _PROFILES: dict[str, dict[str, Any]] = {
     "smoke": dict(
-        datasets=("digits",), networks=("SmallResNet-8",), train=800, epochs=3,
+        datasets=("digits",), networks=("SmallResNet-8",), train=600, epochs=3,
         train_steps=1, train_step_size=1.0, ramp=1, probe=100, probe_steps=1, seeds=2,
         ablations=("weight 0", "chosen once"),
-        pairs=80, measuring=8, substituted=30, draws=2, occluded=30, images=40,
-        adaptive_images=30, steps=2, long=(10, 1), queries=10, alone=15, curve=2,
+        pairs=60, measuring=4, substituted=20, draws=1, occluded=20, images=40,
+        adaptive_images=16, steps=2, rounds=0, long=(5, 1), queries=10, alone=8, curve=1,
         checks="fast",
     ),
     "laptop": dict(
@@ -34,7 +34,7 @@ _PROFILES: dict[str, dict[str, Any]] = {
         train_steps=3, train_step_size=0.5, ramp=2, probe=500, probe_steps=5, seeds=5,
         ablations="all",
         pairs=1_000, measuring=20, substituted=300, draws=5, occluded=200, images=300,
-        adaptive_images=300, steps=50, long=(50, 2), queries=200, alone=100, curve=4,
+        adaptive_images=300, steps=50, rounds=3, long=(50, 2), queries=200, alone=100, curve=4,
         checks="all",
     ),
     "paper": dict(
@@ -42,7 +42,7 @@ _PROFILES: dict[str, dict[str, Any]] = {
         train_steps=10, train_step_size=0.25, ramp=2, probe=1_024, probe_steps=10, seeds=5,
         ablations=("weight 0", "weight 0.3", "chosen once", "random once", "relative"),
         pairs=2_000, measuring=20, substituted=1_000, draws=5, occluded=500, images=1_000,
-        adaptive_images=1_000, steps=100, long=(100, 10), queries=5_000, alone=500, curve=4,
+        adaptive_images=1_000, steps=100, rounds=3, long=(100, 10), queries=5_000, alone=500, curve=4,
         checks="all",
     ),
 }  # fmt: skip
@@ -132,7 +132,7 @@ class Stabilization(MeasuredNetworks):
         return three_curves(
             self.defence(name, seed, architecture), images[rows], labels[rows],
             budgets=self.curve_eps if several else (self.eps,), generator=Generator().manual_seed(seed),
-            steps=settings["steps"], queries=settings["queries"],
+            steps=settings["steps"], rounds=settings["rounds"], queries=settings["queries"],
             transfer={label: self.training(*network).model for label, network in sources.items()},
             more=suites.standard(steps=settings["steps"], queries=0), resume=self.resume,
         )  # fmt: skip

@@ -31,11 +31,11 @@ __all__ = [
 
 _PROFILES: dict[str, dict[str, Any]] = {
     "smoke": dict(
-        datasets={"digits": "small ResNet"}, others=("LeNet-5",), epochs=8, size="XS",
-        train=500, restorer_epochs=6, attacks=("FGSM", "PGD-5"), copies=1, seeds=1,
-        ablations=("image only", "shuffled map", "Sobel map", "oracle map", "concat", "pixel loss", "HGD-style"),
-        larger=None, images=60, clean=10_000, steps=5, strong=(5, 1), wide=30, ladder_images=30,
-        ladder_steps=5, queries=20, classes=3, curve=1, checks="fast", timed=(64, 3), least=(5, 20),
+        datasets={"digits": "LeNet-5"}, others=("CleverHans CNN",), epochs=8, size="XS",
+        train=400, restorer_epochs=5, attacks=("FGSM", "PGD-5"), copies=1, seeds=1,
+        ablations=("image only", "shuffled map", "oracle map", "concat", "HGD-style"),
+        larger=None, images=60, clean=10_000, steps=5, strong=(5, 1), wide=20, ladder_images=20,
+        ladder_steps=2, rounds=0, queries=10, classes=2, curve=1, checks="fast", timed=(32, 2), least=(3, 10),
     ),
     "laptop": dict(
         datasets={"fashion_mnist": "small ResNet", "cifar10": "SmallVGG"},
@@ -43,7 +43,7 @@ _PROFILES: dict[str, dict[str, Any]] = {
         train=10_000, restorer_epochs=8, attacks=("FGSM", "PGD-10"), copies=1, seeds=5,
         ablations=tuple(VARIANTS)[1:],
         larger="S", images=1_000, clean=10_000, steps=20, strong=(50, 1), wide=200, ladder_images=100, ladder_steps=40,
-        queries=500, classes=3, curve=3, checks="fast", timed=(128, 5), least=(6, 150),
+        rounds=3, queries=500, classes=3, curve=3, checks="fast", timed=(128, 5), least=(6, 150),
     ),
     "paper": dict(
         datasets={"cifar10": "ResNet-18", "fashion_mnist": "ResNet-18", "svhn": "ResNet-18"},
@@ -51,7 +51,7 @@ _PROFILES: dict[str, dict[str, Any]] = {
         train=None, restorer_epochs=20, attacks=("FGSM", "PGD-10"), copies=1, seeds=5,
         ablations=tuple(VARIANTS)[1:],
         larger=None, images=10_000, clean=10_000, steps=20, strong=(100, 5), wide=1_000, ladder_images=1_000,
-        ladder_steps=100, queries=5_000, classes=9, curve=3, checks="all", timed=(256, 20), least=(6, 500),
+        ladder_steps=100, rounds=3, queries=5_000, classes=9, curve=3, checks="all", timed=(256, 20), least=(6, 500),
     ),
 }  # fmt: skip
 # "datasets" names the classifier of each data set
@@ -228,7 +228,7 @@ class Restorers(Networks):
         climbed = [{eps: self.rung_part(name, eps, r, shard)} for eps in self.curve_eps for r in JUDGED[name]]
         return three_curves(
             self.defence(name, self.seed), *self._shard(shard), budgets=self.curve_eps, generator=self.draws(7),
-            known=climbed, resume=self.resume, **self._effort(name),
+            known=climbed, rounds=self.settings["rounds"], resume=self.resume, **self._effort(name),
         )  # fmt: skip
 
     def step_counts(self) -> list[int]:
