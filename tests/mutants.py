@@ -71,8 +71,8 @@ MUTANTS = (
     ),
     Mutant(
         "fewer PGD steps", "advdef/papers/qusecnets/study.py",
-        "images=100, adaptive_images=50, steps=8,", "images=100, adaptive_images=50, steps=2,",
-        "2 adaptive steps instead of 8", "qusecnets",
+        "adaptive_images=20, steps=4,", "adaptive_images=20, steps=1,",
+        "1 adaptive step instead of 4", "qusecnets",
     ),
     Mutant(
         "half the epochs", "advdef/papers/qusecnets/study.py",
@@ -110,8 +110,8 @@ MUTANTS = (
     ),
     Mutant(
         "half the restorer", "advdef/papers/trn/study.py",
-        "train=500, restorer_epochs=6,", "train=500, restorer_epochs=2,",
-        "restorers trained for 2 epochs instead of 6", "trn",
+        "train=400, restorer_epochs=5,", "train=400, restorer_epochs=2,",
+        "restorers trained for 2 epochs instead of 5", "trn",
     ),
     Mutant(
         "detached map", "advdef/papers/trn/maps.py",

@@ -11,6 +11,7 @@ from typing import Any
 import contract
 import pytest
 import torch
+from cases import each
 from contract import Pair, Shape, seeded
 from torch import Tensor, nn
 
@@ -61,7 +62,7 @@ CARLINI_WAGNER, EAD = partial(carlini_wagner, **SEARCH), partial(ead, **SEARCH)
 BOUNDARY, HOP_SKIP_JUMP = partial(boundary, steps=20), partial(hop_skip_jump, steps=2, first_evaluations=10)
 
 
-@pytest.mark.parametrize("attack", [CARLINI_WAGNER, EAD, deepfool, HOP_SKIP_JUMP, pointwise, square], ids=named)
+@each("attack", [CARLINI_WAGNER, EAD, deepfool, HOP_SKIP_JUMP, pointwise, square], ids=named)
 @pytest.mark.filterwarnings("ignore::advdef.contract.NoGradientWarning")
 def test_a_failed_attack_returns_the_image(attack: Attack) -> None:
     """Foolbox marks a failed search by a black image, which this model does misclassify."""
@@ -88,9 +89,7 @@ def test_what_needs_no_attack_is_neither_attacked_nor_changed(attack: Attack, ep
     assert asked == [6]
 
 
-@pytest.mark.parametrize(
-    ("attack", "norm"), [(deepfool, "L2"), (EAD, "L1"), (partial(deepfool, norm="Linf"), "Linf"), (pointwise, "L0")]
-)
+@each(("attack", "norm"), [(deepfool, "L2"), (EAD, "L1"), (partial(deepfool, norm="Linf"), "Linf"), (pointwise, "L0")])
 def test_what_is_farther_away_than_eps_does_not_count(attack: Attack, norm: Norm) -> None:
     images, labels = tiny_batch()
     unbounded = attack(tiny(), images, labels, eps=INF, generator=seeded())
@@ -144,7 +143,7 @@ def test_bad_options_are_refused() -> None:
 BY_DECISIONS = [BOUNDARY, HOP_SKIP_JUMP, pointwise]
 
 
-@pytest.mark.parametrize("attack", [CARLINI_WAGNER, EAD, partial(ddn, steps=20), *BY_DECISIONS], ids=named)
+@each("attack", [CARLINI_WAGNER, EAD, partial(ddn, steps=20), *BY_DECISIONS], ids=named)
 def test_a_target_is_reached_or_the_image_returned(attack: Attack) -> None:
     images, labels = tiny_batch(8)
     targets = (labels + 1) % 4
@@ -235,7 +234,7 @@ CLOSEST: dict[str, tuple[Attack, Norm]] = {
 BATCHES: list[tuple[int, Shape]] = [(1, (1, 6, 6)), (3, (3, 5, 7))]
 
 
-@pytest.mark.parametrize("name", list(CLOSEST))
+@each("name", list(CLOSEST))
 def test_the_smallest_perturbation_of_a_linear_model_is_nearly_found(name: str) -> None:
     attack, norm = CLOSEST[name]
     for n, shape in BATCHES:
@@ -290,7 +289,7 @@ def test_pointwise_leaves_no_value_that_it_could_reset() -> None:
     assert size(nearer - images, "L1").mean() < 0.9 * size(found - images, "L1").mean()
 
 
-@pytest.mark.parametrize(
+@each(
     ("attack", "norm", "factor"),
     [
         (autoattack, "Linf", 1.25),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import each
 from contract import seeded
 from test_training import stripes
 from torch import Tensor, nn
@@ -380,7 +381,7 @@ def test_a_step_under_autocast_attacks_well_and_reaches_every_parameter(
 # What it is for
 
 
-@pytest.mark.parametrize(
+@each(
     "train",
     [train_at, partial(train_at, eps_ramp=10), partial(train_at, alpha=0.5), train_alp, train_trades],
     ids=["AT", "AT with a growing budget", "mixed", "ALP", "TRADES"],
@@ -401,7 +402,7 @@ def test_training_raises_robust_accuracy(train: Trainer) -> None:
 # Settings that make no sense
 
 
-@pytest.mark.parametrize(
+@each(
     ("options", "message"),
     [
         ({"alpha": 1.5}, r"alpha must lie in \[0, 1\].*alpha 1\.5"),

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cases import each
 from contract import NaNSlope, default_dtype, net, random_batch, seeded, tiny
 from torch import Tensor, nn
 
@@ -201,7 +202,7 @@ class Returning(nn.Module):
         return self.wrapped(self.inner(images))
 
 
-@pytest.mark.parametrize(
+@each(
     "wrapped",
     [
         lambda z: (z,),
@@ -228,9 +229,7 @@ def test_logits_are_found_where_it_is_plain_which_they_are(
     )
 
 
-@pytest.mark.parametrize(
-    "wrapped", [lambda z: (z, z), lambda z: {"a": z, "b": z}, lambda z: None, lambda z: z.tolist()]
-)
+@each("wrapped", [lambda z: (z, z), lambda z: {"a": z, "b": z}, lambda z: None, lambda z: z.tolist()])
 def test_where_it_is_not_plain_one_line_says_what_to_do(
     network: nn.Module, batch: tuple[Tensor, Tensor], wrapped: Callable[[Tensor], Any]
 ) -> None:
@@ -263,7 +262,7 @@ def compiled(network: nn.Module) -> nn.Module:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch.compile looks for one on a copy of the images
-@pytest.mark.parametrize("build", [exported, scripted, frozen, compiled])
+@each("build", [exported, scripted, frozen, compiled])
 def test_programs_are_models_too(network: nn.Module, batch: tuple[Tensor, Tensor], build: Any) -> None:
     images, labels = batch[0][:30], batch[1][:30]
 
@@ -277,7 +276,7 @@ def test_programs_are_models_too(network: nn.Module, batch: tuple[Tensor, Tensor
 # One line that says what to pass
 
 
-@pytest.mark.parametrize(
+@each(
     ("options", "error", "message"),
     [
         ({"generator": None}, TypeError, "such as torch.Generator"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib import import_module
@@ -17,6 +17,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from attack_table import ATTACKS, MUCH, Row
+from cases import each
 from contract import (
     NaNSlope,
     Pair,
@@ -38,33 +39,30 @@ from advdef.evaluation import accuracy, correct
 from advdef.norms import size
 
 INF = float("inf")
+Rule = Callable[..., None]
 OWN = [name for name, row in ATTACKS.items() if not row.library]
 FOLLOW = [name for name, row in ATTACKS.items() if row.follows]
 PAPERS = ("nip", "qusecnets", "sensitivity", "snn", "trn")
 DEPLOYED = [name for name, row in ATTACKS.items() if row.deployed]
 
 
-@pytest.fixture(params=list(ATTACKS))
-def name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+def each_attack(names: Iterable[str] = ATTACKS) -> Callable[[Rule], Rule]:
+    """A rule gets what it asks for: an attack's ``row``, a ``model`` that its images fit, and a ``batch`` of these."""
 
+    def decorate(rule: Rule) -> Rule:
+        asked = signature(rule).parameters
 
-@pytest.fixture
-def row(name: str) -> Row:
-    """The attack of the table under this name."""
-    if ATTACKS[name].library:
-        pytest.importorskip(ATTACKS[name].library)
-    return ATTACKS[name]
+        def of_one(name: str) -> None:
+            row = ATTACKS[name]
+            if row.library:
+                pytest.importorskip(row.library)
+            given = {"row": row, "model": net(row.shape), "batch": random_batch(shape=row.shape)}
+            rule(**{what: given[what] for what in asked})
 
+        of_one.__name__, of_one.__qualname__, of_one.__doc__ = rule.__name__, rule.__qualname__, rule.__doc__
+        return each("name", names)(of_one)
 
-@pytest.fixture
-def model(row: Row) -> nn.Sequential:
-    return net(row.shape)
-
-
-@pytest.fixture
-def batch(row: Row) -> Pair:
-    return random_batch(shape=row.shape)
+    return decorate
 
 
 def test_every_public_attack_is_in_the_table() -> None:
@@ -101,6 +99,7 @@ def assert_within(images: Tensor, found: Tensor, row: Row, eps: float | Tensor) 
         assert bool((size((found - images).double(), row.norm) <= rounding * torch.as_tensor(eps) + 1e-7).all())
 
 
+@each_attack()
 def test_the_ball_and_the_box_are_kept_and_nothing_gets_worse(row: Row) -> None:
     scales = (1.0,) if row.slow else (0.0, 0.001, 0.03, 0.1, 0.3, 1.0)
     for seed, scale in enumerate(scales):
@@ -127,6 +126,7 @@ class Outside(nn.Sequential):
         return super().forward(images - 0.5)
 
 
+@each_attack()
 def test_nothing_is_left_behind(row: Row, model: nn.Sequential, batch: Pair) -> None:
     images, kept = batch[0], batch[0].clone()
     inplace, outside = Inplace(*model).eval(), Outside(*model).eval()
@@ -173,6 +173,7 @@ def test_bad_input_is_refused_before_the_model_is_asked() -> None:
             attack(images, 0 * labels + 4, eps=row.eps)
 
 
+@each_attack()
 def test_each_image_may_have_an_eps_of_its_own(row: Row, model: nn.Sequential, batch: Pair) -> None:
     most = MUCH[row.norm]
     attack = partial(row, model, *batch)
@@ -192,6 +193,7 @@ def test_each_image_may_have_an_eps_of_its_own(row: Row, model: nn.Sequential, b
     assert torch.equal(same, attack(eps=most, generator=seeded()))
 
 
+@each_attack()
 def test_a_seed_reproduces_and_nothing_else_is_drawn_from(row: Row, model: nn.Sequential, batch: Pair) -> None:
     found = []
     for seed in (3, 3, 4, 5, 6, 7):
@@ -209,7 +211,7 @@ STOP = ["bim", "mim", "pgd", "apgd in L2", "each class", "warm started", "unifor
 STOP += ["adversary", *DEPLOYED]
 
 
-@pytest.mark.parametrize("name", STOP)
+@each_attack(STOP)
 def test_what_is_wrong_already_is_left_alone_when_stopping_early(row: Row, model: nn.Sequential, batch: Pair) -> None:
     images, wrong = batch[0], (batch[1] + 1) % 4
     attack = partial(row, model, images, wrong, eps=row.eps)
@@ -230,6 +232,7 @@ def default_device() -> Iterator[None]:
         torch.set_default_device(None)
 
 
+@each_attack()
 def test_an_attack_does_the_same_in_every_mode_and_layout(row: Row, model: nn.Sequential, batch: Pair) -> None:
     images, labels = batch
     expected = row(model, images, labels, eps=row.eps, generator=seeded())
@@ -249,6 +252,7 @@ def test_an_attack_does_the_same_in_every_mode_and_layout(row: Row, model: nn.Se
         assert torch.equal(row(model, images, labels, eps=row.eps, generator=generator), expected)
 
 
+@each_attack()
 def test_an_image_meets_the_same_attack_alone_as_in_any_batch(row: Row, model: nn.Sequential, batch: Pair) -> None:
     model, images, labels = model.double(), batch[0].double(), batch[1]
     whole = row(model, images, labels, eps=row.eps, generator=seeded(5))
@@ -268,7 +272,7 @@ class Cut(nn.Sequential):
         return super().forward(images.detach())
 
 
-@pytest.mark.parametrize("name", FOLLOW)
+@each_attack(FOLLOW)
 def test_a_gradient_that_is_nan_or_missing_is_told(row: Row, model: nn.Sequential, batch: Pair) -> None:
     images, broken, eps = 0.1 + 0.8 * batch[0], NaNSlope(*model).eval(), INF if row.unbounded else row.eps
     images[2, :, 0, :2] = 0.0
@@ -294,7 +298,7 @@ class Brittle(nn.Sequential):
 
 
 @pytest.mark.filterwarnings("ignore::advdef.contract.NoGradientWarning", "ignore::advdef.contract.NaNGradientWarning")
-@pytest.mark.parametrize("name", OWN)
+@each_attack(OWN)
 def test_neither_dead_layers_nor_nan_lead_to_nan(row: Row, batch: Pair) -> None:
     for dead in (0, 2, 5):
         model = net()
@@ -326,31 +330,32 @@ class Decided(nn.Module):
         return 9 * F.one_hot(self.network(images).argmax(1), 4).to(images)
 
 
-@pytest.mark.parametrize("name", DEPLOYED)
-class TestOfADeployedModel:
-    def test_a_defence_that_tells_only_the_class_is_attacked(self, row: Row) -> None:
-        images, labels = random_batch(40)
-        found = row(Decided(net()), images, labels, eps=0.75 * row.eps, network=net(), generator=seeded())
-        assert int(correct(Decided(net()), found, labels).sum()) < 30
+@each_attack(DEPLOYED)
+def test_a_defence_that_tells_only_the_class_is_attacked(row: Row) -> None:
+    images, labels = random_batch(40)
+    found = row(Decided(net()), images, labels, eps=0.75 * row.eps, network=net(), generator=seeded())
+    assert int(correct(Decided(net()), found, labels).sum()) < 30
 
-    def test_the_iterate_that_it_likes_best_is_returned(self, row: Row) -> None:
-        network, model, (images, labels) = tiny(3).double(), net().double(), random_batch(1)
-        with watched(model) as seen:
-            found = row(
-                model, images.double(), labels, eps=row.eps, network=network, stop_early=False, generator=seeded()
-            )
-        with torch.no_grad():
-            best = torch.cat([margin(model(x), labels) for x in seen]).max()
-            assert torch.allclose(margin(model(found), labels), best)
-        assert len(seen) > 3
 
-    def test_nothing_is_left_behind_in_the_network(self, row: Row, batch: Pair) -> None:
-        model = net()
+@each_attack(DEPLOYED)
+def test_the_iterate_that_it_likes_best_is_returned(row: Row) -> None:
+    network, model, (images, labels) = tiny(3).double(), net().double(), random_batch(1)
+    with watched(model) as seen:
+        found = row(model, images.double(), labels, eps=row.eps, network=network, stop_early=False, generator=seeded())
+    with torch.no_grad():
+        best = torch.cat([margin(model(x), labels) for x in seen]).max()
+        assert torch.allclose(margin(model(found), labels), best)
+    assert len(seen) > 3
 
-        def swapped(network: nn.Module, *batch: Tensor, **options: Any) -> Tensor:
-            return row(model, *batch, network=network, **options)
 
-        found = assert_leaves_no_trace(swapped, net(), *batch, eps=0.1)
-        assert torch.equal(found, row(net(), *batch, eps=0.1, generator=seeded()))
-        assert not model.training
-        assert all(parameter.grad is None for parameter in model.parameters())
+@each_attack(DEPLOYED)
+def test_nothing_is_left_behind_in_the_network(row: Row, batch: Pair) -> None:
+    model = net()
+
+    def swapped(network: nn.Module, *batch: Tensor, **options: Any) -> Tensor:
+        return row(model, *batch, network=network, **options)
+
+    found = assert_leaves_no_trace(swapped, net(), *batch, eps=0.1)
+    assert torch.equal(found, row(net(), *batch, eps=0.1, generator=seeded()))
+    assert not model.training
+    assert all(parameter.grad is None for parameter in model.parameters())

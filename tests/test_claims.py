@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from cases import each
 
 import advdef
 from advdef.claims import Claim, Condition, all_claims, claims, decide, expected_wrong
@@ -33,7 +34,7 @@ def over(low: float, high: float, **more: Any) -> Condition:
 YES, NO, MAYBE = over(0.02, 0.06), over(-0.3, -0.1), over(-0.05, 0.07)
 
 
-@pytest.mark.parametrize(
+@each(
     ("low", "high", "bound", "above", "below"),
     [
         (0.01, 0.05, 0.0, "holds", "contradicted"),
@@ -53,7 +54,7 @@ def test_a_condition_has_three_outcomes(low: float, high: float, bound: float, a
     assert Condition.below("lead", interval, bound).word == below
 
 
-@pytest.mark.parametrize(
+@each(
     ("conditions", "word"),
     [
         ([YES, YES], "supported"),
@@ -69,7 +70,7 @@ def test_every_condition_is_necessary(conditions: list[Condition], word: str) ->
     assert verdict.conditions == tuple(conditions)
 
 
-@pytest.mark.parametrize(
+@each(
     ("first", "second", "common", "word"),
     [
         (YES, YES, YES, "supported"),

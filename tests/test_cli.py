@@ -15,6 +15,7 @@ from pathlib import Path
 import checkout
 import nbformat
 import pytest
+from cases import each
 from typer.testing import CliRunner, Result
 
 from advdef.book.notebookfile import difference_note
@@ -57,7 +58,7 @@ def write_record(
     (folder / f"{dataset}-{profile}-seed{seed}.json").write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize(
+@each(
     ("args", "message"),
     [
         (["reproduce", "nothing"], "unknown notebook 'nothing'; notebooks: bad, good"),

@@ -13,6 +13,7 @@ import sys
 import textwrap
 import threading
 import types
+import unittest.mock
 import warnings
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
@@ -24,12 +25,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cases import each
 from torch import Tensor, nn
 
 import advdef
 from advdef.papers.snn import cpu as _cpu
 from advdef.papers.snn import fused as _fused
-from advdef.store import identity, key
+from advdef.papers.trn.study import Restorers
+from advdef.store import closure, identity, key
 from advdef.store.bytecode import is_library
 
 # Content
@@ -176,7 +179,7 @@ TELLING = {  # what prints alike, or nearly so
 }
 
 
-@pytest.mark.parametrize("name", TELLING)
+@each("name", TELLING)
 def test_what_differs_has_another_key(name: str) -> None:
     one, other = TELLING[name]
     assert identity(one) != identity(other)
@@ -205,7 +208,7 @@ SAME: dict[str, tuple[object, object]] = {
 }
 
 
-@pytest.mark.parametrize("name", SAME)
+@each("name", SAME)
 def test_equal_content_has_an_equal_key(name: str) -> None:
     one, other = SAME[name]
     assert identity(one) == identity(other)
@@ -248,7 +251,7 @@ def test_a_key_consists_of_kind_parts_and_environment(monkeypatch: pytest.Monkey
     assert len({k.digest for k in [first, *others]}) == 6
 
 
-@pytest.mark.parametrize(
+@each(
     "part", [threading.Lock(), (x for x in "a"), sys.stderr, np.frompyfunc(abs, 1, 1)], ids=lambda p: type(p).__name__
 )
 def test_a_part_without_content_is_named(part: object) -> None:
@@ -445,7 +448,7 @@ def code(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
     return of
 
 
-@pytest.mark.parametrize(
+@each(
     ("old", "new"),
     [
         ('"""A module."""', '"""Another text."""'),
@@ -466,7 +469,7 @@ def test_words_layout_and_other_code_change_no_key(code: Callable[[str], str], o
     assert code(SOURCE.replace(old, new)) == code(SOURCE)
 
 
-@pytest.mark.parametrize(
+@each(
     ("old", "new"),
     [
         ("by=2", "by=3"),
@@ -558,7 +561,7 @@ def test_code_that_is_imported_within_a_function_of_the_package_counts(monkeypat
     assert key("x", part=_fused.fire).code == before
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "library"),
     [
         ("torch.nn", True), ("numpy", True), ("json", True), ("os.path", True), ("builtins", True), ("sys", True),
@@ -569,3 +572,86 @@ def test_code_that_is_imported_within_a_function_of_the_package_counts(monkeypat
 )  # fmt: skip
 def test_which_modules_are_libraries(name: str, library: bool) -> None:
     assert is_library(name) is library
+
+
+SCRIPT = """
+import functools
+import torch
+
+TABLE = {"rates": [1, 2]}
+
+def innermost(x, by=1):
+    return x
+
+def inner(x):
+    return innermost(x) + len(TABLE)
+
+@torch.no_grad()
+def wrapped(x):
+    return inner(x)
+
+class Rule:
+    bound = 3
+    def apply(self, x):
+        return wrapped(x) * self.bound
+
+def outer(x):
+    return Rule().apply(x) + calls(x)
+
+calls = functools.partial(inner)
+"""
+
+
+def test_what_is_known_of_code_is_forgotten_when_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that is asked for again is that of a process which has not asked before."""
+    module: Any = types.ModuleType("scripted")
+    monkeypatch.setitem(sys.modules, "scripted", module)
+    exec(compile(SCRIPT, "<cell>", "exec"), vars(module))
+
+    def asked() -> str:
+        again = key("x", part=module.outer).code
+        monkeypatch.setattr(closure, "_known", {})
+        assert key("x", part=module.outer).code == again
+        return again
+
+    def redefined(line: str) -> None:
+        exec(compile(line, "<cell>", "exec"), vars(module))
+
+    edits: list[Callable[[], object]] = [
+        lambda: redefined("def innermost(x, by=1):\n    return 2 * x"),
+        lambda: redefined("def innermost(x, by=2):\n    return 2 * x"),
+        lambda: setattr(module.innermost, "__defaults__", (3,)),
+        lambda: setattr(module.innermost, "__code__", (lambda x, by: x - by).__code__),
+        lambda: setattr(module.innermost, "rate", 1),
+        lambda: module.TABLE["rates"].append(3),
+        lambda: module.TABLE["rates"].__setitem__(0, True),  # which equals 1
+        lambda: module.TABLE.update(more=4),
+        lambda: setattr(module, "TABLE", {"a", "b"}),
+        lambda: module.TABLE.add("c"),  # a set shows no parts
+        lambda: setattr(module.Rule, "bound", 5),
+        lambda: setattr(module.Rule, "apply", lambda self, x: x),
+        lambda: setattr(module.Rule, "__init__", lambda self: None),
+        lambda: setattr(module, "calls", functools.partial(module.wrapped)),
+        lambda: redefined("Rule = type('Rule', (Rule,), {'__module__': 'scripted'})"),
+        lambda: redefined("class Rule:\n    def apply(self, x):\n        return x"),
+        lambda: redefined("def outer(x):\n    return innermost(x)"),
+        lambda: delattr(module, "innermost"),
+    ]
+    found = [asked()]
+    for number, edit in enumerate(edits):
+        assert asked() == found[-1]
+        edit()
+        found.append(asked())
+        assert found[-1] not in found[:-1], number
+
+
+def test_code_that_is_known_is_not_taken_apart_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages ask for hundreds of keys of the same code."""
+    monkeypatch.setattr(closure, "_known", {})
+    found = []
+    for _ in range(2):
+        with unittest.mock.patch.object(closure, "facts", wraps=closure.facts) as looked:
+            found.append((key("x", part=Restorers).code, looked.call_count))
+    (first, dear), (again, cheap) = found
+    assert again == first
+    assert cheap < dear / 10

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases import each
 from contract import random_batch, seeded, spoiled, tiny
 from torch import Tensor, nn
 
@@ -17,7 +18,7 @@ from advdef.evaluation import correct, direct, evaluate
 NAN, INF = float("nan"), float("inf")
 
 
-@pytest.mark.parametrize(
+@each(
     ("change", "error", "message"),
     [
         ({"images": lambda x: 255 * x}, ValueError, r"\[0, 1\]; seen: \d.* to 2\d\d\."),

@@ -6,8 +6,8 @@ import re
 import tomllib
 from pathlib import Path
 
-import pytest
 import yaml
+from cases import each
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -21,14 +21,14 @@ def pins(text: str) -> dict[str, str]:
     return dict(re.findall(r"^([\w.-]+)==([\w.]+)$", text, re.MULTILINE))
 
 
-@pytest.mark.parametrize("file", [*GUIDES, *WORKFLOWS], ids=lambda file: file.name)
+@each("file", [*GUIDES, *WORKFLOWS], ids=lambda file: file.name)
 def test_jobs_that_are_named_exist(file: Path) -> None:
     jobs = set(re.findall(r"@nox\.session\ndef (\w+)", (ROOT / "noxfile.py").read_text("utf-8")))
     named = re.findall(r"nox (?:--install-only )?-s ((?:[a-z]+ ?)+)", file.read_text("utf-8"))
     assert {job for several in named for job in several.split()} <= jobs
 
 
-@pytest.mark.parametrize("file", GUIDES, ids=lambda file: file.name)
+@each("file", GUIDES, ids=lambda file: file.name)
 def test_paths_that_are_named_exist(file: Path) -> None:
     text = re.sub(r"```.*?```", "", file.read_text("utf-8"), flags=re.DOTALL)
     linked = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import each
 
 from advdef import data
 from advdef.data import DATASETS, BundleError, DatasetUnavailable, Split, UnknownDataset, load
@@ -51,7 +52,7 @@ def no_internet(*args: object, **kwargs: object) -> None:
 # Split
 
 
-@pytest.mark.parametrize(
+@each(
     ("images", "labels", "message"),
     [
         (torch.zeros(3, 1, 4, 4), torch.zeros(3).long(), "float32"),
@@ -83,7 +84,7 @@ def test_head_rejects_what_is_not_there() -> None:
             make_split().head(n)
 
 
-@pytest.mark.parametrize(
+@each(
     ("options", "message"),
     [
         ({"size": 0}, "size.*not 0"),

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from cases import each
 
 import advdef
 from advdef.book.glue import record
@@ -89,7 +90,7 @@ def test_a_table_is_recorded_with_its_display(shown: list[dict[str, Any]]) -> No
     assert "advdef" not in shown[0]["metadata"]
 
 
-@pytest.mark.parametrize(
+@each(
     ("value", "options", "error", "message"),
     [
         (0.5, {"kind": "numbre"}, ValueError, "hits, count, number, text, info"),

@@ -11,6 +11,7 @@ from typing import get_args
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import each
 from contract import seeded, tiny, watched
 from torch import Tensor, nn
 
@@ -129,7 +130,7 @@ def test_the_predicted_map_points_away_from_a_runner_up_that_is_the_true_class()
     assert bool((cosine < -0.95).all())
 
 
-@pytest.mark.parametrize("lead", [5.0, 20.0, 40.0, 60.0])
+@each("lead", [5.0, 20.0, 40.0, 60.0])
 def test_float32_keeps_the_direction_of_the_predicted_map_of_a_very_sure_classifier(lead: float) -> None:
     classifier, images = linear(lead), random_images(3, (1, 4, 4))
     weight = classifier[1].weight
@@ -166,7 +167,7 @@ def directional(function: Callable[[Tensor], Tensor], images: Tensor, step: floa
     return (gradient * direction).sum(), difference
 
 
-@pytest.mark.parametrize("label", LABELS)
+@each("label", LABELS)
 def test_the_map_can_be_differentiated(label: MapLabel) -> None:
     for scale in ["mean", "range", "none"]:
         maps = GradientMap(smooth(), label, scale=scale)
@@ -305,7 +306,7 @@ def test_no_label_can_be_given() -> None:
     assert list(inspect.signature(GradientMap.forward).parameters) == ["self", "images"]
 
 
-@pytest.mark.parametrize("label", [label for label in LABELS if label != "stack"])
+@each("label", [label for label in LABELS if label != "stack"])
 def test_a_map_costs_one_pass_forward_and_one_backward(label: MapLabel) -> None:
     maps = GradientMap(frozen(tiny(28)), label)
     passes = {"forward": 0, "backward": 0}
@@ -366,7 +367,7 @@ def test_a_scaled_map_forgets_how_steep_the_loss_is(scale: MapScale) -> None:
     assert torch.allclose(scaled(gradient, scale), scaled(1e-3 * gradient, scale), atol=1e-7)
 
 
-@pytest.mark.parametrize("scale", SCALES)
+@each("scale", SCALES)
 def test_a_classifier_that_does_not_look_gives_zeros(scale: MapScale) -> None:
     classifier = frozen(tiny(28))
     for parameter in classifier.parameters():
@@ -450,7 +451,7 @@ def test_alignment_of_random_maps() -> None:
     assert torch.allclose(agree, (one * other > 0).double().mean((1, 2, 3)))
 
 
-@pytest.mark.parametrize("size", [1e-30, 1e-15, 1e15, 1e30])
+@each("size", [1e-30, 1e-15, 1e15, 1e30])
 def test_the_size_of_a_map_does_not_matter_to_its_alignment(size: float) -> None:
     one, other = torch.randn(2, 6, 3, 5, 5, generator=seeded())
     for found, expected in zip(alignment(size * one, other), alignment(one, other), strict=True):

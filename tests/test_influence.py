@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from cases import each
 from contract import seeded
 from torch import Tensor, nn
 
@@ -142,7 +143,7 @@ def test_ties_are_broken_by_position_and_never_put_a_feature_on_both_sides() -> 
         assert [signs[j] for j in ranked] == [1.0] * 150 + [-1.0] * 250
 
 
-@pytest.mark.parametrize(
+@each(
     ("options", "message"),
     [
         ({"front": 5, "tail": 6}, r"front 5 and tail 6 \(lowest\) do not fit into 10 features"),
@@ -272,7 +273,7 @@ CALLS: dict[str, Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@each("call", CALLS.values(), ids=CALLS)
 def test_switching_gradients_off_changes_nothing(
     call: Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor],
 ) -> None:
@@ -289,7 +290,7 @@ def test_switching_gradients_off_changes_nothing(
     assert torch.equal(call(model, *made_there), expected)
 
 
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@each("call", CALLS.values(), ids=CALLS)
 def test_the_model_is_used_in_evaluation_mode_and_left_as_it_was(
     call: Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor],
 ) -> None:

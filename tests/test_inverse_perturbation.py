@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 import pytest
 import torch
+from cases import each
 from contract import seeded
 from torch import Tensor, nn
 
@@ -302,7 +303,7 @@ def test_the_surest_is_told_from_the_sure_where_probabilities_are_rounded_to_one
     assert search(images).argmax(1).tolist() == [1, 1]
 
 
-@pytest.mark.parametrize(
+@each(
     ("classes", "step"),
     [
         ([0, 0, 0, 0, 0], 0.1),
@@ -338,7 +339,7 @@ def test_each_image_has_its_own_step() -> None:
         assert torch.allclose(defence(images), torch.cat(single), atol=1e-5), rule
 
 
-@pytest.mark.parametrize(
+@each(
     ("options", "message"),
     [
         ({"rule": "vote"}, "no rule 'vote'; there are pred, majority, mean-logit, max-confidence, self-confidence"),
@@ -386,7 +387,7 @@ def test_the_winner_of_the_search_is_that_of_a_loop(score: Literal["confidence",
     assert torch.allclose(defence(images), model((images + offsets).clamp(0, 1)), atol=1e-5)
 
 
-@pytest.mark.parametrize(
+@each(
     ("options", "message"),
     [
         ({"kept": 0}, "the bank has 1 to 3 directions of a class, not 0"),

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases import each
 from contract import seeded
 from torch import Tensor, nn
 
@@ -84,7 +85,7 @@ def labelled(defence: Defense, n: int = 7) -> tuple[Tensor, Tensor]:
 # What there is
 
 
-@pytest.mark.parametrize("name", CASES)
+@each("name", CASES)
 def test_each_defence_has_the_rungs_that_make_sense_for_it(name: str) -> None:
     defence, rungs = climb(name)
     assert list(rungs) == CASES[name][2].split()
@@ -152,7 +153,7 @@ def test_the_targets_of_trn_have_the_gradients_that_the_rungs_name() -> None:
     assert all(attempt.target is defence for attempt in [*rungs["R3"], *rungs["R6"], *rungs["R9"]])
 
 
-@pytest.mark.parametrize("name", ["image only", "JPEG", "none", "Fast-AT"])
+@each("name", ["image only", "JPEG", "none", "Fast-AT"])
 def test_without_maps_plain_autograd_is_what_the_rungs_share(name: str) -> None:
     defence, rungs = climb(name)
     assert all(attempt.target is defence for rung in ("R2", "R5", "R7", "R9") for attempt in rungs[rung])
@@ -169,7 +170,7 @@ def test_an_adversarially_trained_network_meets_examples_of_its_twin_first() -> 
 # Where an attack may stop
 
 
-@pytest.mark.parametrize("name", CASES)
+@each("name", CASES)
 def test_attacks_stop_early_just_where_the_model_has_the_values_of_the_defence(name: str) -> None:
     defence, rungs = climb(name)
     with torch.no_grad():

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from cases import each
 from torch import Tensor, nn
 
 from advdef.models import (
@@ -245,7 +246,7 @@ def test_vgg_takes_every_multiple_of_32() -> None:
         assert model(torch.rand(1, *shape)).shape == (1, 3)
 
 
-@pytest.mark.parametrize(
+@each(
     ("shape", "named"),
     [
         ((1, 28, 28), "height 28 and width 28"),

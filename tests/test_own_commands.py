@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from cases import each
 from PIL import Image
 from torch import nn
 from typer.testing import CliRunner, Result
@@ -144,7 +145,7 @@ BAD = (
 )
 
 
-@pytest.mark.parametrize(("arguments", "options", "message"), BAD, ids=[" ".join(a + o) for a, o, _ in BAD])
+@each(("arguments", "options", "message"), BAD, ids=[" ".join(a + o) for a, o, _ in BAD])
 def test_bad_input_is_one_line(here: Path, arguments: tuple[str, ...], options: tuple[str, ...], message: str) -> None:
     given = [*QUICK, *(() if "--data" in options else ("--data", "folder:pictures")), *options]
     done = advdef("judge", *arguments, *given, "--out", str(here / "out"))

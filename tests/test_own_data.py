@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cases import each
 from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -184,7 +185,7 @@ def batches(images: Any, labels: Any = LABELS, **options: Any) -> DataLoader:
     return DataLoader(TensorDataset(images, labels), batch_size=3, **options)
 
 
-@pytest.mark.parametrize(
+@each(
     "loader",
     [
         batches(IMAGES),
@@ -207,7 +208,7 @@ def augmented(images: list[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, tor
     return torch.randint(256, (len(images), 3, 4, 4), dtype=torch.uint8), torch.stack([y for _, y in images])
 
 
-@pytest.mark.parametrize(
+@each(
     ("loader", "error", "message"),
     [
         (batches(IMAGES, shuffle=True), ValueError, "shuffle=False"),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import torch
+from cases import each
 from contract import seeded, tiny
 from PIL import Image
 from torch import Tensor, nn
@@ -170,7 +171,7 @@ def test_the_median_is_that_of_scipy(levels: int) -> None:
         assert np.array_equal(Median(net()).prepare(images).numpy(), expected)
 
 
-@pytest.mark.parametrize("sigma", [0.1, 0.5, 1.0, 2.5])
+@each("sigma", [0.1, 0.5, 1.0, 2.5])
 def test_the_blur_is_that_of_scipy(sigma: float) -> None:
     for shape in [(3, 8, 8), (1, 5, 9), (2, 9, 5)]:
         images, reach = pixels(4, *shape).double(), max(1, round(3 * sigma))
@@ -262,7 +263,7 @@ def test_a_step_for_the_predicted_class_makes_the_classifier_surer_of_it(
     assert not torch.equal(bare.argmax(1), batch[1])
 
 
-@pytest.mark.parametrize(
+@each(
     ("wrong", "message"),
     [
         (lambda: BitDepth(net(), 0), "bits must be a whole number from 1 to 8, not 0"),

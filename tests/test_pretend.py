@@ -9,6 +9,7 @@ import pretend
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import each
 from contract import seeded, tiny
 from pretend import STATE, Refused, pretended
 from torch import Tensor
@@ -42,7 +43,7 @@ REFUSED: dict[str, Callable[[Tensor, Tensor], object]] = {
 }
 
 
-@pytest.mark.parametrize("what", REFUSED)
+@each("what", REFUSED)
 def test_what_a_gpu_refuses_is_refused(what: str, device: torch.device) -> None:
     here = torch.rand(3, 3)
     with pytest.raises((Refused, RuntimeError, TypeError), match=r"pretend|device|numpy"):

@@ -9,6 +9,7 @@ from typing import Any
 import nbformat
 import pytest
 import torch
+from cases import each
 from regression import (
     allowing,
     compare,
@@ -119,7 +120,7 @@ def test_values_are_read_back_from_an_executed_notebook() -> None:
         recorded_values(nbformat.v4.new_notebook(cells=[cell]))
 
 
-@pytest.mark.parametrize(
+@each(
     ("n", "seen", "allowed"),
     [
         (20, [], 2),
@@ -141,7 +142,7 @@ def test_as_many_images_may_flip_as_rounding_flips_and_the_spread_of_one_more_ru
     assert allowing({"a": hits("0" * n)}, rounding=rounding) == {"a": hits("0" * n, flips=allowed)}
 
 
-@pytest.mark.parametrize(
+@each(
     ("rounding", "seeds", "tolerance"),
     [
         ([], [], 2e-6),

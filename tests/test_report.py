@@ -12,6 +12,7 @@ from typing import Any, get_args
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from cases import each
 from torch import Tensor, nn
 
 from advdef import compare, read_report, robustness, wrap
@@ -205,7 +206,7 @@ class Sigmoid(nn.Module):
 TWO = Split(torch.zeros(4, 1, 8, 8).byte(), torch.tensor([0, 1, 1, 0]))
 
 
-@pytest.mark.parametrize(
+@each(
     ("model", "data", "options", "message"),
     [
         (nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(784, 10)), "digits", {}, r"call model\.eval"),

@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 import torch
+from cases import each
 from contract import seeded, tiny
 from torch import Tensor, nn
 
@@ -91,7 +92,7 @@ def test_an_untrained_restorer_leaves_the_classifier_as_it_is() -> None:
         assert torch.equal(defence(images), defence.classifier(images))
 
 
-@pytest.mark.parametrize("name", MAPS)
+@each("name", MAPS)
 def test_the_classifier_sees_the_image_less_what_the_restorer_says(name: str) -> None:
     defence, images = build(name), pixels()
     maps = None if defence.maps is None else defence.maps(images)
@@ -117,7 +118,7 @@ def test_restored_images_stay_images() -> None:
         assert bool(((prepared > 0) & (prepared < 1)).any())
 
 
-@pytest.mark.parametrize("name", MAPS)
+@each("name", MAPS)
 def test_it_works_where_gradients_are_off(name: str) -> None:
     for context in [torch.no_grad, torch.inference_mode]:
         defence = build(name)
@@ -132,7 +133,7 @@ def test_it_works_where_gradients_are_off(name: str) -> None:
             assert not logits.requires_grad
 
 
-@pytest.mark.parametrize("name", MAPS)
+@each("name", MAPS)
 def test_it_stays_in_evaluation_mode_and_leaves_its_classifier_alone(name: str) -> None:
     defence, images = build(name), pixels().requires_grad_()
     expected, before = defence(images), {k: v.clone() for k, v in defence.state_dict().items()}
@@ -151,7 +152,7 @@ def test_a_classifier_that_is_put_into_training_mode_by_itself_is_told() -> None
         defence(pixels())
 
 
-@pytest.mark.parametrize(
+@each(
     ("wrong", "message"),
     [
         (lambda: Restoration(classifier(), restorer(2), OracleMap(classifier())), "needs the label is no defence"),
@@ -179,7 +180,7 @@ def test_what_does_not_fit_together_is_refused(wrong: Callable[[], object], mess
 # The gradients
 
 
-@pytest.mark.parametrize("name", MAPS)
+@each("name", MAPS)
 def test_every_stand_in_has_the_value_of_the_defence(name: str) -> None:
     defence, images = build(name), pixels().requires_grad_()
     stand_ins = defence.surrogates()
@@ -189,7 +190,7 @@ def test_every_stand_in_has_the_value_of_the_defence(name: str) -> None:
         assert stand_in.network is defence.network  # type: ignore[comparison-overlap]
 
 
-@pytest.mark.parametrize("name", MAPS)
+@each("name", MAPS)
 def test_straight_through_is_the_gradient_at_the_restored_image(name: str) -> None:
     defence, images = build(name), pixels().requires_grad_()
     prepared = defence.prepare(images).detach().requires_grad_()
@@ -203,7 +204,7 @@ def by_hand(defence: Restoration, images: Tensor, maps: Tensor) -> Tensor:
     return logits
 
 
-@pytest.mark.parametrize("name", ["gradient", "stack", "Sobel", "random"])
+@each("name", ["gradient", "stack", "Sobel", "random"])
 def test_a_detached_map_is_a_constant_of_the_gradient(name: str) -> None:
     defence, images = build(name), pixels().requires_grad_()
     assert defence.maps is not None
@@ -214,7 +215,7 @@ def test_a_detached_map_is_a_constant_of_the_gradient(name: str) -> None:
     assert close(found, whole) == (name == "random")  # which has no gradient to leave out
 
 
-@pytest.mark.parametrize("name", ["gradient", "stack", "Sobel", "none"])
+@each("name", ["gradient", "stack", "Sobel", "none"])
 def test_plain_autograd_is_the_whole_derivative(name: str) -> None:
     """The second derivative of the classifier included."""
     defence, images = build(name), pixels()

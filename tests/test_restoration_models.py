@@ -7,6 +7,7 @@ from typing import get_args
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import each
 from contract import seeded
 from torch import Tensor, nn
 
@@ -85,7 +86,7 @@ def test_a_stack_of_maps_costs_only_a_wider_first_convolution() -> None:
     assert more == 27 * 9 * size["width"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each("kind", KINDS)
 def test_all_restorers_have_as_many_residual_blocks(kind: str) -> None:
     blocks = [module for module in build(kind).modules() if isinstance(module, _ResidualBlock)]
     assert len(blocks) == 2 * SMALL["streams"] + 1 + SMALL["tail"]
@@ -101,7 +102,7 @@ def test_the_early_fusion_is_one_stream_of_all_channels() -> None:
 # What they compute
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each("kind", KINDS)
 def test_an_untrained_restorer_changes_nothing(kind: str) -> None:
     restorer, given = build(kind), inputs(kind)
     assert torch.equal(restorer(*given), torch.zeros_like(given[0]))
@@ -111,7 +112,7 @@ def test_an_untrained_restorer_changes_nothing(kind: str) -> None:
     assert all(bool((gradient != 0).all()) for gradient in gradients)  # but can learn
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each("kind", KINDS)
 def test_images_of_any_size_fit(kind: str) -> None:
     for shape in [(2, 1, 28, 28), (2, 3, 32, 32), (1, 3, 7, 7), (3, 1, 9, 4), (1, 2, 1, 1)]:
         restorer = build(kind, shape[1], 4, opened=True)
@@ -120,7 +121,7 @@ def test_images_of_any_size_fit(kind: str) -> None:
         assert bool((found != 0).all())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each("kind", KINDS)
 def test_all_inputs_and_all_weights_matter(kind: str) -> None:
     restorer = build(kind, opened=True)
     given = [tensor.requires_grad_() for tensor in inputs(kind)]
@@ -133,7 +134,7 @@ def test_all_inputs_and_all_weights_matter(kind: str) -> None:
     assert not still
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each("kind", KINDS)
 def test_double_precision(kind: str) -> None:
     restorer, given = build(kind, opened=True), inputs(kind)
     expected = restorer(*given)
@@ -203,7 +204,7 @@ def test_the_sum_adds_the_streams() -> None:
 # Errors
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each("kind", KINDS)
 def test_other_images_are_refused(kind: str) -> None:
     for shape in [(2, 1, 6, 5), (3, 6, 5), (2, 4, 6, 5)]:
         maps = inputs(kind)[1:]
@@ -211,13 +212,13 @@ def test_other_images_are_refused(kind: str) -> None:
             build(kind)(torch.rand(shape, generator=seeded()), *maps)
 
 
-@pytest.mark.parametrize("kind", FUSIONS)
+@each("kind", FUSIONS)
 def test_missing_maps_are_refused(kind: Fusion) -> None:
     with pytest.raises(ValueError, match="built for 3 channels of maps; there are none"):
         build(kind)(*inputs("image"))
 
 
-@pytest.mark.parametrize("kind", FUSIONS)
+@each("kind", FUSIONS)
 def test_other_maps_are_refused(kind: Fusion) -> None:
     for shape in [(2, 1, 6, 5), (2, 3, 5, 6), (1, 3, 6, 5), (3, 6, 5), (2, 3, 1, 1)]:
         with pytest.raises(ValueError, match=r"built for maps \(2, 3, 6, 5\) with these images, not"):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import each
 from contract import seeded, tiny, watched
 from torch import Tensor, nn
 
@@ -274,7 +275,7 @@ def test_a_damaged_file_is_named_and_its_pairs_made_again(classifier: nn.Sequent
     assert {file.name for file in cache.iterdir()} == {path.name, f"{path.name}.damaged"}
 
 
-@pytest.mark.parametrize(
+@each(
     ("wrong", "message"),
     [
         ({"eps": ()}, r"eps must be in pixels.*not \(\)"),

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases import each
 from contract import seeded, watched
 from torch import Tensor, nn
 
@@ -178,7 +179,7 @@ def by_hand(
     return torch.stack([used[name] * part for name, part in parts.items()]).sum()
 
 
-@pytest.mark.parametrize(
+@each(
     ("build", "terms"),
     [
         *((lambda f: None, terms) for terms in TERMS),
@@ -412,7 +413,7 @@ def test_cached_pairs_are_attacked_once(monkeypatch: pytest.MonkeyPatch) -> None
 # What goes wrong
 
 
-@pytest.mark.parametrize(
+@each(
     ("wrong", "message"),
     [
         ({"classifier": Network(36).eval()}, "trainable parameters"),

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import audit
 import pytest
+from cases import each
 
 ROOT = Path(__file__).resolve().parents[1]
 DANGEROUS = {
@@ -41,7 +42,7 @@ def test_nothing_is_unpickled_or_evaluated() -> None:
     assert {name: dangers for name, dangers in found.items() if dangers} == trusted
 
 
-@pytest.mark.parametrize(
+@each(
     "code",
     [
         "import pickle", "from joblib import load", "eval('1')", "np.load(file)", "torch.load(file)",
@@ -108,7 +109,7 @@ OPEN = {
 }
 
 
-@pytest.mark.parametrize(
+@each(
     ("packages", "said"),
     [
         ([FINE], []),
@@ -131,7 +132,7 @@ def test_a_report_that_was_never_written_is_an_audit_of_nothing(
     assert "MIT" in told.out
 
 
-@pytest.mark.parametrize(
+@each(
     ("fields", "fine"),
     [
         ({"License-Expression": "MIT"}, True),

@@ -10,6 +10,7 @@ from typing import get_args
 
 import pytest
 import torch
+from cases import each
 from contract import seeded
 from torch import Tensor, nn
 
@@ -120,7 +121,7 @@ def pairs(resnet: SmallResNet) -> Pairs:
 # the definitions
 
 
-@pytest.mark.parametrize(
+@each(
     ("definition", "expected"),
     [
         ("absolute", (0.25, 0.25)),  # pairs: 0.25 and 0.25; 0.5 and 0
@@ -486,7 +487,7 @@ def test_some_of_the_pairs(pairs: Pairs) -> None:
     assert torch.equal(some.labels, pairs.labels[[3, 1]])
 
 
-@pytest.mark.parametrize(
+@each(
     ("change", "message"),
     [
         (lambda p: (p.images, p.adversarial[:-1], p.labels), r"one shape, not \(2, 1, 1, 2\) and \(1, 1, 1, 2\)"),
@@ -506,7 +507,7 @@ def test_pairs_that_do_not_fit_are_refused(change: Callable[[Pairs], tuple[Tenso
 FOUR = torch.ones(2, 3, 4, 4)
 
 
-@pytest.mark.parametrize(
+@each(
     ("clean", "adversarial", "message"),
     [
         ({"a": FOUR, "b": FOUR}, {"a": FOUR}, "the adversarial side has no layer 'b'; expected: a, b"),
@@ -577,7 +578,7 @@ def test_random_neurons_are_drawn_from_the_generator_and_evenly() -> None:
     assert 100 < float(counts.min()) < float(counts.max()) < 200
 
 
-@pytest.mark.parametrize(
+@each(
     ("size", "message"),
     [
         ({}, "give either ratio or k"),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import each
 from contract import seeded
 from test_training import stripes
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ CLEAN = torch.tensor([[[[1.0, 3.0]], [[2.0, 2.0]], [[5.0, 0.0]]], [[[0.0, 4.0]],
 MOVED = torch.tensor([[[[2.0, 1.0]], [[2.0, 0.0]], [[0.0, 5.0]]], [[[0.0, 1.0]], [[3.0, 1.0]], [[6.0, 1.0]]]])
 
 
-@pytest.mark.parametrize(
+@each(
     ("chosen", "distance", "relative", "expected"),
     [
         ([0], "l1", False, (1 + 2 + 0 + 3) / 4),
@@ -454,9 +455,7 @@ def test_it_keeps_the_chosen_neurons_still(part: Split) -> None:
     assert change(3.0) < 0.8 * change(0.0)
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"relative": True, "detach_clean": True}, {"alpha": 0.5}, {"alpha": 1.0, "weight": 1.0}], ids=str
-)
+@each("options", [{}, {"relative": True, "detach_clean": True}, {"alpha": 0.5}, {"alpha": 1.0, "weight": 1.0}], ids=str)
 def test_training_raises_robust_accuracy(options: dict[str, Any]) -> None:
     split, eps = stripes(), 0.15
     images, labels = split.float_images(), split.labels
@@ -478,7 +477,7 @@ def test_training_raises_robust_accuracy(options: dict[str, Any]) -> None:
 # Settings that make no sense
 
 
-@pytest.mark.parametrize(
+@each(
     ("options", "message"),
     [
         ({"layers": ["stem", "waist"]}, "SmallResNet has no layer 'waist'; it has stem, "),

@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 import torch
+from cases import each
 from contract import seeded
 from torch import Tensor, nn
 
@@ -104,7 +105,7 @@ def alone(_trained_network: nn.Module, digits: object) -> dict[str, float]:
     return {name: left(build(_trained_network).eval(), images, labels) for name, build in BUILD.items()}
 
 
-@pytest.mark.parametrize("outer", list(PAIRS))
+@each("outer", list(PAIRS))
 def test_a_stack_is_no_better_than_its_better_part(
     outer: str, network: nn.Module, batch: tuple[Tensor, Tensor], alone: dict[str, float]
 ) -> None:

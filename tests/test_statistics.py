@@ -7,6 +7,7 @@ import math
 import pytest
 import scipy.stats
 import torch
+from cases import each
 
 from advdef.statistics import (
     Interval,
@@ -25,7 +26,7 @@ from advdef.statistics import (
 )
 
 
-@pytest.mark.parametrize(
+@each(
     ("correct", "total", "low", "high"),
     [
         (81, 263, 0.2553, 0.3662),  # Newcombe, Statistics in Medicine 17, 1998, table I, method 3
@@ -56,7 +57,7 @@ def test_wilson_ends_are_exact() -> None:
         assert 0 < wilson(0, total).high < 1
 
 
-@pytest.mark.parametrize(("correct", "total"), [(1, 0), (0, 0), (-1, 5), (6, 5), (0, -1)])
+@each(("correct", "total"), [(1, 0), (0, 0), (-1, 5), (6, 5), (0, -1)])
 def test_wilson_refuses_what_is_no_count(correct: int, total: int) -> None:
     with pytest.raises(ValueError, match=f"not {correct} of {total}"):
         wilson(correct, total)

@@ -12,6 +12,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from cases import each
 from contract import seeded, tiny
 from torch import Tensor, nn
 
@@ -201,7 +202,7 @@ def test_a_variant_is_shown_beside_trn() -> None:
     assert list(tables.ablation_row(found, "TRN", attacks).values())[-3:] == ["87.5", "75.0, 100.0", "–"]
 
 
-@pytest.mark.parametrize(
+@each(
     ("low", "high", "helps"),
     [
         (0.1, 0.2, "helps"),
@@ -346,7 +347,7 @@ def test_variants_differ_from_trn_in_one_thing() -> None:
         assert changed == {"TRN": 0, "HGD-style": 2}.get(name, 1), name
 
 
-@pytest.mark.parametrize("name", variants.TRANSFORMS)
+@each("name", variants.TRANSFORMS)
 def test_transforms_are_defences_in_front_of_the_classifier(name: str) -> None:
     model, x = classifier(), pictures()
     if name == "JPEG 75":

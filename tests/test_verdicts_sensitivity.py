@@ -6,8 +6,8 @@ import re
 from itertools import product
 from pathlib import Path
 
-import pytest
 import torch
+from cases import each
 from torch import Tensor
 
 from advdef.claims import Rule, Verdict, claims, decide
@@ -59,7 +59,7 @@ def restored(change: float, energy: float, /, **one: float) -> dict[str, dict[st
     return dict.fromkeys(NETWORKS, table(leads)) | {"standard": table(leads | one)}
 
 
-@pytest.mark.parametrize(
+@each(
     ("found", "word"),
     [
         (restored(0.1, 0.1), "supported"),
@@ -114,7 +114,7 @@ WIDE = torch.stack([hits(share) for share in (0.3, 0.5, 0.4, 0.6, 0.3)])
 SAME = networks(0.4)
 
 
-@pytest.mark.parametrize(
+@each(
     ("sensitive", "right", "word"),
     [
         (levels(), robust(), "supported"),
@@ -150,7 +150,7 @@ def test_what_own_examples_do_decides_nothing() -> None:
     assert "no test, as D1 may not be lower (+0.0 [+0.0, +0.0] %)" in untested.told
 
 
-@pytest.mark.parametrize(
+@each(
     ("changed", "word"),
     [
         ({}, "supported"),
@@ -194,7 +194,7 @@ def lost(**costs: float) -> Lost:
 CLEAN = {"standard": networks(0.6), "AT": networks(0.4)}
 
 
-@pytest.mark.parametrize(
+@each(
     ("occluded", "clean", "attacked", "word"),
     [
         (lost(), CLEAN, robust(), "supported"),
@@ -231,7 +231,7 @@ def every(interval: Interval, **changed: Interval) -> dict[str, Interval]:
 NAN = Interval(*[float("nan")] * 3)
 
 
-@pytest.mark.parametrize(
+@each(
     ("correlations", "word"),
     [
         (every(STRONG), "supported"),

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 import torch
+from cases import each
 from torch import Tensor
 
 from advdef.claims import Attacker, Condition, Rule, VerdictWord, claims, decide
@@ -78,7 +79,7 @@ def test_every_claim_is_decided_by_a_rule_or_says_why_not() -> None:
 # What is given back
 
 
-@pytest.mark.parametrize(
+@each(
     ("seeds", "expected"),
     [
         ((150,), "holds"),
@@ -113,7 +114,7 @@ def test_an_attack_that_took_nothing_tells_nothing(counts: tuple[int, int]) -> N
     assert "nothing was taken" in condition.told
 
 
-@pytest.mark.parametrize(
+@each(
     ("replay", "known", "expected"),
     [
         (GOOD, STANDS, "supported"),
@@ -203,7 +204,7 @@ def test_without_variants_nothing_is_told() -> None:
     assert word(4, verdicts.exceeds_simpler_fusions({})) == "not testable here"
 
 
-@pytest.mark.parametrize(
+@each(
     ("trn", "known", "expected"),
     [
         (0.9, STANDS, "supported"),
@@ -224,7 +225,7 @@ def test_the_state_of_the_art_has_two_attackers(trn: float, known: Results, expe
 # The others
 
 
-@pytest.mark.parametrize(
+@each(
     ("cosine", "oracle", "expected"),
     [
         (0.6, 0.90, "supported"),
@@ -255,7 +256,7 @@ def test_a_map_of_zeros_is_no_image_behind_a_cosine() -> None:
     assert (condition.images, condition.number.split()[0]) == (3, "+65.0")
 
 
-@pytest.mark.parametrize(
+@each(
     ("lost", "expected"),
     [
         ((0, 0, 0), "supported"),
@@ -276,7 +277,7 @@ def test_two_points_of_clean_accuracy_may_be_lost(lost: tuple[int, ...], expecte
     assert word(6, verdicts.benign_accuracy_stays(found)) == expected
 
 
-@pytest.mark.parametrize(
+@each(
     ("larger", "expected"),
     [
         ((0.9, 0.9, 0.9), "supported"),

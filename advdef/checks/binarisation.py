@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from advdef.attacks import Attack
@@ -60,6 +59,8 @@ def _points(image: Tensor, eps: float, inner: int, generator: torch.Generator) -
 
 def _readout(defence: Defense, layer: nn.Linear, points: Tensor) -> nn.Linear | None:
     """A layer (features -> 2) that gives class 1 to the last point and 0 to all others; None where there is none."""
+    from sklearn.linear_model import LogisticRegression  # it takes a second to import
+
     kept: list[tuple[Tensor, Tensor]] = []
     with borrowed(defence, quiet=True), torch.no_grad(), _hooked(layer, lambda *seen: kept.append(seen)):
         ask(defence, points)

@@ -20,9 +20,9 @@ __all__ = ["KINDS", "FiveDefences"]
 
 _PROFILES: dict[str, dict[str, Any]] = {
     "smoke": dict(
-        datasets=("digits",), network="small ResNet", train=(800, 500, 400), epochs=(6, 8, 4),
-        inner=2, per_class=20, size="XS", purifier=(4, 4, 2), derivatives=1, images=30, few=10, steps=5,
-        queries=20, rounds=1, curve=(0.5, 1.0), checks="fast",
+        datasets=("digits",), network="LeNet-5", train=(800, 300, 300), epochs=(6, 6, 3),
+        inner=2, per_class=20, size="XS", purifier=(4, 4, 2), derivatives=1, images=16, few=8, steps=3,
+        queries=10, rounds=0, curve=(0.5, 1.0), checks="fast",
     ),
     "laptop": dict(
         datasets=("fashion_mnist",), network="small ResNet", train=(20_000, 10_000, 4_000), epochs=(8, 8, 6),

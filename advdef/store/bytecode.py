@@ -9,7 +9,7 @@ import os
 import sys
 import sysconfig
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import CodeType, ModuleType
 from typing import Any
@@ -50,7 +50,7 @@ class Facts:
 
     digest: bytes
     globals: tuple[str, ...]
-    names: frozenset[str]
+    names: tuple[str, ...]
     imports: tuple[tuple[str, int, tuple[str, ...]], ...]
 
 
@@ -88,7 +88,7 @@ def facts(code: CodeType) -> Facts:
             if isinstance(step.argval, CodeType):
                 inner = facts(step.argval)
                 read.update(inner.globals)
-                names |= inner.names
+                names.update(inner.names)
                 imports += inner.imports
         elif step.opcode in dis.hasname:
             told = step.argval.encode()
@@ -97,7 +97,7 @@ def facts(code: CodeType) -> Facts:
             elif step.opname == "IMPORT_NAME":
                 imports.append((step.argval, loaded[0], loaded[1] or ()))
         pieces.append(packed(step.opname, told))
-    return Facts(packed("code", *pieces), tuple(sorted(read)), frozenset(names), tuple(dict.fromkeys(imports)))
+    return Facts(packed("code", *pieces), tuple(sorted(read)), tuple(sorted(names)), tuple(dict.fromkeys(imports)))
 
 
 def _constant(value: Any) -> bytes:
@@ -139,7 +139,8 @@ def is_of_the_book(name: str) -> bool:
     return _within(name, _BOOK)
 
 
-def _within(name: str, modules: Iterable[str]) -> bool:
+@functools.cache
+def _within(name: str, modules: tuple[str, ...]) -> bool:
     return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 

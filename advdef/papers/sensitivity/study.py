@@ -22,11 +22,11 @@ __all__ = ["Stabilization"]
 
 _PROFILES: dict[str, dict[str, Any]] = {
     "smoke": dict(
-        datasets=("digits",), networks=("SmallResNet-8",), train=800, epochs=3,
+        datasets=("digits",), networks=("SmallResNet-8",), train=600, epochs=3,
         train_steps=1, train_step_size=1.0, ramp=1, probe=100, probe_steps=1, seeds=2,
         ablations=("weight 0", "chosen once"),
-        pairs=80, measuring=8, substituted=30, draws=2, occluded=30, images=40,
-        adaptive_images=30, steps=2, long=(10, 1), queries=10, rounds=1, alone=15, curve=2,
+        pairs=60, measuring=4, substituted=20, draws=1, occluded=20, images=40,
+        adaptive_images=16, steps=2, rounds=0, long=(5, 1), queries=10, alone=8, curve=1,
         checks="fast",
     ),
     "laptop": dict(

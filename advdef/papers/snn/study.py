@@ -28,8 +28,8 @@ _PROFILES: dict[str, dict[str, Any]] = {
         datasets=("digits",), network="small", width=8, T=2, train=700, held=200, epochs=6, batch=32,
         rate=1e-2, inner=2, levels=("LIF", "SE-MLF3"), networks=1, trainings=("FGSM-AT",),
         unet=4, extractor=4, pairs=400, purifier_epochs=4, purifier_batch=32, purifier_rate=1e-2,
-        seeds=1, ablations=("ANN purifier", "no divergence"), images=60, few=30, steps=4,
-        strong=3, queries=20, curve=(1.0, 2.0), counts=(1, 4), checks="fast", timed=64,
+        seeds=1, ablations=("ANN purifier", "no divergence"), images=60, few=16, steps=4,
+        strong=2, rounds=0, queries=10, curve=(1.0,), counts=(1, 4), checks="fast", timed=64,
         derivatives=("rate", "membrane"),
     ),
     "laptop": dict(
@@ -38,7 +38,7 @@ _PROFILES: dict[str, dict[str, Any]] = {
         unet=6, extractor=8, pairs=3_000, purifier_epochs=5, purifier_batch=32, purifier_rate=1e-2,
         seeds=2, ablations=("ANN purifier", "no divergence", "no asymmetry", "no roughness",
                             "no noise map", "signed map", "PGD-7 pairs", "end to end"),
-        images=1_000, few=200, steps=20, strong=20, queries=1_000, curve=(0.25, 0.5, 1.0, 2.0),
+        images=1_000, few=200, steps=20, strong=50, queries=1_000, rounds=3, curve=(0.25, 0.5, 1.0, 2.0),
         counts=(1, 2, 5, 10, 20), checks="fast", timed=64, derivatives=tuple(REDUCED),
     ),
     "paper": dict(
@@ -48,7 +48,7 @@ _PROFILES: dict[str, dict[str, Any]] = {
         unet=32, extractor=32, pairs=None, purifier_epochs=15, purifier_batch=128, purifier_rate=1e-3,
         seeds=3, ablations=("ANN purifier", "no divergence", "no asymmetry", "no roughness",
                             "no noise map", "signed map", "PGD-7 pairs", "end to end"),
-        images=1_000, few=200, steps=20, strong=50, queries=5_000, curve=(0.25, 0.5, 1.0, 2.0),
+        images=1_000, few=200, steps=20, strong=100, queries=1_000, rounds=4, curve=(0.25, 0.5, 1.0, 2.0),
         counts=(1, 2, 5, 10, 20, 50, 100), checks="fast", timed=64, derivatives=tuple(REDUCED),
     ),
 }  # fmt: skip
@@ -165,7 +165,7 @@ class SpikingPurification(SpikingNetworks):
         relatives |= {k: self.network(k, self.seed) for k in ("bare", "FGSM-AT")}
         return three_curves(
             self.defence(name), budgets=[s * self.eps for s in sorted(budgets)], generator=self._draws(5),
-            steps=settings["strong"], queries=settings["queries"],
+            steps=settings["strong"], rounds=settings["rounds"], queries=settings["queries"],
             transfer={k: m for k, m in relatives.items() if k != name and (name, k) != ("none", "bare")},
             more=stopping({"APGD, DLR": self._apgd["APGD, DLR"]}),
             known=[{self.eps: outcome} for outcome in self.short_part(name, shard).values()],
