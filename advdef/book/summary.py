@@ -125,8 +125,8 @@ def _told(own: str, shown: _Shown) -> str:
     )
     few = f" At eps {show_eps(shown.least[0])} it is {100 * shown.least[1]:.0f}\u00a0%." if shown.least else ""
     return (
-        f"**{shown.dataset}**, eps {show_eps(shown.eps)}: of {mine['adaptive']['n']} images, {as_text(own)} keeps "
-        f"{_percent(mine['oblivious'], short=True)} right against an attacker who does not know of it and "
+        f"**{as_text(shown.dataset)}**, eps {show_eps(shown.eps)}: of {mine['adaptive']['n']} images, {as_text(own)} "
+        f"keeps {_percent(mine['oblivious'], short=True)} right against an attacker who does not know of it and "
         f"**{_percent(mine['adaptive'])}** against one who does, who leaves {others}.{few}"
     )
 
@@ -175,12 +175,11 @@ def _agreement(record: Record) -> list[str]:
 
 def _yours(record: Record) -> list[str]:
     """What the page for a reader's own network found of the one that it shows."""
-    rows = record["results"].select(defence="undefended", attack=WORST_CASE, part="judged")
-    found = {row["threat"]: row for row in rows}
-    clean = record["results"].select(defence="undefended", threat="clean", part="judged")
-    if not clean or not set(ATTACKERS) <= set(found):
+    rows = [row for row in record["results"] if row["part"] == "judged" and row["defence"] == "undefended"]
+    found = {row["threat"]: row for row in rows if row["attack"] == WORST_CASE}
+    right = next((row for row in rows if row["threat"] == "clean"), None)
+    if right is None or not set(ATTACKERS) <= set(found):
         return []
-    (right,) = clean.rows[:1]
     return [
         f"The network shown here keeps **{_percent(right, short=True)}** of {right['n']} images right without an "
         f"attack and **{_percent(found['adaptive'])}** against all attacks at eps "
