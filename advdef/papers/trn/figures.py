@@ -69,7 +69,7 @@ def held_out_losses(losses: Mapping[str, Mapping[str, Sequence[Tensor]]]) -> Fig
             line = torch.stack(list(runs)).mean(0)
             panel.plot(range(1, len(line) + 1), line, marker=".", color=COLOURS[variant], label=variant)
         panel.set(xlabel="epoch", title=title)
-        panel.legend()
+        panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3)
     axes[0][0].set_ylabel("held-out loss")
     return figure
 
