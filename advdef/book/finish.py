@@ -19,6 +19,7 @@ __all__ = ["Book", "finish"]
 
 _INTRODUCTION = "book/intro.html"
 _TABLES, _RECORDS = "_static/tables", "_static/records"
+_ICON = "_static/icon.png"
 _DESCRIBED = 200  # characters
 _LOCAL = re.compile(r'\b(href|src|action|data-content_root)="(?!https?:|//|#|mailto:|data:)([^"]*)"')
 
@@ -131,6 +132,8 @@ def _head(page: str, name: str, book: Book) -> str:
     """What other sites show of a page."""
     title, said = html.escape(_title(page), quote=True), html.escape(_description(page), quote=True)
     lines = [f'<meta name="description" content="{said}">', '<meta property="og:type" content="article">']
+    up = "../" * name.count("/")
+    lines.append(f'<link rel="apple-touch-icon" href="{up}{_ICON}">')
     told = {"og:title": title, "og:description": said, "og:site_name": html.escape(book.title, quote=True)}
     if book.address:
         lines.append(f'<link rel="canonical" href="{book.address}{name}">')
