@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -10,7 +11,13 @@ from torch import Tensor
 from advdef.evaluation import Results, Threat
 from advdef.statistics import Interval
 
-__all__ = ["COLOURS", "image_grid", "robustness_curves", "threat_panels", "use_style", "visible_change"]
+__all__ = [
+    "COLOURS", "WIDTH", "image_grid", "interval_line", "legend_below", "robustness_curves", "threat_panels",
+    "use_style", "visible_change",
+]  # fmt: skip
+
+WIDTH = 6.7
+"""Inches that a page is wide: no figure is wider."""
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart. The five defences that are compared with
 # each other (CQ and TQ, SNS, V2 mean-logit, TRN, purifier) have colours of their own, the same on every page.
@@ -82,20 +89,29 @@ COLOURS = {
     "SE-MLF3": "#D55E00",
     "NIP": "#E69F00",  # that of V2 mean-logit, which stands for it beside the others
 }
-_OTHERS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")  # of defences without a colour of their own
+# of defences without a colour of their own
+_OTHERS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#7F7F7F")
 THREAT_STYLES = {"oblivious": (":", "o"), "direct": ("--", "s"), "adaptive": ("-", "D")}
 
 
 def use_style() -> None:
-    """Set the style of all figures: white background (they are read in dark mode too), retina resolution."""
+    """Set the style of all figures: white ground, as they are read in dark mode too, and no text below 8 points.
+
+    A notebook draws them as SVG, whose text stays sharp, and which the same run writes in the same way.
+    """
+    _as_svg()
     plt.rcParams.update(
         {
             "figure.facecolor": "white",
             "figure.dpi": 110,
-            "savefig.dpi": 160,
+            "figure.figsize": (WIDTH, 3.4),
             "savefig.bbox": "tight",
+            "svg.hashsalt": "advdef",
             "figure.constrained_layout.use": True,
-            "font.size": 10,
+            "axes.prop_cycle": cycler(color=_OTHERS),
+            "font.size": 9,
+            "axes.titlesize": 9,
+            "legend.fontsize": 8,
             "axes.grid": True,
             "grid.alpha": 0.25,
             "axes.spines.top": False,
@@ -106,6 +122,33 @@ def use_style() -> None:
     )
 
 
+def _as_svg() -> None:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    if InteractiveShell.initialized():
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        set_matplotlib_formats("svg", metadata={"Date": None})
+
+
+def interval_line(
+    axes: Axes, places: Sequence[float], intervals: Sequence[Interval], *, colour: str, label: str | None = None,
+    style: str = "-", marker: str = ".", width: float = 1.5,
+) -> None:  # fmt: skip
+    """A line through the values at these places, with a pale band for their intervals."""
+    axes.plot(
+        places, [i.value for i in intervals], style, marker=marker, color=colour, label=label, linewidth=width
+    )  # fmt: skip
+    axes.fill_between(
+        places, [i.low for i in intervals], [i.high for i in intervals], color=colour, alpha=0.12, linewidth=0
+    )
+
+
+def legend_below(figure: Figure, axes: Axes, *, columns: int = 4) -> None:
+    """The legend of one of a figure's panels below all of them, where it hides nothing."""
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+
+
 def robustness_curves(results: Results) -> Figure:
     """Robust accuracy against eps: a row per data set, a panel per defence, a line per threat model, 95 % bands.
 
@@ -113,7 +156,7 @@ def robustness_curves(results: Results) -> Figure:
     """
     columns, datasets = 4, [results.select(dataset=name) for name in results.values("dataset")]
     depths = [-(-len(found.values("defence")) // columns) for found in datasets]
-    size = (2.2 * columns + 0.6, 2.3 * sum(depths))
+    size = (WIDTH, 1.8 * sum(depths) + 0.4)
     figure, axes = plt.subplots(sum(depths), columns, figsize=size, sharey=True, squeeze=False)
     for panel in axes.flat:
         panel.set_visible(False)
@@ -128,7 +171,7 @@ def robustness_curves(results: Results) -> Figure:
         for row in rows:
             row[0].set_ylabel(f"{found.rows[0]['dataset']}\nrobust accuracy")
         top += depth
-    axes[0][0].legend(title="attacker", loc="upper right", fontsize=8)
+    legend_below(figure, axes[0][0])
     return figure
 
 
@@ -141,7 +184,7 @@ def threat_panels(results: Results) -> Figure:
     if not results:
         raise ValueError("there is no defence to draw")
     threats, defences = results.values("threat"), results.values("defence")
-    size = (3.1 * len(threats), 3.3)
+    size = (min(WIDTH, 2.9 * len(threats)), 3.3)
     figure, axes = plt.subplots(1, len(threats), figsize=size, sharey=True, squeeze=False)
     for panel, threat in zip(axes[0], threats, strict=True):
         for number, defence in enumerate(defences):
@@ -156,15 +199,14 @@ def threat_panels(results: Results) -> Figure:
         panel.set(title=threat, xlabel="eps", ylim=(-0.03, 1.03), xticks=sorted(results.values("eps")))
         panel.xaxis.set_major_formatter("{x:.3g}")
     axes[0][0].set_ylabel("robust accuracy")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
+    legend_below(figure, axes[0][0])
     return figure
 
 
 def _line(axes: Axes, results: Results, *, label: Threat, colour: str) -> None:
     budgets, intervals = _by_budget(results)
     line, marker = THREAT_STYLES[label]
-    axes.plot(budgets, [i.value for i in intervals], line, marker=marker, color=colour, label=label)
-    axes.fill_between(budgets, [i.low for i in intervals], [i.high for i in intervals], color=colour, alpha=0.12, lw=0)
+    interval_line(axes, budgets, intervals, colour=colour, label=label, style=line, marker=marker)
 
 
 def _by_budget(results: Results) -> tuple[list[float], list[Interval]]:
@@ -176,6 +218,7 @@ def _by_budget(results: Results) -> tuple[list[float], list[Interval]]:
 def image_grid(rows: Mapping[str, Iterable[Tensor]], *, columns: Sequence[str], size: float = 1.15) -> Figure:
     """Rows of images (N, C, H, W) in [0, 1] with names at the left and a title over each column."""
     count = len(columns)
+    size = min(size, (WIDTH - 1) / count)
     figure, axes = plt.subplots(len(rows), count, figsize=(size * count + 1, size * len(rows) + 0.3), squeeze=False)
     for line, (name, images) in zip(axes, rows.items(), strict=True):
         for cell, image in zip(line, images, strict=True):

@@ -207,7 +207,7 @@ notebook.table(
 )
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Apparent (squares) and true (diamonds) robust accuracy of one network behind four planted faults, and alone; bars are 95 % Wilson intervals. The length of the grey line is the error of the naive evaluation.", "name": "fig-apparent"}, "image": {"alt": "Dot chart with one line per defence. For the honest network both marks lie together at the left. For every broken defence the square lies to the right of its diamond, furthest for those without a usable gradient."}}
-figure, panel = plt.subplots(figsize=(7, 2.8))
+figure, panel = plt.subplots(figsize=(6.7, 2.8))
 for line, measured in enumerate(outcomes.values()):
     seems, true = measured["direct"].interval, measured["adaptive"].interval
     panel.plot([true.value, seems.value], [line, line], color="0.8", lw=3, zorder=0)

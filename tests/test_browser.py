@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import pytest
 import yaml
@@ -46,7 +46,18 @@ FLAGS = [
     "--disable-sync",
 ]
 WIDTH = 375
-WIDE, PHONE = {"width": 1280, "height": 900}, {"width": WIDTH, "height": 800}
+WIDE, PHONE, TABLET = ({"width": width, "height": height} for width, height in ((1280, 900), (WIDTH, 800), (968, 900)))
+QUESTIONS = {
+    "how to cite": "book/about",
+    "citation": "book/about",
+    "GPU": "book/rerun",
+    "own data": "notebooks/40_your_classifier",
+    "MNIST accuracy": "notebooks/01_qusecnets",
+    "CIFAR-10": "notebooks/01_qusecnets",
+    "obfuscated gradients": "book/glossary",
+    "which defence is best": "notebooks/30_five_defences",
+}
+"""What readers ask the search for, and the page that has to be among the first two that it finds."""
 
 
 @pytest.fixture(scope="session")
@@ -128,9 +139,20 @@ class Seen:
     bytes_sent: int
     phone_width: int
     too_wide: list[str]
+    undecided: list[str]  # captions of tables that mark no column, or more than one
+    hidden: dict[int, list[str]]  # captions of tables whose deciding column is out of sight, by the window's width
     findings: dict[str, list[str]]  # of axe-core, by theme, where it looked
 
 
+UNDECIDED = """() => [...document.querySelectorAll("table.results")]
+    .filter(t => t.tHead.rows[0].cells.length > 1 && t.querySelectorAll("thead .deciding").length != 1)
+    .map(t => t.caption.textContent)"""
+HIDDEN = """() => [...document.querySelectorAll("table.results:has(.deciding)")].filter(table => {
+    if (!table.offsetParent) return false;  // in what is folded
+    const [key, deciding] = [".key", ".deciding"].map(k => table.querySelector(`thead ${k}`).getBoundingClientRect());
+    const end = table.getBoundingClientRect().left + table.clientWidth;
+    return deciding.width == 0 || deciding.left < key.right - 1 || deciding.right > end + 1;
+}).map(table => table.caption.textContent.slice(0, 60))"""
 TOO_WIDE = """width => [...document.querySelectorAll("article *")]
     .filter(e => e.getBoundingClientRect().right > width + 1).map(e => e.outerHTML.slice(0, 80)).slice(0, 5)"""
 # axe-core takes a minute for the longest page, nearly all of it for table rows and words of code that are built alike,
@@ -194,7 +216,10 @@ def seen(request: pytest.FixtureRequest, window: BrowserContext, address: str, s
     page.set_viewport_size(PHONE)
     facts["phone_width"] = page.evaluate("document.documentElement.scrollWidth")
     facts["too_wide"] = page.evaluate(TOO_WIDE, WIDTH)
-    page.set_viewport_size(WIDE)
+    facts["undecided"], facts["hidden"] = page.evaluate(UNDECIDED), {}
+    for window_ in (PHONE, TABLET, WIDE):
+        page.set_viewport_size(window_)
+        facts["hidden"][window_["width"]] = page.evaluate(HIDDEN)
     page.evaluate(ONE_OF_EACH)
     page.add_style_tag(content="*, ::before, ::after { transition: none !important }")  # nobody waits for colours
     findings = {}
@@ -233,6 +258,8 @@ def test_a_page_is_whole(seen: Seen) -> None:
         "paths as texts": [text for _, text, _ in seen.images if re.search(r"\.(png|svg|jpe?g)$", text)],
         "drawings without a title": [number for number, title in enumerate(seen.drawings) if not title],
         "too wide for a phone": seen.too_wide if seen.phone_width > WIDTH + 1 else [],
+        "tables that do not say what decides": seen.undecided,
+        **{f"deciding column out of sight at {width}": tables for width, tables in seen.hidden.items()},
         **{f"axe, {theme}": findings for theme, findings in seen.findings.items()},
         "bytes": [] if 10_000 < seen.bytes_sent < 2_000_000 else [seen.bytes_sent],
         "Colab": sorted(seen.colab ^ ({colab} if notebook else set())),
@@ -273,9 +300,13 @@ def test_all_links_within_the_site_lead_somewhere(site: Path) -> None:
 
 def test_the_first_page_is_the_introduction(visit: Visit) -> None:
     page = visit.open("index.html")
-    page.wait_for_url("**/book/intro.html")
-    assert page.locator("table.results").count() >= 1  # pasted from a notebook
+    page.wait_for_load_state("networkidle")
+    assert page.locator("figure.finding svg").count() == 1
+    assert page.locator("table.results").count() >= 1
     assert page.locator(".verdict").count() >= 4
+    page.click("article a[href='book/verdicts.html'] >> nth=0")
+    page.wait_for_url("**/book/verdicts.html")
+    assert visit.errors == []
 
 
 def test_search_finds_the_paper(visit: Visit) -> None:
@@ -284,6 +315,58 @@ def test_search_finds_the_paper(visit: Visit) -> None:
     found = page.locator("#search-results li a").evaluate_all("links => links.map(a => a.getAttribute('href'))")
     assert any("notebooks/01_qusecnets.html" in link for link in found)
     assert visit.errors == []
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_the_search_answers_what_readers_ask(visit: Visit, question: str) -> None:
+    page = visit.open(f"search.html?q={quote(question)}")
+    page.wait_for_function("document.querySelector('.search-summary')?.textContent.includes('found')")
+    found = page.locator("#search-results li a").evaluate_all("links => links.map(a => a.getAttribute('href'))")
+    pages = list(dict.fromkeys(link.partition(".html")[0] for link in found))
+    assert QUESTIONS[question] in pages[:2], pages[:5]
+
+
+def test_what_the_search_quotes_is_the_text_of_the_page(visit: Visit) -> None:
+    page = visit.open("search.html?q=oblivious")
+    page.wait_for_selector("#search-results li p.context")
+    page.wait_for_load_state("networkidle")
+    quoted = page.locator("#search-results li p.context").all_inner_texts()
+    assert quoted
+    assert not [text for text in quoted if ".pdf" in text or "import " in text or "Show code" in text]
+
+
+def test_a_long_table_unfolds_and_a_header_sorts(visit: Visit) -> None:
+    page = visit.open("notebooks/03_nip.html")
+    table = page.locator("table.results[data-shown]:visible").first
+    every, shown = table.locator("tbody tr").count(), table.locator("tbody tr:visible")
+    assert shown.count() == 12 < every
+    button = table.locator("xpath=following-sibling::button[1]")
+    button.focus()
+    page.keyboard.press("Enter")
+    assert shown.count() == every
+    assert button.get_attribute("aria-expanded") == "true"
+    head = table.locator("th.deciding").first
+    head.locator("button").click()
+    assert head.get_attribute("aria-sort") == "descending"
+    numbers = [
+        float(re.sub(r"[^\d.].*", "", text))
+        for text in table.locator("td.deciding").all_inner_texts()
+        if text[:1].isdigit()
+    ]
+    assert numbers == sorted(numbers, reverse=True)
+
+
+def test_a_page_shared_elsewhere_shows_what_it_is(visit: Visit, site: Path) -> None:
+    page = visit.open("notebooks/04_trn.html")
+    told = {
+        name: page.locator(f"meta[{name}]").first.get_attribute("content")
+        for name in ("name=description", "property='og:title'", "property='og:image'")
+    }
+    assert "TRN keeps" in (told["name=description"] or "")
+    assert "TRN" in (told["property='og:title'"] or "")
+    image = site / "_static" / (told["property='og:image'"] or "").partition("/_static/")[2]
+    assert image.is_file()
+    assert (site / "sitemap.xml").read_text().count("<loc>") >= len(PAGES)
 
 
 def test_the_references_list_the_paper(visit: Visit) -> None:

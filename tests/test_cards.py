@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from importlib import resources
@@ -12,7 +13,7 @@ import jsonschema
 import pandas as pd
 import pytest
 
-from advdef.book.cards import cards, own_pages
+from advdef.book.cards import REFERENCES, cards, own_pages, reference_cards
 from advdef.book.decisions import Chapter
 from advdef.book.page import table
 from advdef.book.pages import generated
@@ -27,6 +28,7 @@ from advdef.statistics import Interval
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = json.loads(resources.files("advdef.book").joinpath("card.schema.json").read_text("utf-8"))
 COMMITTED = read_records(Repository(ROOT).committed_results)
+COMPARED = next(record for record in COMMITTED if record["paper"] == COMPARISON)
 PAGES = [Chapter(paper, path.stem, f"{paper}: a page") for paper, path in Repository(ROOT).notebooks.items()]
 RAN = {"seed": 0, "date": "d", "commit": "c", "device": "cpu", "device_name": "x", "python": "3", "versions": {}}
 RAN |= {"wall_seconds": 60, "data_checksum": "0"}
@@ -98,6 +100,25 @@ class TestCommitted:
         assert card["curve"][-1]["adaptive"] == ours["adaptive"]["accuracy"]
         assert card["reported"]
         assert card["verdicts"]
+
+    @pytest.mark.parametrize("name", REFERENCES)
+    def test_what_they_are_compared_with_has_cards_too(self, name: str) -> None:
+        card = reference_cards(COMMITTED)[name]
+        jsonschema.validate(card, SCHEMA)
+        assert (card["defence"], card["paper"], card["verdicts"], card["reported"]) == (name, None, [], [])
+        row = COMPARED["results"].one(
+            part="curve", attack="worst case", threat="adaptive", defence=name, eps=card["threat_model"]["eps"]
+        )
+        assert card["ours"]["adaptive"]["accuracy"] == row["accuracy"]
+
+    def test_a_person_reads_each_card_on_its_page(self) -> None:
+        text = generated(COMMITTED, PAGES)["_generated/cards.md"]
+        for file, card in (cards(COMMITTED) | reference_cards(COMMITTED)).items():
+            _, _, section = text.partition(f'id="card-{card["defence"].lower()}"')
+            told, _, _ = section.partition("</section>")
+            assert f"<strong>{100 * card['ours']['adaptive']['accuracy']:.0f}\u00a0%</strong>" in told
+            assert f'href="../_static/cards/{file}.json"' in told
+            assert all(html.escape(sentence) in told for sentence in card["reported"])
 
     def test_the_table_on_the_page_is_made_of_the_committed_records(self) -> None:
         """Else another page was recorded since: execute and record that page again."""
@@ -263,7 +284,7 @@ def test_nothing_in_the_record_of_the_comparison_or_in_a_title_is_markup() -> No
     seen = "".join(text for name, text in pages.items() if name.endswith(".md"))
     assert "<script" not in seen
     assert "\n# A heading" not in re.sub(r"````{raw} html\n[^`]*````\n", "", seen)
-    assert pages["_generated/cards.md"].count("&lt;script&gt;") == 2
+    assert pages["_generated/cards.md"].count("&lt;script&gt;") == 2 + len(PAPERS) + len(REFERENCES)  # and the dates
     assert "&lt;script&gt;" in pages["_generated/finding.md"]
 
 

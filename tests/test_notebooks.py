@@ -99,7 +99,7 @@ def test_every_figure_has_a_caption_and_alternative_text(run: Run) -> None:
     figures = [
         cell
         for cell in notebook.cells
-        if cell.cell_type == "code" and any("image/png" in output.get("data", {}) for output in cell.outputs)
+        if cell.cell_type == "code" and any("image/svg+xml" in output.get("data", {}) for output in cell.outputs)
     ]
     assert figures
     for cell in figures:

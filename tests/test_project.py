@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -17,6 +18,7 @@ import advdef
 from advdef.book.notebookfile import parameter_defaults, read_pair
 from advdef.book.repository import Repository
 from advdef.book.run import out_of_step
+from advdef.papers import PAPERS
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.py"))
@@ -112,6 +114,20 @@ def test_the_citation_is_of_this_version() -> None:
     assert citation["version"] == advdef.__version__
     assert {"message", "title", "authors"} <= set(citation)
     assert citation["authors"] == [{"name": "The advdef authors"}]
+
+
+def test_the_archive_and_the_page_on_citing_say_the_same() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    archived = json.loads((ROOT / ".zenodo.json").read_text())
+    assert {key: archived[key] for key in ("title", "keywords")} == {k: citation[k] for k in ("title", "keywords")}
+    assert archived["creators"] == citation["authors"]
+    assert archived["license"] == citation["license"]
+    assert archived["description"] == " ".join(citation["abstract"].split())
+    papers = [found["identifier"].removeprefix("arXiv:") for found in archived["related_identifiers"]]
+    assert papers == [paper.arxiv for paper in PAPERS]
+    page = (ROOT / "book" / "about.md").read_text()
+    assert f"title  = {{{citation['title']}}}" in page
+    assert f"note   = {{version {citation['version']}}}" in page
 
 
 def test_the_ci_script_can_be_executed() -> None:

@@ -16,7 +16,10 @@ from advdef.evaluation.results import Row
 from advdef.evaluation.threats import ATTACKERS
 from advdef.papers import PAPERS, Paper
 
-__all__ = ["card_schema", "cards", "comparison_of", "difference_at", "own_pages"]
+__all__ = ["REFERENCES", "card_schema", "cards", "comparison_of", "difference_at", "own_pages", "reference_cards"]
+
+REFERENCES = ("undefended", "AT")
+"""What the defences are compared with."""
 
 
 def own_pages(records: Iterable[Record]) -> list[dict[str, str]]:
@@ -55,11 +58,21 @@ def cards(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
     """
     if not any(record["paper"] == COMPARISON for record in records):
         return {}
+    deployed = comparison_of(records)["values"].get("deployed", {})  # of a paper with several forms
+    return _made({paper.id: (deployed.get(paper.id, paper.defence), paper) for paper in PAPERS}, records)
+
+
+def reference_cards(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
+    """The cards of what the defences are compared with, by name, as :func:`cards` makes those of the papers."""
+    if not any(record["paper"] == COMPARISON for record in records):
+        return {}
+    return _made({name: (name, None) for name in REFERENCES}, records)
+
+
+def _made(wanted: Mapping[str, tuple[str, Paper | None]], records: Sequence[Record]) -> dict[str, dict[str, Any]]:
     comparison = comparison_of(records)
     try:
-        deployed = comparison["values"].get("deployed", {})  # of a paper with several forms
-        chosen = [replace(paper, defence=deployed.get(paper.id, paper.defence)) for paper in PAPERS]
-        return {paper.id: _card(paper, comparison, records) for paper in chosen}
+        return {id: _card(name, paper, comparison, records) for id, (name, paper) in wanted.items()}
     except (KeyError, StopIteration, ValueError) as error:
         where = f"{COMPARISON}/{comparison['dataset']}-{comparison['profile']}"
         raise InputError(
@@ -73,46 +86,44 @@ def comparison_of(records: Iterable[Record]) -> Record:
     return max(comparisons, key=lambda record: PROFILES.index(record["profile"]))
 
 
-def _card(paper: Paper, comparison: Record, records: Sequence[Record]) -> dict[str, Any]:
+def _card(name: str, paper: Paper | None, comparison: Record, records: Sequence[Record]) -> dict[str, Any]:
     every, run = three_attacker_rows(comparison), comparison["provenance"]
     (model,) = comparison["results"].values("model")
-    budgets = sorted(eps for defence, _, eps in every if defence == paper.defence)
-    largest = {defence: every[defence, model, budgets[-1]] for defence in (paper.defence, "undefended", "AT")}
-    clean = comparison["results"].one(part="clean", defence=paper.defence)
-    (cost,) = (cost for cost in comparison["costs"] if cost["defence"] == paper.defence)
+    budgets = sorted(eps for defence, _, eps in every if defence == name)
+    largest = {defence: every[defence, model, budgets[-1]] for defence in (name, *REFERENCES)}
+    clean = comparison["results"].one(part="clean", defence=name)
+    (cost,) = (cost for cost in comparison["costs"] if cost["defence"] == name)
 
     def positive(mine: Mapping[str, str], other: Mapping[str, str]) -> list[float]:
-        """Budgets at which the interval of a paired difference lies above zero."""
+        """Budgets at which the interval of a paired difference lies above zero; none of a defence with itself."""
+        if mine == other:
+            return []
         return [eps for eps in budgets if difference_at(comparison, eps, mine, other)["low"] > 0]
 
-    ours, adaptive = {"defence": paper.defence}, {"threat": "adaptive"}
+    ours, adaptive = {"defence": name}, {"threat": "adaptive"}
     return {
         "schema": 1,
-        "defence": paper.defence,
-        "paper": {"id": paper.id, "title": paper.title, "url": f"https://arxiv.org/abs/{paper.arxiv}"},
+        "defence": name,
+        "paper": paper and {"id": paper.id, "title": paper.title, "url": f"https://arxiv.org/abs/{paper.arxiv}"},
         "threat_model": {"norm": "Linf", "eps": budgets[-1], "dataset": comparison["dataset"], "model": model},
-        "reported": [claim.sentence for claim in claims(paper.id).values() if claim.source == "paper"],
-        "ours": {"clean": _share(clean)} | {threat: _share(largest[paper.defence][threat]) for threat in ATTACKERS},
-        "curve": [
-            {"eps": eps} | {t: every[paper.defence, model, eps][t]["accuracy"] for t in ATTACKERS} for eps in budgets
-        ],
+        "reported": [c.sentence for c in claims(paper.id).values() if c.source == "paper"] if paper else [],
+        "ours": {"clean": _share(clean)} | {threat: _share(largest[name][threat]) for threat in ATTACKERS},
+        "curve": [{"eps": eps} | {t: every[name, model, eps][t]["accuracy"] for t in ATTACKERS} for eps in budgets],
         "undefended": {"adaptive": _share(largest["undefended"]["adaptive"])},
         "adversarial_training": {"adaptive": _share(largest["AT"]["adaptive"])},
-        "cost": {name: value for name, value in cost.items() if name != "defence"},
+        "cost": {key: value for key, value in cost.items() if key != "defence"},
         "flags": {
             "direct_misleads": positive(ours | {"threat": "direct"}, ours | adaptive),
             "better_than_undefended": positive(ours | adaptive, {"defence": "undefended"} | adaptive),
             "better_than_adversarial_training": positive(ours | adaptive, {"defence": "AT"} | adaptive),
             "checks_fired": [
-                check["id"]
-                for check in comparison["checks"]
-                if check["defence"] == paper.defence and check["status"] == "fire"
+                check["id"] for check in comparison["checks"] if check["defence"] == name and check["status"] == "fire"
             ],
         },
         "verdicts": [
             {key: verdict[key] for key in ("claim", "verdict")} | {key: record[key] for key in ("dataset", "profile")}
             for record in records
-            if record["paper"] == paper.id
+            if paper and record["paper"] == paper.id
             for verdict in record["verdicts"]
         ],
         "run": {"profile": comparison["profile"]}

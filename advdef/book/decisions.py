@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from advdef.book.markup import raw, rows_of
+from advdef.book.markup import data_name, raw, rows_of
 from advdef.book.records import Record, Scale, scale
 from advdef.claims import SOURCES, Claim, Condition, VerdictWord, all_claims, badge, expected_wrong
 from advdef.papers import PAPERS, how_decided
@@ -16,7 +16,6 @@ from advdef.papers import PAPERS, how_decided
 __all__ = ["Chapter", "claim_card", "matrix", "rules_page", "verdicts_page"]
 
 _WORDS: tuple[VerdictWord, ...] = get_args(VerdictWord)
-_NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "gtsrb": "GTSRB", "svhn": "SVHN"}
 _PAGES = {claim.paper for claim in all_claims()}
 _ATTACKERS = {
     "oblivious": "attacker ignores the defence",
@@ -112,8 +111,7 @@ def _matrix(chapter: Chapter, records: Sequence[Record]) -> str:
 
 def _name(record: Record) -> str:
     """The data set's name in prose, as HTML."""
-    name: str = record["dataset"]
-    return html.escape(_NAMES.get(name, name))
+    return html.escape(data_name(record["dataset"]))
 
 
 def _claims(records: Iterable[Record]) -> list[Claim]:
@@ -161,7 +159,7 @@ def _label(chapter: Chapter) -> str:
 
 def _decision(verdict: Mapping[str, Any], dataset: str, size: Scale) -> str:
     """A word with its chips, the sentence that gives it, and all conditions folded away."""
-    name = html.escape(_NAMES.get(dataset, dataset))
+    name = html.escape(data_name(dataset))
     counts = {unit: verdict[unit] for unit in ("images", "seeds") if verdict[unit]}
     chips = [_ATTACKERS.get(verdict["attacker"], ""), f"{size} scale"]
     chips += [f"{count:,} {unit if count > 1 else unit[:-1]}" for unit, count in counts.items()]

@@ -2,9 +2,29 @@
 
 import html
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-__all__ = ["as_text", "raw", "rows_of"]
+__all__ = ["as_text", "data_name", "raw", "rows_of", "share"]
+
+_NAMES = {
+    "cifar10": "CIFAR-10", "digits": "digits", "fashion_mnist": "Fashion-MNIST", "gtsrb": "GTSRB", "mnist": "MNIST",
+    "svhn": "SVHN",
+}  # fmt: skip
+
+
+def data_name(dataset: str) -> str:
+    """A data set's name in prose; that of an unknown one is its own.
+
+    >>> data_name("fashion_mnist")
+    'Fashion-MNIST'
+    """
+    return _NAMES.get(dataset, dataset)
+
+
+def share(row: Mapping[str, Any]) -> str:
+    """The accuracy in a row of results in percent, with its interval."""
+    return f"{100 * row['accuracy']:.1f} [{100 * row['low']:.1f},\u00a0{100 * row['high']:.1f}]"
 
 
 def raw(markup: str) -> str:

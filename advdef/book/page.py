@@ -140,9 +140,10 @@ class Page:
         return Results(row for run in self.runs.values() for row in run.results).select(**where)
 
     def profiles(self) -> HTML:
-        """The table of the profiles' settings."""
-        shown = pd.DataFrame(self._profiles).map(str)
-        return table(shown, f"The three profiles; this page: {self.run_line}", index=True)
+        """The table of the profiles' settings, folded."""
+        frame, caption = pd.DataFrame(self._profiles).map(str), f"The three profiles; this page: {self.run_line}"
+        title = f"The settings of this run: profile {self.profile}"
+        return HTML(f"<details><summary>{title}</summary>{table(frame, caption, index=True).data}</details>")
 
     def headline(self, frame: pd.DataFrame, caption: str) -> HTML:
         """The table that other pages of the book paste."""

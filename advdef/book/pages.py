@@ -7,43 +7,40 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from advdef.book.cards import card_schema, cards
+from advdef.book.cardpage import FLAGS, card_page
+from advdef.book.cards import card_schema, cards, reference_cards
 from advdef.book.decisions import Chapter, matrix, rules_page, verdicts_page
-from advdef.book.finding import finding
+from advdef.book.finding import finding, headline, limits
 from advdef.book.markup import rows_of
 from advdef.book.records import Record, record_schema
 from advdef.evaluation.holes.summary import Searched
 
 __all__ = ["generated"]
 
-_FLAGS = {
-    "direct_misleads": "direct misleads",
-    "better_than_undefended": "better than undefended",
-    "better_than_adversarial_training": "better than AT",
-}
-
 
 def generated(records: Sequence[Record], pages: Sequence[Chapter], searches: Sequence[Searched] = ()) -> dict[str, str]:
     """Files to write into the folder of prose pages, by name: fragments that these include, and the cards.
 
     >>> sorted(generated([], []))
-    ['_generated/cards.md', '_generated/conclusion.md', '_generated/finding.md', '_generated/holes.md',
-     '_generated/matrix.md', '_generated/record.md', '_generated/rules.md', '_generated/schema.md',
-     '_generated/status.md', '_generated/verdicts.md']
+    ['_generated/cards.md', '_generated/conclusion.md', '_generated/finding.md', '_generated/headline.md',
+     '_generated/holes.md', '_generated/limits.md', '_generated/matrix.md', '_generated/record.md',
+     '_generated/rules.md', '_generated/schema.md', '_generated/status.md', '_generated/verdicts.md']
     """
-    made = cards(records)
+    made, beside = cards(records), reference_cards(records)
     return {
         "_generated/matrix.md": matrix(records, pages),
         "_generated/verdicts.md": verdicts_page(records, pages),
         "_generated/rules.md": rules_page(),
         "_generated/status.md": _status(records, pages),
-        "_generated/cards.md": _cards(made),
+        "_generated/cards.md": card_page(made | beside),
         "_generated/finding.md": finding(records, made),
+        "_generated/headline.md": headline(records, made),
         "_generated/holes.md": _holes(searches),
+        "_generated/limits.md": limits(records),
         "_generated/conclusion.md": _conclusion(made),
         "_generated/schema.md": _schema("The fields of a result card", card_schema()),
         "_generated/record.md": _schema("The fields of a record", record_schema()),
-        **{f"_static/cards/{paper}.json": json.dumps(card, indent=1) + "\n" for paper, card in made.items()},
+        **{f"_static/cards/{paper}.json": json.dumps(card, indent=1) + "\n" for paper, card in (made | beside).items()},
     }
 
 
@@ -95,28 +92,6 @@ def _minutes(facts: Mapping[str, Any]) -> str:
     return f"{facts['wall_seconds'] / 60:.1f}" + (f" (+ {stored / 60:.1f} stored)" if stored else "")
 
 
-def _cards(made: Mapping[str, Mapping[str, Any]]) -> str:
-    """The cards as a table, with a link to each file."""
-    if not made:
-        return "No run has compared the defences yet.\n"
-
-    rows = []
-    for paper, card in made.items():
-        ours, flags, adaptive = card["ours"], card["flags"], card["ours"]["adaptive"]
-        rows.append(
-            [
-                f'<a href="../_static/cards/{paper}.json">{card["defence"]}</a>',
-                *(f"{100 * ours[key]['accuracy']:.1f}" for key in ("clean", "oblivious", "direct")),
-                f"{100 * adaptive['accuracy']:.1f} [{100 * adaptive['low']:.1f},&nbsp;{100 * adaptive['high']:.1f}]",
-                *(", ".join(f"{eps:.3g}" for eps in flags[key]) or "never" for key in _FLAGS),
-            ]
-        )
-    threat = next(iter(made.values()))["threat_model"]
-    about = f"{threat['dataset']}, {threat['model']}, {threat['norm']}, eps {threat['eps']:.3g}"
-    head = ["card", "clean %", "oblivious %", "direct %", "adaptive %", *_FLAGS.values()]
-    return rows_of(f"The result cards ({about})", head, rows)
-
-
 def _conclusion(made: Mapping[str, Mapping[str, Any]]) -> str:
     """One paragraph on the comparison."""
     if not made:
@@ -128,7 +103,7 @@ def _conclusion(made: Mapping[str, Mapping[str, Any]]) -> str:
     every = list(made.values())
     parts = []
     for eps in [point["eps"] for point in every[0]["curve"]]:
-        here = {key: listed([card["defence"] for card in every if eps in card["flags"][key]]) for key in _FLAGS}
+        here = {key: listed([card["defence"] for card in every if eps in card["flags"][key]]) for key in FLAGS}
         parts.append(
             f"- eps {eps:.3g}: better than no defence: **{here['better_than_undefended']}**; "
             f"better than adversarial training: **{here['better_than_adversarial_training']}**; "

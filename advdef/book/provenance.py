@@ -39,7 +39,7 @@ def provenance(data: Dataset, *, seed: int) -> dict[str, Any]:
         "data_as_published": _as_published(data),
         "train_images": len(data.train),
         "test_images": len(data.test),
-        "commit": _commit(),
+        "commit": source_commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "cached": {"entries": entries, "seconds": round(seconds, 1)},
     }
@@ -58,7 +58,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _commit() -> str | None:
+def source_commit() -> str | None:
     """The commit of the repository that the package's own source is part of, with "+" for local changes.
 
     None outside of one; one that only surrounds the package, as that of a project around a virtual environment, does

@@ -16,10 +16,13 @@ from typing import Any
 import yaml
 
 from advdef.book.decisions import Chapter
+from advdef.book.finding import compared
+from advdef.book.finish import Book, finish
+from advdef.book.furniture import furnished, gallery
 from advdef.book.kernel import ends_with_us
-from advdef.book.markup import as_text
 from advdef.book.notebookfile import LANGUAGE, read_executed, title, without_injected, write
 from advdef.book.pages import generated
+from advdef.book.preview import preview
 from advdef.book.records import Record, read_records
 from advdef.book.repository import Repository
 from advdef.evaluation.holes.summary import read_searches
@@ -93,8 +96,7 @@ def _render(
         found = warnings_in(said, source) or [f"it was ended by {ended}" if ended else "no warning in the log"]
         more = [f"... and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
         raise SiteError("\n  ".join([f"jupyter-book failed; its output is in {log}", *found[:_SHOWN], *more]))
-    for page in pages.rglob("*.html"):
-        page.write_text(_mended(page.read_text(encoding="utf-8")), encoding="utf-8")
+    finish(pages, _book(repository, shown))
     site = destination / "site"
     replace_folder(pages, site)
     shutil.rmtree(output)
@@ -121,27 +123,22 @@ def assemble(
     for name in _INCLUDED:
         if (root / name).is_file():
             shutil.copyfile(root / name, target / name)
-    notes = {path.stem: _note(paper, records) for paper, path in repository.notebooks.items()}
     for entry in toc_files(yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))):
-        _copy_page(root, target, entry, notebooks, notes.get(Path(entry).name, ""))
+        _copy_page(root, target, entry, notebooks)
     folders = sorted(repository.committed_results.glob("*/holes"))
     searches = [search for folder in folders for search in read_searches(folder)]
-    for name, text in generated(records, list(_pages(repository, target)), searches).items():
+    made = generated(records, list(_pages(repository, target)), searches)
+    for paper, path in repository.notebooks.items():
+        page = target / "notebooks" / path.name
+        if page.is_file():
+            found = made["_generated/finding.md"], made["_generated/conclusion.md"]
+            write(furnished(read_executed(page), paper, records, comparison=found), page)
+    gallery(target)
+    if rows := compared(records):
+        preview(rows, "Images still right under attack", target / "book" / "_static" / "made" / "preview.png")
+    for name, text in made.items():
         (target / "book" / name).parent.mkdir(parents=True, exist_ok=True)
         (target / "book" / name).write_text(text, encoding="utf-8")
-
-
-def _note(paper: str, records: Sequence[Record]) -> str:
-    """What to say above a page whose run is older than the rules that judge its claims today; "" if none is."""
-    old = [r for r in records if r["paper"] == paper and any(v.get("old_rules") for v in r["verdicts"])]
-    if not old:
-        return ""
-    date = as_text(old[0]["provenance"]["date"])
-    return (
-        f"```{{note}}\nTables and figures on this page are those of a run of {date}, by the code of that day. Code, "
-        "text and rules have moved on since: where the run did not measure what today's rules ask for, the verdicts "
-        "say so. [Run it yourself](../book/rerun.md) shows how to make them anew.\n```"
-    )
 
 
 def _pages(repository: Repository, target: Path) -> Iterator[Chapter]:
@@ -167,16 +164,16 @@ def warnings_in(log: str, source: Path) -> list[str]:
     return list(dict.fromkeys(line for line in lines if _WARNING.search(line)))
 
 
-def _mended(page: str) -> str:
-    """A page without two faults of the theme.
-
-    Icons come from a web font, and a second time from a script that is larger than most pages. And lists of references
-    have the role of a list, but entries that no list may have.
-    """
-    page = re.sub(r"<(script|link)\b[^>]*/fontawesome\.js[^>]*>(</script>)?\n?", "", page)
-    return page.replace('role="list" class="citation-list"', 'class="citation-list"').replace(
-        ' role="doc-biblioentry"', ""
-    )
+def _book(repository: Repository, records: Sequence[Record]) -> Book:
+    """What the configuration and the records say of the whole site."""
+    config = yaml.safe_load((repository.root / "_config.yml").read_text(encoding="utf-8")) or {}
+    by_page = {
+        path.stem: [record for record in records if record["paper"] == paper]
+        for paper, path in repository.notebooks.items()
+    }
+    address = (config.get("html") or {}).get("baseurl", "")
+    source = (config.get("repository") or {}).get("url", "")
+    return Book(config.get("title", ""), config.get("author", ""), address, source, by_page)
 
 
 def _toc_files(node: Any) -> Iterator[str]:
@@ -191,7 +188,7 @@ def _toc_files(node: Any) -> Iterator[str]:
             yield from _toc_files(item)
 
 
-def _copy_page(root: Path, target: Path, entry: str, notebooks: Mapping[str, Path], note: str) -> None:
+def _copy_page(root: Path, target: Path, entry: str, notebooks: Mapping[str, Path]) -> None:
     if entry.startswith("notebooks/"):
         name = entry.removesuffix(".ipynb").removesuffix(".py") + ".ipynb"
         page = notebooks.get(Path(name).name, root / name)
@@ -200,11 +197,6 @@ def _copy_page(root: Path, target: Path, entry: str, notebooks: Mapping[str, Pat
         notebook = without_injected(read_executed(page))
         # Only an executed notebook says how its code is to be coloured, and without that there is a warning.
         notebook.metadata.setdefault("language_info", LANGUAGE)
-        if note:
-            from nbformat.v4 import new_markdown_cell
-
-            first = next((i for i, cell in enumerate(notebook.cells) if cell.cell_type == "markdown"), 0)
-            notebook.cells.insert(first + 1, new_markdown_cell(note))
         write(notebook, target / name)
         return
     for suffix in _SUFFIXES:

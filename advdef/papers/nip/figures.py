@@ -8,8 +8,8 @@ from torch import Tensor
 
 from advdef.evaluation import Results
 from advdef.papers.nip.repair import success
-from advdef.plotting import COLOURS, image_grid, visible_change
-from advdef.statistics import mean_interval
+from advdef.plotting import COLOURS, WIDTH, image_grid, interval_line, legend_below, visible_change
+from advdef.statistics import Interval, mean_interval, wilson
 
 __all__ = ["elastic_steps", "shifts_by_attack", "tradeoffs", "what_is_added", "what_the_oracle_restores"]
 
@@ -19,7 +19,7 @@ def shifts_by_attack(shifts: Mapping[str, Mapping[str, Tensor]]) -> Figure:
 
     ``shifts`` has what :func:`advdef.papers.nip.measure.front_and_tail_shifts` finds, by attack.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(9, 0.36 * len(shifts) + 1.2), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.36 * len(shifts) + 1.2), sharey=True)
     styles = (
         ("", "o", COLOURS["V0 oracle"], "attack", 0.2),
         (", matched", "s", "0.55", "attack, matched random features", 0.0),
@@ -39,7 +39,7 @@ def shifts_by_attack(shifts: Mapping[str, Mapping[str, Tensor]]) -> Figure:
         panel.set(xlabel=f"change of the {part} (mean activation = 1)")
     axes[0].set_yticks(range(len(shifts)), list(shifts))
     axes[0].invert_yaxis()
-    axes[0].legend(fontsize=7, loc="best")
+    axes[0].legend(loc="best")
     return figure
 
 
@@ -48,17 +48,19 @@ def what_the_oracle_restores(restored: Mapping[str, Mapping[float, Mapping[str, 
 
     ``restored[attack][step]`` is what :func:`advdef.papers.nip.measure.oracle_and_controls` finds.
     """
-    figure, axes = plt.subplots(1, len(restored), figsize=(9, 3.6), sharey=True)
+    figure, axes = plt.subplots(1, len(restored), figsize=(WIDTH, 3.6), sharey=True)
     for panel, (attack, by_step) in zip(axes, restored.items(), strict=True):
         for control in next(iter(by_step.values()), ()):
             plus_only = control.endswith("plus only")
             alike = "V0 oracle" if control.startswith("V0") else "white noise, oracle sign"
             colour = COLOURS[alike if plus_only else control.split(" of ")[0]]
-            shares = [by_step[step][control].float().mean().item() for step in sorted(by_step)]
-            panel.plot(sorted(by_step), shares, ":" if plus_only else "-", marker="o", color=colour, label=control)
+            hits = [by_step[step][control] for step in sorted(by_step)]
+            shares = [wilson(int(right.sum()), len(right)) for right in hits]
+            style = ":" if plus_only else "-"
+            interval_line(panel, sorted(by_step), shares, style=style, marker="o", colour=colour, label=control)
         panel.set(xscale="log", xlabel="step (RMS, in pixels)", title=attack, ylim=(-0.03, 1.03))
     axes[0].set_ylabel("clean prediction restored")
-    axes[1].legend(fontsize=7)
+    legend_below(figure, axes[0], columns=3)
     return figure
 
 
@@ -68,21 +70,26 @@ def tradeoffs(results: Results, *, eps: str) -> Figure:
     The results are those without an attack, under "PGD-min" and under "PGD" of each defence at each "step", from the
     smallest to the largest, and of "none" at step 0; ``eps`` is the budget of PGD as it is written.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8), sharey=True)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.8), sharey=True)
     for name in [name for name in results.values("defence") if name != "none"]:
         steps = [results.select(step=(0.0, step)) for step in results.select(defence=name).values("step")]
-        benign = [found.interval(defence=name, threat="clean").value for found in steps]
+        benign = [found.interval(defence=name, threat="clean") for found in steps]
         shares = [success(found, name, "PGD-min") for found in steps]
-        restored = [share.value if share else 0.0 for share in shares]
-        held = [found.interval(defence=name, attack="PGD").value for found in steps]
+        restored = [share or Interval(0.0, 0.0, 0.0) for share in shares]
+        held = [found.interval(defence=name, attack="PGD") for found in steps]
         for panel, gained in ((left, restored), (right, held)):
             style = "-" if name.startswith("V") else ":"
-            panel.plot(gained, benign, style, marker="o", color=COLOURS[name], label=name)
+            places = [i.value for i in gained], [i.value for i in benign]
+            panel.plot(*places, style, marker="o", color=COLOURS[name], label=name)
+            for across, up in zip(gained, benign, strict=True):
+                bars = {"color": COLOURS[name], "alpha": 0.3, "linewidth": 0.8}
+                panel.hlines(up.value, across.low, across.high, **bars)
+                panel.vlines(across.value, up.low, up.high, **bars)
     for panel in (left, right):
         panel.axhline(results.interval(defence="none", threat="clean").value, color="0.3", lw=0.8)
     left.set(xlabel="defence success rate on PGD-min", ylabel="benign accuracy")
     right.set(xlabel=f"accuracy under PGD, eps {eps}")
-    right.legend(fontsize=7)
+    legend_below(figure, right)
     return figure
 
 
@@ -92,20 +99,20 @@ def elastic_steps(results: Results) -> Figure:
     The defences are "none", "stable step", "oracle step" and each fixed step ("step ...").
     """
     networks = list(dict.fromkeys((row["dataset"], row["model"]) for row in results))
-    size = (3.2 * len(networks) + 1.2, 3.4)
+    size = (min(WIDTH, 3.2 * len(networks)), 3.4)
     figure, axes = plt.subplots(1, len(networks), figsize=size, sharey=True, squeeze=False)
     own = {"oracle step": COLOURS["V0 oracle"], "none": "k", "stable step": COLOURS["V2 stable step"]}
     for panel, (dataset, model) in zip(axes[0], networks, strict=True):
         found = results.select(dataset=dataset, model=model)
         budgets = found.values("eps")
         for number, name in enumerate(found.values("defence")):
-            shares = [found.interval(defence=name, eps=eps).value for eps in budgets]
-            colour = own.get(name) or plt.get_cmap("Greys")(0.3 + 0.1 * number)
+            shares = [found.interval(defence=name, eps=eps) for eps in budgets]
+            colour = own.get(name) or str(round(0.75 - 0.08 * number, 2))  # a grey, darker from step to step
             width = 1 if name.startswith("step") else 2
-            panel.plot(budgets, shares, "-", marker=".", lw=width, color=colour, label=name)
+            interval_line(panel, budgets, shares, colour=colour, label=name, width=width)
         panel.set(title=f"{dataset}, {model}", xlabel="eps", ylim=(-0.03, 1.03))
     axes[0][0].set_ylabel("accuracy under PGD")
-    axes[0][0].legend(fontsize=7)
+    legend_below(figure, axes[0][0], columns=5)
     return figure
 
 

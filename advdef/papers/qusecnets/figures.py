@@ -9,17 +9,20 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from advdef.papers.qusecnets.quantizer import Quantizer
-from advdef.plotting import COLOURS
+from advdef.plotting import COLOURS, WIDTH, interval_line, legend_below
 from advdef.statistics import Interval
 
 __all__ = ["accuracy_by_levels", "flippable_pixels", "layer_and_slope", "threshold_paths"]
+
+
+_LEVELS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#882255")  # from few to many
 
 
 def layer_and_slope() -> Figure:
     """The released layer at four settings, its slope with dots where it is exactly zero, and the clean layer."""
     pixels = torch.linspace(0, 1, 2001).view(1, 1, 1, -1)
     x = pixels.flatten().numpy()
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9.5, 3))
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(WIDTH, 3))
     for levels, hardness in [(2, 5), (16, 1), (4, 50), (4, 500)]:
         released = Quantizer(levels, mode="soft", hardness=hardness, released=True)
         point = pixels.clone().requires_grad_()
@@ -35,7 +38,7 @@ def layer_and_slope() -> Figure:
     middle.set(title="its slope", xlabel="pixel", yscale="log")
     right.set(title="clean layer", xlabel="pixel")
     for panel in (left, right):
-        panel.legend(fontsize=8)
+        panel.legend()
     return figure
 
 
@@ -46,25 +49,23 @@ def accuracy_by_levels(
     levels: Sequence[int],
 ) -> Figure:
     """Clean accuracy against the number of levels: a panel per data set, in it a line per layer, hard and soft."""
-    figure, axes = plt.subplots(1, len(hard), figsize=(4.6 * len(hard), 3), squeeze=False)
+    figure, axes = plt.subplots(1, len(hard), figsize=(min(WIDTH, 3.6 * len(hard)), 3), squeeze=False)
     for panel, name in zip(axes[0], hard, strict=True):
         for layer, found in hard[name].items():
-            low, high = [i.low for i in found], [i.high for i in found]
-            panel.plot(levels, [i.value for i in found], "o-", color=COLOURS[layer], label=layer)
-            panel.fill_between(levels, low, high, color=COLOURS[layer], alpha=0.12, lw=0)
+            interval_line(panel, levels, found, marker="o", colour=COLOURS[layer], label=layer)
             panel.plot(levels, soft[name][layer], ".:", color=COLOURS[layer])
         panel.axhline(undefended[name], color="black", ls="--", lw=1, label="undefended")
         panel.set(title=name, xlabel="levels N", ylabel="clean accuracy", xscale="log")
         panel.set_xticks(levels, list(map(str, levels)))
         panel.minorticks_off()
-    axes[0][0].legend(fontsize=8)
+    axes[0][0].legend()
     return figure
 
 
 def threshold_paths(paths: Mapping[str, Mapping[str, Tensor]], pixels: Mapping[str, Tensor]) -> Figure:
     """Thresholds (epochs, K) by data set and scheme, drawn over the histogram of the training pixels in [0, 1]."""
     columns = len(next(iter(paths.values())))
-    figure, axes = plt.subplots(len(paths), columns, figsize=(9.5, 2.6 * len(paths)), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(len(paths), columns, figsize=(WIDTH, 2.6 * len(paths)), sharey=True, squeeze=False)
     for row, (name, schemes) in zip(axes, paths.items(), strict=True):
         counts, edges = np.histogram(pixels[name].cpu().numpy(), bins=64, range=(0, 1))
         share = np.log1p(counts) / np.log1p(counts).max()
@@ -81,17 +82,18 @@ def threshold_paths(paths: Mapping[str, Mapping[str, Tensor]], pixels: Mapping[s
 
 def flippable_pixels(shares: Mapping[str, Mapping[int, Sequence[float]]], budgets: Sequence[float]) -> Figure:
     """Share of pixels that can change level, by data set and number of levels, and how far one flip moves the input."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.2))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.2))
     every = list(next(iter(shares.values())))
     sizes = np.asarray(budgets)
     for style, (name, found) in zip(("-", "--", "-."), shares.items(), strict=False):
         for number, levels in enumerate(every):
-            left.plot(sizes, found[levels], style, color=f"C{number}", label=f"{name}, N={levels}")
+            left.plot(sizes, found[levels], style, color=_LEVELS[number % len(_LEVELS)], label=f"{name}, N={levels}")
     for number, levels in enumerate(every):
-        left.plot(sizes, np.minimum(1, 2 * sizes * (levels - 1)), ":", color=f"C{number}", lw=1)
-        right.plot(sizes, 1 / (levels - 1) / sizes, color=f"C{number}", label=f"N={levels}")
+        tone = _LEVELS[number % len(_LEVELS)]
+        left.plot(sizes, np.minimum(1, 2 * sizes * (levels - 1)), ":", color=tone, lw=1)
+        right.plot(sizes, 1 / (levels - 1) / sizes, color=tone, label=f"N={levels}")
     left.set(xlabel="eps", ylabel="share of pixels that can flip")
     right.set(xlabel="eps", ylabel="jump of a flip / eps", yscale="log")
-    left.legend(fontsize=7, ncol=2, loc="lower center", bbox_to_anchor=(0.5, 1))
-    right.legend(fontsize=8)
+    legend_below(figure, left, columns=3)
+    right.legend()
     return figure

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from advdef.papers.sensitivity.comparison import Network
 from advdef.papers.sensitivity.experiments import OCCLUDED, Mode
-from advdef.plotting import COLOURS
+from advdef.plotting import COLOURS, WIDTH, legend_below
 from advdef.selection import layer_score
 
 __all__ = [
@@ -20,28 +20,32 @@ __all__ = [
     "draw_trade_off",
 ]  # fmt: skip
 
+_CONTROLS = (
+    ("o-", "#D55E00"), ("s-", "#882255"), ("D-", "#7F7F7F"), ("^--", "#E69F00"), ("v--", "#0072B2"), ("x:", "#009E73"),
+)  # fmt: skip
 _OTHER = "0.6"  # the grey of networks that have no colour of their own
 
 
 def draw_readings(tables: Mapping[str, pd.DataFrame], curves: Mapping[str, Mapping[int, float]]) -> Figure:
     """Rank correlations of the readings, a matrix per network, and of D1 from the first n pairs with D1 from all."""
-    widths = [*[1] * len(tables), 0.8]
-    figure, axes = plt.subplots(1, len(widths), figsize=(10.5, 3.9), gridspec_kw={"width_ratios": widths})
+    figure = plt.figure(figsize=(WIDTH, 5.6))
+    grid = figure.add_gridspec(2, len(tables), height_ratios=(3, 2))
+    axes = [figure.add_subplot(cell) for cell in (*(grid[0, i] for i in range(len(tables))), grid[1, :])]
     for panel, (k, table) in zip(axes, tables.items(), strict=False):
         _matrix(panel, table, title=k, names=panel is axes[0], colours="RdBu", low=-1, pale=(-0.7, 0.7))
     for k, found in curves.items():
         axes[-1].plot(list(found), list(found.values()), "o-", color=COLOURS[k], label=k)
     axes[-1].set(xlabel="pairs", ylabel="rank correlation with all pairs", xscale="log")
     ticks = sorted({n for found in curves.values() for n in found})
-    axes[-1].set_xticks(ticks, ticks, fontsize=7)
+    axes[-1].set_xticks(ticks, ticks)
     axes[-1].minorticks_off()
-    axes[-1].legend(fontsize=8)
+    axes[-1].legend()
     return figure
 
 
 def draw_overlap(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Common shares (Jaccard) of choices, a matrix per network."""
-    figure, axes = plt.subplots(1, len(tables), figsize=(5 * len(tables), 4.2), squeeze=False)
+    figure, axes = plt.subplots(1, len(tables), figsize=(min(WIDTH, 3.6 * len(tables)), 4.2), squeeze=False)
     for panel, (k, table) in zip(axes[0], tables.items(), strict=True):
         _matrix(panel, table, title=k, names=panel is axes[0][0], colours="viridis", low=0, pale=(0.6, 1))
     return figure
@@ -54,9 +58,9 @@ def _matrix(
     panel.imshow(table, vmin=low, vmax=1, cmap=colours)
     for (i, j), value in np.ndenumerate(table.to_numpy()):
         shade = "black" if pale[0] <= value <= pale[1] else "white"
-        panel.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7, color=shade)
-    panel.set_xticks(range(len(table)), table.columns, rotation=60, ha="right", fontsize=8)
-    panel.set_yticks(range(len(table)), table.index if names else [], fontsize=8)
+        panel.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color=shade)
+    panel.set_xticks(range(len(table)), table.columns, rotation=60, ha="right")
+    panel.set_yticks(range(len(table)), table.index if names else [])
     panel.set_title(title)
     panel.grid(False)
 
@@ -67,7 +71,7 @@ def draw_profiles(sensitivities: Mapping[str, Mapping[str, Mapping[str, Tensor]]
     ``sensitivities[definition][method]`` has (C,) by layer; the distribution is relative to the mean of each layer of
     the first method.
     """
-    figure, axes = plt.subplots(2, len(sensitivities), figsize=(5 * len(sensitivities), 6), squeeze=False)
+    figure, axes = plt.subplots(2, len(sensitivities), figsize=(WIDTH, 6), squeeze=False)
     for (above, below), (label, found) in zip(axes.T, sensitivities.items(), strict=True):
         reference = layer_score(next(iter(found.values())))
         for k, sigma in found.items():
@@ -75,10 +79,10 @@ def draw_profiles(sensitivities: Mapping[str, Mapping[str, Mapping[str, Tensor]]
             values = torch.cat([sigma[layer] / level for layer, level in reference.items()]).numpy().clip(0, 2.5)
             below.hist(values, np.linspace(0, 2.5, 26), histtype="step", color=COLOURS[k], density=True)
         above.set(title=f"{label}, mean of a layer", yscale="log")
-        above.set_xticks(range(len(reference)), list(reference), rotation=45, ha="right", fontsize=7)
+        above.set_xticks(range(len(reference)), list(reference), rotation=45, ha="right")
         below.set(xlabel=f"{label} / mean of the standard network", ylabel="density")
     axes[0][0].set_ylabel("sensitivity")
-    axes[0][-1].legend(fontsize=7, ncol=2)
+    axes[0][-1].legend(ncol=2)
     return figure
 
 
@@ -87,16 +91,16 @@ def draw_substitution(restored: Mapping[str, Mapping[str, Tensor]], shares: Sequ
 
     ``restored[network][control]`` is (shares, layers, N), and there are four networks.
     """
-    figure, axes = plt.subplots(2, 2, figsize=(9.5, 5.6), sharex=True, sharey=True)
+    figure, axes = plt.subplots(2, 2, figsize=(WIDTH, 5.6), sharex=True, sharey=True)
     for panel, (k, table) in zip(axes.flat, restored.items(), strict=True):
-        for (control, right), style in zip(table.items(), ("o-", "s-", "D-", "^--", "v--", "x:"), strict=True):
-            panel.plot(shares, right.mean((1, 2)).tolist(), style, label=control)
+        for (control, right), (style, tone) in zip(table.items(), _CONTROLS, strict=True):
+            panel.plot(shares, right.mean((1, 2)).tolist(), style, color=tone, label=control)
         panel.set(title=k)
     for panel in axes[1]:
         panel.set_xlabel("share of the layer's neurons")
     for row in axes:
         row[0].set_ylabel("restored accuracy")
-    axes[0][0].legend(fontsize=8)
+    legend_below(figure, axes[0][0], columns=3)
     return figure
 
 
@@ -111,7 +115,7 @@ def draw_occlusion(
     clean accuracy of the whole networks.
     """
     tones = dict(zip(OCCLUDED, ("#D55E00", "#7F7F7F", "#E69F00", "#009E73", "#0072B2"), strict=True))
-    figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.2))
+    figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 3.2))
     lines = [
         (axes[0], "standard", "clean", "o-"), (axes[1], "AT", "clean", "o-"), (axes[2], "AT", "attacked anew", "o-"),
         (axes[2], "AT", "replayed", ".:"),
@@ -125,7 +129,7 @@ def draw_occlusion(
     axes[0].set_ylabel("accuracy")
     for panel, k in ((axes[0], "standard"), (axes[1], "AT")):
         panel.axhline(intact[k], color="black", lw=0.8, ls="--")
-    axes[0].legend(fontsize=8)
+    legend_below(figure, axes[0], columns=5)
     return figure
 
 
@@ -142,11 +146,11 @@ def draw_trade_off(
             panel.plot(x, y, "o", color=COLOURS[k], label=k if s == seed else None)
         else:
             panel.plot(x, y, ".", color=_OTHER)
-            panel.annotate(k, (x, y), fontsize=6, xytext=(3, 3), textcoords="offset points")
+            panel.annotate(k, (x, y), fontsize=8, xytext=(3, 3), textcoords="offset points")
     line = [points[k, seed] for k in sweep]
     panel.plot(*zip(*line, strict=True), "-", color=COLOURS["SNS"], lw=1)
     panel.set(xlabel="clean accuracy", ylabel="robust accuracy (PGD)")
-    panel.legend(fontsize=7, ncol=2)
+    panel.legend(ncol=2)
     return figure
 
 
@@ -161,12 +165,12 @@ def draw_links(
 
     The legend names ``methods``, by their network of the first seed.
     """
-    figure, axes = plt.subplots(1, len(sensitivities), figsize=(4.5 * len(sensitivities), 3.5), sharey=True)
+    figure, axes = plt.subplots(1, len(sensitivities), figsize=(WIDTH, 3.5), sharey=True)
     for panel, (label, values) in zip(axes, sensitivities.items(), strict=True):
         for (k, s), accuracy in robust.items():
             named = k if s == seed and k in methods else None
             panel.plot(values[k, s], accuracy, "o", color=COLOURS.get(k, _OTHER), label=named)
         panel.set_xlabel(f"mean sensitivity, {label}")
     axes[0].set_ylabel("robust accuracy")
-    axes[-1].legend(fontsize=7)
+    axes[-1].legend()
     return figure

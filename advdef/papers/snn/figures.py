@@ -8,7 +8,7 @@ from torch import Tensor
 
 from advdef.evaluation import Results
 from advdef.papers.snn.measure import Detection
-from advdef.plotting import COLOURS
+from advdef.plotting import COLOURS, WIDTH, interval_line, legend_below
 
 __all__ = ["detection_curves", "firing_by_layer", "more_steps_and_larger_budgets", "purifier_losses"]
 
@@ -39,7 +39,7 @@ def firing_by_layer(
     one image of each. Raises KeyError for other kinds of images.
     """
     widths = (4, *[1] * len(rasters))
-    figure, (rates, *panels) = plt.subplots(1, len(widths), figsize=(10, 3.4), gridspec_kw={"width_ratios": widths})
+    figure, (rates, *panels) = plt.subplots(1, len(widths), figsize=(WIDTH, 3.4), gridspec_kw={"width_ratios": widths})
     border = len(next(iter(purifier.values())))
     for kind, line in classifier.items():
         rates.plot(range(border, border + len(line)), list(line.values()), marker=".", color=_TONES[kind], label=kind)
@@ -63,22 +63,22 @@ def more_steps_and_larger_budgets(steps: Results, budgets: Results) -> Figure:
     Both are worst cases, one for each defence, threat and number in the column "steps", or for each defence and eps.
     The line of an oblivious attacker is dotted, in the colour of the defence.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.2), sharey=True)
     counts = steps.values("steps")
     for threat in steps.values("threat"):
         met = steps.select(threat=threat)
         for defence in met.values("defence"):
-            line = [met.interval(defence=defence, steps=count).value for count in counts]
+            line = [met.interval(defence=defence, steps=count) for count in counts]
             style, label = (":", f"{defence}, oblivious") if threat == "oblivious" else ("-", defence)
-            left.plot(counts, line, style, marker="o", color=COLOURS[defence], label=label)
+            interval_line(left, counts, line, style=style, marker="o", colour=COLOURS[defence], label=label)
     left.set(xscale="log", xlabel="steps", ylabel="accuracy", ylim=(-0.03, 1.03))
     left.set_xticks(counts, [str(count) for count in counts])
     left.minorticks_off()
-    left.legend(fontsize=8)
+    legend_below(figure, left)
     for defence in budgets.values("defence"):
         sizes = sorted(budgets.select(defence=defence).values("eps"))
-        line = [budgets.interval(defence=defence, eps=eps).value for eps in sizes]
-        right.plot(sizes, line, marker="o", color=COLOURS[defence], label=defence)
+        line = [budgets.interval(defence=defence, eps=eps) for eps in sizes]
+        interval_line(right, sizes, line, marker="o", colour=COLOURS[defence], label=defence)
     right.set(xlabel="eps")
     return figure
 
@@ -95,5 +95,5 @@ def detection_curves(detections: Mapping[str, Detection], *, false_alarms: float
     panel.plot([0, 1], [0, 1], ":", color="0.5")
     panel.axvline(false_alarms, ls="--", color="0.5", lw=0.8)
     panel.set(xlabel="clean images flagged", ylabel="attacked images found")
-    panel.legend(fontsize=8)
+    panel.legend()
     return figure

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from advdef.evaluation import Results
 from advdef.papers.trn.ladder import RUNGS
 from advdef.papers.trn.maps import GradientMap, OracleMap, SobelMap
-from advdef.plotting import COLOURS, image_grid, visible_change
+from advdef.plotting import COLOURS, WIDTH, image_grid, interval_line, legend_below, visible_change
+from advdef.statistics import Interval
 
 __all__ = [
     "accuracy_by_eps",
@@ -62,20 +63,20 @@ def example_grid(examples: Sequence[Mapping[str, Tensor]], *, classes: Sequence[
 
 def held_out_losses(losses: Mapping[str, Mapping[str, Sequence[Tensor]]]) -> Figure:
     """A panel per title, a line per variant: the loss after each epoch (epochs,), its mean over the seeds given."""
-    figure, axes = plt.subplots(1, len(losses), figsize=(4.5 * len(losses), 3.4), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(losses), figsize=(WIDTH, 3.4), sharey=True, squeeze=False)
     for panel, (title, variants) in zip(axes[0], losses.items(), strict=True):
         for variant, runs in variants.items():
             line = torch.stack(list(runs)).mean(0)
             panel.plot(range(1, len(line) + 1), line, marker=".", color=COLOURS[variant], label=variant)
         panel.set(xlabel="epoch", title=title)
-        panel.legend(fontsize=7)
+        panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3)
     axes[0][0].set_ylabel("held-out loss")
     return figure
 
 
 def map_sizes(sizes: Mapping[str, Mapping[str, Tensor]]) -> Figure:
     """A panel per data set, a histogram per map: the logarithm of the sizes (N,) of maps."""
-    figure, axes = plt.subplots(1, len(sizes), figsize=(4.2 * len(sizes) + 0.4, 3), squeeze=False)
+    figure, axes = plt.subplots(1, len(sizes), figsize=(min(WIDTH, 3.6 * len(sizes)), 3), squeeze=False)
     for panel, (title, maps) in zip(axes[0], sizes.items(), strict=True):
         logarithms = {label: values.clamp_min(1e-30).log10().cpu() for label, values in maps.items()}
         ends = torch.cat(list(logarithms.values())).aminmax()
@@ -85,7 +86,7 @@ def map_sizes(sizes: Mapping[str, Mapping[str, Tensor]]) -> Figure:
             panel.hist(values.numpy(), bins=bins, color=tone, alpha=0.7, label=label)
         panel.set(xlabel="log10 of the mean absolute value", title=title)
     axes[0][0].set_ylabel("images")
-    axes[0][0].legend(fontsize=8)
+    axes[0][0].legend()
     return figure
 
 
@@ -95,21 +96,18 @@ def accuracy_by_eps(results: Results, *, trained: Sequence[float]) -> Figure:
     ``trained`` holds the largest eps of training for each panel, where a dashed line stands.
     """
     datasets = [results.select(dataset=name) for name in results.values("dataset")]
-    size = (4.4 * len(datasets) + 0.4, 3.6)
+    size = (min(WIDTH, 3.6 * len(datasets)), 3.6)
     figure, axes = plt.subplots(1, len(datasets), figsize=size, sharey=True, squeeze=False)
     for panel, rows, end in zip(axes[0], datasets, trained, strict=True):
         budgets = sorted(rows.values("eps"))
         for defence in rows.values("defence"):
             found = [rows.interval(defence=defence, eps=eps) for eps in budgets]
-            panel.plot(budgets, [i.value for i in found], marker=".", color=COLOURS[defence], label=defence)
-            low, high = [i.low for i in found], [i.high for i in found]
-            panel.fill_between(budgets, low, high, color=COLOURS[defence], alpha=0.12, lw=0)
+            interval_line(panel, budgets, found, colour=COLOURS[defence], label=defence)
         panel.axvline(end, color="0.4", ls="--", lw=0.8)
         title = f"{rows.rows[0]['dataset']}, {rows.rows[0]['model']}"
         panel.set(title=title, xlabel="eps", ylim=(-0.03, 1.03))
     axes[0][0].set_ylabel("accuracy")
-    lines = axes[0][0].get_legend_handles_labels()
-    figure.legend(*lines, loc="outside lower center", ncols=5, fontsize=7)
+    legend_below(figure, axes[0][0], columns=5)
     return figure
 
 
@@ -118,18 +116,20 @@ def accuracy_by_rung(results: Mapping[str, Results]) -> Figure:
 
     ``results[dataset]`` are rows as in :func:`advdef.papers.trn.tables.ladder_row`.
     """
-    figure, panel = plt.subplots(figsize=(8, 3))
+    figure, panel = plt.subplots(figsize=(WIDTH, 3))
     width, tones = 0.8 / len(results), [COLOURS[name] for name in ("TRN", "HGD-style", "image only")]
     for number, (dataset, found) in enumerate(results.items()):
-        heights = dict.fromkeys(RUNGS, math.nan)
-        heights |= {rung: found.interval(part=rung).value for rung in RUNGS if rung in found.values("part")}
-        heights["all"] = found.interval(part="worst", threat="adaptive").value
+        heights = dict.fromkeys(RUNGS, Interval(math.nan, math.nan, math.nan))
+        heights |= {rung: found.interval(part=rung) for rung in RUNGS if rung in found.values("part")}
+        heights["all"] = found.interval(part="worst", threat="adaptive")
         at = [place + (number - (len(results) - 1) / 2) * width for place in range(len(heights))]
-        bars = panel.bar(at, list(heights.values()), width, color=tones[number % len(tones)], label=dataset)
-        panel.bar_label(bars, [f"{100 * height:.0f}" for height in heights.values()], fontsize=7)
+        values = [height.value for height in heights.values()]
+        bars = panel.bar(at, values, width, color=tones[number % len(tones)], label=dataset)
+        panel.bar_label(bars, [f"{100 * value:.0f}" for value in values], padding=2)
+        panel.vlines(at, [i.low for i in heights.values()], [i.high for i in heights.values()], color="0.3", lw=0.8)
     panel.set_xticks(range(len(RUNGS) + 1), [*RUNGS, "all"])
     panel.set(ylabel="accuracy", ylim=(0, 1.05))
-    panel.legend(fontsize=8)
+    panel.legend()
     return figure
 
 
@@ -140,10 +140,10 @@ def accuracy_by_steps(results: Results) -> Figure:
     counts = results.values("steps")
     figure, panel = plt.subplots(figsize=(6, 3.4))
     for rung, name, tone, style in zip(RUNGS, names, tones, styles, strict=False):
-        left = [results.interval(rung=rung, steps=n).value for n in counts]
-        panel.plot(counts, left, style, marker="o", color=tone, label=f"{rung} {name}")
+        left = [results.interval(rung=rung, steps=n) for n in counts]
+        interval_line(panel, counts, left, style=style, marker="o", colour=tone, label=f"{rung} {name}")
     panel.set(xscale="log", xlabel="steps", ylabel="accuracy", ylim=(-0.03, 1.03))
     panel.set_xticks(counts, [str(steps) for steps in counts])
     panel.minorticks_off()
-    panel.legend(fontsize=8)
+    panel.legend()
     return figure

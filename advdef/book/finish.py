@@ -1,0 +1,225 @@
+"""What rendered pages get that Sphinx does not give: tables for readers, data to take along, a face for other sites."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from advdef.book.markup import data_name
+from advdef.book.records import Record
+from advdef.book.tables import presented
+
+__all__ = ["Book", "finish"]
+
+_INTRODUCTION = "book/intro.html"
+_TABLES, _RECORDS = "_static/tables", "_static/records"
+_ICON = "_static/icon.png"
+_DESCRIBED = 200  # characters
+_LOCAL = re.compile(r'\b(href|src|action|data-content_root)="(?!https?:|//|#|mailto:|data:)([^"]*)"')
+
+
+@dataclass(frozen=True)
+class Book:
+    """What the pages of a site have in common.
+
+    Attributes:
+        title: Its name.
+        author: Who wrote it.
+        address: Where it will stand, with "/" at its end; "" where that is not known.
+        repository: Where its source stands; "" where that is not known.
+        records: The records behind its pages, by the notebook's stem.
+    """
+
+    title: str
+    author: str
+    address: str = ""
+    repository: str = ""
+    records: Mapping[str, Sequence[Record]] = field(default_factory=dict)
+
+
+def finish(pages: Path, book: Book) -> None:
+    """Change the pages that Sphinx wrote in the folder ``pages``, and add the files that they lead to."""
+    found = [page for page in sorted(pages.rglob("*.html")) if page.relative_to(pages).parts[0] != "_static"]
+    for records in book.records.values():
+        for record in records:
+            file = pages / _RECORDS / _file(record)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            content = dict(record) | {"results": record["results"].rows}
+            file.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
+    (pages / _TABLES).mkdir(parents=True, exist_ok=True)
+    for page in found:
+        name = page.relative_to(pages).as_posix()
+        text, files = _finished(page, name, pages, book)
+        page.write_text(text, encoding="utf-8")
+        for file, content in files.items():
+            (pages / _TABLES / file).write_text(content, encoding="utf-8")
+    introduction = pages / _INTRODUCTION
+    if introduction.is_file():
+        text = introduction.read_text(encoding="utf-8")
+        (pages / "index.html").write_text(_moved(text, "book/", ""), encoding="utf-8")
+        if book.address:
+            (pages / "404.html").write_text(_nowhere(text, book), encoding="utf-8")
+    if book.address:
+        lines = (f"<url><loc>{book.address}{page.relative_to(pages).as_posix()}</loc></url>" for page in found)
+        begin = '<?xml version="1.0" encoding="utf-8"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">'
+        (pages / "sitemap.xml").write_text("\n".join([begin, *lines, "</urlset>\n"]), encoding="utf-8")
+
+
+def _finished(page: Path, name: str, pages: Path, book: Book) -> tuple[str, dict[str, str]]:
+    """A page, and the files with the data of its tables."""
+    up = "../" * name.count("/")
+    number = re.match(r"(\d\d)_", page.stem)
+    prefix = f"{number[1]}-" if number else ""
+    text, files = presented(
+        _mended(page.read_text(encoding="utf-8")), prefix=prefix, folder=f"{up}{_TABLES}/", stem=page.stem
+    )
+    text = re.sub(r"<img\b[^>]*>", lambda image: _sized(image[0], page.parent), text)
+    text = text.replace("</head>", f"{_head(text, name, book)}</head>", 1)
+    if "</article>" in text:
+        before, _, after = text.rpartition("</article>")
+        text = f"{before}{_facts(text, name, up, book)}</article>{after}"
+    return text, files
+
+
+def _mended(page: str) -> str:
+    """A page without faults of the theme.
+
+    Icons come from a web font, and a second time from a script that is larger than most pages. Lists of references have
+    the role of a list, but entries that no list may have.
+    """
+    page = re.sub(r"<(script|link)\b[^>]*/fontawesome\.js[^>]*>(</script>)?\n?", "", page)
+    return page.replace('role="list" class="citation-list"', 'class="citation-list"').replace(
+        ' role="doc-biblioentry"', ""
+    )
+
+
+def _sized(image: str, folder: Path) -> str:
+    """An image that says how large it is before it has loaded, and loads when it is near."""
+    source = re.search(r'\bsrc="([^"]*)"', image)
+    file = folder / source[1] if source else folder
+    if 'class="logo' in image or not file.is_file():
+        return image
+    size = _size(file.read_bytes())
+    if size is None:
+        return image.replace("<img", '<img loading="lazy"', 1)
+    told = f'<img loading="lazy" decoding="async" style="--width: {size[0]}px" '
+    if not re.search(r'\b(width|height)="', image):
+        told += f'width="{size[0]}" height="{size[1]}" '
+    return image.replace("<img ", told, 1)
+
+
+def _size(content: bytes) -> tuple[int, int] | None:
+    """Width and height of a PNG or SVG in pixels of a page."""
+    if content[:8] == b"\x89PNG\r\n\x1a\n":
+        width, height = struct.unpack(">II", content[16:24])
+        return width, height
+    found = re.search(rb'<svg[^>]*\bwidth="([\d.]+)pt"[^>]*\bheight="([\d.]+)pt"', content[:5_000]) or re.search(
+        rb'<svg[^>]*\bheight="([\d.]+)pt"[^>]*\bwidth="([\d.]+)pt"', content[:5_000]
+    )
+    if found is None:
+        return None
+    ends = [round(float(end) * 96 / 72) for end in found.groups()]
+    return (ends[1], ends[0]) if found[0].index(b"height") < found[0].index(b"width") else (ends[0], ends[1])
+
+
+def _head(page: str, name: str, book: Book) -> str:
+    """What other sites show of a page."""
+    title, said = html.escape(_title(page), quote=True), html.escape(_description(page), quote=True)
+    lines = [f'<meta name="description" content="{said}">', '<meta property="og:type" content="article">']
+    up = "../" * name.count("/")
+    lines.append(f'<link rel="apple-touch-icon" href="{up}{_ICON}">')
+    told = {"og:title": title, "og:description": said, "og:site_name": html.escape(book.title, quote=True)}
+    if book.address:
+        lines.append(f'<link rel="canonical" href="{book.address}{name}">')
+        told |= {"og:url": f"{book.address}{name}", "og:image": f"{book.address}_static/made/preview.png"}
+        lines.append('<meta name="twitter:card" content="summary_large_image">')
+    lines += [f'<meta property="{key}" content="{value}">' for key, value in told.items()]
+    return "\n".join(line for line in lines if "canonical" not in line or 'rel="canonical"' not in page) + "\n"
+
+
+def _title(page: str) -> str:
+    """The page's own heading."""
+    found = re.search(r"<h1[^>]*>(.*?)(?:<a class=\"headerlink|</h1>)", page, re.DOTALL)
+    return _text(found[1]) if found else ""
+
+
+def _description(page: str) -> str:
+    """The first words of a page."""
+    _, _, article = page.partition("<article")
+    found = (_text(part) for part in re.findall(r"<p>(.*?)</p>|<li><p>(.*?)</p>", article, re.DOTALL) for part in part)
+    said = next((text for text in found if len(text) > 40), "")
+    return said if len(said) <= _DESCRIBED else f"{said[: said.rfind(' ', 0, _DESCRIBED)]} …"
+
+
+def _facts(page: str, name: str, up: str, book: Book) -> str:
+    """Below an article: the run and the data behind it, and how to cite it."""
+    records = book.records.get(Path(name).stem, ())
+    title, where = _title(page), f"{book.address}{name}"
+    told, note = "", book.title
+    if records:
+        facts: Mapping[str, Any] = records[0]["provenance"]
+        date, commit = facts["date"][:10], facts["commit"] or "none"
+        shown = f"<code>{html.escape(commit[:7])}</code>"
+        if book.repository and facts["commit"]:
+            shown = f'<a href="{book.repository}/commit/{html.escape(commit.rstrip("+"), quote=True)}">{shown}</a>'
+        links = ", ".join(
+            f'<a href="{up}{_RECORDS}/{html.escape(_file(one))}" download>{html.escape(data_name(one["dataset"]))}</a>'
+            for one in records
+        )
+        told = (
+            f"<p>The numbers of this page: run of {html.escape(date)}, profile {html.escape(records[0]['profile'])}, "
+            f"code of commit {shown}. All of them as JSON, for its figures too: {links}; "
+            f'<a href="{up}book/records.html">what the fields mean</a>.</p>'
+        )
+        note = f"{book.title}, run of {date}, commit {commit[:7]}"
+    if not title or not Path(name).parent.name:
+        return ""
+    key = re.sub(r"\W+", "-", Path(name).stem.lower())
+    year = f"\n  year   = {{{records[0]['provenance']['date'][:4]}}}," if records else ""
+    url = f"\n  url    = {{{where}}}," if book.address else ""
+    entry = (
+        f"@misc{{advdef-{key},\n  author = {{{{{book.author}}}}},\n  title  = {{{title}}},{year}{url}\n"
+        f"  note   = {{{note}}}\n}}"
+    )
+    cite = f'<details class="cite"><summary>Cite this page</summary><pre>{html.escape(entry)}</pre></details>'
+    return f'<div class="page-facts">{told}{cite}</div>'
+
+
+def _file(record: Record) -> str:
+    return f"{record['paper']}-{record['dataset']}-{record['profile']}.json"
+
+
+def _moved(page: str, folder: str, root: str) -> str:
+    """A page of ``folder`` as it stands elsewhere, where the site's first folder is at ``root``."""
+
+    def moved(match: re.Match[str]) -> str:
+        address = match[2]
+        if match[1] == "data-content_root":
+            return f'data-content_root="{root or "./"}"'
+        kept = address[3:] if address.startswith("../") else f"{folder}{address}"
+        return f'{match[1]}="{root}{kept}"'
+
+    return _LOCAL.sub(moved, page)
+
+
+def _nowhere(page: str, book: Book) -> str:
+    """The page that a host shows for an address that leads nowhere."""
+    begin, _, rest = page.partition("<article")
+    _, _, end = rest.rpartition("</article>")
+    body = (
+        '<article class="bd-article"><section><h1>No such page</h1><p>This address leads nowhere. '
+        f'<a href="intro.html">{html.escape(book.title)} begins here</a>, and the search field finds the rest.</p>'
+        "</section>"
+    )
+    root = "/" + book.address.partition("://")[2].partition("/")[2]
+    return _moved(f"{begin}{body}</article>{end}", "book/", root)
+
+
+def _text(markup: str) -> str:
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", "", markup)).split())

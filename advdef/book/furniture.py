@@ -1,0 +1,104 @@
+"""What the site adds to a notebook before it is rendered: its finding, its conclusion, and how much of it is folded."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from advdef.book.markup import as_text, data_name
+from advdef.book.records import COMPARISON, Record
+from advdef.book.summary import conclusion, in_short
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+__all__ = ["furnished", "gallery"]
+
+_LAST = "## Provenance"
+_GALLERY = ("04_trn", "fig-trn-gallery")  # a notebook, and its figure of clean, attacked and restored images
+_FOLDED = "hide-input"
+_ENTRIES = {
+    COMPARISON: ("which defence is best", "comparison of the defences"),
+    "your_classifier": ("own data", "own network"),
+}
+_SEEN = ("hide-input", "hide-cell", "remove-cell", "remove-input")
+
+
+def furnished(
+    notebook: NotebookNode, paper: str, records: Sequence[Record], *, comparison: tuple[str, str] = ("", "")
+) -> NotebookNode:
+    """The notebook with what its records say in short under its title, and a conclusion before its provenance.
+
+    Code is folded. ``comparison`` is what the first page says of the comparison, and its conclusion. A page whose run
+    is older than the rules that judge its claims says so. The notebook given is changed.
+    """
+    from nbformat.v4 import new_markdown_cell
+
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags", [])
+        if cell.cell_type == "code" and not any(tag in _SEEN for tag in tags):
+            cell.metadata["tags"] = [*tags, _FOLDED]
+    first = next((i for i, cell in enumerate(notebook.cells) if cell.cell_type == "markdown"), None)
+    if first is not None and (opening := in_short(paper, records, comparison[:1])):
+        title, _, rest = notebook.cells[first].source.partition("\n")
+        notebook.cells[first].source = f"{title}\n\n{_index(paper, records)}{opening}\n{rest}"
+    if note := _note(paper, records):
+        notebook.cells.insert((first or 0) + 1, new_markdown_cell(note))
+    known = any(record["paper"] == COMPARISON for record in records)
+    ours = f"## Conclusion\n\n{comparison[1]}" if paper == COMPARISON and known else conclusion(paper, records)
+    if ours:
+        starts = [i for i, cell in enumerate(notebook.cells) if cell.source.startswith(_LAST)]
+        notebook.cells.insert(starts[-1] if starts else len(notebook.cells), new_markdown_cell(ours))
+    return notebook
+
+
+def _index(paper: str, records: Sequence[Record]) -> str:
+    """What the search finds this page by, besides its words: its data sets, above all."""
+    names = dict.fromkeys(data_name(record["dataset"]) for record in records if record["paper"] == paper)
+    entries = [*_ENTRIES.get(paper, ()), *names, *(f"{name} accuracy" for name in names)]
+    return f"```{{index}} {', '.join(f'! {as_text(entry)}' for entry in entries)}\n```\n\n" if entries else ""
+
+
+def gallery(source: Path) -> None:
+    """Put images under attack on the first page, out of an executed notebook, where it has them.
+
+    ``source`` is the folder that the site is rendered from. Its file ``book/_generated/pictures.md`` then shows the
+    picture with its own caption; it is empty where there is none.
+    """
+    from advdef.book.notebookfile import read_executed
+
+    stem, name = _GALLERY
+    page, text = source / "notebooks" / f"{stem}.ipynb", ""
+    for cell in read_executed(page).cells if page.is_file() else ():
+        told = cell.metadata.get("mystnb", {})
+        if told.get("figure", {}).get("name") != name:
+            continue
+        for kind, suffix in (("image/svg+xml", "svg"), ("image/png", "png")):
+            found = next((o.data[kind] for o in cell.outputs if kind in o.get("data", {})), None)
+            if found is not None and not text:
+                image = source / "book" / "_static" / "made" / f"pictures.{suffix}"
+                image.parent.mkdir(parents=True, exist_ok=True)
+                image.write_bytes(found.encode() if suffix == "svg" else base64.b64decode(found))
+                alt, caption = told.get("image", {}).get("alt", ""), told["figure"].get("caption", "")
+                text = (
+                    f"```{{figure}} _static/made/pictures.{suffix}\n:alt: {alt}\n:class: pictures\n\n{caption} "
+                    f"From [its page](../notebooks/{stem}).\n```\n"
+                )
+    made = source / "book" / "_generated" / "pictures.md"
+    made.parent.mkdir(parents=True, exist_ok=True)
+    made.write_text(text, encoding="utf-8")
+
+
+def _note(paper: str, records: Sequence[Record]) -> str:
+    """What to say above a page whose run is older than the rules that judge its claims today; "" if none is."""
+    old = [r for r in records if r["paper"] == paper and any(v.get("old_rules") for v in r["verdicts"])]
+    if not old:
+        return ""
+    date = as_text(old[0]["provenance"]["date"])
+    return (
+        f"```{{note}}\nTables and figures on this page are those of a run of {date}, by the code of that day. Code, "
+        "text and rules have moved on since: where the run did not measure what today's rules ask for, the verdicts "
+        "say so. [Run it yourself](../book/rerun.md) shows how to make them anew.\n```"
+    )

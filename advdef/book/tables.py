@@ -1,0 +1,205 @@
+"""Tables of results as a reader wants them: numbered, split by data set, fit for phones, with their data beside."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from advdef.book.markup import data_name
+
+__all__ = ["presented"]
+
+_TABLE = re.compile(r"<table\b[^>]*\bresults\b[^>]*>.*?</table>", re.DOTALL)
+_ROW = re.compile(r"<tr\b[^>]*>(.*?)</tr>", re.DOTALL)
+_CELL = re.compile(r"<t([hd])\b[^>]*>(.*?)</t\1>", re.DOTALL)
+_INTERVAL = re.compile(r"([-+−]?[\d.]+)\s*(\[[^\]]*\])$")
+_NUMBER = re.compile(r"[-+−±<>≥≤]?\s?\d|–$")
+_DATA = ("data", "dataset")
+_CONSTANT = ("network", "eps")
+_LABELS = ("eps", "step", "seed", "classes", "time steps", "norm", "set to", "attack", "attacker")
+_DECIDING = (
+    "adaptive %", r".*\(adaptive\) %", "true %", "worst case %", "tries everything %", ".*, all rungs %",
+    ".*adaptive.*", "result", "mean of five %", r"all \d+", "lead over .*", ".* − .*", "difference",
+)  # fmt: skip
+"""What the header of a deciding column is, the surest first; without one, the first number decides."""
+_FOLDED = 12  # rows that are shown of a long table
+_WORDY = 30  # characters; a column of longer cells is one of words
+_WIDE = 7  # columns; in a table with more, the deciding one stands before the others
+
+
+@dataclass(frozen=True)
+class _Table:
+    caption: str
+    kind: str
+    head: list[str]
+    rows: list[list[str]]
+
+
+def presented(page: str, *, prefix: str, folder: str, stem: str) -> tuple[str, dict[str, str]]:
+    """A page with its tables of results presented, and their data as files, by name.
+
+    A table gets the number ``prefix`` and its place on the page, an anchor, the name of its data set in the caption,
+    and links to its data as CSV and JSON in ``folder``, an address that ends in "/". Of several data sets, each has a
+    part of its own. The column that decides is marked, and so are those that label a row; style sheets do the rest.
+    """
+    files: dict[str, str] = {}
+
+    def present(match: re.Match[str]) -> str:
+        number = len(files) // 2 + 1
+        table = _read(match[0])
+        name = f"{stem}-table-{number}"
+        files[f"{name}.csv"], files[f"{name}.json"] = _csv(table), _json(table)
+        take = (
+            f'<p class="take">Table {prefix}{number} as <a href="{folder}{name}.csv" download>CSV</a> or '
+            f'<a href="{folder}{name}.json" download>JSON</a></p>'
+        )
+        parts = "".join(_part(part, f"{prefix}{number}", first=not i) for i, part in enumerate(_parts(table)))
+        return f'<div class="numbered" id="table-{number}">{parts}{take}</div>'
+
+    return _TABLE.sub(present, page), files
+
+
+def _read(markup: str) -> _Table:
+    caption = re.search(r"<caption>(.*?)</caption>", markup, re.DOTALL)
+    head, _, body = markup.partition("</thead>")
+    heads = [[cell[1] for cell in _CELL.findall(row)] for row in _ROW.findall(head)]
+    # a named index stands in a row of its own
+    names = [next((_named(cell) for cell in column if _text(cell)), "") for column in zip(*heads, strict=False)]
+    if names and not _text(names[0]):
+        names[0] = "check" if caption and "checks" in caption[1].lower() else "setting"
+    rows = [[cell[1] for cell in _CELL.findall(row)] for row in _ROW.findall(body)]
+    kind = re.search(r'class="([^"]*)"', markup)
+    told, rows = _named(caption[1]) if caption else "", [row for row in rows if len(row) == len(names)]
+    return _Table(told, kind[1] if kind else "", names, rows)
+
+
+def _named(text: str) -> str:
+    """Words with the names of data sets as prose writes them."""
+    return re.sub(r"\b(fashion_mnist|cifar10|mnist|gtsrb|svhn)\b", lambda found: data_name(found[1]), text)
+
+
+def _parts(table: _Table) -> Iterable[_Table]:
+    """A table for each data set that it is about."""
+    if table.head[:1] and _text(table.head[0]) in _DATA and len(table.head) > 2:
+        for name in dict.fromkeys(row[0] for row in table.rows):
+            rows = [row[1:] for row in table.rows if row[0] == name]
+            yield _shorter(_Table(f"{_named(name)}. {table.caption}", table.kind, table.head[1:], rows))
+    else:
+        yield table
+
+
+def _shorter(table: _Table) -> _Table:
+    """A table without a column at its left that is the same in all rows: the caption has it."""
+    same = {row[0] for row in table.rows}
+    if _text(table.head[0]) not in _CONSTANT or len(same) != 1 or _roles(table)[0] < 2:
+        return table
+    name, (value,) = _text(table.head[0]), same
+    told = value if name == "network" else f"{name} {value}"
+    begin, _, rest = table.caption.partition(". ")
+    return _shorter(_Table(f"{begin}, {told}. {rest}", table.kind, table.head[1:], [row[1:] for row in table.rows]))
+
+
+def _part(table: _Table, number: str, *, first: bool) -> str:
+    labels, deciding = _roles(table)
+    order = list(range(len(table.head)))
+    if len(order) > _WIDE and deciding is not None:
+        order.remove(deciding)
+        order.insert(labels, deciding)
+    kinds = {
+        column: " ".join(
+            name
+            for name, holds in (
+                ("key", column == 0),
+                ("label", 0 < column < labels),
+                ("deciding", column == deciding),
+                ("words", _wordy(table, column)),
+            )
+            if holds
+        )
+        for column in order
+    }
+
+    def cell(tag: str, role: str, column: int, content: str) -> str:
+        kind = f' class="{kinds[column]}"' if kinds[column] else ""
+        return f'<{tag} role="{role}"{kind}>{content}</{tag}>'
+
+    head = "".join(cell("th", "columnheader", column, table.head[column]) for column in order)
+    body = []
+    for row in table.rows:
+        also = " · ".join(_also(table.head[c], row[c]) for c in range(1, labels) if _text(row[c]))
+        key = f'{_value(row[0])}<small class="also">{also}</small>' if also else _value(row[0])
+        cells = [cell("th", "rowheader", 0, key).replace("<th ", '<th scope="row" ', 1)]
+        cells += [cell("td", "cell", column, _value(row[column])) for column in order[1:]]
+        body.append(f'<tr role="row">{"".join(cells)}</tr>\n')
+    caption = table.caption if first else table.caption.partition(". ")[0]
+    fold = f' data-shown="{_FOLDED}"' if len(table.rows) > _FOLDED else ""
+    kind = table.kind if len(order) < 3 or "matrix" in table.kind else f"{table.kind} flow"
+    return (
+        f'<table class="{kind}" role="table" tabindex="0"{fold}><caption><span class="number">Table {number}</span> '
+        f'{caption}</caption>\n<thead role="rowgroup"><tr role="row">{head}</tr></thead>\n'
+        f'<tbody role="rowgroup">{"".join(body)}</tbody></table>'
+    )
+
+
+def _also(name: str, value: str) -> str:
+    """A label beside the first one; a number says what it is of."""
+    return f"{name} {value}" if _NUMBER.match(_text(value)) else value
+
+
+def _roles(table: _Table) -> tuple[int, int | None]:
+    """How many columns at the left label a row, and which of the others decides."""
+    numeric = _numeric_columns(table)
+    columns = range(1, len(table.head))
+    labels = next((c for c in columns if c in numeric and _text(table.head[c]).lower() not in _LABELS), None)
+    if labels is None:
+        return 1, 1 if len(table.head) > 1 else None
+    names = [_text(name).lower() for name in table.head]
+    for wanted in _DECIDING:
+        if (found := next((c for c in columns if c >= labels and re.fullmatch(wanted, names[c])), None)) is not None:
+            return labels, found
+    return labels, labels
+
+
+def _numeric_columns(table: _Table) -> set[int]:
+    def numeric(column: int) -> bool:
+        cells = [text for row in table.rows if (text := _text(row[column]))]
+        return sum(bool(_NUMBER.match(text)) for text in cells) * 2 > len(cells)
+
+    return {column for column in range(1, len(table.head)) if numeric(column)}
+
+
+def _wordy(table: _Table, column: int) -> bool:
+    lengths = sorted(len(_text(row[column])) for row in table.rows)
+    return bool(lengths) and lengths[len(lengths) // 2] > _WORDY
+
+
+def _value(content: str) -> str:
+    """A cell with its interval in small print, which a style sheet puts under the number."""
+    found = _INTERVAL.fullmatch(content.strip())
+    return f'{found[1]} <small class="ci">{found[2]}</small>' if found else _named(content)
+
+
+def _text(content: str) -> str:
+    """What a cell says, without markup."""
+    return html.unescape(re.sub(r"<[^>]*>", " ", content)).replace("\u00a0", " ").strip()
+
+
+def _csv(table: _Table) -> str:
+    written = io.StringIO()
+    csv.writer(written, lineterminator="\n").writerows(_lines(table))
+    return written.getvalue()
+
+
+def _json(table: _Table) -> str:
+    names, *rows = _lines(table)
+    content = {"caption": _text(table.caption), "rows": [dict(zip(names, row, strict=True)) for row in rows]}
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def _lines(table: _Table) -> list[Sequence[str]]:
+    return [[" ".join(_text(cell).split()) for cell in line] for line in (table.head, *table.rows)]

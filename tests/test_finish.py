@@ -1,0 +1,90 @@
+"""What rendered pages get after Sphinx, in a site of a few words."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from advdef.book.finish import Book, finish
+from advdef.evaluation import Results
+
+FACTS = {"date": "2026-01-02", "commit": "abcdef0123+", "seed": 0}
+RECORD: dict[str, Any] = {"paper": "trn", "dataset": "mnist", "profile": "smoke", "results": Results()}
+RECORD |= {"provenance": FACTS, "verdicts": []}
+BOOK = Book("advdef", "The authors", "https://x.org/advdef/", "https://git.org/advdef", {"04_trn": [RECORD]})
+
+
+def site(folder: Path) -> Path:
+    png = b"\x89PNG\r\n\x1a\n" + b"\0" * 8 + struct.pack(">II", 640, 480)
+    image = "".join(f'<img src="../_images/{name}" alt="x">' for name in ("a.png", "b.svg", "none.png"))
+    pages = {"notebooks/04_trn": f"<p>{'Words of the page. ' * 30}</p>{image}", "book/intro": "<p>Hello.</p>"}
+    for name, body in pages.items():
+        path = folder / f"{name}.html"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(
+            f'<html data-content_root="../"><head><link href="../_static/x.css"></head><body><article><h1>TRN & co'
+            f'<a class="headerlink" href="#trn">#</a></h1>{body}<a href="cards.html">cards</a></article></body></html>'
+        )
+    (folder / "_images").mkdir()
+    (folder / "_images/a.png").write_bytes(png)
+    (folder / "_images/b.svg").write_text('<svg xmlns="" height="72pt" viewBox="" width="144.5pt"/>')
+    (folder / "index.html").write_text("redirect")
+    return folder
+
+
+def test_a_page_says_where_its_numbers_come_from_and_how_to_cite_it(tmp_path: Path) -> None:
+    finish(site(tmp_path), BOOK)
+    page = (tmp_path / "notebooks/04_trn.html").read_text()
+    assert "run of 2026-01-02, profile smoke" in page
+    assert 'href="https://git.org/advdef/commit/abcdef0123"><code>abcdef0</code>' in page
+    assert "@misc{advdef-04_trn," in page
+    assert "title  = {TRN &amp; co}," in page
+    assert "https://x.org/advdef/notebooks/04_trn.html" in page
+    (file,) = (tmp_path / "_static/records").iterdir()
+    assert f"../_static/records/{file.name}" in page
+    assert json.loads(file.read_text())["results"] == []
+
+
+def test_a_page_tells_other_sites_what_it_is(tmp_path: Path) -> None:
+    finish(site(tmp_path), BOOK)
+    page = (tmp_path / "notebooks/04_trn.html").read_text()
+    assert '<meta property="og:title" content="TRN &amp; co">' in page
+    described = page.partition('<meta name="description" content="')[2].partition('"')[0]
+    assert described.startswith("Words of the page.")
+    assert 100 < len(described) <= 202
+    assert '<link rel="canonical" href="https://x.org/advdef/notebooks/04_trn.html">' in page
+    assert "<loc>https://x.org/advdef/book/intro.html</loc>" in (tmp_path / "sitemap.xml").read_text()
+
+
+def test_images_have_their_size(tmp_path: Path) -> None:
+    finish(site(tmp_path), BOOK)
+    page = (tmp_path / "notebooks/04_trn.html").read_text()
+    assert 'width="640" height="480" src="../_images/a.png"' in page
+    assert 'width="193" height="96" src="../_images/b.svg"' in page
+    assert page.count('loading="lazy"') == 2
+
+
+def test_the_first_page_and_that_of_a_wrong_address_stand_elsewhere(tmp_path: Path) -> None:
+    finish(site(tmp_path), BOOK)
+    first = (tmp_path / "index.html").read_text()
+    assert 'data-content_root="./"' in first
+    assert 'href="_static/x.css"' in first
+    assert 'href="book/cards.html"' in first
+    assert 'href="#trn"' in first
+    nowhere = (tmp_path / "404.html").read_text()
+    assert 'href="/advdef/_static/x.css"' in nowhere
+    assert 'href="/advdef/book/intro.html"' in nowhere
+    assert "Hello." not in nowhere
+
+
+@pytest.mark.parametrize("book", [Book("t", "a"), Book("t", "a", records={"04_trn": []})])
+def test_a_book_without_an_address_promises_none(tmp_path: Path, book: Book) -> None:
+    finish(site(tmp_path), book)
+    assert not (tmp_path / "sitemap.xml").exists()
+    page = (tmp_path / "notebooks/04_trn.html").read_text()
+    assert "canonical" not in page
+    assert "og:image" not in page

@@ -1,0 +1,113 @@
+"""What a page says first and last follows from its records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from advdef.book.furniture import furnished, gallery
+from advdef.book.records import read_records
+from advdef.book.repository import Repository
+from advdef.book.summary import conclusion, in_short
+from advdef.evaluation import Results
+from advdef.evaluation.results import Row
+from advdef.papers import PAPERS
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMITTED = read_records(Repository(ROOT).committed_results)
+
+
+def row(defence: str, threat: str, correct: int, eps: float = 0.1) -> Row:
+    told = {"part": "worst", "dataset": "mnist", "model": "net", "attack": "worst case", "norm": "Linf", "seed": 0}
+    told |= {"low": 0.01, "high": 0.99, "n": 100, "correct": correct, "accuracy": correct / 100}
+    return told | {"defence": defence, "threat": threat, "eps": eps}
+
+
+def record(**changes: Any) -> dict[str, Any]:
+    counts = {"none": (1, 1, 0), "Fast-AT": (50, 40, 30), "TRN": (80, 40, 10)}
+    rows = [
+        row(defence, threat, correct, eps)
+        for eps, more in ((0.05, 5), (0.1, 0))
+        for defence, found in counts.items()
+        for threat, correct in zip(("oblivious", "direct", "adaptive"), (n + more for n in found), strict=True)
+    ]
+    verdicts = [verdict("TRN-1", "supported"), verdict("TRN-9", "contradicted"), verdict("TRN-11", "not testable here")]
+    facts = {"seed": 0, "date": "2026-01-02", "commit": "abc"}
+    told = {"paper": "trn", "dataset": "mnist", "profile": "smoke", "results": Results(rows), "verdicts": verdicts}
+    return told | {"provenance": facts, "comparisons": []} | changes
+
+
+def verdict(claim: str, word: str) -> dict[str, Any]:
+    return {"claim": claim, "verdict": word, "sentence": f"{claim} <holds>."}
+
+
+def test_a_page_says_what_each_attacker_left_how_its_claims_fared_and_shows_it() -> None:
+    said = in_short("trn", [record(), record(paper="nip")])
+    assert "**MNIST**, eps 0.1: of 100 images, TRN keeps 80\u00a0% right against an attacker who does not know" in said
+    assert "**10\u00a0% [1, 99]** against one who does, who leaves 0\u00a0% with no defence and 30\u00a0% with" in said
+    assert "At eps 0.05 it is 15\u00a0%." in said
+    assert said.count('<path class="gap"') == 3
+    assert '<span class="verdict supported">supported</span> 1' in said
+    assert in_short("trn", [record(paper="nip")]) == ""
+
+
+def test_the_conclusion_has_each_claim_under_its_word() -> None:
+    said = conclusion("trn", [record(), record(dataset="cifar10", verdicts=[verdict("TRN-1", "supported")])])
+    supported, _, rest = said.partition("They contradict")
+    assert "TRN-1 (MNIST, CIFAR-10)</a>: TRN-1 &lt;holds&gt;." in supported
+    assert "TRN-9" in rest.partition("Not testable here: TRN-11.")[0]
+    assert conclusion("trn", [record(verdicts=[])]) == ""
+
+
+@pytest.mark.parametrize("paper", [paper.id for paper in PAPERS])
+def test_every_paper_of_the_committed_records_has_both(paper: str) -> None:
+    said = in_short(paper, COMMITTED)
+    assert said.count("\n- **") == sum(record["paper"] == paper for record in COMMITTED)
+    assert '<figure class="finding">' in said
+    assert conclusion(paper, COMMITTED).startswith("## Conclusion")
+
+
+@pytest.mark.parametrize("paper", ["broken_on_purpose", "attack_agreement", "your_classifier"])
+def test_the_other_pages_say_what_they_found_too(paper: str) -> None:
+    assert "**" in in_short(paper, COMMITTED)
+    assert in_short(paper, [record(paper=paper, results=Results(), comparisons=[])]) == ""
+
+
+def page() -> nbformat.NotebookNode:
+    cells = [new_markdown_cell("# TRN\n\nA story."), new_code_cell("1 + 1"), new_markdown_cell("## Provenance")]
+    cells.insert(2, new_code_cell("2", metadata={"tags": ["hide-cell"]}))
+    return new_notebook(cells=cells)
+
+
+def test_a_notebook_gets_its_finding_its_conclusion_and_folded_code() -> None:
+    cells = furnished(page(), "trn", [record()]).cells
+    title, *rest = cells[0].source.splitlines()
+    assert title == "# TRN"
+    assert rest.index("A story.") > rest.index("::::{admonition} In short")
+    assert "! MNIST accuracy" in cells[0].source
+    assert [cell.source.splitlines()[0] for cell in cells[-2:]] == ["## Conclusion", "## Provenance"]
+    assert [cell.metadata["tags"] for cell in cells if cell.cell_type == "code"] == [["hide-input"], ["hide-cell"]]
+    unchanged = furnished(page(), "nip", [record()]).cells
+    assert [cell.source for cell in unchanged] == [cell.source for cell in page().cells]
+
+
+@pytest.mark.parametrize("kind", ["image/png", "image/svg+xml"])
+def test_the_first_page_shows_images_of_an_executed_notebook(tmp_path: Path, kind: str) -> None:
+    gallery(tmp_path)
+    assert (tmp_path / "book/_generated/pictures.md").read_text() == ""
+    told = {"figure": {"name": "fig-trn-gallery", "caption": "Seen."}, "image": {"alt": "Images."}}
+    content = "iVBORw0=" if kind == "image/png" else "<svg/>"
+    output = new_output("display_data", data={kind: content})
+    (tmp_path / "notebooks").mkdir()
+    cells = [new_code_cell("show()", outputs=[output], metadata={"mystnb": told})]
+    nbformat.write(new_notebook(cells=cells), tmp_path / "notebooks/04_trn.ipynb")
+    gallery(tmp_path)
+    text = (tmp_path / "book/_generated/pictures.md").read_text()
+    name = text.partition("{figure} ")[2].splitlines()[0]
+    assert (tmp_path / "book" / name).read_bytes() in (b"\x89PNG\r", b"<svg/>")
+    assert ":alt: Images.\n" in text
+    assert "Seen. From [its page]" in text

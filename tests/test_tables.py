@@ -1,0 +1,121 @@
+"""Tables of results as the site shows them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+
+import pandas as pd
+import pytest
+
+from advdef.book.page import table
+from advdef.book.tables import presented
+
+
+def shown(frame: pd.DataFrame, caption: str = "Accuracy", *, index: bool = False) -> tuple[str, dict[str, str]]:
+    page = f"<p>before</p>{table(frame, caption, index=index).data}<p>after</p>"
+    return presented(page, prefix="04-", folder="../_static/tables/", stem="04_trn")
+
+
+def heads(page: str) -> list[tuple[str, str]]:
+    """The name and the classes of each column of the first table."""
+    found = re.findall(r'<th role="columnheader"(?: class="([^"]*)")?>(.*?)</th>', page.partition("</thead>")[0])
+    return [(name, kinds) for kinds, name in found]
+
+
+WORST = pd.DataFrame(
+    {
+        "defence": ["none", "TRN"], "eps": ["0.1", "0.2"], "clean %": [90.0, 88.5], "oblivious %": ["0.0", "80.0"],
+        "adaptive %": ["0.0 [0.0, 3.7]", "2.0 [0.6, 7.0]"],
+    }
+)  # fmt: skip
+
+
+def test_a_table_has_a_number_an_anchor_and_its_data_and_the_rest_of_the_page_stays() -> None:
+    page, files = shown(WORST)
+    assert page.startswith('<p>before</p><div class="numbered" id="table-1">')
+    assert page.endswith("</div><p>after</p>")
+    assert '<span class="number">Table 04-1</span> Accuracy</caption>' in page
+    assert 'href="../_static/tables/04_trn-table-1.csv"' in page
+    assert 'href="../_static/tables/04_trn-table-1.json"' in page
+    lines = list(csv.reader(io.StringIO(files["04_trn-table-1.csv"])))
+    assert lines[0] == list(WORST.columns)
+    assert lines[2] == ["TRN", "0.2", "88.5", "80.0", "2.0 [0.6, 7.0]"]
+    told = json.loads(files["04_trn-table-1.json"])
+    assert told["caption"] == "Accuracy"
+    assert told["rows"][1] == dict(zip(lines[0], lines[2], strict=True))
+
+
+def test_the_deciding_column_and_the_labels_of_a_row_are_marked() -> None:
+    page, _ = shown(WORST)
+    assert heads(page) == [
+        ("defence", "key"), ("eps", "label"), ("clean %", ""), ("oblivious %", ""), ("adaptive %", "deciding"),
+    ]  # fmt: skip
+    assert 'TRN<small class="also">eps 0.2</small></th>' in page
+    assert '2.0 <small class="ci">[0.6,\u00a07.0]</small>' in page
+
+
+@pytest.mark.parametrize(
+    ("columns", "deciding"),
+    [
+        (["clean %", "FGSM %"], "clean %"),  # where none is known, the first number decides
+        (["clean %", "true %", "error, points"], "true %"),
+        (["training s", "worst case %"], "worst case %"),
+        (["oblivious %", "adaptive %", "adaptive − undefended"], "adaptive %"),
+        (["proven robust %", "robust to the adaptive attacker %"], "robust to the adaptive attacker %"),
+    ],
+)
+def test_what_decides(columns: list[str], deciding: str) -> None:
+    frame = pd.DataFrame({"defence": ["a", "b"], **{name: ["1.0", "+2.0"] for name in columns}})
+    assert [name for name, kinds in heads(shown(frame)[0]) if kinds == "deciding"] == [deciding]
+
+
+def test_in_a_wide_table_the_deciding_column_comes_first_but_not_in_its_data() -> None:
+    frame = pd.DataFrame({"method": ["a"], **{f"{name} %": [1] for name in "ABCDEFG"}, "adaptive %": [2]})
+    page, files = shown(frame)
+    assert [name for name, _ in heads(page)][:3] == ["method", "adaptive %", "A %"]
+    assert files["04_trn-table-1.csv"].splitlines()[0] == ",".join(frame.columns)
+
+
+def test_each_data_set_has_a_part_under_one_number_and_what_never_changes_is_in_the_caption() -> None:
+    frame = pd.DataFrame(
+        {
+            "data": ["cifar10", "cifar10", "mnist"], "network": ["VGG", "VGG", "LeNet"], "defence": ["x", "y", "x"],
+            "clean %": [1, 2, 3],
+        }
+    )  # fmt: skip
+    page, files = shown(frame, "Accuracy on cifar10 and mnist")
+    captions = re.findall(r"<caption>(.*?)</caption>", page)
+    assert [re.sub("<.*?>", "", caption) for caption in captions] == [
+        "Table 04-1 CIFAR-10, VGG. Accuracy on CIFAR-10 and MNIST", "Table 04-1 MNIST, LeNet",
+    ]  # fmt: skip
+    assert [name for name, _ in heads(page)] == ["defence", "clean %"]
+    assert len(files) == 2
+    assert files["04_trn-table-1.csv"].splitlines()[3] == "mnist,LeNet,x,3"
+
+
+def test_rows_beyond_twelve_can_be_folded_and_none_is_missing() -> None:
+    long = pd.DataFrame({"attack": [f"A{i}" for i in range(13)], "broken %": range(13)})
+    page, _ = shown(long)
+    assert 'data-shown="12"' in page
+    assert page.count('<tr role="row">') == 14
+    assert "data-shown" not in shown(long[:12])[0]
+
+
+def test_no_header_is_empty_and_roles_are_complete() -> None:
+    frame = pd.DataFrame({"honest": ["pass", "fire"], "noisy": ["pass", "pass"]}, index=["A1 inside", "B2 calm"])
+    page, _ = shown(frame, "Sanity checks", index=True)
+    assert [name for name, _ in heads(page)] == ["check", "honest", "noisy"]
+    assert heads(shown(frame, "The profiles", index=True)[0])[0][0] == "setting"
+    assert '<th scope="row" role="rowheader" class="key">A1 inside</th>' in page
+    assert page.count('role="cell"') == 4
+
+
+def test_text_stays_text() -> None:
+    bad = pd.DataFrame({"<i>defence</i>": ["<script>x</script>", "&"], "n": [1, 2]})
+    page, files = shown(bad, "<b>x</b>")
+    assert "<script" not in page
+    assert "&lt;b&gt;" in page
+    assert "<script>x</script>" in files["04_trn-table-1.csv"]
