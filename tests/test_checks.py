@@ -20,6 +20,7 @@ from advdef.data import Dataset
 from advdef.defenses import Defense, Undefended
 from advdef.defenses.broken import Detached, RandomInput, ScaledLogits
 from advdef.evaluation import Attempt, Outcome, UnsoundAttack, direct, evaluate, oblivious
+from advdef.evaluation.outcomes import SearchEffort, SearchEnd
 from advdef.papers.nip.baselines import NoiseVote
 from advdef.papers.qusecnets.defence import Quantized
 from advdef.papers.qusecnets.quantizer import Quantizer
@@ -305,6 +306,12 @@ class TestTheSearch:
         assert statuses(checks.worst_case_counts(two), checks.worst_case_counts(weaker)) == ["guaranteed", "fire"]
         assert f"alone: PGD {int(two.findings[1].broken.sum())}" in checks.worst_case_counts(two).detail
         assert checks.worst_case_counts(replace(two, findings=())).status == "not run"
+
+    def test_an_adaptive_search_that_still_breaks_images_fires(self, sound: Outcome) -> None:
+        ended = [replace(sound, search=SearchEnd(SearchEffort(8, 5, 200), images=8, broke=n)) for n in (0, 2)]
+        assert statuses(*map(checks.adaptive_search_converged, ended)) == ["pass", "fire"]
+        assert checks.adaptive_search_converged(ended[1]).detail.startswith("still falling at 8 steps")
+        assert statuses(*map(checks.adaptive_search_converged, (None, sound))) == ["not run"] * 2
 
     @pytest.mark.filterwarnings("ignore::advdef.contract.NoGradientWarning")
     def test_an_attack_that_misses_a_planted_example_fires(

@@ -12,7 +12,7 @@ from advdef.data import Dataset
 from advdef.defenses import Undefended
 from advdef.evaluation import Attempt, Outcome, evaluate, three_attackers
 from advdef.evaluation.escalation import escalate, nearest_targets
-from advdef.evaluation.outcomes import Effort, Search
+from advdef.evaluation.outcomes import SearchEffort, SearchEnd
 
 EPS = 0.6
 
@@ -45,11 +45,11 @@ def darken(
     return images - by * eps
 
 
-def searched(fall: dict[int, int], *, images: Tensor = IMAGES, **options: int) -> tuple[Outcome, list[Effort]]:
+def searched(fall: dict[int, int], *, images: Tensor = IMAGES, **options: int) -> tuple[Outcome, list[SearchEffort]]:
     """The end of a search whose attack, with so many steps, breaks images as dark as the first so many; its rounds."""
     asked = []
 
-    def attempts(effort: Effort) -> list[Attempt]:
+    def attempts(effort: SearchEffort) -> list[Attempt]:
         asked.append(effort)
         below = float(IMAGES[fall.get(effort.steps, 0) - 1].mean()) + 1e-3 if effort.steps in fall else 0.0
         return [Attempt(f"brighten {effort.steps}", partial(brighten, below=below), DEFENCE.network)]
@@ -57,14 +57,14 @@ def searched(fall: dict[int, int], *, images: Tensor = IMAGES, **options: int) -
     nothing = [Attempt("nothing", partial(brighten, below=0.0), DEFENCE.network)]
     first = evaluate(DEFENCE, nothing, images, LABELS, eps=EPS, generator=torch.Generator().manual_seed(1))
     settings = {"rounds": 3, "portion": 2} | options
-    found = escalate(DEFENCE, first, attempts, images, LABELS, effort=Effort(10, 5, 100), seed=1, **settings)
+    found = escalate(DEFENCE, first, attempts, images, LABELS, effort=SearchEffort(10, 5, 100), seed=1, **settings)
     return found, asked
 
 
 def test_what_breaks_nothing_at_once_ends_the_search_at_one_portion() -> None:
     found, asked = searched({})
-    assert asked == [Effort(10, 5, 100)]
-    assert found.search == Search(Effort(10, 5, 100), images=2, broke=0)
+    assert asked == [SearchEffort(10, 5, 100)]
+    assert found.search == SearchEnd(SearchEffort(10, 5, 100), images=2, broke=0)
     assert str(found.search) == "converged at 10 steps, 5 restarts, 100 queries"
     # the darkest images are nearest to breaking
     assert found.findings[-1].tried.tolist() == [True] * 2 + [False] * 10
@@ -72,7 +72,7 @@ def test_what_breaks_nothing_at_once_ends_the_search_at_one_portion() -> None:
 
 def test_where_a_portion_breaks_the_next_one_and_twice_the_effort_follow() -> None:
     found, asked = searched({10: 3, 20: 5})
-    assert asked == [Effort(10, 5, 100), Effort(20, 10, 200), Effort(40, 20, 400)]
+    assert asked == [SearchEffort(10, 5, 100), SearchEffort(20, 10, 200), SearchEffort(40, 20, 400)]
     tried = {finding.name: int(finding.tried.sum()) for finding in found.findings}
     # at 10 steps three of six images fall, at 20 two of the next four, at 40 none of the two that are nearest then
     assert tried == {"nothing": 12, "brighten 10": 6, "brighten 20": 4, "brighten 40": 2}
@@ -84,7 +84,7 @@ def test_where_a_portion_breaks_the_next_one_and_twice_the_effort_follow() -> No
 def test_a_search_at_its_limit_is_not_called_converged() -> None:
     found, asked = searched({10: 1, 20: 12}, rounds=2)
     assert len(asked) == 2
-    assert found.search == Search(Effort(20, 10, 200), images=11, broke=11)
+    assert found.search == SearchEnd(SearchEffort(20, 10, 200), images=11, broke=11)
     assert str(found.search) == "still falling at 20 steps, 10 restarts, 200 queries: broke 11 of 11"
 
 
@@ -97,7 +97,7 @@ def test_searches_of_parts_are_one_search() -> None:
     bright = torch.full_like(IMAGES, 0.95)
     (late, _), (soon, _) = searched({10: 1}), searched({10: 1}, images=bright)
     together = Outcome.joined([late, soon])
-    assert together.search == Search(Effort(20, 10, 200), images=4, broke=0)
+    assert together.search == SearchEnd(SearchEffort(20, 10, 200), images=4, broke=0)
     assert {f.name: int(f.tried.sum()) for f in together.findings} == {
         "nothing": 24, "brighten 10": 6, "brighten 20": 2,
     }  # fmt: skip

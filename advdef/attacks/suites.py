@@ -33,7 +33,7 @@ __all__ = [
     "thorough",
 ]
 
-SuiteName = Literal["quick", "standard", "strong", "cleverhans", "nip"]
+SuiteName = Literal["quick", "standard", "strong", "thorough", "cleverhans", "nip"]
 
 _STOPPABLE = (apgd, bim, each_class, mim, pgd, sa_pgd, uniform_noise)
 
@@ -181,6 +181,7 @@ _SUITES: Mapping[SuiteName, Callable[[], Suite]] = {
     "quick": quick,
     "standard": standard,
     "strong": strong,
+    "thorough": thorough,
     "cleverhans": cleverhans,
     "nip": nip,
 }

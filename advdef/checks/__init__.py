@@ -26,6 +26,7 @@ from advdef.checks.binarisation import finds_planted_example
 from advdef.checks.reporting import cost_counted, settings_recorded, threat_model_stated, uncertainty_stated
 from advdef.checks.result import TITLES, Check
 from advdef.checks.search import (
+    adaptive_search_converged,
     beats_decision_based,
     beats_gradient_free,
     beats_noise,
@@ -56,6 +57,7 @@ __all__ = [
     "Check",
     "Effort",
     "attacks_the_defence",
+    "adaptive_search_converged",
     "beats_decision_based",
     "beats_gradient_free",
     "beats_noise",

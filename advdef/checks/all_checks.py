@@ -70,8 +70,8 @@ FULL = Effort(
 """The numbers that the criteria name, where they name one."""
 
 FAST = (
-    "A1", "A2", "A6", "A8", "B1", "B2", "B3", "B4", "B5", "B6", "B8", "C1", "C6", "C7", "C9", "C11", "C12", "E1", "E2",
-    "E3", "E6",
+    "A1", "A2", "A6", "A8", "B1", "B2", "B3", "B4", "B5", "B6", "B8", "C1", "C6", "C7", "C9", "C11", "C12", "C14", "E1",
+    "E2", "E3", "E6",
 )  # fmt: skip
 """The checks that cost a few passes or one short attack."""
 
@@ -172,6 +172,7 @@ def row(
         "C1": partial(c.beats_one_step, single),
         "C9": partial(c.beats_transfer, direct, oblivious),
         "C11": partial(c.worst_case_counts, strongest),
+        "C14": partial(c.adaptive_search_converged, adaptive),
         "E1": partial(e.threat_model_stated, card or {}),
         "E2": partial(e.uncertainty_stated, given[-1], seeds=seeds),
         "E3": partial(e.settings_recorded, given),
@@ -229,7 +230,10 @@ def row(
 
 def _first(outcome: Outcome, n: int) -> Outcome:
     """The outcome on the first n images alone."""
-    findings = tuple(replace(f, tried=f.tried[:n], broken=f.broken[:n]) for f in outcome.findings)
-    images = ("clean", "robust", "adversarial", "keys", "shares", "clean_shares")
+    findings = tuple(
+        replace(f, tried=f.tried[:n], broken=f.broken[:n], margin=None if f.margin is None else f.margin[:n])
+        for f in outcome.findings
+    )
+    images = ("clean", "robust", "adversarial", "keys", "shares", "clean_shares", "margin")
     kept = {name: value[:n] for name in images if (value := getattr(outcome, name)) is not None}
     return replace(outcome, findings=findings, **kept)

@@ -44,6 +44,7 @@ TITLES: Mapping[str, str] = {
     "C11": "worst case per image",
     "C12": "planted example is found",
     "C13": "targets add nothing",
+    "C14": "adaptive search has converged",
     "D1": "expectation has converged",
     "D2": "falls when randomness is fixed",
     "D3": "surrogates add nothing",

@@ -15,6 +15,7 @@ from advdef.defenses.base import Defense
 from advdef.evaluation import Outcome
 
 __all__ = [
+    "adaptive_search_converged",
     "beats_decision_based",
     "beats_gradient_free",
     "beats_noise",
@@ -244,3 +245,13 @@ def targeted_adds_nothing(
     return _adds(
         "C13", "targeted", defence, attack, images, labels, direct=direct, generator=generator, allowed=allowed
     )
+
+
+def adaptive_search_converged(adaptive: Outcome | None) -> Check:
+    """C14: the adaptive attacker's last round, with twice the steps, starts and queries, broke nothing (ours).
+
+    The rounds are those of :mod:`advdef.evaluation.escalation`.
+    """
+    if adaptive is None or adaptive.search is None:
+        return not_run("C14", "no search that goes on by need")
+    return judged("C14", adaptive.search.converged, str(adaptive.search))

@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from advdef.defenses.base import Defense
-from advdef.evaluation.outcomes import Effort, Outcome, Search
+from advdef.evaluation.outcomes import Outcome, SearchEffort, SearchEnd
 from advdef.evaluation.robustness import evaluate
 from advdef.evaluation.threats import Attempt
 
@@ -23,11 +23,11 @@ __all__ = ["escalate", "nearest_targets"]
 def escalate(
     defence: Defense,
     outcome: Outcome,
-    attempts: Callable[[Effort], list[Attempt]],
+    attempts: Callable[[SearchEffort], list[Attempt]],
     images: Tensor,
     labels: Tensor,
     *,
-    effort: Effort,
+    effort: SearchEffort,
     rounds: int,
     portion: int,
     seed: int,
@@ -66,7 +66,7 @@ def escalate(
             broke, seen = broke + fell, seen + len(rows)
             if not fell:
                 break
-        outcome = replace(outcome, search=Search(effort, images=seen, broke=broke))
+        outcome = replace(outcome, search=SearchEnd(effort, images=seen, broke=broke))
         if not broke:
             break
         effort = effort.doubled()

@@ -10,24 +10,24 @@ from torch import Tensor
 from advdef.norms import Norm
 from advdef.statistics import Interval, mean_share, wilson
 
-__all__ = ["Effort", "Finding", "Outcome", "Search", "joined_curves"]
+__all__ = ["SearchEffort", "Finding", "Outcome", "SearchEnd", "joined_curves"]
 
 
 @dataclass(frozen=True)
-class Effort:
+class SearchEffort:
     """How long a strong attack goes on: its steps, its random starts, and the queries of one that has no gradient."""
 
     steps: int
     restarts: int
     queries: int
 
-    def doubled(self) -> "Effort":
+    def doubled(self) -> "SearchEffort":
         """Twice of everything."""
-        return Effort(2 * self.steps, 2 * self.restarts, 2 * self.queries)
+        return SearchEffort(2 * self.steps, 2 * self.restarts, 2 * self.queries)
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchEnd:
     """The last and dearest look at what was left (:mod:`advdef.evaluation.escalation`).
 
     Attributes:
@@ -36,7 +36,7 @@ class Search:
         broke: How many of them it broke.
     """
 
-    effort: Effort
+    effort: SearchEffort
     images: int
     broke: int
 
@@ -48,9 +48,9 @@ class Search:
     def __str__(self) -> str:
         """The result in words.
 
-        >>> str(Search(Effort(100, 5, 5_000), images=16, broke=0))
+        >>> str(SearchEnd(SearchEffort(100, 5, 5_000), images=16, broke=0))
         'converged at 100 steps, 5 restarts, 5,000 queries'
-        >>> str(Search(Effort(100, 5, 0), images=32, broke=3))
+        >>> str(SearchEnd(SearchEffort(100, 5, 0), images=32, broke=3))
         'still falling at 100 steps, 5 restarts: broke 3 of 32'
         """
         if not self.images:
@@ -127,7 +127,7 @@ class Outcome:
     passes: Tensor | None = None
     exhaustive: bool = False
     margin: Tensor | None = None
-    search: Search | None = None
+    search: SearchEnd | None = None
 
     @property
     def interval(self) -> Interval:
@@ -244,7 +244,7 @@ def _summed(parts: Sequence[Finding], *, tried: Tensor, broken: Tensor, margin: 
     )
 
 
-def _last(parts: Sequence[Search | None]) -> Search | None:
+def _last(parts: Sequence[SearchEnd | None]) -> SearchEnd | None:
     """The searches of parts as one: as dear as the dearest, and converged where all are."""
     found = [part for part in parts if part is not None]
     if len(found) < len(parts):
@@ -252,4 +252,4 @@ def _last(parts: Sequence[Search | None]) -> Search | None:
     falling = [part for part in found if not part.converged]
     efforts = [part.effort for part in falling or [part for part in found if part.images] or found]
     dearest = max(efforts, key=lambda effort: (effort.steps, effort.restarts, effort.queries))
-    return Search(dearest, sum(part.images for part in found), sum(part.broke for part in found))
+    return SearchEnd(dearest, sum(part.images for part in found), sum(part.broke for part in found))

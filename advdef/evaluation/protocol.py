@@ -26,7 +26,7 @@ from advdef.attacks.noise import uniform_noise
 from advdef.attacks.suites import cleverhans, strong, thorough
 from advdef.defenses.base import Defense
 from advdef.evaluation.escalation import escalate, nearest_targets
-from advdef.evaluation.outcomes import Effort, Outcome
+from advdef.evaluation.outcomes import Outcome, SearchEffort
 from advdef.evaluation.robustness import evaluate_curve
 from advdef.evaluation.threats import Attempt, Threat, adaptive, direct, oblivious, stand_ins
 from advdef.norms import BallNorm
@@ -130,7 +130,7 @@ def three_curves(
         chosen = nearest_targets(outcome, before, _TARGETS)
         nearest = {label: target for label, target in through.items() if target in chosen}
 
-        def dearer(effort: Effort) -> list[Attempt]:
+        def dearer(effort: SearchEffort) -> list[Attempt]:
             longer = thorough(norm=norm, steps=effort.steps, restarts=effort.restarts)
             found = attempts(
                 longer, eps=outcome.eps, steps=effort.steps, restarts=effort.restarts, through=nearest,
@@ -141,7 +141,7 @@ def three_curves(
             return [replace(attempt, name=attempt.name + more * (attempt.name in taken)) for attempt in found]
 
         return escalate(
-            defence, outcome, dearer, images, labels, effort=Effort(2 * steps, 5 * restarts, 10 * queries),
+            defence, outcome, dearer, images, labels, effort=SearchEffort(2 * steps, 5 * restarts, 10 * queries),
             rounds=rounds, portion=_PORTION, seed=seed, **options,
         )  # fmt: skip
 
