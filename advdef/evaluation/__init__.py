@@ -1,9 +1,10 @@
 """Evaluation: three attackers on a defence, with one ``protocol``, and what is left of it.
 
-``threats`` says what each attacker tries, ``robustness`` runs any attempts, and ``escalation`` goes on by need; ``judge`` runs one of them and asks the
-defence itself whether it succeeded; ``admission`` refuses input that would give a wrong number. ``outcomes`` is what
-comes out of one evaluation, ``results`` the table of all that a run found, ``attacked`` images in a file. ``crafting``
-makes attacked images to be replayed on many defences, ``quality`` and ``costs`` measure the rest.
+``threats`` says what each attacker tries, ``robustness`` runs any attempts, and ``escalation`` goes on by need;
+``judge`` runs one attempt and asks the defence itself whether it succeeded; ``admission`` refuses input that would give
+a wrong number. ``outcomes`` is what comes out of one evaluation, ``results`` the table of all that a run found,
+``attacked`` images in a file. ``crafting`` makes attacked images to be replayed on many defences, ``quality`` and
+``costs`` measure the rest, and ``holes`` searches once more for what all of that left.
 """
 
 from advdef.evaluation.costs import Cost, cost, multiply_adds
