@@ -162,9 +162,7 @@ def _spread(carried: np.ndarray, out: np.ndarray, steps: np.float32) -> None:
 
 
 @compiled
-def _widths(
-    membranes: np.ndarray, threshold: np.float32, size: int, width: np.float32, out: np.ndarray
-) -> None:  # fmt: skip
+def _widths(membranes: np.ndarray, threshold: np.float32, size: int, width: np.float32, out: np.ndarray) -> None:
     """Write how wide the slope of each neuron is, from its distances to the threshold over all steps."""
     steps, more, least = np.float32(len(membranes)), np.float32(1.5), np.float32(1e-4)
     for i in range(size):
@@ -178,9 +176,7 @@ def _widths(
 
 
 @compiled
-def _adapted(
-    membranes: np.ndarray, threshold: np.float32, size: int, widths: np.ndarray, out: np.ndarray
-) -> None:  # fmt: skip
+def _adapted(membranes: np.ndarray, threshold: np.float32, size: int, widths: np.ndarray, out: np.ndarray) -> None:
     """Write ds/du into ``out``, for a slope that is as wide as each neuron needs."""
     one, pi = np.float32(1), np.float32(np.pi)
     for i in range(size):
