@@ -12,6 +12,7 @@ from holed_study import Holed
 from typer.testing import CliRunner, Result
 
 from advdef.book.cells import study_of
+from advdef.book.page import Page
 from advdef.book.pages import generated
 from advdef.book.records import Run, holes_folder
 from advdef.cli import app
@@ -88,6 +89,9 @@ def test_the_command_finds_a_planted_hole_and_the_page_takes_it_in(repository: P
     assert worst["correct"] == int(after.robust.sum())
     assert row["hits"]
     assert " by " in row["settings"]
+
+    (read,) = Page("good", Holed.profiles, "smoke").studies(Holed).values()
+    assert read.holes == folder
 
     # another seed's networks are others
     other = Holed(data, Holed.profiles["smoke"], seed=1, holes=folder)

@@ -30,17 +30,19 @@ def searched(
 ) -> list[dict[str, Any]]:
     """Search one defence at each budget; what was found goes into the folder, and a line for each into the table."""
     say(f"{name} on {cell.dataset}: what the page's attackers leave ...")
-    case, told = study.case(name), dict(dataset=cell.dataset, seed=cell.seed, defence=name)
+    case = study.case(name)
     budgets = sorted(case.adaptive) if eps is None else [known for known in case.adaptive if abs(known - eps) < 1e-6]
     if not budgets:
         raise InputError(f"{name} has no budget {eps:g}; it has: {', '.join(f'{e:g}' for e in sorted(case.adaptive))}")
     judged = partial(
         found_later, case.defence, case.images, case.labels, generator=torch.Generator().manual_seed(cell.seed)
     )
+    kept = partial(read_breaks, folder, dataset=cell.dataset, seed=cell.seed, defence=name)
+    told = dict(page=cell.page, profile=profile, dataset=cell.dataset, seed=cell.seed, defence=name)
     rows, until = [], time.monotonic() + 60 * minutes
     for number, budget in enumerate(budgets):
         # what fell to a smaller budget has fallen here, too
-        smaller = [b for b in read_breaks(folder, **told) if b.eps < budget]
+        smaller = [b for b in kept() if b.eps < budget]
         here = replace(case, adaptive=judged({budget: case.adaptive[budget]}, smaller))
         share = max(0.0, until - time.monotonic()) / (len(budgets) - number) / 60
         left = int(here.adaptive[budget].robust.sum())
@@ -48,14 +50,14 @@ def searched(
         found = hunt(
             here, eps=budget, seed=cell.seed, minutes=share, more=_libraries(), resume=cache_folder("holes"), told=say
         )
-        add_breaks(folder, _breaks(here, study, found, budget, told | dict(page=cell.page, profile=profile)))
+        add_breaks(folder, _breaks(here, study, found, budget, told))
         # what counts is what the files hold, judged anew as the page will judge it
-        breaks = [b for b in read_breaks(folder, **told) if b.eps <= budget]
+        breaks = [b for b in kept() if b.eps <= budget]
         after = judged({budget: case.adaptive[budget]}, breaks)[budget]
         fell = case.images[case.adaptive[budget].robust & ~after.robust].cpu()
         by = [text for b in breaks for text, at in zip(found_by(b), places(b.originals, fell), strict=True) if at >= 0]
         done = Searched(
-            cell.page, profile=profile, **told, eps=budget, images=len(case.labels),
+            cell.page, cell.dataset, profile, cell.seed, name, budget, images=len(case.labels),
             before=int(case.adaptive[budget].robust.sum()), after=int(after.robust.sum()), by=by,
             ways=len(found.tried), minutes=round(sum(way.seconds for way in found.tried) / 60, 1),
         )  # fmt: skip

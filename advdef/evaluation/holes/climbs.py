@@ -16,8 +16,9 @@ from advdef.contract import ask, borrowed, check_logits, own, slope, validate
 from advdef.draws import image_keys
 from advdef.norms import Ball, BallNorm, ball
 
-__all__ = ["RULES", "Points", "RuleName", "climb", "cosine_ascent", "places"]
+__all__ = ["RULES", "ClimbLoss", "Points", "RuleName", "climb", "cosine_ascent", "places"]
 
+ClimbLoss = LossName | Literal["KL"]
 RuleName = Literal["APGD", "cosine", "momentum", "steps of 0.02", "steps of 0.1", "steps of 0.5"]
 
 
@@ -112,7 +113,7 @@ def climb(
     eps: float | Tensor,
     norm: BallNorm = "Linf",
     steps: int = 20,
-    loss: LossName | Literal["KL"] = "ce",
+    loss: ClimbLoss = "ce",
     rule: RuleName = "steps of 0.1",
     start: Points | None = None,
     targets: Tensor | None = None,

@@ -121,11 +121,13 @@ def add_breaks(folder: Path, found: AttackedImages) -> Path | None:
         known = read_attacked(path)
         fresh = ~torch.isin(found.indices, known.indices)
         parts = [known, _of(found, fresh)]
-    tensors = [torch.cat([getattr(p, n) for p in parts]) for n in ("attacked", "originals", "labels", "indices")]
-    if len(tensors[0]) == 0:
+    attacked, originals, labels, indices = (
+        torch.cat([getattr(part, name) for part in parts]) for name in ("attacked", "originals", "labels", "indices")
+    )
+    if len(labels) == 0:
         return None
     told = dict(f) | {"found_by": [text for part in parts for text in found_by(part)]}
-    AttackedImages(*tensors, found.eps, found.norm, len(tensors[0]), told).save(path)
+    AttackedImages(attacked, originals, labels, indices, found.eps, found.norm, len(labels), told).save(path)
     return path
 
 

@@ -15,7 +15,7 @@ from advdef.attacks.libraries.foolbox import boundary, carlini_wagner, ddn, deep
 from advdef.attacks.libraries.pyautoattack import autoattack, fab, square
 from advdef.attacks.wrappers import expectation
 from advdef.defenses.base import Defense, is_random
-from advdef.evaluation.holes.climbs import RULES, Points, climb
+from advdef.evaluation.holes.climbs import RULES, ClimbLoss, Points, climb
 from advdef.evaluation.holes.gradients import Guide
 from advdef.evaluation.holes.patches import PATTERNS, patches
 from advdef.norms import BallNorm
@@ -107,7 +107,7 @@ def all_ways(
 
 
 def _climbs(guides: dict[str, Guide], norm: BallNorm, classes: int, starts: tuple[StartName, ...]) -> Iterator[Way]:
-    losses = ("ce", "margin", "dlr", "KL")
+    losses: tuple[ClimbLoss, ...] = ("ce", "margin", "dlr", "KL")
     for (label, guide), start, rule in product(guides.items(), starts, RULES):
         told = f"by {rule} through {label} from {start}"
         for loss in losses:
@@ -147,7 +147,7 @@ def _libraries(guides: dict[str, Guide], norm: BallNorm, classes: int, *, random
             towards = partial(fab, norm=norm, targeted=True)
             yield made(f"FAB through {label}", attack=towards, price=2 * guide.price * (classes - 1))
             if classes >= 4:
-                version = "rand" if random else "standard"
+                version: Literal["standard", "rand"] = "rand" if random else "standard"
                 whole = partial(autoattack, norm=norm, version=version)
                 yield made(f"AutoAttack through {label}", attack=whole, fixed=_AUTOATTACK * guide.price, counts=None)
         if guide.price == 1:
