@@ -3,17 +3,19 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
+import torch
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from advdef.attacks import Trace
 from advdef.evaluation import Results, Threat
 from advdef.statistics import Interval
 
 __all__ = [
-    "COLOURS", "WIDTH", "image_grid", "interval_line", "legend_below", "robustness_curves", "threat_panels",
-    "use_style", "visible_change",
+    "COLOURS", "WIDTH", "attack_traces", "image_grid", "interval_line", "legend_below", "robustness_curves",
+    "threat_panels", "use_style", "visible_change",
 ]  # fmt: skip
 
 WIDTH = 6.7
@@ -234,10 +236,39 @@ def image_grid(rows: Mapping[str, Iterable[Tensor]], *, columns: Sequence[str], 
     return figure
 
 
+def attack_traces(traces: Mapping[str, Trace], *, eps: float) -> Figure:
+    """What attacks go through: loss, margin and size of the perturbation against the passes made, a line per attack.
+
+    Lines are medians over the images, bands hold the middle half of them; an image that an attack has left alone stays
+    as it was last seen. ``eps`` is the budget, drawn into the panel of sizes.
+    """
+    panels = {"loss": "loss", "margin": "margin (positive: wrong)", "size": "size of the perturbation"}
+    figure, axes = plt.subplots(1, 3, figsize=(6.7, 2.6))
+    for axis, (name, title) in zip(axes, panels.items(), strict=True):
+        for number, (label, trace) in enumerate(traces.items()):
+            low, middle, high = _last_seen(getattr(trace, name)).quantile(torch.tensor([0.25, 0.5, 0.75]), dim=1)
+            colour = _OTHERS[number % len(_OTHERS)]
+            axis.plot(middle, color=colour, ls=("-", "--", ":", "-.")[number % 4], label=label)
+            axis.fill_between(range(len(middle)), low, high, color=colour, alpha=0.12, lw=0)
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel("pass", fontsize=9)
+        axis.tick_params(labelsize=8)
+    axes[1].axhline(0, color="0.5", lw=0.8)
+    axes[2].axhline(eps, color="0.5", lw=0.8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+    return figure
+
+
+def _last_seen(values: Tensor) -> Tensor:
+    """Values (S, N) in which a NaN is replaced by the value above it."""
+    values = values.cpu().float()
+    rows = torch.arange(len(values))[:, None].expand_as(values)
+    return values.gather(0, torch.where(values.isnan(), 0, rows).cummax(0).values)
+
+
 def visible_change(change: Tensor) -> Tensor:
     """Changes of pixels (N, C, H, W), each image's scaled into [0, 1] to be seen; no change is grey.
 
-    >>> import torch
     >>> visible_change(torch.tensor([[[[-0.01, 0.0, 0.01]]]]))
     tensor([[[[0.0000, 0.5000, 1.0000]]]])
     """

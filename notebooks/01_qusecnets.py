@@ -51,6 +51,7 @@ device = None  # cpu, cuda or mps; None: a GPU if there is one
 
 # %% tags=["hide-input"]
 from collections import Counter
+from functools import partial
 from itertools import product
 
 import matplotlib.pyplot as plt
@@ -58,10 +59,11 @@ import numpy as np
 import pandas as pd
 import torch
 from advdef import plotting
-from advdef.attacks import suites
+from advdef.attacks import pgd, suites, traced
 from advdef.book import page as notebook
 from advdef.book.glue import record
 from advdef.book.page import show_eps
+from advdef.contract import watched
 from advdef.evaluation import (
     ATTACKERS,
     Attempt,
@@ -311,7 +313,7 @@ notebook.table(
 # uses the hard layer forward and the slope of something smooth backward: the identity, or the soft layer at a hardness that
 # may grow during the attack. The **level-space attack** needs no slope of the quantiser: within eps, pixel $p$ can reach every level
 # between $Q(x_p - \varepsilon)$ and $Q(x_p + \varepsilon)$ and nothing else, so it searches that box of levels with the
-# gradient of the network alone, and maps what it finds back to pixels exactly. **Square** {cite}`andriushchenko2020square` uses no gradient.
+# gradient of the network alone, tries single changes and pairs, and maps what it finds back to pixels exactly. It is a heuristic; on networks small enough to try every combination, the tests find none that it misses. **Square** {cite}`andriushchenko2020square` uses no gradient.
 # Through each of these slopes run PGD and Auto-PGD {cite}`croce2020reliable`, each with two losses.
 # Images crafted on the undefended twin are replayed as well. The adaptive number is the worst case per image over
 # all of this and all that the other two attackers found.
@@ -353,6 +355,22 @@ page.headline(
     shown.pivot(("dataset", "defence"), "threat", name="{} %"),
     f"Accuracy of {P['adaptive_images']} images (clean: of up to 2,000) under the three attackers at {' and '.join(budgets)}, with 95 % Wilson intervals",
 )
+
+# %% [markdown]
+# Why the direct attacker fails can be watched: PGD on the margin of CQ, pass by pass. As deployed the loss is a flat line, the mark of a masked gradient;
+# through the identity or a soft layer it rises at once, though the decisions are the same.
+
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Loss, margin and size of the perturbation at each pass of PGD on CQ, as deployed and through two surrogates: medians over the images, and the middle half of them. The grey lines are the boundary and the budget.", "name": "fig-traces"}, "image": {"alt": "Three panels against the pass of the attack. As deployed loss and margin stay where they began; through the surrogates both rise in the first passes and cross the boundary."}}
+study = next(iter(studies.values()))
+quantised, (X, Y) = study.defence("CQ", seed), study.images()
+shown = {"as deployed": quantised} | {
+    f"through {k}": quantised.surrogates()[k] for k in ("identity", "soft 20")
+}
+way = partial(pgd, steps=P["steps"], loss="margin", random_start=False)
+with watched():  # that a gradient is missing is the point here, and no reason to warn
+    traces = {k: traced(way, m, X, Y, eps=study.eps) for k, m in shown.items()}
+plotting.attack_traces(traces, eps=study.eps)
+plt.show()
 
 # %% tags=["hide-input"]
 rows = []

@@ -55,10 +55,11 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from advdef import checks, plotting
-from advdef.attacks import suites
+from advdef.attacks import pgd, suites, traced
 from advdef.book import page as notebook
 from advdef.book.glue import record
 from advdef.book.page import show_eps
+from advdef.contract import watched
 from advdef.defenses import Undefended
 from advdef.defenses.broken import Detached, RandomInput, ScaledLogits
 from advdef.evaluation import adaptive, direct, evaluate, oblivious
@@ -228,6 +229,25 @@ panel.set_yticks(range(len(outcomes)), outcomes)
 panel.invert_yaxis()
 panel.set(xlabel="robust accuracy", xlim=(-0.03, 1.03))
 panel.legend(loc="upper left", bbox_to_anchor=(1, 1))
+plt.show()
+
+# %% [markdown]
+# What an attack goes through tells a fault from robustness: PGD on the margin, pass by pass. Where the gradient is missing, the lines
+# stay flat; through the surrogate of the quantiser they rise at once, with the same decisions.
+
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Loss, margin and size of the perturbation at each pass of PGD: medians over the images, and the middle half of them. The grey lines are the boundary and the budget.", "name": "fig-traces"}, "image": {"alt": "Three panels against the pass of the attack. Behind the hard quantiser and the detached network loss and margin stay where they began; on the honest network and through the identity they rise in the first passes."}}
+SHOWN = {
+    "honest": defences["honest"],
+    "hard quantiser, as deployed": defences["hard quantiser"],
+    "through the identity": defences["hard quantiser"].surrogate("identity"),
+    "detached": defences["detached"],
+}
+way = partial(pgd, steps=P["steps"], loss="margin", random_start=False)
+with watched():  # that gradients are missing is the point here, and no reason to warn
+    traces = {
+        k: traced(way, model, images, labels, eps=EPS) for k, model in SHOWN.items()
+    }
+plotting.attack_traces(traces, eps=EPS)
 plt.show()
 
 # %% [markdown]

@@ -218,6 +218,10 @@ ATTACKS: Mapping[str, Row] = {
         attack=partial(minimal, attack=partial(bim, steps=3, step_size=0.5, norm="L2"), search="upwards", trials=5),
         norm="L2", draws=False, unbounded=True,
     ),
+    "minimal, outwards": Row(
+        attack=partial(minimal, attack=partial(pgd, steps=3, stop_early=True), search="outwards", trials=5),
+        unbounded=True,
+    ),
     "warm started": Row(attack=partial(begun, restarts=2, stop_early=True)),
     "uniform noise": Row(attack=partial(uniform_noise, draws=20), follows=False),
     "uniform noise in L2, early": Row(

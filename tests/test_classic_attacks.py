@@ -48,7 +48,7 @@ REFUSED: list[tuple[Any, ...]] = [
     (minimal, {"attack": bim}, TypeError, "must be a partial"),
     (minimal, {"attack": partial(bim, norm="L1")}, ValueError, "no eps in Linf or L2, but in L1"),
     (minimal, {"attack": partial(jsma)}, ValueError, "no eps in Linf or L2, but in no norm"),
-    (minimal, {"attack": partial(bim), "search": "down"}, ValueError, "there are bisection, upwards"),
+    (minimal, {"attack": partial(bim), "search": "down"}, ValueError, "there are bisection, upwards, outwards"),
     (minimal, {"attack": partial(bim), "trials": 0}, ValueError, "trials"),
     (jsma, {"theta": 0.0}, ValueError, "theta"),
     (jsma, {"theta": 1.5}, ValueError, "theta"),
@@ -159,14 +159,15 @@ def test_a_linear_model_falls_close_to_its_optimal_distance(attack: partial[Tens
         kept = torch.nonzero(fits & (other == model(images).argsort(1)[:, 1]))[:count, 0]
         assert len(kept) == count
         images, labels, distance = images[kept], labels[kept], distance[kept]
-        search = partial(minimal, attack=partial(attack, norm=norm), trials=15, generator=seeded())
-        found = search(model, images, labels, eps=inf)
-        assert not bool(correct(model, found, labels).any())
-        ratio = size(found - images, norm) / distance
-        assert bool((ratio > 1 - 1e-6).all())
-        assert bool((ratio < 1.25).all()), ratio
-        # with less than the distance there is nothing to find
-        assert torch.equal(search(model, images, labels, eps=0.99 * distance), images)
+        for way in ("bisection", "outwards"):
+            search = partial(minimal, attack=partial(attack, norm=norm), search=way, trials=15, generator=seeded())
+            found = search(model, images, labels, eps=inf)
+            assert not bool(correct(model, found, labels).any())
+            ratio = size(found - images, norm) / distance
+            assert bool((ratio > 1 - 1e-6).all())
+            assert bool((ratio < 1.25).all()), ratio
+            # with less than the distance there is nothing to find
+            assert torch.equal(search(model, images, labels, eps=0.99 * distance), images)
 
 
 class Bright(nn.Module):
@@ -190,6 +191,12 @@ class Bright(nn.Module):
             {"search": "upwards", "trials": 4},
             [[0.175, 0.125, 0.1], [0.35, 0.25, 0.2], [0.525, 0.375], [0.5]],
             [0.39375, 0, 0, 0.15],
+        ),
+        (
+            {"search": "outwards", "trials": 4},
+            # the model is linear: 1.05 times the distance comes first, and is doubled once
+            [[0.294, 0.5, 0.1365], [0.588, 0.273], [0.3675, 0.170625], [0.40425, 0.1876875]],
+            [0.3031875, 0, 0, 0.140765625],
         ),
     ],
 )
@@ -222,7 +229,7 @@ def test_a_claim_of_success_counts_for_nothing() -> None:
         return images * 0.999
 
     images, labels = torch.full((3, 1, 2, 2), 0.2), torch.zeros(3, dtype=torch.int64)
-    for options in ({}, {"search": "upwards"}):
+    for options in ({}, {"search": "upwards"}, {"search": "outwards"}):
         assert torch.equal(minimal(Bright(), images, labels, eps=1.0, attack=partial(boastful), **options), images)
 
 

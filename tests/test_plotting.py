@@ -10,8 +10,9 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
+from advdef.attacks import Trace
 from advdef.evaluation import ATTACKERS, Results
-from advdef.plotting import COLOURS, image_grid, robustness_curves, threat_panels
+from advdef.plotting import COLOURS, attack_traces, image_grid, robustness_curves, threat_panels
 
 
 @pytest.fixture(autouse=True)
@@ -79,3 +80,14 @@ def test_colours_differ_within_a_page() -> None:
     pages += (["TRN", *names[fusions:fifth]], ["none", *names[fifth:levels]], names[levels:])
     for page in pages:
         assert len({COLOURS[name] for name in page}) == len(page)
+
+
+def test_a_trace_is_drawn_with_what_was_last_seen_of_an_image() -> None:
+    loss = torch.tensor([[1.0, 1.0, 4.0], [2.0, torch.nan, 5.0], [3.0, torch.nan, torch.nan]])
+    trace = Trace(loss, loss - 3, loss / 100, torch.zeros(3, 1, 2, 2))
+    figure = attack_traces({"deployed": trace, "through the identity": trace}, eps=0.04)
+    losses, margins, sizes = figure.axes
+    assert [line.get_ydata().tolist() for line in losses.lines] == 2 * [[1.0, 2.0, 3.0]]
+    assert margins.lines[0].get_ydata().tolist() == [-2.0, -1.0, 0.0]
+    assert sizes.lines[-1].get_ydata() == [0.04, 0.04]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["deployed", "through the identity"]

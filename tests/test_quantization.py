@@ -406,6 +406,34 @@ def test_a_certificate_is_refused_where_its_bounds_would_be_wrong() -> None:
         certified(linear(), low, low, torch.tensor([0, 3]))
 
 
+def test_nothing_is_proven_on_a_margin_that_rounding_could_have_made() -> None:
+    draws = seeded()
+    for deep in (False, True):
+        proven, exact, clear = [], [], []
+        for _ in range(150):
+            low = torch.rand(1, 1, 6, 6, generator=draws)
+            high, weight = low + 0.1, torch.randn(2, 36, generator=draws)
+            layers = [nn.Flatten(), nn.Linear(36, 36), nn.ReLU()] if deep else [nn.Flatten()]
+            network = nn.Sequential(*layers, nn.Linear(36, 2)).requires_grad_(False)
+            if deep:  # the identity on positive values
+                network[1].weight.copy_(torch.eye(36))
+                network[1].bias.zero_()
+            network[-1].weight.copy_(weight)
+            apart = (weight[0] - weight[1]).double()
+            worst = torch.where(apart > 0, low.flatten(), high.flatten()).double() @ apart
+            wanted = 2e-6 * (torch.rand((), generator=draws).double() - 0.5)
+            network[-1].bias.copy_(torch.stack([wanted - worst, torch.zeros(())]))
+            bias = network[-1].bias.double()
+            exact.append(float(worst + bias[0] - bias[1]))
+            proven.append(bool(certified(network, low, high, torch.tensor([0]))))
+            network[-1].bias[0] += 1e-3
+            clear.append(bool(certified(network, low, high, torch.tensor([0]))))
+        assert min(exact) < 0 < max(exact)
+        assert max(map(abs, exact)) < 3e-6
+        assert not any(proven)
+        assert all(clear)
+
+
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 500), size=st.floats(0, 0.3))
 def test_no_point_of_a_certified_box_is_misclassified(seed: int, size: float) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from advdef.attacks.attack import Attack, describe, norm_of
 from advdef.attacks.losses import margin, wrong_classes
-from advdef.contract import ask, borrowed, check_logits, cleaned, validate
+from advdef.contract import ask, borrowed, check_logits, cleaned, slope, validate
 from advdef.norms import BallNorm, Norm, size
 
 __all__ = ["ClassOrder", "Search", "each_class", "minimal", "warm_started"]
@@ -18,6 +18,7 @@ __all__ = ["ClassOrder", "Search", "each_class", "minimal", "warm_started"]
 ClassOrder = Literal["likely", "malt"]
 
 _DUAL: Mapping[Norm, Norm] = {"Linf": "L1", "L2": "L2", "L1": "Linf", "L0": "Linf"}
+_BEYOND = 1.05  # so much farther than the linear boundary the search outwards begins
 _COMPARED = 100  # most classes whose gradients are asked for, as in MALT
 
 
@@ -110,7 +111,16 @@ def _nearest_first(model: nn.Module, images: Tensor, labels: Tensor, targets: Te
     return targets.gather(1, (leads.detach() / steep).argsort(dim=1, stable=True))
 
 
-Search = Literal["bisection", "upwards"]
+def _linear_distance(model: nn.Module, images: Tensor, labels: Tensor, norm: Norm) -> Tensor:
+    """How far away (N,) the boundary would be in ``norm`` if the model were linear; infinite without a gradient."""
+    with torch.enable_grad():  # the caller may have switched it off
+        point = images.detach().requires_grad_()
+        lead = margin(ask(model, point), labels)
+        steep = size(slope(lead.sum(), point), _DUAL[norm])
+    return -lead.detach() / steep
+
+
+Search = Literal["bisection", "upwards", "outwards"]
 
 
 @torch.inference_mode(False)
@@ -138,7 +148,8 @@ def minimal(
             sees parts of the batch, so it cannot have ``targets``.
         search: "bisection" tries eps and, where that succeeds, halves the interval again and again. It never returns to
             a radius that failed, so an attack that depends on luck should have restarts. "upwards" tries equidistant
-            radii from below until the first success.
+            radii from below until the first success. "outwards" begins a little beyond where the boundary would be if
+            the model were linear, doubles until the first success, and halves the interval from there: for few trials.
         trials: Number of halvings, or of radii; at least 1.
         generator: Source of all random numbers. Default: torch's own.
 
@@ -180,6 +191,17 @@ def minimal(
                     break
                 wins, _ = attempt(rows, largest[rows] * (trial / trials))
                 rows = rows[~wins]
+        elif search == "outwards" and len(rows):
+            radius = (_BEYOND * _linear_distance(model, images[rows], labels[rows], norm)).minimum(largest[rows])
+            low, high = torch.zeros_like(radius), torch.full_like(radius, torch.inf)
+            for _ in range(trials):
+                wins, distance = attempt(rows, radius)
+                low, high = torch.where(wins, low, radius), torch.where(wins, distance, high)
+                going = high.isfinite() | (radius < largest[rows])
+                rows, low, high, radius = rows[going], low[going], high[going], radius[going]
+                if len(rows) == 0:
+                    break
+                radius = torch.where(high.isfinite(), (low + high) / 2, (2 * radius).minimum(largest[rows]))
         elif len(rows):
             wins, distance = attempt(rows, largest[rows])
             rows, high = rows[wins], distance[wins]

@@ -1,4 +1,4 @@
-"""The figure of the page that compares our attacks with those of other libraries."""
+"""The figures of the page that compares our attacks with those of other libraries."""
 
 from collections.abc import Iterable, Sequence
 
@@ -7,10 +7,12 @@ from matplotlib.figure import Figure
 
 from advdef.devices import exact
 from advdef.peers.agreement import Comparison
+from advdef.peers.budgets import Spent
 
-__all__ = ["ours_and_theirs"]
+__all__ = ["ours_and_theirs", "passes_and_accuracy"]
 
 _COLOURS = {"foolbox": "#0072B2", "pyautoattack": "#D55E00", "torchattacks": "#009E73", "art": "#CC79A7"}
+_DASHES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (8, 2, 2, 2)))
 _ANOTHER_ALGORITHM = {("single pixel", "torchattacks"), ("universal", "art"), ("JSMA", "art")}
 
 
@@ -35,4 +37,27 @@ def ours_and_theirs(found: Iterable[Sequence[Comparison]]) -> Figure:
     right.invert_yaxis()
     reach = max(3, *(1.1 * abs(c.points) for c in same))
     right.set(xlabel="ours minus peer, points", xlim=(-reach, reach))
+    return figure
+
+
+def passes_and_accuracy(found: Sequence[Spent]) -> Figure:
+    """Robust accuracy against the passes that an attack may make for an image: a panel per norm, a line per attack."""
+    norms = list(dict.fromkeys(one.attack.norm for one in found))
+    figure, axes = plt.subplots(len(norms), 1, figsize=(6.7, 3.2 * len(norms)), squeeze=False, sharex=True)
+    for panel, norm in zip(axes[:, 0], norms, strict=True):
+        mine = [one for one in found if one.attack.norm == norm]
+        for one in mine:
+            beside = [other for other in mine if other.attack.library == one.attack.library]
+            style = _DASHES[beside.index(one) % len(_DASHES)]
+            ours = one.attack.library == "advdef"
+            panel.plot(
+                one.budgets, one.left, color=_COLOURS.get(one.attack.library, "#000000"), ls=style,
+                lw=1.6 if ours else 1.2, marker="o" if ours else "s", ms=3, mfc="none",
+                label=f"{one.attack.name}, {one.attack.library}",
+            )  # fmt: skip
+        panel.set(ylabel=f"robust accuracy, {norm}", xscale="log", ylim=(-0.03, 1.03))
+        panel.set_xticks(mine[0].budgets, [f"{most:,}" for most in mine[0].budgets])
+        panel.minorticks_off()
+        panel.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes[-1, 0].set_xlabel("forward and backward passes allowed for each image")
     return figure

@@ -6,6 +6,7 @@ none can be masked. The evaluation of QuSecNets (https://arxiv.org/abs/1811.0143
 """
 
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Protocol
 
 import torch
@@ -16,6 +17,9 @@ from advdef.contract import ask, borrowed, check_logits, slope, validate
 from advdef.draws import fresh_seed, image_keys, uniform
 
 __all__ = ["LevelMap", "level_space"]
+
+
+_SINGLES, _PAIRED = 32, 12  # pixels whose changes are tried one by one, and two at a time
 
 
 class LevelMap(Protocol):
@@ -113,6 +117,35 @@ class _Search:
                     return
                 count //= 2
 
+    def exchange(self, rounds: int) -> None:
+        """Ask about single pixels at an end of their range, and about pairs of them; go on from the best, if better.
+
+        It finds what no single change by the gradient leads to. The pixels are those of the largest first-order gain,
+        though that be negative.
+        """
+        for _ in range(rounds):
+            rows = self.unbroken()
+            if len(rows) == 0:
+                return
+            levels, before = self.best[rows], self.best_margin[rows].clone()
+            _, gradient = self.slope(levels, self.labels[rows])
+            ends = torch.stack([self.low[rows], self.high[rows]], 1).flatten(2)  # (M, 2, pixels)
+            gain = gradient.flatten(1)[:, None] * (ends - levels.flatten(1)[:, None])
+            gain = gain.masked_fill(ends == levels.flatten(1)[:, None], -torch.inf).flatten(1)
+            likely = gain.topk(min(_SINGLES, gain.shape[1]), 1).indices
+            end, pixel = ends.flatten(1).gather(1, likely), likely % ends.shape[2]
+            few = min(_PAIRED, likely.shape[1])
+            sets = [(one, one) for one in range(likely.shape[1])] + list(combinations(range(few), 2))
+            for first, second in sets:
+                moved = levels.flatten(1).clone()
+                for place in (first, second):
+                    moved.scatter_(1, pixel[:, place, None], end[:, place, None])
+                moved = moved.view_as(levels)
+                with torch.no_grad():
+                    self.keep(rows, moved, margin(ask(self.network, moved), self.labels[rows]))
+            if not bool((self.best_margin[rows] > before).any()):
+                return
+
 
 @torch.inference_mode(False)
 def level_space(
@@ -132,9 +165,10 @@ def level_space(
 
     The first restart begins at the image's own levels and ascends the margin. Each of the others begins at random
     levels of the box and ascends the lead of one wrong class, the most likely first (the margin again when all have had
-    their turn); every second one takes its gradient between the levels instead of at them. Greedy changes of single
-    pixels follow. What is found is mapped back to pixels exactly. On a linear network with as many restarts as classes
-    the result is the optimum.
+    their turn); every second one takes its gradient between the levels instead of at them. Greedy changes of pixels
+    follow, and in the end changes of single pixels and of pairs, each asked about. What is found is mapped back to
+    pixels exactly. It is a heuristic: what it does not break may be breakable. On a linear network with as many
+    restarts as classes the result is the optimum.
 
     Args:
         model: The defence: ``network`` after ``quantizer``.
@@ -145,7 +179,7 @@ def level_space(
         quantizer: Maps pixels to levels.
         steps: Gradient steps in each restart, at least 1.
         restarts: Number of runs, at least 1.
-        repairs: Rounds of greedy changes after each run.
+        repairs: Rounds of greedy changes after each run, and at most so many of single pixels and pairs in the end.
         generator: Source of all random numbers. Default: torch's own.
 
     The contract is that of :mod:`advdef.attacks.gradient`; an image leaves the batch once it is broken.
@@ -172,4 +206,5 @@ def level_space(
                 target = wrong[:, restart - 1] if restart <= wrong.shape[1] else None
             search.ascend(point, steps=steps, relaxed=restart % 2 == 1, target=target)
             search.repair(repairs)
+        search.exchange(repairs)
     return quantizer.preimage(images, search.best)

@@ -1,5 +1,9 @@
 """What no attack can break: interval bounds through a network."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +18,9 @@ def certified(network: nn.Module, low: Tensor, high: Tensor, labels: Tensor) -> 
 
     Interval bound propagation (https://arxiv.org/abs/1810.12715), with the last linear layer folded into the margins.
     For the box of levels that a hard quantiser can show (:meth:`advdef.papers.qusecnets.quantizer.Quantizer.interval`),
-    the share of such images bounds the robust accuracy of the quantised network from below.
+    the share of such images bounds the robust accuracy of the quantised network from below. The bounds are computed in
+    float64 and must exceed what the rounding of the network's own precision could change; that of a convolution that
+    does not sum products as they are written (Winograd's) is not covered.
 
     Raises TypeError for a network that is not a sequence of Conv2d, ReLU, Flatten and Linear layers with a Linear last
     one; ValueError where ``low`` exceeds ``high``, and for labels out of range.
@@ -31,28 +37,55 @@ def certified(network: nn.Module, low: Tensor, high: Tensor, labels: Tensor) -> 
         if plain.shape != logits.shape or not torch.allclose(plain, logits, rtol=1e-3, atol=1e-4):
             raise TypeError(f"{type(network).__name__} does not run its layers one after another, each of them once")
         check_logits(logits, labels)
-        centre, radius = (low + high) / 2, (high - low) / 2
+        # in float64, with a bound on how far float32 may be off: what rounding could have made is not proven
+        bounds = _Bounds.between(low, high)
         for layer in layers[:-1]:
-            if isinstance(layer, nn.Conv2d):
-                if layer.padding_mode != "zeros":
-                    raise TypeError(f"no interval bounds for a convolution with padding mode {layer.padding_mode!r}")
-                size, stride, padding = layer.weight.abs(), layer.stride, layer.padding
-                radius = F.conv2d(radius, size, None, stride, padding, layer.dilation, layer.groups)
-                centre = layer(centre)
-            elif isinstance(layer, nn.Linear):
-                centre, radius = layer(centre), F.linear(radius, layer.weight.abs())
-            elif isinstance(layer, nn.ReLU):
-                lower, upper = (centre - radius).relu(), (centre + radius).relu()
-                centre, radius = (lower + upper) / 2, (upper - lower) / 2
-            elif isinstance(layer, nn.Flatten):
-                centre, radius = layer(centre), layer(radius)
-            else:
-                raise TypeError(f"no interval bounds for {type(layer).__name__}")
-        last = layers[-1]
+            bounds = bounds.after(layer)
+        last = bounds.after(layers[-1])
+        weight = layers[-1].weight.double()
         # each row: true class minus another class, as one linear map, so that shared terms cancel
-        weight = last.weight[labels][:, None] - last.weight[None]
-        bias = weight.new_zeros(len(last.weight)) if last.bias is None else last.bias
-        offset = bias[labels][:, None] - bias[None]
-        margins = (weight @ centre[..., None])[..., 0] + offset - (weight.abs() @ radius[..., None])[..., 0]
-        margins.scatter_(1, labels[:, None], float("inf"))
-        return (margins > 0).all(1)
+        apart = weight[labels][:, None] - weight[None]
+        bias = weight.new_zeros(len(weight)) if layers[-1].bias is None else layers[-1].bias.double()
+        margins = (apart @ bounds.centre[..., None])[..., 0] - (apart.abs() @ bounds.radius[..., None])[..., 0]
+        margins = margins + bias[labels][:, None] - bias[None]
+        doubt = last.error + last.error.gather(1, labels[:, None])
+        return (margins > doubt).scatter(1, labels[:, None], True).all(1)
+
+
+@dataclass(frozen=True)
+class _Bounds:
+    """Values within ``radius`` of ``centre``, computed by the network with an ``error``; all (N, ...), float64."""
+
+    centre: Tensor
+    radius: Tensor
+    error: Tensor
+    rounding: float  # the relative error of one operation of the network
+
+    @staticmethod
+    def between(low: Tensor, high: Tensor) -> "_Bounds":
+        bottom, top = low.double(), high.double()
+        rounding = torch.finfo(low.dtype).eps  # twice that of one operation
+        return _Bounds((bottom + top) / 2, (top - bottom) / 2, torch.zeros_like(bottom), rounding)
+
+    def after(self, layer: nn.Module) -> "_Bounds":
+        """The bounds after a layer. A sum of n products is off by at most n + 1 roundings of the sum of their sizes."""
+        if isinstance(layer, nn.Flatten):
+            return _Bounds(layer(self.centre), layer(self.radius), layer(self.error), self.rounding)
+        if isinstance(layer, nn.ReLU):
+            lower, upper = (self.centre - self.radius).relu(), (self.centre + self.radius).relu()
+            return _Bounds((lower + upper) / 2, (upper - lower) / 2, self.error, self.rounding)
+        if isinstance(layer, nn.Linear):
+            apply: Callable[..., Tensor] = F.linear
+        elif isinstance(layer, nn.Conv2d):
+            if layer.padding_mode != "zeros":
+                raise TypeError(f"no interval bounds for a convolution with padding mode {layer.padding_mode!r}")
+            apply = partial(
+                F.conv2d, stride=layer.stride, padding=layer.padding, dilation=layer.dilation, groups=layer.groups
+            )
+        else:
+            raise TypeError(f"no interval bounds for {type(layer).__name__}")
+        weight, bias = layer.weight.double(), None if layer.bias is None else layer.bias.double()
+        size = weight.abs()
+        largest = apply(self.centre.abs() + self.radius + self.error, size, None if bias is None else bias.abs())
+        error = apply(self.error, size) + (weight[0].numel() + 2) * self.rounding * largest
+        return _Bounds(apply(self.centre, weight, bias), apply(self.radius, size), error, self.rounding)
