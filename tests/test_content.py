@@ -626,6 +626,8 @@ def test_what_is_known_of_code_is_forgotten_when_it_changes(monkeypatch: pytest.
         lambda: module.TABLE["rates"].append(3),
         lambda: module.TABLE["rates"].__setitem__(0, True),  # which equals 1
         lambda: module.TABLE.update(more=4),
+        lambda: module.TABLE["rates"].extend([[], None]),
+        lambda: module.TABLE["rates"][-2].append(module.TABLE["rates"].pop()),  # the same objects, one further in
         lambda: setattr(module, "TABLE", {"a", "b"}),
         lambda: module.TABLE.add("c"),  # a set shows no parts
         lambda: setattr(module.Rule, "bound", 5),
