@@ -48,7 +48,6 @@ seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
 
 # %% tags=["hide-input"]
-from dataclasses import replace
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -83,10 +82,7 @@ PROFILES = {
     "paper": dict(datasets=("mnist",), train=None, epochs=10, images=1_000, steps=100, restarts=5, draws=20),
 }  # fmt: skip
 EFFORT = {
-    "smoke": replace(
-        checks.QUICK, few_images=4, steps=10, restarts=1, queries=100, draws=20, jumps=2, perturbations=5,
-        expectation=(1, 3, 5),
-    ),
+    "smoke": checks.BRIEF,
     "laptop": checks.QUICK,
     "paper": checks.FULL,
 }  # fmt: skip

@@ -110,7 +110,7 @@ MUTANTS = (
     ),
     Mutant(
         "half the restorer", "advdef/papers/trn/study.py",
-        "train=400, restorer_epochs=5,", "train=400, restorer_epochs=2,",
+        "train=300, restorer_epochs=5,", "train=300, restorer_epochs=2,",
         "restorers trained for 2 epochs instead of 5", "trn",
     ),
     Mutant(

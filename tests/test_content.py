@@ -533,9 +533,12 @@ def test_code_of_ones_own_modules_counts_and_that_of_the_book_does_not(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
-    def asked(**edits: str) -> str:
+    def forget() -> None:
         for name in [name for name in sys.modules if name.split(".")[0] == "mine"]:
             del sys.modules[name]
+
+    def asked(**edits: str) -> str:
+        forget()
         for name, text in files.items():
             edit = edits.get(name.removesuffix(".py").replace("/", "_"), text)
             (package / name).write_text(textwrap.dedent(edit))
@@ -550,6 +553,7 @@ def test_code_of_ones_own_modules_counts_and_that_of_the_book_does_not(
     assert asked(top=files["top.py"].replace("g(): return 1", "g(): return 2")) == first  # nobody calls it
     monkeypatch.setattr(advdef.cli, "main", lambda records: None)
     assert asked() == first
+    forget()  # other tests have modules of this name
 
 
 def test_code_that_is_imported_within_a_function_of_the_package_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -626,6 +630,8 @@ def test_what_is_known_of_code_is_forgotten_when_it_changes(monkeypatch: pytest.
         lambda: module.TABLE["rates"].append(3),
         lambda: module.TABLE["rates"].__setitem__(0, True),  # which equals 1
         lambda: module.TABLE.update(more=4),
+        lambda: module.TABLE["rates"].extend([[], None]),
+        lambda: module.TABLE["rates"][-2].append(module.TABLE["rates"].pop()),  # the same objects, one further in
         lambda: setattr(module, "TABLE", {"a", "b"}),
         lambda: module.TABLE.add("c"),  # a set shows no parts
         lambda: setattr(module.Rule, "bound", 5),

@@ -283,8 +283,7 @@ def test_rank_correlations_refuse_what_has_no_ranks() -> None:
         spearman(torch.ones(3), torch.ones(3), resamples=0)
 
 
-@pytest.mark.parametrize("spread", [0.0, 0.1, 0.5])
-@pytest.mark.parametrize(("seeds", "images"), [(2, 60), (3, 30), (3, 200), (5, 60)])
+@each(("spread", "seeds", "images"), [(0.1, 2, 60), (0.5, 3, 30), (0.0, 3, 200), (0.1, 3, 200), (0.5, 5, 60)])
 def test_an_interval_over_seeds_and_images_is_wrong_in_few_runs(seeds: int, images: int, spread: float) -> None:
     """Images differ in difficulty and networks in skill, by this much; neither of two trainings is better."""
     runs, draws = 400, torch.Generator().manual_seed(seeds + images)

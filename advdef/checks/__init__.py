@@ -11,7 +11,7 @@ from advdef.checks.adaptive import (
     falls_with_fixed_randomness,
     surrogates_add_nothing,
 )
-from advdef.checks.all_checks import FAST, FULL, QUICK, Effort, row
+from advdef.checks.all_checks import BRIEF, FAST, FULL, QUICK, Effort, asked_for, row
 from advdef.checks.assumptions import (
     deterministic,
     evaluation_mode,
@@ -50,12 +50,14 @@ from advdef.checks.soundness import (
 )
 
 __all__ = [
+    "BRIEF",
     "FAST",
     "FULL",
     "QUICK",
     "TITLES",
     "Check",
     "Effort",
+    "asked_for",
     "attacks_the_defence",
     "adaptive_search_converged",
     "beats_decision_based",

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from advdef.draws import fresh_seed, image_keys, seeded
 from advdef.evaluation import Outcome, stand_ins
 from advdef.store import identity, kept, key
 
-__all__ = ["FAST", "FULL", "QUICK", "Effort", "row"]
+__all__ = ["BRIEF", "FAST", "FULL", "QUICK", "Effort", "asked_for", "row"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,11 @@ QUICK = Effort(
     perturbations=20, targets=3, inner=100, expectation=(1, 2, 5, 10),
 )  # fmt: skip
 """Takes seconds for a small network; shows whether a check fires, and gives no number to report."""
+BRIEF = replace(
+    QUICK, few_images=4, steps=10, restarts=1, queries=100, more_queries=100, draws=20, jumps=2, perturbations=5,
+    expectation=(1, 3, 5),
+)  # fmt: skip
+"""For the profile smoke: shows that the checks run, and finds what is plainly wrong."""
 FULL = Effort(
     images=1000, few_images=100, steps=100, restarts=10, queries=5000, more_queries=5000, draws=10_000, jumps=64,
     perturbations=100, targets=9, inner=999, expectation=(1, 5, 20, 50),
@@ -87,6 +92,17 @@ _ELSEWHERE = {
 _NOT_AFTER_RANDOMNESS = ("A2", "B7", "C2", "C3", "C7", "C10", "C12", "C13", "D3")
 _ONLY_AFTER = {"D1": ("B2",), "D2": ("B2",), "D3": ("B4", "B5", "B6"), "D4": ("B2", "B4", "B5", "B6")}
 _OR_APPROXIMATE = ("D3", "D4")  # they run as well where a defence has stand-ins, though its own gradient is not zero
+
+
+def asked_for(which: Literal["brief", "fast", "all"], *more: str) -> dict[str, Any]:
+    """Options of :func:`row` by one word: the fast checks, and ``more`` by their ids, in brief or not; or all of them.
+
+    >>> asked_for("all")
+    {}
+    """
+    if which == "all":
+        return {}
+    return {"only": {*FAST, *more}, "effort": BRIEF if which == "brief" else QUICK}
 
 
 def row(

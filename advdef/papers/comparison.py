@@ -20,9 +20,9 @@ __all__ = ["KINDS", "FiveDefences"]
 
 _PROFILES: dict[str, dict[str, Any]] = {
     "smoke": dict(
-        datasets=("digits",), network="LeNet-5", train=(800, 300, 300), epochs=(6, 6, 3),
+        datasets=("digits",), network="narrow ResNet", train=(800, 200, 200), epochs=(6, 6, 3),
         inner=2, per_class=20, size="XS", purifier=(4, 4, 2), derivatives=1, images=16, few=8, steps=3,
-        queries=10, rounds=0, curve=(0.5, 1.0), checks="fast",
+        queries=10, rounds=0, curve=(0.5, 1.0), checks="brief",
     ),
     "laptop": dict(
         datasets=("fashion_mnist",), network="small ResNet", train=(20_000, 10_000, 4_000), epochs=(8, 8, 6),
@@ -152,7 +152,7 @@ class FiveDefences(LineUp):
         return checks.row(
             self.defence(name), images, labels, eps=self.eps, generator=self._draws(5), single=self.single(name),
             **found, card=told, seeds=1, resume=self.resume,
-            only={*checks.FAST, "D3", "D4"} if self.settings["checks"] == "fast" else None,
+            **checks.asked_for(self.settings["checks"], "D3", "D4"),
         )  # fmt: skip
 
     def stages(self) -> Iterator[Sequence[Task]]:

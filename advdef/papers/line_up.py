@@ -15,7 +15,7 @@ from advdef.defenses import Defense, Undefended
 from advdef.devices import exact
 from advdef.evaluation import correct
 from advdef.grid import Study, once
-from advdef.models import LeNet5, ResNet18, SmallResNet
+from advdef.models import ResNet18, SmallResNet
 from advdef.papers.nip.bank import DirectionBank, fit_bank
 from advdef.papers.nip.defence import NIPDictionary
 from advdef.papers.qusecnets.defence import Quantized
@@ -40,7 +40,9 @@ __all__ = ["LineUp", "fitted_dictionary", "fitted_purifier", "fitted_restorer"]
 Found = tuple[dict[str, Tensor], dict[str, Any]]
 
 EPS = {1: 0.1, 3: 8 / 255}  # by channels: grey images, colour images
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"LeNet-5": LeNet5, "small ResNet": SmallResNet, "ResNet-18": ResNet18}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "narrow ResNet": partial(SmallResNet, width=8), "small ResNet": SmallResNet, "ResNet-18": ResNet18,
+}  # fmt: skip
 _RESTORER_RATES = {"XS": 8e-3, "S": 3e-3, "B": 5e-4}
 _COSTS_A_POINT = 0.01
 

@@ -21,7 +21,8 @@ _PARTED = frozenset({
     tuple, list, dict, types.MappingProxyType, functools.partial, property, staticmethod, classmethod,
     types.FunctionType, types.MethodType,
 })  # fmt: skip
-_FIRM = _PARTED | {type(None), bool, int, float, complex, str, bytes, types.CodeType, torch.dtype}
+_FIRM = _PARTED | {object, type(None), bool, int, float, complex, str, bytes, types.CodeType, torch.dtype}
+_END = object()  # of what a value holds
 _DEEP = 10  # what holds itself ends somewhere
 
 
@@ -187,7 +188,7 @@ def _flatten(value: object, into: list[object], deep: list[object], depth: int =
         return
     for part in inside:
         _flatten(part, into, deep, depth + 1)
-    into.append(None)  # where it ends
+    into.append(_END)
 
 
 def _inside(value: Any) -> Iterable[object] | None:

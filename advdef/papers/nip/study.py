@@ -251,8 +251,7 @@ class InversePerturbation(AttackedNetworks):
         told = dict(goal="any wrong class", norm="Linf", knowledge="all", eps=self.half, randomised="nothing")
         return checks.row(
             defence, images, labels, eps=self.half, generator=self.draws(15), single=single, **left, card=told,
-            seeds=len(self.seeds), only=checks.FAST if self.settings["checks"] == "fast" else None,
-            resume=self.resume,
+            seeds=len(self.seeds), resume=self.resume, **checks.asked_for(self.settings["checks"]),
         )  # fmt: skip
 
     def stages(self) -> Iterator[Sequence[Task]]:

@@ -29,7 +29,7 @@ _PROFILES: dict[str, dict[str, Any]] = {
         datasets=("digits",), width=32, train=700, epochs={1: 5, 3: 5}, seeds=2,
         robust_epochs=10, robust_steps=2, levels=(2, 4), level_seeds=1,
         images=100, adaptive_images=20, steps=4, queries=10, rounds=1,
-        curve={1: (0.1, 0.3), 3: (2 / 255, 8 / 255)}, checks="fast",
+        curve={1: (0.1, 0.3), 3: (2 / 255, 8 / 255)}, checks="brief",
     ),
     "laptop": dict(
         datasets=("mnist", "cifar10"), width=64, train=15_000, epochs={1: 3, 3: 6}, seeds=5,
@@ -213,7 +213,7 @@ class Quantization(Study):
             self.defence(name, self.seed), images, labels, eps=self.eps, generator=Generator().manual_seed(self.seed),
             single=self.claimed(name)["direct"], **found,
             card=told, seeds=len(self.seeds) if several else 1,
-            only=checks.FAST if self.settings["checks"] == "fast" else None, resume=self.resume,
+            resume=self.resume, **checks.asked_for(self.settings["checks"]),
         )  # fmt: skip
 
     def stages(self) -> Iterator[Sequence[Task]]:

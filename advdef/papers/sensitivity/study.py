@@ -27,7 +27,7 @@ _PROFILES: dict[str, dict[str, Any]] = {
         ablations=("weight 0", "chosen once"),
         pairs=60, measuring=4, substituted=20, draws=1, occluded=20, images=40,
         adaptive_images=16, steps=2, rounds=0, long=(5, 1), queries=10, alone=8, curve=1,
-        checks="fast",
+        checks="brief",
     ),
     "laptop": dict(
         datasets=("cifar10",), networks=("SmallResNet-16",), train=10_000, epochs=6,
@@ -176,7 +176,7 @@ class Stabilization(MeasuredNetworks):
             self.defence(name, self.seed), images, labels, eps=self.eps, generator=self._draws(),
             single=self.single(name, self.seed), **found,
             card=told, seeds=len(self.seeds) if name in COMPARED else 1,
-            only=checks.FAST if self.settings["checks"] == "fast" else None, resume=self.resume,
+            resume=self.resume, **checks.asked_for(self.settings["checks"]),
         )  # fmt: skip
 
     def stages(self) -> Iterator[Sequence[Task]]:

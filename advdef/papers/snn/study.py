@@ -29,7 +29,7 @@ _PROFILES: dict[str, dict[str, Any]] = {
         rate=1e-2, inner=2, levels=("LIF", "SE-MLF3"), networks=1, trainings=("FGSM-AT",),
         unet=4, extractor=4, pairs=400, purifier_epochs=4, purifier_batch=32, purifier_rate=1e-2,
         seeds=1, ablations=("ANN purifier", "no divergence"), images=60, few=16, steps=4,
-        strong=2, rounds=0, queries=10, curve=(1.0,), counts=(1, 4), checks="fast", timed=64,
+        strong=2, rounds=0, queries=10, curve=(1.0,), counts=(1, 4), checks="brief", timed=64,
         derivatives=("rate", "membrane"),
     ),
     "laptop": dict(
@@ -246,7 +246,7 @@ class SpikingPurification(SpikingNetworks):
         found: dict[str, Any] = {threat: curve[self.eps] for threat, curve in self.curve(name).items()}
         return checks.row(
             defence, eps=self.eps, generator=self._draws(14), single=single, **found, card=card, seeds=1,
-            only={*checks.FAST, "D3", "D4"} if self.settings["checks"] == "fast" else None, **on,
+            **checks.asked_for(self.settings["checks"], "D3", "D4"), **on,
         )  # fmt: skip
 
     def stages(self) -> Iterator[Sequence[Task]]:

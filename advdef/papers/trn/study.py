@@ -31,11 +31,11 @@ __all__ = [
 
 _PROFILES: dict[str, dict[str, Any]] = {
     "smoke": dict(
-        datasets={"digits": "LeNet-5"}, others=("CleverHans CNN",), epochs=8, size="XS",
-        train=400, restorer_epochs=5, attacks=("FGSM", "PGD-5"), copies=1, seeds=1,
+        datasets={"digits": "LeNet-5"}, others=("small ResNet",), epochs=8, size="XS",
+        train=300, restorer_epochs=5, attacks=("FGSM", "PGD-5"), copies=1, seeds=1,
         ablations=("image only", "shuffled map", "oracle map", "concat", "HGD-style"),
         larger=None, images=60, clean=10_000, steps=5, strong=(5, 1), wide=20, ladder_images=20,
-        ladder_steps=2, rounds=0, queries=10, classes=2, curve=1, checks="fast", timed=(32, 2), least=(3, 10),
+        ladder_steps=2, rounds=0, queries=10, classes=2, curve=1, checks="brief", timed=(32, 2), least=(3, 10),
     ),
     "laptop": dict(
         datasets={"fashion_mnist": "small ResNet", "cifar10": "SmallVGG"},
@@ -284,7 +284,7 @@ class Restorers(Networks):
         return checks.row(
             self.defence(name, self.seed), *self.images("ladder_images"), eps=self.eps, generator=self.draws(9),
             single=self.single(name), **three, card=told, seeds=1,
-            only=checks.FAST if self.settings["checks"] == "fast" else None, resume=self.resume,
+            resume=self.resume, **checks.asked_for(self.settings["checks"]),
         )  # fmt: skip
 
     def stages(self) -> Iterator[Sequence[Task]]:
