@@ -17,8 +17,6 @@ RECORD: dict[str, Any] = {"paper": "trn", "dataset": "mnist", "profile": "smoke"
 RECORD |= {"provenance": FACTS, "verdicts": []}
 RUNS = {"04_trn": [RECORD]}
 BOOK = Book("advdef", "The authors", "https://x.org/advdef/", "https://git.org/advdef", "1234567890", RUNS)
-    "advdef", "The authors", "https://x.org/advdef/", "https://git.org/advdef", "1234567890", {"04_trn": [RECORD]}
-)
 
 
 def site(folder: Path) -> Path:
