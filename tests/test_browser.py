@@ -151,7 +151,7 @@ HIDDEN = """() => [...document.querySelectorAll("table.results:has(.deciding)")]
     if (!table.offsetParent) return false;  // in what is folded
     const [key, deciding] = [".key", ".deciding"].map(k => table.querySelector(`thead ${k}`).getBoundingClientRect());
     const end = table.getBoundingClientRect().left + table.clientWidth;
-    return deciding.width == 0 || deciding.left < key.right - 1 || deciding.right > end + 1;
+    return deciding.width == 0 || deciding.left < key.right - 1 || deciding.right > end + 3;  // borders
 }).map(table => table.caption.textContent.slice(0, 60))"""
 TOO_WIDE = """width => [...document.querySelectorAll("article *")]
     .filter(e => e.getBoundingClientRect().right > width + 1).map(e => e.outerHTML.slice(0, 80)).slice(0, 5)"""

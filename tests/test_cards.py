@@ -207,11 +207,12 @@ def test_flags_are_the_budgets_at_which_an_interval_lies_above_zero(tmp_path: Pa
     assert "0.05, 0.1" in made["_generated/cards.md"]
     assert "never" in made["_generated/cards.md"]
     every = "TQ, SNS, NIP, TRN and purifier"
-    assert (
-        f"eps 0.05: better than no defence: **{every}**; better than adversarial training: **none**;"
-        in (made["_generated/conclusion.md"])
+    first, second = re.findall(r"^- (.*)", made["_generated/conclusion.md"], re.MULTILINE)
+    assert first.startswith(
+        f"At eps 0.05, **{every}** are better than no defence, and **none** is better than adversarial"
     )
-    assert f"overstated by an attacker who only follows the gradient: **{every}**" in made["_generated/conclusion.md"]
+    assert "**None** is overstated by an attacker who only follows the gradient." in first
+    assert f"**{every}** are overstated" in second
 
 
 def test_of_several_comparisons_the_largest_profile_gives_the_cards(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from advdef.evaluation import Results
 FACTS = {"date": "2026-01-02", "commit": "abcdef0123+", "seed": 0}
 RECORD: dict[str, Any] = {"paper": "trn", "dataset": "mnist", "profile": "smoke", "results": Results()}
 RECORD |= {"provenance": FACTS, "verdicts": []}
-BOOK = Book("advdef", "The authors", "https://x.org/advdef/", "https://git.org/advdef", {"04_trn": [RECORD]})
+RUNS = {"04_trn": [RECORD]}
+BOOK = Book("advdef", "The authors", "https://x.org/advdef/", "https://git.org/advdef", "1234567890", RUNS)
 
 
 def site(folder: Path) -> Path:
@@ -47,6 +48,13 @@ def test_a_page_says_where_its_numbers_come_from_and_how_to_cite_it(tmp_path: Pa
     (file,) = (tmp_path / "_static/records").iterdir()
     assert f"../_static/records/{file.name}" in page
     assert json.loads(file.read_text())["results"] == []
+
+
+def test_a_page_of_prose_says_what_it_was_rendered_from(tmp_path: Path) -> None:
+    finish(site(tmp_path), BOOK)
+    page = (tmp_path / "book/intro.html").read_text()
+    assert 'href="https://git.org/advdef/commit/1234567890"><code>1234567</code>' in page
+    assert "note   = {advdef, commit 1234567}" in page
 
 
 def test_a_page_tells_other_sites_what_it_is(tmp_path: Path) -> None:

@@ -62,11 +62,17 @@ def _row(name: str, found: ByThreat, y: int) -> list[str]:
         f'<path class="interval {threat}" d="M{_x(found[threat]["low"]):.1f} {y}H{_x(found[threat]["high"]):.1f}"/>'
         for threat in ATTACKERS
     ]
+    told = "; ".join(
+        f"{threat} {100 * found[threat]['accuracy']:.0f} % "
+        f"[{100 * found[threat]['low']:.0f}, {100 * found[threat]['high']:.0f}]"
+        for threat in ATTACKERS
+    )
     return [
+        f"<g><title>{html.escape(f'{name}: {told}')}</title>",
         *parts,
         f'<circle class="oblivious" cx="{_x(values["oblivious"]):.1f}" cy="{y}" r="5"/>',
         f'<rect class="direct" x="{_x(values["direct"]) - 4:.1f}" y="{y - 4}" width="8" height="8"/>',
-        f'<path class="adaptive" d="M{_x(values["adaptive"]):.1f} {y - 6}l6 6l-6 6l-6 -6z"/>',
+        f'<path class="adaptive" d="M{_x(values["adaptive"]):.1f} {y - 6}l6 6l-6 6l-6 -6z"/></g>',
     ]
 
 

@@ -50,7 +50,9 @@ class _Source:
         return f"{self.repository}/blob/{self.commit}/{file.as_posix()}#L{first}-L{first + len(lines) - 1}"
 
 
-def _link(app: Sphinx, config: Config) -> None:
+def _configure(app: Sphinx, config: Config) -> None:
+    if config.html_search_scorer:  # Sphinx looks for it where it is run
+        config.html_search_scorer = str(Path(app.srcdir) / config.html_search_scorer)
     config.linkcode_resolve = _Source(config.html_theme_options.get("repository_url", ""))
 
 
@@ -58,5 +60,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
     sphinx.search.WordCollector = _Prose  # type: ignore[misc]
     app.setup_extension("sphinx.ext.linkcode")
-    app.connect("config-inited", _link)
+    app.connect("config-inited", _configure)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

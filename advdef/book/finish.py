@@ -33,6 +33,7 @@ class Book:
         author: Who wrote it.
         address: Where it will stand, with "/" at its end; "" where that is not known.
         repository: Where its source stands; "" where that is not known.
+        commit: What it was rendered from; "" where that is not known.
         records: The records behind its pages, by the notebook's stem.
     """
 
@@ -40,6 +41,7 @@ class Book:
     author: str
     address: str = ""
     repository: str = ""
+    commit: str = ""
     records: Mapping[str, Sequence[Record]] = field(default_factory=dict)
 
 
@@ -162,22 +164,21 @@ def _facts(page: str, name: str, up: str, book: Book) -> str:
     records = book.records.get(Path(name).stem, ())
     title, where = _title(page), f"{book.address}{name}"
     told, note = "", book.title
+    if book.commit:
+        told, note = f"<p>Text of commit {_commit(book.commit, book)}.</p>", f"{book.title}, commit {book.commit[:7]}"
     if records:
         facts: Mapping[str, Any] = records[0]["provenance"]
-        date, commit = facts["date"][:10], facts["commit"] or "none"
-        shown = f"<code>{html.escape(commit[:7])}</code>"
-        if book.repository and facts["commit"]:
-            shown = f'<a href="{book.repository}/commit/{html.escape(commit.rstrip("+"), quote=True)}">{shown}</a>'
+        date, commit = facts["date"][:10], facts["commit"] or ""
         links = ", ".join(
             f'<a href="{up}{_RECORDS}/{html.escape(_file(one))}" download>{html.escape(data_name(one["dataset"]))}</a>'
             for one in records
         )
         told = (
             f"<p>The numbers of this page: run of {html.escape(date)}, profile {html.escape(records[0]['profile'])}, "
-            f"code of commit {shown}. All of them as JSON, for its figures too: {links}; "
+            f"code of commit {_commit(commit, book)}. All of them as JSON, for its figures too: {links}; "
             f'<a href="{up}book/records.html">what the fields mean</a>.</p>'
         )
-        note = f"{book.title}, run of {date}, commit {commit[:7]}"
+        note = f"{book.title}, run of {date}, commit {commit[:7] or 'unknown'}"
     if not title or not Path(name).parent.name:
         return ""
     key = re.sub(r"\W+", "-", Path(name).stem.lower())
@@ -189,6 +190,14 @@ def _facts(page: str, name: str, up: str, book: Book) -> str:
     )
     cite = f'<details class="cite"><summary>Cite this page</summary><pre>{html.escape(entry)}</pre></details>'
     return f'<div class="page-facts">{told}{cite}</div>'
+
+
+def _commit(commit: str, book: Book) -> str:
+    """A commit, with a link to it."""
+    shown = f"<code>{html.escape(commit[:7]) or 'unknown'}</code>"
+    if not (commit and book.repository):
+        return shown
+    return f'<a href="{book.repository}/commit/{html.escape(commit.rstrip("+"))}">{shown}</a>'
 
 
 def _file(record: Record) -> str:

@@ -93,26 +93,27 @@ def _minutes(facts: Mapping[str, Any]) -> str:
 
 
 def _conclusion(made: Mapping[str, Mapping[str, Any]]) -> str:
-    """One paragraph on the comparison."""
+    """What the comparison says, a paragraph for each budget."""
     if not made:
         return "No run has compared the defences yet.\n"
 
     def listed(names: Sequence[str]) -> str:
-        return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else names[0] if names else "none"
+        told = ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else names[0] if names else "none"
+        return f"**{told}**{' are' if len(names) > 1 else ' is'}"
 
     every = list(made.values())
     parts = []
     for eps in [point["eps"] for point in every[0]["curve"]]:
         here = {key: listed([card["defence"] for card in every if eps in card["flags"][key]]) for key in FLAGS}
         parts.append(
-            f"- eps {eps:.3g}: better than no defence: **{here['better_than_undefended']}**; "
-            f"better than adversarial training: **{here['better_than_adversarial_training']}**; "
-            f"overstated by an attacker who only follows the gradient: **{here['direct_misleads']}**."
+            f"- At eps {eps:.3g}, {here['better_than_undefended']} better than no defence, and "
+            f"{here['better_than_adversarial_training']} better than adversarial training. "
+            f"{here['direct_misleads'].replace('none', 'None')} overstated by an attacker who only follows the "
+            "gradient."
         )
     return (
-        "Under an attacker who knows the defence, by 95 % intervals of paired differences:\n\n"
-        + "\n".join(parts)
-        + "\n"
+        "*Better* is said of an attacker who knows the defence, by the 95 % interval of a paired difference over the "
+        "same images.\n\n" + "\n".join(parts) + "\n"
     )
 
 

@@ -23,6 +23,7 @@ from advdef.book.kernel import ends_with_us
 from advdef.book.notebookfile import LANGUAGE, read_executed, title, without_injected, write
 from advdef.book.pages import generated
 from advdef.book.preview import preview
+from advdef.book.provenance import source_commit
 from advdef.book.records import Record, read_records
 from advdef.book.repository import Repository
 from advdef.evaluation.holes.summary import read_searches
@@ -173,7 +174,7 @@ def _book(repository: Repository, records: Sequence[Record]) -> Book:
     }
     address = (config.get("html") or {}).get("baseurl", "")
     source = (config.get("repository") or {}).get("url", "")
-    return Book(config.get("title", ""), config.get("author", ""), address, source, by_page)
+    return Book(config.get("title", ""), config.get("author", ""), address, source, source_commit() or "", by_page)
 
 
 def _toc_files(node: Any) -> Iterator[str]:

@@ -138,7 +138,8 @@ def _part(table: _Table, number: str, *, first: bool) -> str:
         body.append(f'<tr role="row">{"".join(cells)}</tr>\n')
     caption = table.caption if first else table.caption.partition(". ")[0]
     fold = f' data-shown="{_FOLDED}"' if len(table.rows) > _FOLDED else ""
-    kind = table.kind if len(order) < 3 or "matrix" in table.kind else f"{table.kind} flow"
+    flows = "matrix" not in table.kind and (len(order) > 2 or deciding in _numeric_columns(table))
+    kind = f"{table.kind} flow" if flows else table.kind
     return (
         f'<table class="{kind}" role="table" tabindex="0"{fold}><caption><span class="number">Table {number}</span> '
         f'{caption}</caption>\n<thead role="rowgroup"><tr role="row">{head}</tr></thead>\n'
