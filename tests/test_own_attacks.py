@@ -25,7 +25,8 @@ from advdef.papers.nip.defence import NIPDictionary, NIPSearch, NIPSelf
 from advdef.papers.qusecnets.defence import Quantized, annealed
 from advdef.papers.qusecnets.quantizer import Quantizer
 from advdef.papers.sensitivity.defence import Stabilized
-from advdef.papers.snn.defence import GatedPurification
+from advdef.papers.snn.classifiers import SmallSpikingResNet
+from advdef.papers.snn.defence import GatedPurification, Purification, SpikingClassifier
 from advdef.papers.snn.purifier import Purifier
 from advdef.papers.trn.defence import Restoration
 from advdef.papers.trn.maps import GradientMap
@@ -63,6 +64,12 @@ def restored() -> Defense:
     return Restoration(model, restorer, GradientMap(model))
 
 
+def spiking() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return SmallSpikingResNet(SHAPE, CLASSES, steps=1, width=2).eval()
+
+
 BUILD: Mapping[str, Callable[[], Defense]] = {
     "Quantized": lambda: Quantized(classifier(), Quantizer(3)),
     "Stabilized": stabilized,
@@ -71,6 +78,8 @@ BUILD: Mapping[str, Callable[[], Defense]] = {
     "NIPSearch": lambda: NIPSearch(classifier(), bank(), steps=[0.1]),
     "AntiAdversary": lambda: AntiAdversary(classifier(), step=0.1),
     "Restoration": restored,
+    "Purification": lambda: Purification(frozen(classifier()), Purifier(1, width=2, extractor_width=2, steps=1)),
+    "SpikingClassifier": lambda: SpikingClassifier(spiking()),
     "GatedPurification": lambda: GatedPurification(
         frozen(classifier()), Purifier(1, width=2, extractor_width=2, steps=1), 0.1
     ),
