@@ -169,7 +169,9 @@ def seeded_name(name: str, seed: int, first: int) -> str:
 
 
 def shards(images: int, size: int) -> list[slice]:
-    """The parts of an evaluation of so many images, of ``size`` images each; what is found does not depend on it.
+    """The parts of an evaluation of so many images, of ``size`` images each.
+
+    What one attack finds does not depend on them; the search by need looks at the nearest images of each part.
 
     >>> shards(500, 200)
     [slice(0, 200, None), slice(200, 400, None), slice(400, 500, None)]
