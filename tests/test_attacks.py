@@ -35,6 +35,7 @@ from advdef.attacks.composed import each_class
 from advdef.attacks.gradient import ffgsm
 from advdef.attacks.suites import cleverhans, nip, quick, standard, strong
 from advdef.contract import NoGradientWarning
+from advdef.data import Dataset
 from advdef.evaluation import correct
 from advdef.norms import Norm, size
 from advdef.papers.nip.attacks import precompensated
@@ -363,7 +364,7 @@ def test_restarts_attack_what_is_left() -> None:
 
     images = torch.stack([torch.full((1, 2, 2), v) for v in (0.1, 0.9, 0.2, 0.8)])
     pgd(Watched(), images, torch.zeros(4, dtype=torch.int64), eps=0.01, steps=2, restarts=3, generator=seeded())
-    assert seen == [4, *[4] * 3, *[2] * 3, *[2] * 3]
+    assert seen == [4, *[4] * 3, *[2 * 2] * 3]  # the second and the third start of two images, together
 
 
 def test_pgd_starts_where_it_is_told() -> None:
@@ -452,7 +453,7 @@ def test_suites_have_names() -> None:
     }
     assert "Square-500" in suite("standard")
     assert "Square-500" not in standard(queries=0)
-    with pytest.raises(ValueError, match="quick, standard, strong, cleverhans, nip"):
+    with pytest.raises(ValueError, match="quick, standard, strong, thorough, cleverhans, nip"):
         suite("everything")  # type: ignore[arg-type]
 
 
@@ -557,3 +558,24 @@ def test_a_cut_graph_gives_no_gradient_and_an_unmoved_image() -> None:
     # the same attack, made adaptive by the wrapper, moves
     through = straight_through(Cut(), tiny())
     assert not torch.equal(bim(through, images, labels, eps=1.0), images)
+
+
+def test_starts_together_find_what_they_find_one_after_the_other(
+    network: nn.Module, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = digits.test.float_images()[:40], digits.test.labels[:40]
+    attacks = [
+        partial(attack, eps=0.08, restarts=6, loss=loss, stop_early=early)
+        for attack in (partial(pgd, steps=3), partial(apgd, steps=6))
+        for loss in ("ce", "margin")
+        for early in (False, True)
+    ]
+    together = [attack(network, images, labels, generator=seeded()) for attack in attacks]
+    monkeypatch.setattr("advdef.attacks.restarts._TOGETHER", 1)
+    for attack, found in zip(attacks, together, strict=True):
+        alone = attack(network, images, labels, generator=seeded())
+        assert torch.allclose(found, alone, atol=1e-6), attack
+        with torch.no_grad():
+            broken = network(found).argmax(1) != labels
+            assert torch.equal(broken, network(alone).argmax(1) != labels)
+        assert 0 < int(broken.sum()) < 40

@@ -1,5 +1,6 @@
 """What all attacks by ascent in a ball share: they check their input, ask the model once, and run from each start."""
 
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -11,6 +12,8 @@ from advdef.draws import fresh_seed, image_keys
 from advdef.norms import Ball, BallNorm, ball, spread
 
 __all__ = ["Ascent", "best_of_restarts", "keep_best"]
+
+_TOGETHER = 128  # images in a batch up to which several runs are made at once: few images cost hardly less than these
 
 
 class Ascent(Protocol):
@@ -63,10 +66,13 @@ def best_of_restarts(
     start: Tensor | None,
     stop_early: bool,
     generator: torch.Generator | None,
+    together: bool = True,
 ) -> Tensor:
     """Check the input, run ``ascend`` from each start, and return each image's best iterate.
 
-    Runs after the first attack only what ``model`` still gets right. All parameters but ``ascend`` are those of
+    Runs after the first attack only what ``model`` still gets right. ``together`` allows several of them in one batch,
+    with the results that they have one after the other; then the ``rows`` of ``ascend`` are places in that batch. A
+    model that counts its passes to draw random numbers has one run at a time. All other parameters are those of
     :func:`advdef.attacks.pgd`.
     """
     images, labels, budget = validate(images, labels, eps, norm=norm)
@@ -87,24 +93,43 @@ def best_of_restarts(
         check_logits(logits, labels)
         goal.check(logits)
         best_score = goal.score(logits)
-        for restart in range(restarts):
+        together = together and not any(callable(getattr(module, "reseed", None)) for module in model.modules())
+        done = 0
+        while done < restarts:
             rows = torch.arange(len(images), device=images.device)
-            if restart or stop_early:
+            if done or stop_early:
                 rows = rows[best_score <= 0]
             if len(rows) == 0:
                 break
-            near = around.of(rows)
-            if restart == 0 and start is not None:
+            runs = min(restarts - done, max(1, _TOGETHER // len(rows))) if done and together else 1
+            several = rows.repeat(runs)
+            near = around.of(several)
+            if done == 0 and start is not None:
                 point = own(start)[rows]
-            elif random_start or restart:
-                point = near.sample(image_keys(near.images, seed, restart))
+            elif random_start or done:
+                seeds = range(done, done + runs)
+                point = near.sample(torch.cat([image_keys(images[rows], seed, number) for number in seeds]))
             else:
                 point = images[rows]
-            ascend(
-                model, near, goal.of(rows), rows, near.project(point), best, best_score,
-                steps=steps, loss=loss, stop_early=stop_early,
-            )  # fmt: skip
+            run = partial(ascend, model, near, goal.of(several), steps=steps, loss=loss, stop_early=stop_early)
+            if runs == 1:
+                run(rows, near.project(point), best, best_score)
+            else:
+                found, score = best[several], best_score[several]
+                run(torch.arange(len(several), device=rows.device), near.project(point), found, score)
+                _choose(best, best_score, rows, found.unflatten(0, (runs, -1)), score.unflatten(0, (runs, -1)))
+            done += runs
     return best
+
+
+def _choose(best: Tensor, best_score: Tensor, rows: Tensor, found: Tensor, score: Tensor) -> None:
+    """Of several runs (R, M, C, H, W) with their scores (R, M), keep for each image the first that reached its goal, as
+    if later ones had not been; where none did, the one that came nearest.
+    """
+    won = score > 0
+    chosen = torch.where(won.any(0), won.int().argmax(0), score.argmax(0))
+    each = torch.arange(len(rows), device=rows.device)
+    best[rows], best_score[rows] = found[chosen, each], score[chosen, each]
 
 
 def keep_best(

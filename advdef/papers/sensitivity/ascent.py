@@ -77,6 +77,7 @@ def ascend_features(
             partial(_run, relative=relative, seen=seen, layers=layers, begin=begin, reference=reference),
             model, images, labels, eps=eps, norm=norm, steps=steps, restarts=restarts, loss="margin", targets=targets,
             any_wrong=any_wrong, random_start=random_start, start=None, stop_early=stop_early, generator=generator,
+            together=reference is None,
         )  # fmt: skip
 
 
