@@ -203,6 +203,7 @@ def test_what_was_found_later_counts_in_the_adaptive_number_and_in_its_row(tmp_p
     breaks = read_breaks(tmp_path, dataset="digits", seed=0, defence="CQ")
     after = found_later(defence, images, labels, before, breaks, generator=draws())
     falls = ask(defence, found.attacked).argmax(1) != found.labels
+    fresh = falls & before[EPS].robust[found.indices]
     expected = before[EPS].robust.clone()
     expected[found.indices[falls]] = False
     assert torch.equal(after[EPS].robust, expected)
@@ -211,11 +212,15 @@ def test_what_was_found_later_counts_in_the_adaptive_number_and_in_its_row(tmp_p
     assert not bool((after[2 * EPS].robust & ~after[EPS].robust).any())
     finding = after[EPS].findings[-1]
     assert finding.name == FOUND_LATER
-    assert finding.settings == f"{len(found)} by APGD"
+    assert finding.settings == f"{int(fresh.sum())} by APGD"
     assert after[EPS].findings[:-1] == before[EPS].findings
     assert after[EPS].unique_breaks()[FOUND_LATER] == int(before[EPS].robust.sum() - expected.sum())
-    fresh = falls & before[EPS].robust[found.indices]
     assert torch.equal(after[EPS].adversarial[found.indices[fresh]], found.attacked[fresh])
+    # a page whose own attacks break the same images owes nothing to the search
+    stronger = replace(before[EPS], robust=expected)
+    (again,) = found_later(defence, images, labels, {EPS: stronger}, breaks, generator=draws()).values()
+    assert torch.equal(again.robust, expected)
+    assert not any(bool(f.broken.any()) for f in again.findings if f.name == FOUND_LATER)
 
 
 @pytest.mark.parametrize("fault", ["right", "too far", "another image", "out of range"])

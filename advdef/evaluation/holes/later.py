@@ -61,8 +61,8 @@ def found_later(
 
     Nothing is taken from a file but images: each must lie within the budget, and what it counts for is asked of the
     defence here and now, of a random one by ``draws`` fresh passes. So it does not matter who made the file, for which
-    weights, or whether somebody changed it. The attempt meets every image that is right without an attack; its
-    ``unique_breaks`` are those that all attacks before it had left.
+    weights, or whether somebody changed it. What all attacks before it broke is not replayed: so what this attempt
+    broke is what they had left.
 
     Args:
         defence: What is judged.
@@ -81,19 +81,21 @@ def found_later(
         usable = [
             b for b in sorted(breaks, key=lambda b: b.eps) if b.eps <= eps * (1 + _SLACK) and b.norm == outcome.norm
         ]
-        at = torch.cat([places(b.originals, images.cpu()) for b in usable]) if usable else torch.zeros(0)
-        if not bool((at >= 0).any()):
+        at = torch.cat([places(b.originals, images.cpu()) for b in usable]) if usable else torch.zeros(0).long()
+        left = (at >= 0) & outcome.robust.cpu()[at]
+        if not bool(left.any()):
             done[eps] = outcome
             continue
-        points = Points(torch.cat([b.originals for b in usable]), torch.cat([b.attacked for b in usable]))
+        points = Points(torch.cat([b.originals for b in usable])[left], torch.cat([b.attacked for b in usable])[left])
         attempt = Attempt(FOUND_LATER, partial(replay_breaks, found=points, norm=outcome.norm), defence)
-        told = [text for b in usable for text in found_by(b)]
-        of = Counter(text for text, place in zip(told, at.tolist(), strict=True) if place >= 0)
         judged = evaluate(
             defence, [attempt], images, labels, eps=eps, norm=outcome.norm, draws=draws, exhaustive=True,
             generator=torch.Generator().manual_seed(seed), known=[*done.values(), outcome],
         )  # fmt: skip
         (finding,) = judged.findings
+        how = [text for b in usable for text in found_by(b)]
+        by = {place: how[i] for i, place in reversed([*enumerate(at.tolist())])}  # of several points the first
+        of = Counter(by[place] for place in torch.nonzero(finding.broken)[:, 0].tolist())
         finding = replace(finding, settings="; ".join(f"{n} by {text}" for text, n in of.most_common()))
         done[eps] = replace(
             judged, exhaustive=outcome.exhaustive, search=outcome.search, findings=(*outcome.findings, finding)
