@@ -80,8 +80,8 @@ plotting.use_style()
 # %%
 PROFILES = {
     "smoke": dict(
-        datasets=("digits",), train=1_297, epochs={1: 8, 3: 8}, images=128, steps=20, rounds=2, optimise=100,
-        spending=24, passes=(20, 60),
+        datasets=("digits",), train=1_297, epochs={1: 8, 3: 8}, images=112, steps=20, rounds=2, optimise=100,
+        spending=16, passes=(20, 40),
     ),
     "laptop": dict(
         datasets=("mnist",), train=15_000, epochs={1: 3, 3: 6}, images=256, steps=100, rounds=10, optimise=500,

@@ -13,7 +13,7 @@ import jsonschema
 import pandas as pd
 import pytest
 
-from advdef.book.cards import REFERENCES, cards, own_pages, reference_cards
+from advdef.book.cards import REFERENCES, cards, comparison_of, own_pages, reference_cards
 from advdef.book.decisions import Chapter
 from advdef.book.page import table
 from advdef.book.pages import generated
@@ -22,6 +22,7 @@ from advdef.book.repository import InputError, Repository
 from advdef.claims import Condition, all_claims
 from advdef.evaluation import Results
 from advdef.papers import PAPERS
+from advdef.papers.comparison import FiveDefences
 from advdef.plotting import COLOURS
 from advdef.statistics import Interval
 
@@ -89,7 +90,8 @@ def test_a_row_needs_all_three_attackers_and_shows_the_references_of_its_page(tm
 
 class TestCommitted:
     def test_every_paper_has_its_defence_in_the_record_of_its_page(self) -> None:
-        assert {row["page"] for row in own_pages(COMMITTED)} == {paper.title for paper in PAPERS}
+        shown = {f"{p.title}, {form}" for p in PAPERS for form in p.forms} | {p.title for p in PAPERS if not p.forms}
+        assert {row["page"] for row in own_pages(COMMITTED)} == shown
 
     @pytest.mark.parametrize("paper", PAPERS, ids=lambda paper: paper.id)
     def test_cards_fit_their_schema_and_the_record(self, paper: Any) -> None:
@@ -138,7 +140,7 @@ class TestCommitted:
         made = cards(COMMITTED)
         better = [c["defence"] for c in made.values() if c["flags"]["better_than_adversarial_training"]]
         assert ("None of the five defences was seen to beat" in text) == (not better)
-        assert text.count('<path class="adaptive"') == len(PAPERS) + 2
+        assert text.count('<path class="adaptive"') == len(comparison_of(COMMITTED)["results"].values("defence"))
         for card in made.values():
             assert f"adaptive {100 * card['ours']['adaptive']['accuracy']:.0f} %" in text
 
@@ -157,15 +159,16 @@ class TestCommitted:
         assert all(record["provenance"]["commit"] in text for record in rows)
 
     def test_the_defences_have_a_colour_each_and_the_same_on_their_page(self) -> None:
-        colours = {paper.defence: COLOURS[paper.defence] for paper in PAPERS}
-        assert len(set(colours.values()) | {COLOURS["undefended"], COLOURS["AT"]}) == len(PAPERS) + 2
+        colours = [COLOURS[name] for name in FiveDefences.names]
+        assert len(set(colours)) == len(colours)
         assert all(COLOURS[paper.own] == COLOURS[paper.defence] for paper in PAPERS)
 
 
 def comparison(tmp_path: Path, name: str = "digits-smoke", **changes: Any) -> Path:
     """A record of the page that compares the defences, with two budgets."""
     rows, comparisons, checks, costs = [], [], [], []
-    for defence in ("undefended", "AT", *(paper.defence for paper in PAPERS)):
+    forms = (form for paper in PAPERS for form in paper.forms or (paper.defence,))
+    for defence in ("undefended", "AT", *forms):
         rows.append(worst(defence, "clean", 90, eps=0.0, attack="none", part="clean") | {"low": 0.8, "high": 0.95})
         for eps, counts in ((0.05, (80, 70, 60)), (0.1, (60, 50, 20))):
             for threat, correct in zip(("oblivious", "direct", "adaptive"), counts, strict=True):
@@ -213,6 +216,15 @@ def test_flags_are_the_budgets_at_which_an_interval_lies_above_zero(tmp_path: Pa
     )
     assert "**None** is overstated by an attacker who only follows the gradient." in first
     assert f"**{every}** are overstated" in second
+
+
+def test_of_several_forms_the_card_is_that_of_the_deployed_one(tmp_path: Path) -> None:
+    comparison(tmp_path)
+    assert cards(read_records(tmp_path))["qusecnets"]["defence"] == "TQ"
+    comparison(tmp_path, values={"deployed": {"qusecnets": "CQ"}})
+    card = cards(read_records(tmp_path))["qusecnets"]
+    assert card["defence"] == "CQ"
+    assert card["flags"]["checks_fired"] == []  # that of the other form is not its own
 
 
 def test_of_several_comparisons_the_largest_profile_gives_the_cards(tmp_path: Path) -> None:

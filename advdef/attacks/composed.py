@@ -19,6 +19,7 @@ ClassOrder = Literal["likely", "malt"]
 
 _DUAL: Mapping[Norm, Norm] = {"Linf": "L1", "L2": "L2", "L1": "Linf", "L0": "Linf"}
 _BEYOND = 1.05  # so much farther than the linear boundary the search outwards begins
+_SMALLEST = 1e-4  # and never at less: what begins at 0 cannot be doubled
 _COMPARED = 100  # most classes whose gradients are asked for, as in MALT
 
 
@@ -117,7 +118,7 @@ def _linear_distance(model: nn.Module, images: Tensor, labels: Tensor, norm: Nor
         point = images.detach().requires_grad_()
         lead = margin(ask(model, point), labels)
         steep = size(slope(lead.sum(), point), _DUAL[norm])
-    return -lead.detach() / steep
+    return (-lead.detach() / steep).nan_to_num(torch.inf, posinf=torch.inf)
 
 
 Search = Literal["bisection", "upwards", "outwards"]
@@ -192,7 +193,8 @@ def minimal(
                 wins, _ = attempt(rows, largest[rows] * (trial / trials))
                 rows = rows[~wins]
         elif search == "outwards" and len(rows):
-            radius = (_BEYOND * _linear_distance(model, images[rows], labels[rows], norm)).minimum(largest[rows])
+            radius = _BEYOND * _linear_distance(model, images[rows], labels[rows], norm)
+            radius = radius.clamp_min(_SMALLEST).minimum(largest[rows])
             low, high = torch.zeros_like(radius), torch.full_like(radius, torch.inf)
             for _ in range(trials):
                 wins, distance = attempt(rows, radius)

@@ -77,7 +77,7 @@ class LineUp(Study):
         super().__init__(data, settings, **options)
         self.eps, self.colour, self.probe = EPS[data.shape[0]], data.shape[0] == 3, data.train.sample(500)
         whole = len(data.train)
-        most = (whole - whole // 10, whole, whole)
+        most = (whole - max(1, whole // 10), whole, whole)
         parts = (data.subset(train=min(n or m, m)) for n, m in zip(settings["train"], most, strict=True))
         self.images_of_classifiers, self._restored, self._purified = parts
         seen = len(self.images_of_classifiers.train)
