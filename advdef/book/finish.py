@@ -91,9 +91,12 @@ def _finished(page: Path, name: str, pages: Path, book: Book) -> tuple[str, dict
 def _mended(page: str) -> str:
     """A page without faults of the theme.
 
-    Icons come from a web font, and a second time from a script that is larger than most pages. Lists of references have
-    the role of a list, but entries that no list may have.
+    It says three times how wide a page is. Icons come from a web font, and a second time from a script that is larger
+    than most pages. Lists of references have the role of a list, but entries that no list may have.
     """
+    first, *others = re.findall(r'<meta name="viewport"[^>]*>\n?', page) or [""]
+    for other in others:
+        page = page.replace(other, "") if other != first else page
     page = re.sub(r"<(script|link)\b[^>]*/fontawesome\.js[^>]*>(</script>)?\n?", "", page)
     return page.replace('role="list" class="citation-list"', 'class="citation-list"').replace(
         ' role="doc-biblioentry"', ""
