@@ -291,6 +291,15 @@ def test_every_public_name_stands_in_the_reference(site: Path) -> None:
     assert missing == []
 
 
+def test_the_reference_leads_to_the_source(site: Path) -> None:
+    page = (site / "book" / "api" / "attacks.html").read_text(encoding="utf-8")
+    links = re.findall(r'href="[^"]*/blob/\w+/(advdef/[\w/.]+)#L(\d+)-L(\d+)"', page)
+    assert len(links) > 20
+    for name, first, last in links:
+        lines = (ROOT / name).read_text(encoding="utf-8").splitlines()[int(first) - 1 : int(last)]
+        assert any(line.lstrip().startswith(("def ", "class ", "@")) for line in lines), (name, first)
+
+
 def test_all_links_within_the_site_lead_somewhere(site: Path) -> None:
     links = check_links(site)
     assert links.internal > 1000
