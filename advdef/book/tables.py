@@ -151,7 +151,7 @@ def _part(table: _Table, number: str, *, first: bool) -> str:
 
 def _also(name: str, value: str) -> str:
     """A label beside the first one; a number says what it is of."""
-    return f"{name} {value}" if _NUMBER.match(_text(value)) else value
+    return f"{name} {value}" if _NUMBER.match(_text(value)) else _named(value)
 
 
 def _roles(table: _Table) -> tuple[int, int | None]:
