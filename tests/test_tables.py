@@ -37,7 +37,7 @@ def test_a_table_has_a_number_an_anchor_and_its_data_and_the_rest_of_the_page_st
     page, files = shown(WORST)
     assert page.startswith('<p>before</p><div class="numbered" id="table-1">')
     assert page.endswith("</div><p>after</p>")
-    assert '<span class="number">Table 04-1</span> Accuracy</caption>' in page
+    assert '<span class="table-number">Table 04-1</span> Accuracy</caption>' in page
     assert 'href="../_static/tables/04_trn-table-1.csv"' in page
     assert 'href="../_static/tables/04_trn-table-1.json"' in page
     lines = list(csv.reader(io.StringIO(files["04_trn-table-1.csv"])))

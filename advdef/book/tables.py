@@ -143,7 +143,7 @@ def _part(table: _Table, number: str, *, first: bool) -> str:
     flows = "matrix" not in table.kind and (len(order) > 2 or deciding in numeric)
     kind = f"{table.kind} flow" if flows else table.kind
     return (
-        f'<table class="{kind}" role="table" tabindex="0"{fold}><caption><span class="number">Table {number}</span> '
+        f'<table class="{kind}" role="table" tabindex="0"{fold}><caption><span class="table-number">Table {number}</span> '
         f'{caption}</caption>\n<thead role="rowgroup"><tr role="row">{head}</tr></thead>\n'
         f'<tbody role="rowgroup">{"".join(body)}</tbody></table>'
     )
