@@ -52,12 +52,12 @@ QUESTIONS = {
     "citation": "book/about",
     "GPU": "book/rerun",
     "own data": "notebooks/40_your_classifier",
-    "MNIST accuracy": "notebooks/01_qusecnets",
-    "CIFAR-10": "notebooks/01_qusecnets",
+    "MNIST accuracy": "notebooks/0",  # that of a paper
+    "CIFAR-10": "notebooks/0",
     "obfuscated gradients": "book/glossary",
     "which defence is best": "notebooks/30_five_defences",
 }
-"""What readers ask the search for, and the page that has to be among the first two that it finds."""
+"""What readers ask the search for, and how the name of one of the first two pages begins that it has to find."""
 
 
 @pytest.fixture(scope="session")
@@ -291,6 +291,15 @@ def test_every_public_name_stands_in_the_reference(site: Path) -> None:
     assert missing == []
 
 
+def test_the_reference_leads_to_the_source(site: Path) -> None:
+    page = (site / "book" / "api" / "attacks.html").read_text(encoding="utf-8")
+    links = re.findall(r'href="[^"]*/blob/\w+/(advdef/[\w/.]+)#L(\d+)-L(\d+)"', page)
+    assert len(links) > 20
+    for name, first, last in links:
+        lines = (ROOT / name).read_text(encoding="utf-8").splitlines()[int(first) - 1 : int(last)]
+        assert any(line.lstrip().startswith(("def ", "class ", "@")) for line in lines), (name, first)
+
+
 def test_all_links_within_the_site_lead_somewhere(site: Path) -> None:
     links = check_links(site)
     assert links.internal > 1000
@@ -323,7 +332,7 @@ def test_the_search_answers_what_readers_ask(visit: Visit, question: str) -> Non
     page.wait_for_function("document.querySelector('.search-summary')?.textContent.includes('found')")
     found = page.locator("#search-results li a").evaluate_all("links => links.map(a => a.getAttribute('href'))")
     pages = list(dict.fromkeys(link.partition(".html")[0] for link in found))
-    assert QUESTIONS[question] in pages[:2], pages[:5]
+    assert any(name.startswith(QUESTIONS[question]) for name in pages[:2]), pages[:5]
 
 
 def test_what_the_search_quotes_is_the_text_of_the_page(visit: Visit) -> None:

@@ -57,7 +57,7 @@ def test_a_page_says_what_each_attacker_left_how_its_claims_fared_and_shows_it()
 
 def test_the_conclusion_has_each_claim_under_its_word() -> None:
     said = conclusion("trn", [record(), record(dataset="cifar10", verdicts=[verdict("TRN-1", "supported")])])
-    supported, _, rest = said.partition("They contradict")
+    supported, _, rest = said.partition("These runs contradict")
     assert "TRN-1 (MNIST, CIFAR-10)</a>: TRN-1 &lt;holds&gt;." in supported
     assert "TRN-9" in rest.partition("Not testable here: TRN-11.")[0]
     assert conclusion("trn", [record(verdicts=[])]) == ""

@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
-from advdef.book.markup import data_name, raw, rows_of, share
+from advdef.book.markup import budget, data_name, raw, rows_of, share
 from advdef.claims import VerdictWord, badge
-from advdef.norms import show_eps
 
 __all__ = ["FLAGS", "card_page"]
 
@@ -28,7 +27,7 @@ def card_page(cards: Mapping[str, _Card]) -> str:
     if not cards:
         return "No run has compared the defences yet.\n"
     threat = next(iter(cards.values()))["threat_model"]
-    about = f"{data_name(threat['dataset'])}, {threat['model']}, {threat['norm']}, eps {show_eps(threat['eps'])}"
+    about = f"{data_name(threat['dataset'])}, {threat['model']}, {threat['norm']}, eps {budget(threat['eps'])}"
     head = ["defence", "adaptive %", "clean %", "oblivious %", "direct %", *FLAGS.values()]
     rows = [_row(card) for card in cards.values()]
     return rows_of(f"The result cards ({about})", head, rows) + "\n".join(_section(*found) for found in cards.items())
@@ -45,15 +44,16 @@ def _anchor(card: _Card) -> str:
 
 
 def _budgets(budgets: Sequence[float]) -> str:
-    return ", ".join(map(show_eps, budgets)) or "never"
+    return ", ".join(map(budget, budgets)) or "never"
 
 
 def _section(file: str, card: _Card) -> str:
     """A card in words."""
     ours, flags, paper, run = card["ours"], card["flags"], card["paper"], card["run"]
     name = html.escape(card["defence"])
-    title = f"{name}: {html.escape(paper['title'])}" if paper else {"AT": "AT: adversarial training"}.get(name, name)
-    kept = "; ".join(f"eps {show_eps(point['eps'])}: {100 * point['adaptive']:.0f}\u00a0%" for point in card["curve"])
+    told = paper["title"] if paper else {"AT": "adversarial training"}.get(card["defence"], card["defence"])
+    title = name if told == card["defence"] else f"{name}: {html.escape(told)}"
+    kept = "; ".join(f"eps {budget(point['eps'])}: {100 * point['adaptive']:.0f}\u00a0%" for point in card["curve"])
     adaptive, oblivious, clean = (f"{100 * ours[k]['accuracy']:.0f}\u00a0%" for k in ("adaptive", "oblivious", "clean"))
     left = (
         f"Keeps <strong>{adaptive}</strong> of {ours['adaptive']['n']} images right against an attacker who knows it, "

@@ -58,7 +58,7 @@ def headline(records: Sequence[Record], cards: Mapping[str, Mapping[str, Any]]) 
         label = html.escape(_ROWS[name])
         link = f'<a href="../notebooks/{pages[name]}.html">{label}</a>' if name in pages else label
         lines.append([link, *(share(row) for row in (clean, found["adaptive"], found["oblivious"]))])
-    head = ["defence", "no attack %", "attacker knows it (adaptive) %", "attacker does not (oblivious) %"]
+    head = ["defence", "clean %", "adaptive %", "oblivious %"]
     about = f"Images right, of {data_name(comparison['dataset'])}, eps {eps:.3g}, with 95 % intervals"
     return rows_of(about, head, lines)
 

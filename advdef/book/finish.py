@@ -64,10 +64,9 @@ def finish(pages: Path, book: Book) -> None:
     introduction = pages / _INTRODUCTION
     if introduction.is_file():
         text = introduction.read_text(encoding="utf-8")
-        (pages / "index.html").write_text(_moved(text, "book/", ""), encoding="utf-8")
-        if book.address:
-            (pages / "404.html").write_text(_nowhere(text, book), encoding="utf-8")
+        (pages / "index.html").write_text(_moved(text, "book/"), encoding="utf-8")
     if book.address:
+        (pages / "404.html").write_text(_nowhere(book), encoding="utf-8")
         lines = (f"<url><loc>{book.address}{page.relative_to(pages).as_posix()}</loc></url>" for page in found)
         begin = '<?xml version="1.0" encoding="utf-8"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">'
         (pages / "sitemap.xml").write_text("\n".join([begin, *lines, "</urlset>\n"]), encoding="utf-8")
@@ -92,9 +91,12 @@ def _finished(page: Path, name: str, pages: Path, book: Book) -> tuple[str, dict
 def _mended(page: str) -> str:
     """A page without faults of the theme.
 
-    Icons come from a web font, and a second time from a script that is larger than most pages. Lists of references have
-    the role of a list, but entries that no list may have.
+    It says three times how wide a page is. Icons come from a web font, and a second time from a script that is larger
+    than most pages. Lists of references have the role of a list, but entries that no list may have.
     """
+    first, *others = re.findall(r'<meta name="viewport"[^>]*>\n?', page) or [""]
+    for other in others:
+        page = page.replace(other, "") if other != first else page
     page = re.sub(r"<(script|link)\b[^>]*/fontawesome\.js[^>]*>(</script>)?\n?", "", page)
     return page.replace('role="list" class="citation-list"', 'class="citation-list"').replace(
         ' role="doc-biblioentry"', ""
@@ -204,30 +206,28 @@ def _file(record: Record) -> str:
     return f"{record['paper']}-{record['dataset']}-{record['profile']}.json"
 
 
-def _moved(page: str, folder: str, root: str) -> str:
-    """A page of ``folder`` as it stands elsewhere, where the site's first folder is at ``root``."""
+def _moved(page: str, folder: str) -> str:
+    """A page of ``folder`` as it stands above it."""
 
     def moved(match: re.Match[str]) -> str:
         address = match[2]
         if match[1] == "data-content_root":
-            return f'data-content_root="{root or "./"}"'
-        kept = address[3:] if address.startswith("../") else f"{folder}{address}"
-        return f'{match[1]}="{root}{kept}"'
+            return 'data-content_root="./"'
+        return f'{match[1]}="{address[3:] if address.startswith("../") else f"{folder}{address}"}"'
 
     return _LOCAL.sub(moved, page)
 
 
-def _nowhere(page: str, book: Book) -> str:
-    """The page that a host shows for an address that leads nowhere."""
-    begin, _, rest = page.partition("<article")
-    _, _, end = rest.rpartition("</article>")
-    body = (
-        '<article class="bd-article"><section><h1>No such page</h1><p>This address leads nowhere. '
-        f'<a href="intro.html">{html.escape(book.title)} begins here</a>, and the search field finds the rest.</p>'
-        "</section>"
+def _nowhere(book: Book) -> str:
+    """The page that a host shows for an address that leads nowhere; it needs no file, as it may stand anywhere."""
+    title = html.escape(book.title)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>No such page: {title}</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><style>:root{color-scheme:light dark}'
+        "body{font:1.125rem/1.6 system-ui,sans-serif;max-width:36rem;margin:4rem auto;padding:0 1rem}</style></head>"
+        f'<body><main><h1>No such page</h1><p>This address leads nowhere. <a href="{book.address}">{title} begins here'
+        f'</a>; you can also <a href="{book.address}search.html">search it</a>.</p></main></body></html>\n'
     )
-    root = "/" + book.address.partition("://")[2].partition("/")[2]
-    return _moved(f"{begin}{body}</article>{end}", "book/", root)
 
 
 def _text(markup: str) -> str:

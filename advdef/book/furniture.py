@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from advdef.book.markup import as_text, data_name
 from advdef.book.records import COMPARISON, Record
 from advdef.book.summary import conclusion, in_short
+from advdef.papers import PAPERS
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -56,7 +57,8 @@ def furnished(
 
 def _index(paper: str, records: Sequence[Record]) -> str:
     """What the search finds this page by, besides its words: its data sets, above all."""
-    names = dict.fromkeys(data_name(record["dataset"]) for record in records if record["paper"] == paper)
+    judged = paper in (COMPARISON, *(known.id for known in PAPERS))  # the others are about attacks, not about data
+    names = dict.fromkeys(data_name(record["dataset"]) for record in records if judged and record["paper"] == paper)
     entries = [*_ENTRIES.get(paper, ()), *names, *(f"{name} accuracy" for name in names)]
     return f"```{{index}} {', '.join(f'! {as_text(entry)}' for entry in entries)}\n```\n\n" if entries else ""
 

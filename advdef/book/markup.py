@@ -5,8 +5,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["as_text", "data_name", "raw", "rows_of", "share"]
+from advdef.norms import show_eps
 
+__all__ = ["as_text", "budget", "data_name", "raw", "rows_of", "share"]
+
+_ROUNDED = 1e-6
 _NAMES = {
     "cifar10": "CIFAR-10", "digits": "digits", "fashion_mnist": "Fashion-MNIST", "gtsrb": "GTSRB", "mnist": "MNIST",
     "svhn": "SVHN",
@@ -20,6 +23,16 @@ def data_name(dataset: str) -> str:
     'Fashion-MNIST'
     """
     return _NAMES.get(dataset, dataset)
+
+
+def budget(eps: float) -> str:
+    """A budget as :func:`advdef.norms.show_eps` writes it, though records keep six digits of it.
+
+    >>> budget(0.031373)
+    '8/255'
+    """
+    step = round(255 * eps) / 255
+    return show_eps(step if abs(step - eps) < _ROUNDED else eps)
 
 
 def share(row: Mapping[str, Any]) -> str:

@@ -9,22 +9,21 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from advdef.book.dumbbells import ByThreat, dumbbells
-from advdef.book.markup import as_text, data_name, raw
+from advdef.book.markup import as_text, budget, data_name, raw
 from advdef.book.records import COMPARISON, Record, three_attacker_rows
 from advdef.claims import VerdictWord, badge
 from advdef.evaluation.results import WORST_CASE
 from advdef.evaluation.threats import ATTACKERS
-from advdef.norms import show_eps
 from advdef.papers import PAPERS, Paper
 
 __all__ = ["conclusion", "in_short"]
 
 _WORDS: tuple[VerdictWord, ...] = get_args(VerdictWord)
 _LEAD = {
-    "supported": "These runs support",
-    "mixed": "They support in some cases, and contradict in others,",
-    "contradicted": "They contradict",
-    "undecided": "They cannot tell about",
+    "supported": "These runs support:",
+    "mixed": "These runs support in some cases and contradict in others:",
+    "contradicted": "These runs contradict:",
+    "undecided": "These runs cannot tell about:",
 }
 
 
@@ -123,9 +122,9 @@ def _told(own: str, shown: _Shown) -> str:
     others = " and ".join(
         f"{_percent(found['adaptive'], short=True)} with {name}" for name, found in shown.rows.items() if name != own
     )
-    few = f" At eps {show_eps(shown.least[0])} it is {100 * shown.least[1]:.0f}\u00a0%." if shown.least else ""
+    few = f" At eps {budget(shown.least[0])} it is {100 * shown.least[1]:.0f}\u00a0%." if shown.least else ""
     return (
-        f"**{as_text(shown.dataset)}**, eps {show_eps(shown.eps)}: of {mine['adaptive']['n']} images, {as_text(own)} "
+        f"**{as_text(shown.dataset)}**, eps {budget(shown.eps)}: of {mine['adaptive']['n']} images, {as_text(own)} "
         f"keeps {_percent(mine['oblivious'], short=True)} right against an attacker who does not know of it and "
         f"**{_percent(mine['adaptive'])}** against one who does, who leaves {others}.{few}"
     )
@@ -139,7 +138,7 @@ def _percent(row: Mapping[str, Any], *, short: bool = False) -> str:
 def _picture(shown: Sequence[_Shown]) -> str:
     if not shown:
         return ""
-    groups = [(f"{one.dataset}, eps {show_eps(one.eps)}", [*one.rows.items()]) for one in shown]
+    groups = [(f"{one.dataset}, eps {budget(one.eps)}", [*one.rows.items()]) for one in shown]
     return raw(dumbbells(groups, "Images still right under attack, with 95 % intervals."))
 
 
@@ -183,7 +182,7 @@ def _yours(record: Record) -> list[str]:
     return [
         f"The network shown here keeps **{_percent(right, short=True)}** of {right['n']} images right without an "
         f"attack and **{_percent(found['adaptive'])}** against all attacks at eps "
-        f"{show_eps(found['adaptive']['eps'])}. Put yours in its place: a few lines give the "
+        f"{budget(found['adaptive']['eps'])}. Put yours in its place: a few lines give the "
         "same three attackers, the same intervals and the same checks."
     ]
 

@@ -23,7 +23,7 @@ _DATA = ("data", "dataset")
 _CONSTANT = ("network", "eps")
 _LABELS = ("eps", "step", "seed", "classes", "time steps", "norm", "set to", "attack", "attacker")
 _DECIDING = (
-    "adaptive %", r".*\(adaptive\) %", "true %", "worst case %", "tries everything %", ".*, all rungs %",
+    "adaptive %", "true %", "worst case %", "tries everything %", ".*, all rungs %",
     ".*adaptive.*", "result", "mean of five %", r"all \d+", "lead over .*", ".* − .*", "difference",
 )  # fmt: skip
 """What the header of a deciding column is, the surest first; without one, the first number decides."""
@@ -105,6 +105,7 @@ def _shorter(table: _Table) -> _Table:
 
 
 def _part(table: _Table, number: str, *, first: bool) -> str:
+    numeric = _numeric_columns(table)
     labels, deciding = _roles(table)
     order = list(range(len(table.head)))
     if len(order) > _WIDE and deciding is not None:
@@ -117,6 +118,7 @@ def _part(table: _Table, number: str, *, first: bool) -> str:
                 ("key", column == 0),
                 ("label", 0 < column < labels),
                 ("deciding", column == deciding),
+                ("number", column in numeric),
                 ("words", _wordy(table, column)),
             )
             if holds
@@ -138,10 +140,10 @@ def _part(table: _Table, number: str, *, first: bool) -> str:
         body.append(f'<tr role="row">{"".join(cells)}</tr>\n')
     caption = table.caption if first else table.caption.partition(". ")[0]
     fold = f' data-shown="{_FOLDED}"' if len(table.rows) > _FOLDED else ""
-    flows = "matrix" not in table.kind and (len(order) > 2 or deciding in _numeric_columns(table))
+    flows = "matrix" not in table.kind and (len(order) > 2 or deciding in numeric)
     kind = f"{table.kind} flow" if flows else table.kind
     return (
-        f'<table class="{kind}" role="table" tabindex="0"{fold}><caption><span class="number">Table {number}</span> '
+        f'<table class="{kind}" role="table" tabindex="0"{fold}><caption><span class="table-number">Table {number}</span> '
         f'{caption}</caption>\n<thead role="rowgroup"><tr role="row">{head}</tr></thead>\n'
         f'<tbody role="rowgroup">{"".join(body)}</tbody></table>'
     )
@@ -149,7 +151,7 @@ def _part(table: _Table, number: str, *, first: bool) -> str:
 
 def _also(name: str, value: str) -> str:
     """A label beside the first one; a number says what it is of."""
-    return f"{name} {value}" if _NUMBER.match(_text(value)) else value
+    return f"{name} {value}" if _NUMBER.match(_text(value)) else _named(value)
 
 
 def _roles(table: _Table) -> tuple[int, int | None]:

@@ -14,6 +14,20 @@ var Scorer = {
   partialTerm: 2,
 };
 
+// A page that is found by an entry of the index, and by its words, is one result.
+if (typeof Search !== "undefined") {
+  const perform = Search._performSearch;
+  Search._performSearch = (...query) => {
+    const seen = new Set();
+    const pages = perform(...query).reverse().filter((result) => {  // the best one first
+      if (result[2].startsWith("#index-")) result[2] = "";
+      const place = `${result[0]}${result[2]}`;
+      return !seen.has(place) && seen.add(place);
+    });
+    return pages.reverse();
+  };
+}
+
 // What a result quotes: the words of a page, without its furniture and its code.
 if (typeof Search !== "undefined") {
   Search.htmlToText = (text, anchor) => {
