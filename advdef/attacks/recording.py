@@ -95,7 +95,7 @@ def traced(
         found = torch.cat([result for _, result in alone])
         columns = zip(*(values for values, _ in alone), strict=True)
         noted = [pad_sequence([each[:, 0] for each in column], padding_value=torch.nan) for column in columns]
-    return Trace(*noted, found)
+    return Trace(noted[0], noted[1], noted[2], found)
 
 
 class _Parts(Exception):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import log
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,12 +79,13 @@ class Spent:
 
 def contestants(classes: int) -> list[Contestant]:
     """Our attacks and those of foolbox and pyautoattack in Linf and in L2, for a model of so many classes."""
-    early, found = {"stop_early": True}, list[Contestant]()
+    early: dict[str, Any] = {"stop_early": True}
+    found = list[Contestant]()
     for norm in ("Linf", "L2"):
-        ball: BallNorm = norm  # type: ignore[assignment]
+        ball: BallNorm = norm
         ours, theirs = partial(Contestant, library="advdef", norm=ball), partial(Contestant, norm=ball)
 
-        def steps(attack: Callable[..., Tensor], norm: BallNorm = ball, **settings: object) -> Callable[[int], Attack]:
+        def steps(attack: Callable[..., Tensor], norm: BallNorm = ball, **settings: Any) -> Callable[[int], Attack]:
             return lambda most: partial(attack, norm=norm, steps=max(1, (most - 4) // 2), **settings)
 
         def starts(most: int, norm: BallNorm = ball) -> Attack:
