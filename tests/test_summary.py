@@ -49,7 +49,7 @@ def test_a_page_says_what_each_attacker_left_how_its_claims_fared_and_shows_it()
     said = in_short("trn", [record(), record(paper="nip")])
     assert "**MNIST**, eps 0.1: of 100 images, TRN keeps 80\u00a0% right against an attacker who does not know" in said
     assert "**10\u00a0% [1, 99]** against one who does, who leaves 0\u00a0% with no defence and 30\u00a0% with" in said
-    assert "At eps 0.05 it is 15\u00a0%." in said
+    assert "Against one who knows it, 15\u00a0% stay right at eps 0.05." in said
     assert said.count('<path class="gap"') == 3
     assert '<span class="verdict supported">supported</span> 1' in said
     assert in_short("trn", [record(paper="nip")]) == ""

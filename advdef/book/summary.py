@@ -122,7 +122,10 @@ def _told(own: str, shown: _Shown) -> str:
     others = " and ".join(
         f"{_percent(found['adaptive'], short=True)} with {name}" for name, found in shown.rows.items() if name != own
     )
-    few = f" At eps {budget(shown.least[0])} it is {100 * shown.least[1]:.0f}\u00a0%." if shown.least else ""
+    few = ""
+    if shown.least:
+        smallest, left = shown.least
+        few = f" Against one who knows it, {100 * left:.0f}\u00a0% stay right at eps {budget(smallest)}."
     return (
         f"**{as_text(shown.dataset)}**, eps {budget(shown.eps)}: of {mine['adaptive']['n']} images, {as_text(own)} "
         f"keeps {_percent(mine['oblivious'], short=True)} right against an attacker who does not know of it and "

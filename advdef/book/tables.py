@@ -142,9 +142,10 @@ def _part(table: _Table, number: str, *, first: bool) -> str:
     fold = f' data-shown="{_FOLDED}"' if len(table.rows) > _FOLDED else ""
     flows = "matrix" not in table.kind and (len(order) > 2 or deciding in numeric)
     kind = f"{table.kind} flow" if flows else table.kind
+    named = f'<span class="table-number">Table {number}</span> {caption}'
     return (
-        f'<table class="{kind}" role="table" tabindex="0"{fold}><caption><span class="table-number">Table {number}</span> '
-        f'{caption}</caption>\n<thead role="rowgroup"><tr role="row">{head}</tr></thead>\n'
+        f'<table class="{kind}" role="table" tabindex="0"{fold}><caption>{named}</caption>\n'
+        f'<thead role="rowgroup"><tr role="row">{head}</tr></thead>\n'
         f'<tbody role="rowgroup">{"".join(body)}</tbody></table>'
     )
 
