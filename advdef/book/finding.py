@@ -81,7 +81,7 @@ def limits(records: Sequence[Record]) -> str:
     )
 
 
-def _rows(comparison: Record) -> tuple[dict[str, ByThreat], float]:
+def _rows(comparison: Record) -> tuple[Mapping[str, ByThreat], float]:
     """The defences in their order, at the largest budget."""
     found = three_attacker_rows(comparison)
     eps = max(eps for _, _, eps in found)

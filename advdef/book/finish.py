@@ -59,8 +59,8 @@ def finish(pages: Path, book: Book) -> None:
         name = page.relative_to(pages).as_posix()
         text, files = _finished(page, name, pages, book)
         page.write_text(text, encoding="utf-8")
-        for file, content in files.items():
-            (pages / _TABLES / file).write_text(content, encoding="utf-8")
+        for table, rows in files.items():
+            (pages / _TABLES / table).write_text(rows, encoding="utf-8")
     introduction = pages / _INTRODUCTION
     if introduction.is_file():
         text = introduction.read_text(encoding="utf-8")

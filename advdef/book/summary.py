@@ -33,7 +33,7 @@ class _Shown:
 
     dataset: str
     eps: float
-    rows: dict[str, ByThreat]
+    rows: Mapping[str, ByThreat]
     least: tuple[float, float] | None  # the smallest of several budgets, and what the adaptive attacker left there
 
 

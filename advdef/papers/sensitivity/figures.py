@@ -37,7 +37,7 @@ def draw_readings(tables: Mapping[str, pd.DataFrame], curves: Mapping[str, Mappi
         axes[-1].plot(list(found), list(found.values()), "o-", color=COLOURS[k], label=k)
     axes[-1].set(xlabel="pairs", ylabel="rank correlation with all pairs", xscale="log")
     ticks = sorted({n for found in curves.values() for n in found})
-    axes[-1].set_xticks(ticks, ticks)
+    axes[-1].set_xticks(ticks, list(map(str, ticks)))
     axes[-1].minorticks_off()
     axes[-1].legend()
     return figure

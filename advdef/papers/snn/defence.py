@@ -170,7 +170,7 @@ class GatedPurification(Purification):
         """
         purified = Purification(self.classifier, self.purifier)
         together = partial(both_branches, stop_early=True)
-        return super().adaptive_attacks(eps) | {
+        return dict(super().adaptive_attacks(eps)) | {
             "both branches": partial(together, branches=(self.classifier, purified)),
             "both branches, BPDA": partial(together, branches=(self.classifier, _Bypassed(purified))),
             "unnoticed": partial(

@@ -279,10 +279,10 @@ class Restorers(Networks):
         told: dict[str, Any] = dict(
             goal="any wrong class", norm="Linf", knowledge="all", randomised="nothing", eps=self.eps
         )
-        curves = self.curve(name)
+        curves, (images, labels) = self.curve(name), self.images("ladder_images")
         three: dict[str, Any] = {threat: curves[threat][self.eps] for threat in ATTACKERS}
         return checks.row(
-            self.defence(name, self.seed), *self.images("ladder_images"), eps=self.eps, generator=self.draws(9),
+            self.defence(name, self.seed), images, labels, eps=self.eps, generator=self.draws(9),
             single=self.single(name), **three, card=told, seeds=1,
             resume=self.resume, **checks.asked_for(self.settings["checks"]),
         )  # fmt: skip
