@@ -51,7 +51,7 @@ def _section(file: str, card: _Card) -> str:
     """A card in words."""
     ours, flags, paper, run = card["ours"], card["flags"], card["paper"], card["run"]
     name = html.escape(card["defence"])
-    told = paper["title"] if paper else {"AT": "adversarial training"}.get(card["defence"], card["defence"])
+    told = paper["title"] if paper else {"AT": "adversarial training"}.get(card["defence"], str(card["defence"]))
     title = name if told == card["defence"] else f"{name}: {html.escape(told)}"
     kept = "; ".join(f"eps {budget(point['eps'])}: {100 * point['adaptive']:.0f}\u00a0%" for point in card["curve"])
     adaptive, oblivious, clean = (f"{100 * ours[k]['accuracy']:.0f}\u00a0%" for k in ("adaptive", "oblivious", "clean"))
