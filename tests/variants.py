@@ -16,6 +16,7 @@ from collections.abc import Mapping
 VARIANTS: Mapping[str, Mapping[str, str]] = {
     "one thread": {},  # the reference
     "two threads": {"ADVDEF_TEST_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"},  # spinning ones stall a busy machine
+    "sse": {"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
     "avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},
     "avx512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "ATEN_CPU_CAPABILITY": "avx512"},
     "channels first": {"ADVDEF_CHANNELS_LAST": "0"},
