@@ -516,7 +516,7 @@ def test_bad_surrogates_are_refused(arguments: tuple[Any, ...], message: str) ->
 
 def test_the_sets_of_surrogates_are_named_by_what_is_in_them() -> None:
     assert len(ENSEMBLE) == 22
-    assert len(REDUCED) == 7
+    assert len(REDUCED) == 8
     assert all(name == str(s) for found in (ENSEMBLE, REDUCED) for name, s in found.items())
     assert next(iter(REDUCED.values())) == RECTANGLE
     assert {"triangle 0.25", "exponential 0.5, scale 0.3", "rectangle 4", "rate", "membrane"} < set(ENSEMBLE)

@@ -12,7 +12,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from advdef.attacks.adaptive_steps import sa_pgd
 from advdef.attacks.suites import Attack, Suite
 from advdef.attacks.wrappers import replace_gradient
 from advdef.contract import ask, check_frozen
@@ -21,8 +20,8 @@ from advdef.defenses.transforms import Preprocessed
 from advdef.papers.snn.attacks import both_branches, in_turn, unnoticed
 from advdef.papers.snn.neurons import neurons_of
 from advdef.papers.snn.purifier import Purifier
-from advdef.papers.snn.surrogates import REDUCED, Surrogate
-from advdef.papers.snn.through import spiking_stand_ins
+from advdef.papers.snn.surrogates import ADAPTIVE, REDUCED, Surrogate
+from advdef.papers.snn.through import Through, spiking_stand_ins
 from advdef.store import kept, key
 
 __all__ = ["GatedPurification", "Purification", "SpikingClassifier"]
@@ -203,13 +202,14 @@ class SpikingClassifier(Undefended):
         return spiking_stand_ins(self, self.derivatives)
 
     def adaptive_attacks(self, eps: float) -> Suite:
-        """Stable adaptive PGD, made for such gradients: with the network's own, and with all derivatives in turn."""
+        """Stable adaptive PGD, made for such gradients: through the adaptive derivative, and through all in turn."""
         return _for_spikes(self)
 
 
 def _for_spikes(defence: Defense) -> dict[str, Attack]:
-    stand_ins = tuple(defence.surrogates().values()) or (defence,)
+    attack = partial(in_turn, loss="margin", stop_early=True)
+    adapted = Through(defence, ADAPTIVE)
     return {
-        "SA-PGD": partial(sa_pgd, loss="margin", stop_early=True),
-        "SA-PGD, derivatives in turn": partial(in_turn, networks=stand_ins, loss="margin", stop_early=True),
+        "SA-PGD, adaptive": partial(attack, networks=(adapted,)),
+        "SA-PGD, derivatives in turn": partial(attack, networks=(*defence.surrogates().values(), adapted)),
     }

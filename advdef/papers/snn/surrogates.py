@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-__all__ = ["ENSEMBLE", "RECTANGLE", "REDUCED", "Surrogate", "SurrogateKind"]
+__all__ = ["ADAPTIVE", "ENSEMBLE", "RECTANGLE", "REDUCED", "Surrogate", "SurrogateKind"]
 
 SurrogateKind = Literal[
     "rectangle",
@@ -106,6 +106,9 @@ class Surrogate:
 RECTANGLE = Surrogate("rectangle", 1.0)
 """What multi-level firing is trained with."""
 
+ADAPTIVE = Surrogate("adaptive", 0.65)
+"""As wide as ASSG's code makes it at A / 2 = 0.435."""
+
 
 def _named(*surrogates: Surrogate) -> dict[str, Surrogate]:
     return {str(surrogate): surrogate for surrogate in surrogates}
@@ -119,8 +122,9 @@ REDUCED: Mapping[str, Surrogate] = _named(
     Surrogate("straight-through"),
     Surrogate("rate"),
     Surrogate("membrane"),
+    ADAPTIVE,
 )
-"""Seven surrogates with which to attack a spiking network, for a small budget."""
+"""Eight surrogates with which to attack a spiking network, for a small budget."""
 
 ENSEMBLE: Mapping[str, Surrogate] = _named(
     *(Surrogate("triangle", width) for width in (0.25, 0.5, 1.0, 2.0, 3.0)),
@@ -130,9 +134,9 @@ ENSEMBLE: Mapping[str, Surrogate] = _named(
     Surrogate("straight-through"),
     Surrogate("rate"),
     Surrogate("membrane"),
-    Surrogate("adaptive", 0.65),
+    ADAPTIVE,
     Surrogate("averaged", 2.0),
 )
 """Twenty-two surrogates, with shapes and widths after the ensemble of RobustSNNConversion
-(https://arxiv.org/abs/2311.09266); the width of the adaptive one is that of ASSG's code at A / 2 = 0.435.
+(https://arxiv.org/abs/2311.09266).
 """
