@@ -25,7 +25,8 @@ pytestmark = pytest.mark.slow
 ASKING = ("qusecnets", "neuron_sensitivity", "nip")
 """Pages whose cells ask for float64 where the images are, which a Mac refuses."""
 CHOICE = "P = notebook.choose(PROFILES, profile)"
-SMALLER = f"""PROFILES["smoke"] |= dict(train=300, epochs=1, images=4, steps=2, draws=2)
+SMALLER = f"""from dataclasses import replace
+PROFILES["smoke"] |= dict(train=300, epochs=1, images=4, steps=2, draws=2)
 EFFORT["smoke"] = replace(EFFORT["smoke"], images=4, few_images=2, steps=2, queries=5, draws=4, targets=1)
 {CHOICE}"""
 

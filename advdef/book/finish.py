@@ -92,11 +92,13 @@ def _mended(page: str) -> str:
     """A page without faults of the theme.
 
     It says three times how wide a page is. Icons come from a web font, and a second time from a script that is larger
-    than most pages. Lists of references have the role of a list, but entries that no list may have.
+    than most pages. Lists of references have the role of a list, but entries that no list may have. What a link to the
+    source says is no name for a screen reader.
     """
     first, *others = re.findall(r'<meta name="viewport"[^>]*>\n?', page) or [""]
     for other in others:
         page = page.replace(other, "") if other != first else page
+    page = page.replace('"><span class="viewcode-link">', '" aria-label="source code"><span class="viewcode-link">')
     page = re.sub(r"<(script|link)\b[^>]*/fontawesome\.js[^>]*>(</script>)?\n?", "", page)
     return page.replace('role="list" class="citation-list"', 'class="citation-list"').replace(
         ' role="doc-biblioentry"', ""
