@@ -255,7 +255,8 @@ def test_the_adaptive_attacker_goes_through_every_surrogate(
 ) -> None:
     """As the page calls the protocol, on the variant with the most to replace."""
     x, y = images[:6], labels[:6]
-    found = three_curves(NIPSelf(model, step=0.02), x, y, budgets=(0.01, 0.05), generator=seeded(3), steps=2, queries=0)
+    effort = {"steps": 2, "queries": 0, "rounds": 0}
+    found = three_curves(NIPSelf(model, step=0.02), x, y, budgets=(0.01, 0.05), generator=seeded(3), **effort)
     for eps in (0.01, 0.05):
         weaker = found["oblivious"][eps].robust & found["direct"][eps].robust
         assert bool((found["adaptive"][eps].robust <= weaker).all())

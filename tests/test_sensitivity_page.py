@@ -269,7 +269,7 @@ def test_the_page_adds_its_attacks_to_those_of_the_protocol(model: SmallResNet, 
     images, labels = digits.test.float_images()[:6], digits.test.labels[:6]
     more, ordinary, powerful = suites.standard(steps=2, queries=0), suites.cleverhans(), suites.strong(steps=2)
     found = three_curves(
-        defence, images, labels, budgets=(EPS / 2, EPS), generator=seeded(), steps=2, queries=0, more=more,
+        defence, images, labels, budgets=(EPS / 2, EPS), generator=seeded(), steps=2, queries=0, rounds=0, more=more,
         transfer={"AT": model},
     )  # fmt: skip
     tried = {threat: [f.name for f in curve[EPS].findings] for threat, curve in found.items()}
