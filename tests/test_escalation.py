@@ -65,7 +65,7 @@ def test_what_breaks_nothing_at_once_ends_the_search_at_one_portion() -> None:
     found, asked = searched({})
     assert asked == [SearchEffort(10, 5, 100)]
     assert found.search == SearchEnd(SearchEffort(10, 5, 100), images=2, broke=0)
-    assert str(found.search) == "converged at 10 steps, 5 restarts, 100 queries"
+    assert str(found.search) == "converged at 10 steps, 5 restarts, 100 queries: broke none of the nearest 2"
     # the darkest images are nearest to breaking
     assert found.findings[-1].tried.tolist() == [True] * 2 + [False] * 10
 

@@ -49,7 +49,7 @@ class SearchEnd:
         """The result in words.
 
         >>> str(SearchEnd(SearchEffort(100, 5, 5_000), images=16, broke=0))
-        'converged at 100 steps, 5 restarts, 5,000 queries'
+        'converged at 100 steps, 5 restarts, 5,000 queries: broke none of the nearest 16'
         >>> str(SearchEnd(SearchEffort(100, 5, 0), images=32, broke=3))
         'still falling at 100 steps, 5 restarts: broke 3 of 32'
         """
@@ -57,7 +57,9 @@ class SearchEnd:
             return "nothing was left"
         told = [f"{self.effort.steps} steps", f"{self.effort.restarts} restarts", f"{self.effort.queries:,} queries"]
         at = ", ".join(told if self.effort.queries else told[:2])
-        return f"converged at {at}" if self.converged else f"still falling at {at}: broke {self.broke} of {self.images}"
+        if self.converged:
+            return f"converged at {at}: broke none of the nearest {self.images}"
+        return f"still falling at {at}: broke {self.broke} of {self.images}"
 
 
 @dataclass(frozen=True)
