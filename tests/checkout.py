@@ -18,6 +18,8 @@ GOOD = f"""# %% [markdown]
 # # A notebook
 #
 # It has some words.
+#
+# ## Verdicts
 
 {PARAMETERS}
 # %%
@@ -56,12 +58,19 @@ def make(root: Path, notebooks: Mapping[str, str]) -> Repository:
     """A checkout with a page of prose and these notebooks (stem -> text in percent format)."""
     (root / "notebooks").mkdir(parents=True)
     (root / "book").mkdir()
-    (root / "book" / "intro.md").write_text("# A tiny book\n\nWith some prose.\n")
+    prose = {
+        "intro": "# A tiny book\n\nWith some prose.\n",
+        "verdicts": '# Verdicts\n\n<a id="good-g1"></a>\n',
+        "records": "# Records\n",
+    }
+    for page, text in prose.items():
+        (root / "book" / f"{page}.md").write_text(text)
     config = (
         "title: Tiny\nauthor: The advdef authors\nonly_build_toc_files: true\nexecute:\n  execute_notebooks: force\n"
     )
     (root / "_config.yml").write_text(config)
-    chapters = "".join(f"  - file: notebooks/{stem}\n" for stem in notebooks)
+    files = [*(f"notebooks/{stem}" for stem in notebooks), "book/verdicts", "book/records"]
+    chapters = "".join(f"  - file: {file}\n" for file in files)
     (root / "_toc.yml").write_text(f"format: jb-book\nroot: book/intro\nchapters:\n{chapters}")
     for stem, text in notebooks.items():
         put(root, stem, text)

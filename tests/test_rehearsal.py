@@ -176,8 +176,7 @@ ARCHITECTURES["DS-ResNet-20"] = partial(SpikingResNet, blocks=(1, 1), stem_strid
         settings={
             "train": (None, 20, 20), "epochs": (5, 1, 1), "inner": 1, "per_class": 4, "size": "XS",
             "purifier": (2, 2, 2),
-            "derivatives": 2, "images": 8, "few": 6, "steps": 2, "restarts": 1, "queries": 3, "curve": (0.5, 1.0),
-            "checks": "fast",
+            "derivatives": 2, "images": 8, "few": 6, "steps": 2, "queries": 3, "curve": (0.5, 1.0), "checks": "fast",
         },
         changes={},
         # so few images make enough steps to learn every class

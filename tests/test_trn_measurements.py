@@ -147,7 +147,7 @@ def test_tasks_are_calls_of_the_study(profile: str) -> None:
             >= there["rung_part", "TRN", study.eps, "R8", 0]
             >= {Task("classifier", ("standard",))}
         )
-        assert main == (("checks", "TRN") in there) == (("classifier", "LeNet-5") in there)
+        assert main == (("checks", "TRN") in there) == any(task.call == "moved" for task in tasks)
         assert (("restorer", "TRN-S", study.seeds[-1]) in there) == (profile == "laptop" and main)
         assert ("clean", "TRN", study.seeds[-1]) in there
 

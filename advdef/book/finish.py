@@ -81,7 +81,7 @@ def _finished(page: Path, name: str, pages: Path, book: Book) -> tuple[str, dict
         _mended(page.read_text(encoding="utf-8")), prefix=prefix, folder=f"{up}{_TABLES}/", stem=page.stem
     )
     text = re.sub(r"<img\b[^>]*>", lambda image: _sized(image[0], page.parent), text)
-    text = text.replace("</head>", f"{_head(text, name, book)}</head>", 1)
+    text = text.replace("</head>", f"{_head(text, name, book, icon=(pages / _ICON).is_file())}</head>", 1)
     if "</article>" in text:
         before, _, after = text.rpartition("</article>")
         text = f"{before}{_facts(text, name, up, book)}</article>{after}"
@@ -134,12 +134,13 @@ def _size(content: bytes) -> tuple[int, int] | None:
     return (ends[1], ends[0]) if found[0].index(b"height") < found[0].index(b"width") else (ends[0], ends[1])
 
 
-def _head(page: str, name: str, book: Book) -> str:
+def _head(page: str, name: str, book: Book, *, icon: bool) -> str:
     """What other sites show of a page."""
     title, said = html.escape(_title(page), quote=True), html.escape(_description(page), quote=True)
     lines = [f'<meta name="description" content="{said}">', '<meta property="og:type" content="article">']
     up = "../" * name.count("/")
-    lines.append(f'<link rel="apple-touch-icon" href="{up}{_ICON}">')
+    if icon:
+        lines.append(f'<link rel="apple-touch-icon" href="{up}{_ICON}">')
     told = {"og:title": title, "og:description": said, "og:site_name": html.escape(book.title, quote=True)}
     if book.address:
         lines.append(f'<link rel="canonical" href="{book.address}{name}">')

@@ -33,7 +33,7 @@ if (typeof Search !== "undefined") {
   Search.htmlToText = (text, anchor) => {
     const page = new DOMParser().parseFromString(text, "text/html");
     const article = page.querySelector("article") ?? page.body;
-    article.querySelectorAll("script, style, svg, pre, table, .headerlink, .cell_input, .page-facts, .take, .finding")
+    article.querySelectorAll("script, style, svg, pre, table, summary, .headerlink, .cell_input, .page-facts, .take, .finding")
       .forEach((part) => part.remove());
     const place = anchor && anchor.startsWith("#") ? article.querySelector(`[id="${anchor.slice(1)}"]`) : null;
     return (place && place.textContent.trim() ? place : article).textContent;
