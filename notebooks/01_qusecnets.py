@@ -41,7 +41,7 @@ if "google.colab" in sys.modules:
     import os
 
     source = os.environ.get("ADVDEF_SOURCE", "git+https://github.com/advdef/advdef")
-    # %pip install -q "advdef[eval] @ {source}"
+    # %pip install "advdef[eval] @ {source}"
 
 # %% tags=["parameters"]
 profile = "smoke"  # smoke, laptop or paper; what is shown below may be another

@@ -21,6 +21,7 @@ from advdef.book.records import Run, Scale, holes_folder
 from advdef.checks import Check
 from advdef.claims import Condition, Verdict, claims, decide
 from advdef.data import Split, dataset_name, find_device, load
+from advdef.devices import keep_freed_memory
 from advdef.evaluation import Results
 from advdef.grid import Study
 from advdef.norms import show_eps
@@ -93,6 +94,7 @@ class Page:
         self.paper, self.profile, self.seed = paper, profile, seed
         self.settings = choose(profiles, profile)
         self.device = choose_device(device)
+        keep_freed_memory()
         chosen = choose_datasets(dataset, self.settings["datasets"])
         self.data = {data.name: data for data in (load(name, device=self.device) for name in chosen)}
         names = tuple(self.data)

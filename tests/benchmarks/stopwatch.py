@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 import torch
 
-from advdef.devices import wait_for
+from advdef.devices import keep_freed_memory, wait_for
 
+keep_freed_memory()  # as pages do; all contestants share the process
 DEVICE = torch.device(os.environ.get("ADVDEF_BENCH_DEVICE", "cpu"))
 
 
