@@ -69,10 +69,11 @@ def steps(device: str, profile: str, papers: Sequence[str], folder: Path, *, ima
     tested |= {"ADVDEF_TEST_DEVICE": device} if real else {}  # else the tests make one
     pytest = (python, "-m", "pytest", "-p", "no:xdist")
     bench = (*pytest, "-s", "--override-ini", "python_files=bench_*.py", "tests/benchmarks")
+    speed = str(folder / "speed.json")
     page = (python, "-c", "from advdef.cli import main; main()", "reproduce", "--no-site", "--profile", profile)
     return [
         Step("tests", (*pytest, "tests/test_devices.py"), 0.3, tested),
-        Step("benchmarks", bench, 0.25, where | {"ADVDEF_BENCH_DEVICE": device}),
+        Step("benchmarks", bench, 0.25, where | {"ADVDEF_BENCH_DEVICE": device, "ADVDEF_BENCH_RESULTS": speed}),
         *(Step(f"page {paper}", (*page, "--device", device, paper), 1.0, where) for paper in papers),
     ]
 

@@ -1,4 +1,4 @@
-"""The faster gradient at the images: the same as torch's own but for rounding, in all uses, and the same hits."""
+"""The faster gradient at the input of convolutions: that of torch but for rounding, however it is used."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from contract import seeded
 from networks import small_network
 from torch import Tensor, nn
 
-from advdef import first_layer
+from advdef import convolutions
 from advdef.attacks import Attack, apgd, mim, pgd
 from advdef.contract import borrowed
+from advdef.convolutions import quick_gradients
 from advdef.data import Dataset
 from advdef.devices import keep_freed_memory
 from advdef.evaluation import correct
-from advdef.first_layer import few_inputs
 from advdef.training import train_at, train_standard
 
 LAYERS: dict[str, dict[str, Any]] = {
@@ -28,6 +28,8 @@ LAYERS: dict[str, dict[str, Any]] = {
     "colour": dict(in_channels=3, kernel_size=3, padding=1),
     "colour, uneven": dict(in_channels=3, kernel_size=(3, 5), stride=(1, 2), padding=(0, 2), dilation=(2, 1)),
     "no bias": dict(in_channels=2, kernel_size=5, stride=3, bias=False),
+    "all of its input": dict(in_channels=5, kernel_size=14),
+    "all of one channel": dict(in_channels=1, kernel_size=14, bias=False),
 }
 
 
@@ -51,7 +53,7 @@ def test_output_and_all_gradients_are_those_of_torch(name: str, channels_last: b
     images.requires_grad_()
     wanted = [images, *layer.parameters()]
     expected, theirs = layer(images), torch.autograd.grad(value(layer, images).sum(), wanted)
-    with few_inputs(layer):
+    with quick_gradients(layer):
         found, ours = layer(images), torch.autograd.grad(value(layer, images).sum(), wanted)
         alone = torch.autograd.grad(value(layer, images).sum(), images)[0]
         value(layer, images).sum().backward()
@@ -63,9 +65,10 @@ def test_output_and_all_gradients_are_those_of_torch(name: str, channels_last: b
     torch.testing.assert_close(alone, ours[0])
 
 
-def test_it_can_be_differentiated_again_and_in_batches() -> None:
-    layer = layer_of("grey, stride 2")
-    images = torch.rand(2, 1, 12, 12, generator=seeded()).requires_grad_()
+@each("name", ["grey, stride 2", "all of its input"])
+def test_it_can_be_differentiated_again_and_in_batches(name: str) -> None:
+    layer = layer_of(name)
+    images = torch.rand(2, layer.in_channels, 14, 14, generator=seeded()).requires_grad_()
     directions = torch.rand(3, *layer(images).shape, generator=seeded(1))
 
     def ends() -> list[Tensor]:
@@ -76,7 +79,7 @@ def test_it_can_be_differentiated_again_and_in_batches() -> None:
         return [slope, at_weight, at_images, batched, by_function]
 
     expected = ends()
-    with few_inputs(layer):
+    with quick_gradients(layer):
         found = ends()
     for own, other in zip(found, expected, strict=True):
         torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-5 * float(other.detach().abs().max()))
@@ -84,20 +87,27 @@ def test_it_can_be_differentiated_again_and_in_batches() -> None:
 
 def test_a_gradient_that_nobody_wants_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, bool]] = []
-    original = first_layer._is_wanted
+    original = convolutions._is_wanted
 
     def told(ctx: Any, place: int) -> bool:
         asked.append((place, original(ctx, place)))
         return asked[-1][1]
 
-    monkeypatch.setattr(first_layer, "_is_wanted", told)
+    monkeypatch.setattr(convolutions, "_is_wanted", told)
     layer, images = layer_of("colour"), torch.rand(2, 3, 8, 8).requires_grad_()
-    with few_inputs(layer):
+    with quick_gradients(layer):
         torch.autograd.grad(value(layer, images).sum(), images)
         assert asked == [(0, True), (1, False), (2, False)]
         asked.clear()
         torch.autograd.grad(value(layer, images).sum(), layer.weight)
         assert asked == [(0, False), (1, True), (2, False)]
+
+
+def test_many_channels_go_the_usual_way_unless_the_kernel_sees_all_of_them() -> None:
+    layer = nn.Conv2d(5, 2, 3)
+    with quick_gradients(layer):
+        kinds = [type(layer(torch.rand(1, 5, side, side).requires_grad_()).grad_fn).__name__ for side in (4, 3)]
+    assert kinds == ["ConvolutionBackward0", "_ConvolutionBackward"]
 
 
 def test_layers_that_it_does_not_concern_stay_as_they_are() -> None:
@@ -106,19 +116,19 @@ def test_layers_that_it_does_not_concern_stay_as_they_are() -> None:
 
     others = nn.ModuleList(
         [
-            Own(1, 2, 3), nn.Conv2d(5, 2, 3), nn.Conv2d(1, 2, 1), nn.Conv2d(2, 2, 3, groups=2),
+            Own(1, 2, 3), nn.Conv2d(1, 2, 1), nn.Conv2d(2, 2, 3, groups=2),
             nn.Conv2d(1, 2, 3, padding="same"), nn.Conv2d(1, 2, 3, padding=1, padding_mode="reflect"),
             nn.Conv2d(1, 2, 3).double(), nn.Conv2d(1, 2, 3, device="meta"),
         ]
     )  # fmt: skip
-    with few_inputs(others):
+    with quick_gradients(others):
         assert not any("forward" in vars(module) for module in others)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of parts of itself
         plain = nn.Sequential(nn.Conv2d(1, 2, 3))
         made = torch.compile(plain), torch.jit.trace(plain, torch.rand(1, 1, 4, 4))
     for frozen in made:
-        with few_inputs(frozen):
+        with quick_gradients(frozen):
             assert not any("forward" in vars(module) for module in frozen.modules() if type(module) is nn.Conv2d)
 
 
@@ -156,7 +166,7 @@ def test_hits_are_those_of_the_slow_path(digits: Dataset, monkeypatch: pytest.Mo
         return found
 
     quick = hits()
-    monkeypatch.setattr(first_layer, "_is_concerned", lambda layer: False)
+    monkeypatch.setattr(convolutions, "_is_concerned", lambda layer: False)
     slow = hits()
     for name, found in quick.items():
         assert 0 < int(found.sum()) < len(labels), name
@@ -171,7 +181,7 @@ def test_adversarial_training_learns_the_same(digits: Dataset, monkeypatch: pyte
 
     with torch.random.fork_rng():
         quick = learned()
-        monkeypatch.setattr(first_layer, "_is_concerned", lambda layer: False)
+        monkeypatch.setattr(convolutions, "_is_concerned", lambda layer: False)
         assert quick == pytest.approx(learned(), rel=1e-3)
 
 
