@@ -3,8 +3,9 @@
 torch's own kernel for that gradient works on blocks of 16 channels, and an image has one or three: at the first layer
 of a small network it takes longer than all the rest of the backward pass. A matrix product with the weights, whose
 columns are then added up at their places (:func:`torch.nn.functional.fold`), gives the same but for rounding. So it
-does, without the second part, where the kernel is as large as what it sees. What the layers compute in the forward pass
-is the same bit for bit.
+does, without the second part, where the kernel is as large as what it sees. And a grey image, which lies in both of
+torch's layouts, is said to lie in that of the weights. What the layers compute in the forward pass is the same bit for
+bit.
 """
 
 from collections.abc import Iterator
@@ -50,6 +51,7 @@ def _is_concerned(layer: nn.Conv2d) -> bool:
 
 
 def _forward(layer: nn.Conv2d, maps: Tensor) -> Tensor:
+    maps = _lying(maps, layer.weight)
     asked = torch.is_grad_enabled() and maps.requires_grad and not torch._C._are_functorch_transforms_active()
     quick = asked and maps.dim() == 4 and maps.device.type == "cpu"
     if not quick or not (layer.in_channels <= _FEW or _sees_all(maps, layer.weight, layer.padding, layer.dilation)):
@@ -59,6 +61,16 @@ def _forward(layer: nn.Conv2d, maps: Tensor) -> Tensor:
     bias = None if layer.bias is None else layer.bias.view_as(layer.bias)
     found: Tensor = _Convolution.apply(maps, weight, bias, layer.stride, layer.padding, layer.dilation)
     return found
+
+
+def _lying(maps: Tensor, weight: Tensor) -> Tensor:
+    """Maps of one channel lie in both layouts; where the weights are channels last they are said to be so, too.
+
+    Else the layer's outputs are contiguous, and each pass lays them out anew for the next layer.
+    """
+    if maps.dim() != 4 or maps.shape[1] != 1 or weight.stride(1) != 1 or not maps.is_contiguous():
+        return maps
+    return maps.view(len(maps), *maps.shape[2:], 1).permute(0, 3, 1, 2)
 
 
 def _sees_all(maps: Tensor, weight: Tensor, padding: Any, dilation: Any) -> bool:

@@ -46,7 +46,7 @@ if "google.colab" in sys.modules:
     # %pip install "advdef[eval] @ {source}"
 
 # %% tags=["parameters"]
-profile = "smoke"  # smoke, laptop or paper; what is shown below may be another
+profile = "smoke"  # smoke, laptop, gpu or paper; what is shown below may be another
 dataset = None  # one of advdef's data sets; None: that of the profile
 seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
@@ -85,7 +85,7 @@ plotting.use_style()
 # %% [markdown]
 # ## How much is computed
 #
-# The same code runs in three sizes. The numbers on this page come from the profile named in the table's caption. Attacks
+# The same code runs in four sizes. The numbers on this page come from the profile named in the table's caption. Attacks
 # run on images drawn at random from the test set, always the same ones; neurons are chosen on training images.
 
 # %%

@@ -45,7 +45,7 @@ if "google.colab" in sys.modules:
     # %pip install "advdef[eval] @ {source}"
 
 # %% tags=["parameters"]
-profile = "smoke"  # smoke, laptop or paper; what is shown below may be another
+profile = "smoke"  # smoke, laptop, gpu or paper; what is shown below may be another
 dataset = None  # one of advdef's data sets; None: those of the profile
 seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
@@ -79,7 +79,7 @@ plotting.use_style()
 # %% [markdown]
 # ## How much is computed
 #
-# The same code runs in three sizes. The numbers on this page come from the profile named in the table's caption. Attacked images are drawn
+# The same code runs in four sizes. The numbers on this page come from the profile named in the table's caption. Attacked images are drawn
 # at random from the test set, always the same ones; banks of directions are fitted, and step sizes chosen, on training images.
 
 # %%

@@ -42,7 +42,7 @@ if "google.colab" in sys.modules:
     # %pip install "advdef[eval] @ {source}"
 
 # %% tags=["parameters"]
-profile = "smoke"  # smoke, laptop or paper; what is shown below may be another
+profile = "smoke"  # smoke, laptop, gpu or paper; what is shown below may be another
 dataset = None  # one of advdef's data sets; None: those of the profile
 seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
@@ -73,17 +73,19 @@ plotting.use_style()
 # %% [markdown]
 # ## How much is computed
 #
-# The same code runs in three sizes. The numbers on this page come from the profile named in the table's caption.
+# The same code runs in four sizes. The numbers on this page come from the profile named in the table's caption.
 
 # %%
 PROFILES = {
     "smoke": dict(datasets=("digits",), train=1_297, epochs=5, images=20, steps=10, restarts=1, draws=5),
     "laptop": dict(datasets=("mnist",), train=15_000, epochs=3, images=200, steps=40, restarts=1, draws=20),
+    "gpu": dict(datasets=("mnist",), train=None, epochs=6, images=1_000, steps=40, restarts=2, draws=20),
     "paper": dict(datasets=("mnist",), train=None, epochs=10, images=1_000, steps=100, restarts=5, draws=20),
 }  # fmt: skip
 EFFORT = {
     "smoke": checks.BRIEF,
     "laptop": checks.QUICK,
+    "gpu": checks.FULL,
     "paper": checks.FULL,
 }  # fmt: skip
 P = notebook.choose(PROFILES, profile)

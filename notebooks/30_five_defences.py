@@ -40,7 +40,7 @@ if "google.colab" in sys.modules:
     # %pip install "advdef[eval] @ {source}"
 
 # %% tags=["parameters"]
-profile = "smoke"  # smoke, laptop or paper; what is shown below may be another
+profile = "smoke"  # smoke, laptop, gpu or paper; what is shown below may be another
 dataset = None  # one of advdef's data sets; None: that of the profile
 seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
@@ -69,7 +69,7 @@ plotting.use_style()
 # %% [markdown]
 # ## How much is computed
 #
-# The same code runs in three sizes; the numbers on this page come from the profile named in the table's caption. In the table, *train* are the training images of
+# The same code runs in four sizes; the numbers on this page come from the profile named in the table's caption. In the table, *train* are the training images of
 # classifiers, restorer and purifier (None: all; in the smaller profiles they are not equally many, as the restorer and the purifier are dear to train), *epochs* those of each, *derivatives* the stand-ins for that of a spike, *images* the test images under attack,
 # *few* those on which every attack is tried on every image. Wide tables scroll sideways.
 

@@ -103,6 +103,18 @@ def test_a_gradient_that_nobody_wants_is_not_computed(monkeypatch: pytest.Monkey
         assert asked == [(0, False), (1, True), (2, False)]
 
 
+def test_grey_images_get_the_layout_of_the_weights() -> None:
+    """Else the maps would be laid out anew in each pass."""
+    images = torch.rand(2, 1, 8, 8)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)).to(memory_format=layout)  # type: ignore[call-overload]
+        expected = model(images)
+        with quick_gradients(model):
+            for given in (images, images.clone().requires_grad_()):
+                assert model[:2](given).is_contiguous(memory_format=layout)
+                assert torch.equal(model(given), expected)
+
+
 def test_many_channels_go_the_usual_way_unless_the_kernel_sees_all_of_them() -> None:
     layer = nn.Conv2d(5, 2, 3)
     with quick_gradients(layer):

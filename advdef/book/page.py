@@ -143,7 +143,7 @@ class Page:
 
     def profiles(self) -> HTML:
         """The table of the profiles' settings, folded."""
-        frame, caption = pd.DataFrame(self._profiles).map(str), f"The three profiles; this page: {self.run_line}"
+        frame, caption = pd.DataFrame(self._profiles).map(str), f"The profiles; this page: {self.run_line}"
         title = f"The settings of this run: profile {self.profile}"
         return HTML(f"<details><summary>{title}</summary>{table(frame, caption, index=True).data}</details>")
 
