@@ -41,9 +41,8 @@ if "google.colab" in sys.modules:
 
     source = os.environ.get("ADVDEF_SOURCE", "git+https://github.com/advdef/advdef")
     # %pip install "advdef[eval] @ {source}"
-    print(
-        "Records go to /content/advdef-results, and vanish with this runtime. To keep them: 'Run it yourself', On Colab."
-    )
+    print("Records go to /content/advdef-results, and vanish with this runtime.")
+    print("How to keep them: 'Run it yourself', On Colab.")
 
 # %% tags=["parameters"]
 profile = "smoke"  # smoke, laptop, gpu or paper; what is shown below may be another

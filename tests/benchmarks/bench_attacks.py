@@ -165,7 +165,7 @@ def test_a_verdict_is_faster_than_that_of_autoattack_and_leaves_no_more_images(
         ends["suite"] = int(found.robust.sum())
 
     def theirs() -> None:
-        attack = AutoAttack(model, norm="Linf", eps=eps, version="standard", seed=0, device=DEVICE, verbose=False)
+        attack = AutoAttack(model, norm="Linf", eps=eps, version="standard", seed=0, device=DEVICE)
         found = attack.run_standard_evaluation(images, labels, batch_size=250)[0]
         ends["AutoAttack"] = int(correct(model, found, labels).sum())
 
