@@ -2,7 +2,7 @@
 
 torch's own kernel for that gradient works on blocks of 16 channels, and an image has one or three: at the first layer
 of a small network it takes longer than all the rest of the backward pass. A matrix product with the weights, whose
-columns are then added up at their places (:func:`torch.nn.functional.fold`), gives the same but for rounding. So it
+columns are then added up at their places (``torch.nn.functional.fold``), gives the same but for rounding. So it
 does, without the second part, where the kernel is as large as what it sees. And a grey image, which lies in both of
 torch's layouts, is said to lie in that of the weights. What the layers compute in the forward pass is the same bit for
 bit.

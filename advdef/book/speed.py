@@ -80,7 +80,7 @@ GOALS: Mapping[str, SpeedGoal] = {
 def keep_speed(
     file: Path, name: str, value: float, *, seconds: Mapping[str, float], told: str, device: torch.device
 ) -> None:
-    """Write one number of :data:`GOALS` into the file, beside those that are there, and where and when it was measured.
+    """Write one number of ``GOALS`` into the file, beside those that are there, and where and when it was measured.
 
     Args:
         file: The file; it is replaced at once by one that has the number too.
