@@ -28,7 +28,7 @@ _PROFILES: dict[str, dict[str, Any]] = {
     "smoke": dict(
         datasets=("digits",), width=32, train=700, epochs={1: 5, 3: 5}, seeds=2,
         robust_epochs=10, robust_steps=2, levels=(2, 4), level_seeds=1,
-        images=100, adaptive_images=20, steps=4, queries=10, rounds=1,
+        images=100, adaptive_images=20, steps=4, queries=10, rounds=0,
         curve={1: (0.1, 0.3), 3: (2 / 255, 8 / 255)}, checks="brief",
     ),
     "laptop": dict(

@@ -73,8 +73,8 @@ class MeasuredNetworks(Study):
         self.jobs += [(k, s) for s in self.seeds[1:] for k in COMPARED]
         self.outsider = "standard", self.seeds[-1] + 1
         self.budget: dict[str, Any] = dict(
-            epochs=settings["epochs"], optimizer="sgd", learning_rate=0.1, weight_decay=5e-4, schedule="one_cycle",
-            **(dict(shift=2, flip=True) if colour else {}),
+            epochs=settings["epochs"], batch_size=settings["batch"], optimizer="sgd", learning_rate=0.1,
+            weight_decay=5e-4, schedule="one_cycle", **(dict(shift=2, flip=True) if colour else {}),
         )  # fmt: skip
         steps = settings["measuring"]
         self.measuring = partial(pgd, steps=steps, step_size=5 / steps)

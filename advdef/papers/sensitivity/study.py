@@ -22,7 +22,7 @@ __all__ = ["Stabilization"]
 
 _PROFILES: dict[str, dict[str, Any]] = {
     "smoke": dict(
-        datasets=("digits",), networks=("SmallResNet-8",), train=600, epochs=3,
+        datasets=("digits",), networks=("SmallResNet-8",), train=600, epochs=2, batch=32,
         train_steps=1, train_step_size=1.0, ramp=1, probe=100, probe_steps=1, seeds=2,
         ablations=("weight 0", "chosen once"),
         pairs=60, measuring=4, substituted=20, draws=1, occluded=20, images=40,
@@ -30,7 +30,7 @@ _PROFILES: dict[str, dict[str, Any]] = {
         checks="brief",
     ),
     "laptop": dict(
-        datasets=("cifar10",), networks=("SmallResNet-16",), train=10_000, epochs=6,
+        datasets=("cifar10",), networks=("SmallResNet-16",), train=10_000, epochs=6, batch=128,
         train_steps=3, train_step_size=0.5, ramp=2, probe=500, probe_steps=5, seeds=5,
         ablations="all",
         pairs=1_000, measuring=20, substituted=300, draws=5, occluded=200, images=300,
@@ -46,7 +46,7 @@ _PROFILES: dict[str, dict[str, Any]] = {
         checks="fast",
     ),
     "paper": dict(
-        datasets=("cifar10",), networks=("ResNet18", "VGG16"), train=None, epochs=5,
+        datasets=("cifar10",), networks=("ResNet18", "VGG16"), train=None, epochs=5, batch=128,
         train_steps=10, train_step_size=0.25, ramp=2, probe=1_024, probe_steps=10, seeds=5,
         ablations=("weight 0", "weight 0.3", "chosen once", "random once", "relative"),
         pairs=2_000, measuring=20, substituted=1_000, draws=5, occluded=500, images=1_000,
