@@ -102,7 +102,7 @@ def test_the_source_tree(repository: Repository, tmp_path: Path) -> None:
         f"book/_generated/{name}.md"
         for name in (
             "cards", "conclusion", "finding", "headline", "holes", "limits", "matrix", "pictures", "record", "rules",
-            "schema", "status", "verdicts",
+            "schema", "speed", "status", "verdicts",
         )
     }  # fmt: skip
     assert copied == {"_config.yml", "_toc.yml", "README.md", "book/intro.md", "notebooks/01_good.ipynb"} | made
