@@ -31,8 +31,8 @@ from advdef.evaluation import Attempt, Outcome, correct, direct, evaluate, obliv
 from advdef.models import CleverhansCNN
 from advdef.training import train_standard
 
-IMAGES, STEP, JUDGED = 128, 0.0625, 100
-EPS, LARGER_EPS, LARGEST_EPS = 0.08, 0.12, 0.14  # about one half, one sixth and one tenth of the images survive
+IMAGES, STEP, JUDGED = 128, 0.0625, 60
+EPS, LARGER_EPS = 0.08, 0.12  # about one half and one tenth of the images survive
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_an_attack_is_at_least_as_fast_as_the_fastest_peer_that_is_right(
     assert fastest >= took["advdef"]
 
 
-@pytest.mark.parametrize(("row", "eps"), [("verdict tenth", LARGEST_EPS), ("verdict half", EPS)])
+@pytest.mark.parametrize(("row", "eps"), [("verdict tenth", LARGER_EPS), ("verdict half", EPS)])
 def test_a_verdict_is_faster_than_that_of_autoattack_and_leaves_no_more_images(
     setting: tuple[nn.Module, Tensor, Tensor], row: str, eps: float
 ) -> None:
