@@ -176,7 +176,9 @@ def test_an_interrupted_command_ends_at_once_and_says_how_to_go_on(tmp_path: Pat
     text = MARKS.format(parameters=checkout.PARAMETERS)
     repository = checkout.make(tmp_path, {"01_a": text, "02_b": text})
     command = [sys.executable, "-m", "advdef.cli", "reproduce", "--jobs", jobs]
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # as where the tests run in the background
     process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, ignored)
     pids = at_work(repository, "a")
     os.killpg(process.pid, signal.SIGINT)
     started = time.monotonic()
