@@ -31,7 +31,7 @@ FOLDERS = ("advdef", "book", "notebooks")
 
 
 def copied(target: Path) -> Repository:
-    """The parts of the checkout that a page needs."""
+    """The parts of the checkout that a page needs; the reference, half of the work of rendering, has headings alone."""
     for name in FILES:
         (target / name).write_bytes((ROOT / name).read_bytes())
     for folder in FOLDERS:
@@ -41,6 +41,9 @@ def copied(target: Path) -> Repository:
                 copy = target / path.relative_to(ROOT)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 copy.write_bytes(path.read_bytes())
+    for page in (target / "book").rglob("*.md"):
+        text = re.sub(r"```\{eval-rst\}\n.*?```\n", "", page.read_text("utf-8"), flags=re.DOTALL)
+        page.write_text(re.sub(r"\{class\}(?=`)", "", text), encoding="utf-8")
     contents = (target / "_toc.yml").read_text().splitlines(keepends=True)
     kept = (line for line in contents if not re.search(r"notebooks/(0[6-9]|1\d)_", line))
     (target / "_toc.yml").write_text("".join(kept))

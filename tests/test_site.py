@@ -105,7 +105,8 @@ def test_the_source_tree(repository: Repository, tmp_path: Path) -> None:
             "schema", "speed", "status", "verdicts",
         )
     }  # fmt: skip
-    assert copied == {"_config.yml", "_toc.yml", "README.md", "book/intro.md", "notebooks/01_good.ipynb"} | made
+    book = {f"book/{page}.md" for page in ("intro", "verdicts", "records")}
+    assert copied == {"_config.yml", "_toc.yml", "README.md", "notebooks/01_good.ipynb"} | book | made
     assert yaml.safe_load((tmp_path / "out/_config.yml").read_text())["execute"] == {"execute_notebooks": "off"}
 
 

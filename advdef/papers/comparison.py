@@ -21,7 +21,7 @@ __all__ = ["KINDS", "FiveDefences"]
 _PROFILES: dict[str, dict[str, Any]] = {
     "smoke": dict(
         datasets=("digits",), network="narrow ResNet", train=(800, 200, 200), epochs=(6, 6, 3),
-        inner=2, per_class=20, size="XS", purifier=(4, 4, 2), derivatives=1, images=16, few=8, steps=3,
+        inner=2, per_class=20, size="XS", purifier=(4, 4, 2), derivatives=1, images=12, few=6, steps=3,
         queries=10, rounds=0, curve=(0.5, 1.0), checks="brief",
     ),
     "laptop": dict(

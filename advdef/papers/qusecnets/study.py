@@ -26,13 +26,13 @@ __all__ = ["CLAIMED", "EPS", "SCHEMES", "Quantization"]
 
 _PROFILES: dict[str, dict[str, Any]] = {
     "smoke": dict(
-        datasets=("digits",), width=32, train=700, epochs={1: 5, 3: 5}, seeds=2,
+        datasets=("digits",), width=16, train=700, epochs={1: 3, 3: 3}, batch=32, seeds=2,
         robust_epochs=10, robust_steps=2, levels=(2, 4), level_seeds=1,
-        images=100, adaptive_images=20, steps=4, queries=10, rounds=0,
+        images=60, adaptive_images=16, steps=4, queries=10, rounds=0,
         curve={1: (0.1, 0.3), 3: (2 / 255, 8 / 255)}, checks="brief",
     ),
     "laptop": dict(
-        datasets=("mnist", "cifar10"), width=64, train=15_000, epochs={1: 3, 3: 6}, seeds=5,
+        datasets=("mnist", "cifar10"), width=64, train=15_000, epochs={1: 3, 3: 6}, batch=128, seeds=5,
         robust_epochs=4, robust_steps=4, levels=(2, 4, 16), level_seeds=1,
         images=500, adaptive_images=200, steps=50, queries=500, rounds=3,
         curve={1: (0.1, 0.2, 0.3, 0.4), 3: (1 / 255, 2 / 255, 4 / 255, 8 / 255)}, checks="all",
@@ -44,7 +44,7 @@ _PROFILES: dict[str, dict[str, Any]] = {
         curve={1: (0.1, 0.2, 0.3, 0.4), 3: (1 / 255, 2 / 255, 4 / 255, 8 / 255)}, checks="all",
     ),
     "paper": dict(
-        datasets=("mnist", "cifar10"), width=64, train=None, epochs={1: 10, 3: 30}, seeds=5,
+        datasets=("mnist", "cifar10"), width=64, train=None, epochs={1: 10, 3: 30}, batch=128, seeds=5,
         robust_epochs=20, robust_steps=10, levels=(2, 3, 4, 6, 8, 16, 32), level_seeds=3,
         images=1_000, adaptive_images=1_000, steps=100, queries=1_000, rounds=4,
         curve={1: (0.1, 0.2, 0.3, 0.4), 3: (1 / 255, 2 / 255, 4 / 255, 8 / 255)}, checks="all",
@@ -85,7 +85,8 @@ class Quantization(Study):
         channels = data.shape[0]
         self.levels, self.eps, self.curve_eps = LEVELS[channels], EPS[channels], settings["curve"][channels]
         self.seeds = [self.seed + i for i in range(settings["seeds"])]
-        self.budget = dict(epochs=settings["epochs"][channels], schedule="cosine", **_AUGMENT[channels])
+        epochs, batch = settings["epochs"][channels], settings["batch"]
+        self.budget = dict(epochs=epochs, batch_size=batch, schedule="cosine", **_AUGMENT[channels])
 
     def network(self) -> nn.Module:
         """A network without a quantiser."""
