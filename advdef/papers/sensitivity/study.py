@@ -38,7 +38,7 @@ _PROFILES: dict[str, dict[str, Any]] = {
         checks="all",
     ),
     "gpu": dict(
-        datasets=("cifar10",), networks=("ResNet18", "VGG16"), train=10_000, epochs=4,
+        datasets=("cifar10",), networks=("ResNet18", "VGG16"), train=10_000, epochs=4, batch=128,
         train_steps=2, train_step_size=0.75, ramp=2, probe=500, probe_steps=5, seeds=2,
         ablations=("weight 0", "chosen once"),
         pairs=500, measuring=10, substituted=200, draws=2, occluded=100, images=300,
