@@ -1,4 +1,4 @@
-"""The command ``advdef``: judge, check, diff, holes, reproduce, book, record, new, data, cache, grid,
+"""The command ``advdef``: judge, check, diff, holes, reproduce, book, record, images, new, data, cache, grid,
 verdicts, plan.
 
 Exit codes: 0 all went well; 1 a notebook, the site, a download or the disk failed, another process is at the same run,
@@ -167,6 +167,28 @@ def record(
     for paper in wanted:
         for file in recording.publish(repository, paper, profile=chosen, dataset=dataset, seed=seed):
             typer.echo(f"recorded {file.relative_to(repository.root)}")
+
+
+@app.command()
+@guarded
+def images(
+    papers: Papers = None,
+    profile: ProfileOption = "laptop",
+    dataset: Annotated[str | None, typer.Option(help="Of the runs on this data set.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the runs with this seed.")] = None,
+) -> None:
+    """Write the attacked images of finished runs once more, beside their records, from what the store has kept."""
+    repository, chosen = find(), check_profile(profile)
+    from advdef.book.recordimages import PAGE_LIMIT, save_images_of_record
+
+    runs = [(paper, run) for paper in repository.select(papers or ()) for run in repository.finished(chosen, paper)]
+    runs = [(p, run) for p, run in runs if dataset in (None, run.dataset) and (seed is None or str(seed) == run.seed)]
+    if not runs:
+        raise InputError(f"no such finished run in {repository.build(chosen)}")
+    for paper, run in runs:
+        records = sorted((run.results / paper).glob("*.json"))
+        for file in records:
+            typer.echo(save_images_of_record(file, limit=PAGE_LIMIT // len(records)))
 
 
 @app.command()

@@ -17,6 +17,7 @@ from torch import nn
 from advdef.book.decisions import claim_card
 from advdef.book.glue import Kind, record
 from advdef.book.provenance import provenance
+from advdef.book.recordimages import PAGE_LIMIT, save_images_of_study
 from advdef.book.records import Run, Scale, holes_folder
 from advdef.checks import Check
 from advdef.claims import Condition, Verdict, claims, decide
@@ -104,6 +105,7 @@ class Page:
         self.run_line = f"profile {profile}, {' and '.join(names)}, seed {seed}, device {self.device.type}"
         record("run_line", self.run_line)
         self._profiles = profiles
+        self._studies: dict[str, Study] = {}
 
     @property
     def run(self) -> Run:
@@ -126,10 +128,12 @@ class Page:
         """What the page computes on each data set, by its name; a grid may have computed it before."""
         first, options = next(iter(self.data)), {"seed": self.seed, "resume": self.resume}
         options["holes"] = holes_folder(self.paper)
-        return {
+        made = {
             name: kind(data, self.settings, main=name == first, **options)  # type: ignore[arg-type]
             for name, data in self.data.items()
         }
+        self._studies.update(made)
+        return made
 
     def draws(self, offset: int = 0) -> torch.Generator:
         """Random draws that depend on the page's seed and on nothing before them; offsets keep uses apart."""
@@ -205,9 +209,12 @@ class Page:
         return table(pd.DataFrame(rows), "How each claim is decided")
 
     def finish(self) -> HTML:
-        """Write the records; returns the table of where their numbers come from."""
-        for run in self.runs.values():
-            run.save()
+        """Write the records and the images that were attacked; returns the table of where their numbers come from."""
+        for name, run in self.runs.items():
+            record_file = run.save()
+            if name in self._studies:
+                limit = PAGE_LIMIT // len(self.runs)
+                save_images_of_study(self._studies[name], record_file, run.facts, limit=limit)
         return provenance_table(self.runs.values())
 
 

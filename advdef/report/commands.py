@@ -111,7 +111,7 @@ def judge(
 
 @guarded
 def check(
-    file: Annotated[Path, typer.Argument(help="A report's .safetensors file, or the report itself.")],
+    file: Annotated[Path, typer.Argument(help="The .safetensors file of a report or a record, or one of these.")],
     model: Annotated[str | None, typer.Option(help="module:function, which builds the network.")] = None,
     data: Annotated[str | None, typer.Option(help="The data set that the images are from.")] = None,
     defence: Annotated[str, typer.Option(help="The defence by name, or module:function.")] = "undefended",
@@ -125,17 +125,30 @@ def check(
     output: Output = None,
     size: Side = None,
     channels: Channels = None,
+    networks: Annotated[
+        bool, typer.Option("--networks", help="Of a record: ask its networks; those that are not here are trained.")
+    ] = False,
 ) -> None:
     """Judge attacked images again, without the run that made them: budget, range, originals, labels, the network.
 
-    Without --data and --model, budget and range alone. Exit code 1 where something is not as it was said to be.
+    Of a report without --data and --model, budget and range alone; a record names its data and its networks. Exit code
+    1 where something is not as it was said to be.
     """
+    file = file.with_suffix(".safetensors") if file.suffix == ".json" else file
     with _one_line():
         from advdef.data import Split
         from advdef.evaluation.attacked import read_attacked, rejudge
+        from advdef.evaluation.packed import is_packed
         from advdef.report.judging import deployed
 
-        kept = read_attacked(file.with_suffix(".safetensors") if file.suffix == ".json" else file)
+        if is_packed(file):
+            if any(value is not None for value in (model, data, weights, mean, std, output, size, channels)):
+                raise InputError("a record says what its data and its networks are: --networks and --device alone go")
+            _check_record(file, networks, device)
+            return
+        if networks:
+            raise InputError("--networks is for the images of a record; name the network of a report with --model")
+        kept = read_attacked(file)
         known = None if data is None else _loaded(data, size, channels, device)
         case = None
         if model is not None:
@@ -158,6 +171,48 @@ def check(
     wrong = "not asked, no --model" if found.broken is None else f"{found.broken} of {found.images}"
     typer.echo(f"  the network gives another class: {wrong}")
     if not found.holds:
+        typer.echo("advdef: these images are not what they are said to be", err=True)
+        raise typer.Exit(1)
+
+
+def _check_record(file: Path, networks: bool, device: str) -> None:
+    """Judge the attacked images of a record again, and print what came of it by defence."""
+    from collections import Counter
+
+    from tabulate import tabulate
+
+    from advdef.book.recordimages import agreeing, study_behind
+    from advdef.book.records import read_record
+    from advdef.data import DatasetUnavailable, load
+    from advdef.evaluation.attacked import rejudge
+    from advdef.evaluation.packed import read_packed
+
+    kept = read_packed(file)
+    facts, known, study = kept.facts, None, study_behind(kept.facts, device) if networks else None
+    try:
+        known = load(facts["dataset"], download=False)
+    except DatasetUnavailable as missing:
+        say(f"note: originals are not compared: {missing}")
+    found: dict[str, Counter[str]] = {}
+    holds = True
+    for one in kept.sets:
+        case = None if study is None else study.deployed(*study.cases()[one.defence])
+        again = rejudge(kept.broken(one), data=known, defence=case)
+        holds = holds and again.holds
+        row = {"broken": again.images, "in budget": again.within}
+        row |= {} if again.original is None else {"originals as in the data": again.original}
+        row |= {} if again.broken is None else {"wrong again": again.broken}
+        found.setdefault(one.defence, Counter()).update(row)
+    sample = "" if len(kept) == kept.of else f", of {kept.of} that were attacked"
+    typer.echo(f"{file}: {facts['page']} on {facts['dataset']}, {len(kept)} test images{sample}; images by defence:")
+    typer.echo(tabulate([{"defence": name} | dict(row) for name, row in found.items()], headers="keys"))
+    if (record := file.with_suffix(".json")).is_file():
+        compared, same = agreeing(kept, read_record(record)["results"])
+        typer.echo(
+            f"  worst cases of the record with hits of single images: {compared}; these images say the same: {same}"
+        )
+        holds = holds and same == compared
+    if not holds:
         typer.echo("advdef: these images are not what they are said to be", err=True)
         raise typer.Exit(1)
 
