@@ -19,7 +19,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from advdef.book.cache import cache_app
-from advdef.book.gridcommand import DatasetsOption, SchedulerOption, SeedsOption, TlsOption, compute, grid_app, split
+from advdef.book.gridcommand import (
+    DatasetsOption,
+    EpsOption,
+    ImagesOption,
+    SchedulerOption,
+    SeedsEachOption,
+    SeedsOption,
+    TlsOption,
+    asked_for,
+    compute,
+    grid_app,
+    split,
+)
 from advdef.book.holescommand import holes
 from advdef.book.repository import PROFILES, InputError, check_profile, find
 from advdef.book.terminal import guarded, need, render_site, report_run, say, stop, tolerant, verdict_lines
@@ -70,6 +82,9 @@ def reproduce(
     datasets: DatasetsOption = None,
     seed: Annotated[str | None, typer.Option(metavar="INTEGER", help="Seed of the run.  [default: 0]")] = None,
     seeds: SeedsOption = 1,
+    eps: EpsOption = None,
+    images: ImagesOption = None,
+    seeds_each: SeedsEachOption = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps; default: the best there is.")] = None,
     jobs: Annotated[
         int | None,
@@ -101,7 +116,8 @@ def reproduce(
     if not selected:
         raise InputError(f"no notebooks in {repository.root / 'notebooks'}")
     names = split(datasets) or ([dataset] if dataset else [])
-    runs = page_runs(list(selected), profile=chosen, datasets=names, seed=chosen_seed, seeds=seeds)
+    asked = asked_for(eps, images, seeds_each)
+    runs = page_runs(list(selected), profile=chosen, datasets=names, seed=chosen_seed, seeds=seeds, asked=asked)
     executions: list[Execution] = []
     for path in selected.values():
         if (note := notebookfile.difference_note(path)) is not None:

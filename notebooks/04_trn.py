@@ -47,6 +47,9 @@ profile = "smoke"  # smoke, laptop or paper; what is shown below may be another
 dataset = None  # one of advdef's data sets; None: those of the profile
 seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
+eps = None  # the main budget in Linf; None: the page's own
+images = None  # how many test images are attacked; None: as the profile says
+seeds = None  # over how many seeds the page compares; None: as the profile says
 
 # %% tags=["hide-input"]
 from itertools import product
@@ -129,8 +132,9 @@ def keep(case, hits, attacks=None, **about):
 # %%
 PROFILES = Restorers.profiles
 page = notebook.Page(
-    "trn", PROFILES, profile, dataset=dataset, seed=seed, device=device
-)
+    "trn", PROFILES, profile, dataset=dataset, seed=seed, device=device, eps=eps,
+    images=images, seeds=seeds,
+)  # fmt: skip
 P = page.settings
 cases = list(page.studies(Restorers).values())
 MAIN, SEEDS = cases[0], cases[0].seeds

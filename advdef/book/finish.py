@@ -15,6 +15,7 @@ from typing import Any
 from advdef.book.markup import data_name
 from advdef.book.records import Record, images_file
 from advdef.book.tables import presented
+from advdef.grid import Asked
 
 __all__ = ["Book", "finish"]
 
@@ -180,8 +181,9 @@ def _facts(page: str, name: str, up: str, book: Book) -> str:
         date, commit = facts["date"][:10], facts["commit"] or ""
         links = _links(up, {one["dataset"]: _file(one) for one in records})
         kept = {one["dataset"]: images_file(Path(_file(one))).name for one in records if one.get("images")}
+        profile, other = records[0]["profile"], str(Asked(**records[0].get("parameters", {})))
         told = (
-            f"<p>The numbers of this page: run of {html.escape(date)}, profile {html.escape(records[0]['profile'])}, "
+            f"<p>The numbers of this page: run of {html.escape(date)}, profile {html.escape(profile)}{other}, "
             f"code of commit {_commit(commit, book)}. All of them as JSON, for its figures too: {links}; "
             f'<a href="{up}book/records.html">what the fields mean</a>.'
         )

@@ -16,7 +16,7 @@ from advdef.data import Dataset
 from advdef.evaluation.attacked import AttackedImages, still_wrong
 from advdef.evaluation.packed import AttackedSet, PackedImages, attacked_sets, pack
 from advdef.evaluation.results import WORST_CASE, Results, unpack_hits
-from advdef.grid import Study
+from advdef.grid import Asked, Study
 from advdef.grid.study import seeded_name
 from advdef.grid.worker import ATTEMPTS
 from advdef.papers import STUDIES
@@ -51,6 +51,7 @@ def save_images_of_record(record: Path, *, limit: int = PAGE_LIMIT) -> Path:
     told = read_record(record)
     origin = told["provenance"]
     facts = {"page": told["paper"], "profile": told["profile"], "seed": origin["seed"], "run": told["run"]}
+    facts |= {"parameters": told.get("parameters", {})}
     study = study_behind(facts | {"dataset": told["dataset"]}, origin.get("device") or "cpu")
     study.holes = holes_folder(told["paper"])
     return save_images_of_study(study, record, facts, limit=limit)
@@ -113,9 +114,9 @@ def study_behind(facts: Mapping[str, Any], device: str) -> Study:
     if facts["page"] not in STUDIES:
         raise InputError(f"{facts['page']} has no study that names its networks; pages with one: {', '.join(STUDIES)}")
     profile, wanted = check_profile(facts["profile"]), facts["dataset"]
-    own = PageRun(facts["page"], None, facts["seed"]), PageRun(facts["page"], wanted, facts["seed"])
-    names = study_of(facts["page"]).profiles[profile]["datasets"]
-    (cell,) = [c for c in own[wanted not in names].cells(profile, device) if c.dataset == wanted]
+    own = wanted in study_of(facts["page"]).profiles[profile]["datasets"]
+    run = PageRun(facts["page"], None if own else wanted, facts["seed"], Asked(**facts["parameters"]))
+    (cell,) = [cell for cell in run.cells(profile, device) if cell.dataset == wanted]
     return cell.make(cache_folder(ATTEMPTS))
 
 

@@ -89,6 +89,7 @@ class Run:
     values: dict[str, Any] = field(default_factory=dict)
     networks: list[dict[str, Any]] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
+    parameters: Mapping[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
@@ -143,9 +144,9 @@ class Run:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Which run it is, for files beside its record: page, profile, seed, and its id, ``$ADVDEF_RUN``."""
-        run = os.environ.get("ADVDEF_RUN") or None
-        return {"page": self.paper, "profile": self.profile, "seed": self.seed, "run": run}
+        """Which run it is, for files beside its record: page, profile, seed, parameters, its id (``$ADVDEF_RUN``)."""
+        told = {"page": self.paper, "profile": self.profile, "seed": self.seed, "parameters": dict(self.parameters)}
+        return told | {"run": os.environ.get("ADVDEF_RUN") or None}
 
     def compare(self, mine: Mapping[str, Any], other: Mapping[str, Any], **where: Any) -> Interval:
         """The paired difference of the hits in two rows, which is recorded, too.
@@ -184,6 +185,7 @@ class Run:
             "dataset": self.data.name,
             "profile": self.profile,
             "run": os.environ.get("ADVDEF_RUN") or None,
+            "parameters": dict(self.parameters),
             "provenance": provenance(self.data, seed=self.seed) | wall,
             "networks": self.networks,
             "verdicts": [verdict.as_record() for verdict in self.verdicts],
