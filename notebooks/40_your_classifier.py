@@ -189,10 +189,10 @@ for row in (row for found in reports.values() for row in found.results):
     page.run.results.append(row)
 test = notebook.sample(data.test, P["images"])
 X, Y = test.float_images(), test.labels
-again = partial(deployed, network, data, eps=EPS, epochs=P["epochs"], seed=seed)
+behind = partial(deployed, network, data, eps=EPS, epochs=P["epochs"], seed=seed)
 page.add_attacked(
     [found.attacked_set(X) for found in reports.values()], X, Y,
-    lambda k: again(defence=noisy if k == "noise" else k).defence,
+    lambda k: behind(defence=noisy if k == "noise" else k).defence,
 )  # fmt: skip
 page.headline(
     compare(list(reports.values())),

@@ -103,7 +103,7 @@ def test_more_images_leave_those_on_which_less_is_tried() -> None:
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_in_one_line(given: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match="^[^\n]*$") as raised:
+    with pytest.raises(ValueError, match=r"^[^\n]*$") as raised:
         Page("nip", study_of("nip").profiles, "smoke", **given)
     assert told in str(raised.value)
 
@@ -142,7 +142,7 @@ def test_runs_of_a_grid_take_them_and_begin_where_others_end() -> None:
     assert runs[0].cells("smoke")[0].settings["adaptive_images"] == 9
     runs = page_runs(["qusecnets"], profile="smoke", seeds=2, asked=Asked(seeds=4))
     assert [run.seed for run in runs] == [0, 4]
-    with pytest.raises(InputError, match="eps 0.9 is too large for qusecnets"):
+    with pytest.raises(InputError, match=r"eps 0\.9 is too large for qusecnets"):
         page_runs(["qusecnets"], profile="smoke", asked=Asked(eps=0.9))
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DatasetsOption", "EpsOption", "ImagesOption", "SchedulerOption", "SeedsEachOption", "SeedsOption", "TlsOption",
     "asked_for", "compute", "grid_app",
+    "spread_out",
 ]  # fmt: skip
 
 grid_app = typer.Typer(
@@ -129,30 +130,34 @@ def compute(
     threads: int,
 ) -> None:  # fmt: skip
     """Compute what is missing of these runs; raises `InputError`, and typer's exit where a task failed."""
+    if cells := _cells(runs, profile, device):
+        finish(spread_out(cells, jobs=jobs, scheduler=scheduler, tls=tls, threads=threads))
+
+
+def spread_out(cells: list[Cell], *, jobs: int, scheduler: str | None, tls: str | None, threads: int) -> Progress:
+    """Compute what is missing of these cells, by processes or a cluster, with a line that tells how far it is.
+
+    Raises `InputError` for a scheduler that is not there, and workers that differ.
+    """
     from advdef.grid import NoCluster, WorkerDiffers, cluster, processes, run
     from advdef.grid.worker import root
     from advdef.store.files import write_atomically
 
-    cells = _cells(runs, profile, device)
-    if not cells:
-        return
     try:
         if scheduler is None:
             with _reporting() as report:
-                progress = run(cells, lambda: processes(jobs), threads=threads, report=report)
-        else:
-            token = root() / f".shared-{uuid.uuid4().hex}"
-            write_atomically(token, b"")
-            try:
-                with cluster(scheduler, token, security=_files(tls)) as found, _reporting() as report:
-                    if found.apart:
-                        say("the workers have folders of their own: results travel")
-                    progress = run(cells, found.executor, threads=threads, send=found.apart, report=report)
-            finally:
-                token.unlink(missing_ok=True)
+                return run(cells, lambda: processes(jobs), threads=threads, report=report)
+        token = root() / f".shared-{uuid.uuid4().hex}"
+        write_atomically(token, b"")
+        try:
+            with cluster(scheduler, token, security=_files(tls)) as found, _reporting() as report:
+                if found.apart:
+                    say("the workers have folders of their own: results travel")
+                return run(cells, found.executor, threads=threads, send=found.apart, report=report)
+        finally:
+            token.unlink(missing_ok=True)
     except (NoCluster, WorkerDiffers) as failure:
         raise InputError(str(failure)) from failure
-    finish(progress)
 
 
 def finish(progress: Progress) -> None:
