@@ -27,9 +27,9 @@ from advdef.book.gridcommand import (
     SeedsEachOption,
     SeedsOption,
     TlsOption,
-    asked_for,
     compute,
     grid_app,
+    page_parameters,
     split,
 )
 from advdef.book.holescommand import holes
@@ -116,7 +116,7 @@ def reproduce(
     if not selected:
         raise InputError(f"no notebooks in {repository.root / 'notebooks'}")
     names = split(datasets) or ([dataset] if dataset else [])
-    asked = asked_for(eps, images, seeds_each)
+    asked = page_parameters(eps, images, seeds_each)
     runs = page_runs(list(selected), profile=chosen, datasets=names, seed=chosen_seed, seeds=seeds, asked=asked)
     executions: list[Execution] = []
     for path in selected.values():

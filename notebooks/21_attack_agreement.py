@@ -227,7 +227,7 @@ plt.show()
 spent = {}
 for name, data in page.data.items():
     budgets = BUDGETS.get(name) or BUDGETS[data.shape[0]]
-    chosen = batches[name].head(P["spending"])
+    chosen = batches[name].head(min(P["spending"], P["images"]))
     spent[name] = equal_budgets(
         models[name],
         chosen.float_images(),

@@ -61,7 +61,7 @@
 # ```
 #
 # It prints a report of each defence, and writes it to `advdef-reports/`, with the attacked images beside it. Interrupted, the same command goes
-# on from what is finished. `--images`, `--steps` and `--restarts` say how much is computed; `advdef judge --help` lists all. In Python it
+# on from what is finished; `--jobs 4` shares the work among processes. `--images`, `--steps` and `--restarts` say how much is computed; `advdef judge --help` lists all. In Python it
 # is one call, `robustness`, which the cells below use.
 #
 # **This page on your network**, with papermill:

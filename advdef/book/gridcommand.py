@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DatasetsOption", "EpsOption", "ImagesOption", "SchedulerOption", "SeedsEachOption", "SeedsOption", "TlsOption",
-    "asked_for", "compute", "grid_app",
+    "page_parameters", "compute", "grid_app",
     "spread_out",
 ]  # fmt: skip
 
@@ -169,7 +169,7 @@ def finish(progress: Progress) -> None:
         raise typer.Exit(1)
 
 
-def asked_for(eps: float | None, images: int | None, seeds: int | None) -> Asked:
+def page_parameters(eps: float | None, images: int | None, seeds: int | None) -> Asked:
     """What options ask for; raises `InputError` for impossible numbers."""
     from advdef.grid import Asked
 
@@ -201,7 +201,7 @@ def _runs(
     names = split(datasets)
     return chosen, page_runs(
         [p for p in selected if p in STUDIES], profile=chosen, datasets=names, seed=seed, seeds=seeds,
-        asked=asked_for(eps, images, seeds_each),
+        asked=page_parameters(eps, images, seeds_each),
     )  # fmt: skip
 
 
