@@ -291,7 +291,9 @@ found = {case.name: case.map_study("PGD") for case in cases}
 sizes = {k: study.sizes for k, study in found.items() if study}
 shown = ("average", "predicted")
 if sizes:  # where PGD fools nobody, there is nothing to compare
-    figures.map_sizes({k: {label: v[label] for label in shown} for k, v in sizes.items()})
+    figures.map_sizes(
+        {k: {label: v[label] for label in shown} for k, v in sizes.items()}
+    )
     plt.show()
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "From above: clean image; attacked by PGD; the perturbation; the gradient at the true label, which the defender does not know; the map averaged over the classes; that of the predicted label; Sobel's map. All but the first two rows are scaled to be seen; grey is zero. Above each column: the label, and what the classifier makes of the attacked image.", "name": "fig-trn-maps"}, "image": {"alt": "A grid of small images: clean and attacked images, the perturbation, and four kinds of maps for several examples of each data set."}}

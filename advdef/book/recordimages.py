@@ -24,6 +24,7 @@ from advdef.store import cache_folder
 
 __all__ = ["PAGE_LIMIT", "agreeing", "save_images", "save_images_of_record", "save_images_of_study", "study_behind"]
 
+_PARTS = ("curve", "judged", "worst")  # of a page's rows, those about all that its three attackers found
 PAGE_LIMIT = 2_000_000
 """Bytes that the attacked images of all records of one run of a page take, at most."""
 
@@ -46,15 +47,21 @@ def save_images_of_study(study: Study, record: Path, facts: Mapping[str, Any], *
 def save_images_of_record(record: Path, *, limit: int = PAGE_LIMIT) -> Path:
     """Write the images beside a record that has none, from the evaluations in the store; returns the file.
 
-    What is not in the store is computed. Raises `InputError` as :func:`study_behind` and :func:`read_record` do.
+    It computes with as many threads as the run had, as what is kept depends on it. What is not in the store is
+    computed. Raises `InputError` as :func:`study_behind` and :func:`read_record` do.
     """
     told = read_record(record)
     origin = told["provenance"]
     facts = {"page": told["paper"], "profile": told["profile"], "seed": origin["seed"], "run": told["run"]}
     facts |= {"parameters": told.get("parameters", {})}
-    study = study_behind(facts | {"dataset": told["dataset"]}, origin.get("device") or "cpu")
-    study.holes = holes_folder(told["paper"])
-    return save_images_of_study(study, record, facts, limit=limit)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(origin.get("threads") or threads)
+    try:
+        study = study_behind(facts | {"dataset": told["dataset"]}, origin.get("device") or "cpu")
+        study.holes = holes_folder(told["paper"])
+        return save_images_of_study(study, record, facts, limit=limit)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def save_images(
@@ -95,7 +102,8 @@ def agreeing(kept: PackedImages, rows: Results) -> tuple[int, int]:
     """How many worst cases of a record are about a set of these images, and how many of them say the same of each."""
     compared, same, first = 0, 0, kept.facts["seed"]
     for row in rows:
-        if row["attack"] != WORST_CASE or not row.get("hits") or row["n"] != kept.of:
+        told = row["attack"] == WORST_CASE and row["part"] in _PARTS and row.get("hits")
+        if not told or row["n"] != kept.of:
             continue
         name, hits = seeded_name(row["defence"], row["seed"], first), unpack_hits(row["hits"], row["n"])
         for one in kept.sets:
