@@ -70,4 +70,6 @@ class Open(Holed):
 
     @once
     def defence(self, name: str) -> Defense:
-        return Undefended(super().defence(name).net)
+        rounded = super().defence(name)
+        assert isinstance(rounded, Rounded)
+        return Undefended(rounded.get_submodule("net"))

@@ -117,6 +117,13 @@ def test_a_page_of_one_seed_says_how_to_have_more() -> None:
         Page("mine", {"smoke": dict(datasets=("digits",))}, "smoke", images=3)
 
 
+def test_a_page_that_compares_over_seeds_needs_two() -> None:
+    kind = study_of("neuron_sensitivity")
+    with pytest.raises(ValueError, match="neuron_sensitivity compares over seeds, so it needs at least 2, not 1"):
+        Asked(seeds=1).changed(kind.profiles["smoke"], "neuron_sensitivity", kind)
+    assert study_of("trn").fewest == 1  # as its profile smoke has it
+
+
 def test_the_record_and_the_run_line_say_what_was_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADVDEF_RESULTS", str(tmp_path))
     page = Page("mine", {"smoke": dict(datasets=("digits",), images=20)}, "smoke", eps=0.05, images=8)

@@ -57,7 +57,7 @@ class Asked:
     def changed(self, settings: Mapping[str, Any], page: str, study: type[Study] | None = None) -> dict[str, Any]:
         """The settings of a page with what was asked for in their place.
 
-        Raises ValueError, with what to do, for an eps too large for the study, and for several seeds where it has one.
+        Raises ValueError, with what to do, for an eps too large for the study, for too few seeds, and for several where it has one.
         """
         found = dict(settings)
         if self.eps is not None:
@@ -82,6 +82,8 @@ class Asked:
                     f"one run of {page} has one seed, not {self.seeds}: advdef reproduce {page} --seeds {self.seeds} "
                     "makes as many runs"
                 )
+            if study is not None and self.seeds < study.fewest:
+                raise ValueError(f"{page} compares over seeds, so it needs at least {study.fewest}, not {self.seeds}")
             found |= dict.fromkeys(several, self.seeds)
         return found
 

@@ -71,6 +71,8 @@ class Study:
     """Further settings that count attacked test images."""
     several: ClassVar[tuple[str, ...]] = ("seeds",)
     """The settings that count the seeds over which it compares; none where it has one network of each kind."""
+    fewest: ClassVar[int] = 1
+    """Over how many seeds it compares at least."""
     farthest: ClassVar[float] = 1.0
     """The largest budget that is attacked with or trained for, in the main one."""
 

@@ -71,6 +71,7 @@ class Quantization(Study):
     profiles = _PROFILES
     met = "adaptive_images"
     fewer = ("images",)
+    fewest = 2
     farthest = 4 / 3
 
     def __init__(self, data: Dataset, settings: Mapping[str, Any], **options: Any) -> None:
