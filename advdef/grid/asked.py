@@ -57,7 +57,7 @@ class Asked:
     def changed(self, settings: Mapping[str, Any], page: str, study: type[Study] | None = None) -> dict[str, Any]:
         """The settings of a page with what was asked for in their place.
 
-        Raises ValueError, with what to do, for an eps too large for the study, for too few seeds, and for several where it has one.
+        Raises ValueError, with what to do, for an eps too large for the study, and for too few or too many seeds.
         """
         found = dict(settings)
         if self.eps is not None:
