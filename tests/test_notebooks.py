@@ -145,7 +145,7 @@ def test_another_budget_and_few_images_run_too(paper: str, tmp_path: Path) -> No
     record = read_record(file)
     assert record["parameters"] == {"eps": 0.05, "images": 8}
     attacked = [row for row in record["results"] if row.get("norm") == "Linf" and row["part"] in ("worst", "agreement")]
-    assert {row["n"] for row in attacked} == {8}
+    assert {row["n"] for row in attacked if "n" in row} == {8}  # what few images were left for has no accuracy
     assert 0.05 in {row["eps"] for row in attacked}
     if paper == "broken_on_purpose":
         assert {row["eps"] for row in attacked} == {0.05}
