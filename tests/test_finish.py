@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,20 @@ def test_a_page_says_where_its_numbers_come_from_and_how_to_cite_it(tmp_path: Pa
     (file,) = (tmp_path / "_static/records").iterdir()
     assert f"../_static/records/{file.name}" in page
     assert json.loads(file.read_text())["results"] == []
+
+
+def test_the_attacked_images_of_a_record_can_be_taken_along(tmp_path: Path) -> None:
+    kept = tmp_path / "mnist-smoke-seed0.safetensors"
+    kept.write_bytes(b"images")
+    asked = {"images": kept, "parameters": {"eps": 0.05}}
+    finish(site(tmp_path), replace(BOOK, records={"04_trn": [RECORD | asked]}))
+    copied = tmp_path / "_static/records/trn-mnist-smoke.safetensors"
+    assert copied.read_bytes() == b"images"
+    assert "images" not in json.loads(copied.with_suffix(".json").read_text())
+    page = (tmp_path / "notebooks/04_trn.html").read_text()
+    assert "profile smoke, eps 0.05, code of commit" in page
+    assert 'The attacked images: <a href="../_static/records/trn-mnist-smoke.safetensors" download>MNIST</a>' in page
+    assert 'href="../book/records.html#attacked-images"' in page
 
 
 def test_a_page_of_prose_says_what_it_was_rendered_from(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import shutil
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from advdef.book.markup import data_name
-from advdef.book.records import Record
+from advdef.book.records import Record, images_file
 from advdef.book.tables import presented
+from advdef.grid import Asked
 
 __all__ = ["Book", "finish"]
 
@@ -53,7 +55,10 @@ def finish(pages: Path, book: Book) -> None:
             file = pages / _RECORDS / _file(record)
             file.parent.mkdir(parents=True, exist_ok=True)
             content = dict(record) | {"results": record["results"].rows}
+            images = content.pop("images", None)
             file.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
+            if images is not None:
+                shutil.copyfile(images, images_file(file))
     (pages / _TABLES).mkdir(parents=True, exist_ok=True)
     for page in found:
         name = page.relative_to(pages).as_posix()
@@ -174,15 +179,20 @@ def _facts(page: str, name: str, up: str, book: Book) -> str:
     if records:
         facts: Mapping[str, Any] = records[0]["provenance"]
         date, commit = facts["date"][:10], facts["commit"] or ""
-        links = ", ".join(
-            f'<a href="{up}{_RECORDS}/{html.escape(_file(one))}" download>{html.escape(data_name(one["dataset"]))}</a>'
-            for one in records
-        )
+        links = _links(up, {one["dataset"]: _file(one) for one in records})
+        kept = {one["dataset"]: images_file(Path(_file(one))).name for one in records if one.get("images")}
+        profile, other = records[0]["profile"], str(Asked(**records[0].get("parameters", {})))
         told = (
-            f"<p>The numbers of this page: run of {html.escape(date)}, profile {html.escape(records[0]['profile'])}, "
+            f"<p>The numbers of this page: run of {html.escape(date)}, profile {html.escape(profile)}{other}, "
             f"code of commit {_commit(commit, book)}. All of them as JSON, for its figures too: {links}; "
-            f'<a href="{up}book/records.html">what the fields mean</a>.</p>'
+            f'<a href="{up}book/records.html">what the fields mean</a>.'
         )
+        if kept:
+            told += (
+                f" The attacked images: {_links(up, kept)}; "
+                f'<a href="{up}book/records.html#attacked-images">how to judge them again</a>.'
+            )
+        told += "</p>"
         note = f"{book.title}, run of {date}, commit {commit[:7] or 'unknown'}"
     if not title or not Path(name).parent.name:
         return ""
@@ -195,6 +205,14 @@ def _facts(page: str, name: str, up: str, book: Book) -> str:
     )
     cite = f'<details class="cite"><summary>Cite this page</summary><pre>{html.escape(entry)}</pre></details>'
     return f'<div class="page-facts">{told}{cite}</div>'
+
+
+def _links(up: str, files: Mapping[str, str]) -> str:
+    """Links to files, by the names of their data sets."""
+    return ", ".join(
+        f'<a href="{up}{_RECORDS}/{html.escape(file)}" download>{html.escape(data_name(dataset))}</a>'
+        for dataset, file in files.items()
+    )
 
 
 def _commit(commit: str, book: Book) -> str:
