@@ -9,7 +9,6 @@ import importlib
 import inspect
 import pkgutil
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,17 +33,6 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = toc_files(yaml.safe_load((ROOT / "_toc.yml").read_text()))
 # The pages of the reference come from one template: axe looks at this one, and with --all at every one of them.
 OF_THE_REFERENCE = "book/api/qusecnets"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-# What a browser would otherwise look up by itself.
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 WIDTH = 375
 WIDE, PHONE, TABLET = ({"width": width, "height": height} for width, height in ((1280, 900), (WIDTH, 800), (968, 900)))
 QUESTIONS = {
@@ -58,18 +46,6 @@ QUESTIONS = {
     "which defence is best": "notebooks/30_five_defences",
 }
 """What readers ask the search for, and how the name of one of the first two pages begins that it has to find."""
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is on the PATH")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -114,7 +114,7 @@ def _sized(image: str, folder: Path) -> str:
     """An image that says how large it is before it has loaded, and loads when it is near."""
     source = re.search(r'\bsrc="([^"]*)"', image)
     file = folder / source[1] if source else folder
-    if 'class="logo' in image or not file.is_file():
+    if 'class="logo' in image or (source and source[1].startswith("data:")) or not file.is_file():
         return image
     size = _size(file.read_bytes())
     if size is None:
