@@ -21,6 +21,7 @@ import yaml
 
 import advdef
 from advdef.book.links import check_links
+from advdef.book.provenance import source_commit
 from advdef.book.repository import Repository
 from advdef.book.site import render, toc_files
 
@@ -221,7 +222,9 @@ def _sent(file: Path) -> int:
 def test_a_page_is_whole(seen: Seen) -> None:
     """No error, no other server, figures that are described, room on a phone, nothing that axe objects to."""
     path = urlsplit(yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"]).path
-    colab = f"https://colab.research.google.com/github/{path.strip('/')}/blob/main/{seen.name}.ipynb"
+    commit = source_commit() or "+"
+    at = "main" if commit.endswith("+") else commit
+    colab = f"https://colab.research.google.com/github/{path.strip('/')}/blob/{at}/{seen.name}.ipynb"
     notebook = seen.name.startswith("notebooks/")
     found = {
         "errors": seen.errors,

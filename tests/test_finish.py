@@ -66,6 +66,21 @@ def test_the_attacked_images_of_a_record_can_be_taken_along(tmp_path: Path) -> N
     assert 'href="../book/records.html#attacked-images"' in page
 
 
+@pytest.mark.parametrize(("commit", "opened"), [("1234567890", "1234567890"), ("1234567890+", "main"), ("", "main")])
+def test_a_notebook_opens_elsewhere_at_the_commit_shown_with_its_profile_beside(
+    tmp_path: Path, commit: str, opened: str
+) -> None:
+    page = site(tmp_path) / "notebooks/04_trn.html"
+    colab = "https://colab.research.google.com/github/a/b/blob/{}/notebooks/04_trn.ipynb"
+    page.write_text(page.read_text().replace("<article>", f'<a href="{colab.format("main")}">Launch</a><article>'))
+    finish(tmp_path, replace(BOOK, commit=commit))
+    found = page.read_text()
+    assert found.count(f'href="{colab.format(opened)}"') == 2
+    assert '</h1><p class="launch">' in found
+    assert "shows the profile <em>smoke</em>" in found
+    assert 'class="launch"' not in (tmp_path / "book/intro.html").read_text()
+
+
 def test_a_page_of_prose_says_what_it_was_rendered_from(tmp_path: Path) -> None:
     finish(site(tmp_path), BOOK)
     page = (tmp_path / "book/intro.html").read_text()

@@ -75,6 +75,40 @@ def test_every_paper_of_the_committed_records_has_both(paper: str) -> None:
 def test_the_other_pages_say_what_they_found_too(paper: str) -> None:
     assert "**" in in_short(paper, COMMITTED)
     assert in_short(paper, [record(paper=paper, results=Results(), comparisons=[])]) == ""
+    assert conclusion(paper, COMMITTED).startswith("## Conclusion\n\n")
+    assert conclusion(paper, [record(paper=paper, results=Results(), comparisons=[], checks=[])]) == ""
+
+
+def test_the_page_of_planted_faults_concludes_which_checks_told_them_apart() -> None:
+    rows = [
+        row(defence, threat, correct)
+        for defence, counts in {"honest": (0, 0, 0), "scaled": (0, 95, 2)}.items()
+        for threat, correct in zip(("oblivious", "direct", "adaptive"), counts, strict=True)
+    ]
+    fired = [
+        {"defence": d, "id": i, "status": "fire"} for d, i in (("honest", "E2"), ("scaled", "E2"), ("scaled", "B5"))
+    ]
+    silent = [{"defence": "scaled", "id": "B4", "status": "pass"}]
+    said = conclusion(
+        "broken_on_purpose", [record(paper="broken_on_purpose", results=Results(rows), checks=fired + silent)]
+    )
+    assert "**scaled** seems to keep 95\u00a0% [1, 99] and keeps 2\u00a0% [1, 99]" in said
+    assert "Checks that fired: B5.\n" in said
+    assert "the checks that fire there, E2," in said
+
+
+def test_the_page_of_other_libraries_concludes_where_they_part() -> None:
+    def compared(library: str, value: float) -> dict[str, Any]:
+        where = {"attack": "MIM", "norm": "Linf", "eps": 0.1, "beside": library}
+        told = {"mine": {"library": "advdef"}, "other": {"library": library}, "where": where}
+        return told | {"value": value, "low": value - 0.02, "high": value + 0.02}
+
+    found = [compared("foolbox", 0.0), compared("foolbox", 0.05), compared("art", -0.4)]
+    said = conclusion("attack_agreement", [record(paper="attack_agreement", comparisons=found)])
+    assert (
+        "**foolbox**: no difference seen in 1 of 2 comparisons; ours left fewer images right in 0, more in 1." in said
+    )
+    assert "MIM (Linf 0.1, art) -40.0 [-42.0, -38.0]; MIM (Linf 0.1, foolbox) +5.0 [+3.0, +7.0]." in said
 
 
 def page() -> nbformat.NotebookNode:

@@ -22,6 +22,7 @@ __all__ = ["Book", "finish"]
 _INTRODUCTION = "book/intro.html"
 _TABLES, _RECORDS = "_static/tables", "_static/records"
 _ICON = "_static/icon.png"
+_COLAB = r"https://colab\.research\.google\.com/github/[^\"/]*/[^\"/]*"
 _DESCRIBED = 200  # characters
 _LOCAL = re.compile(r'\b(href|src|action|data-content_root)="(?!https?:|//|#|mailto:|data:)([^"]*)"')
 
@@ -85,6 +86,7 @@ def _finished(page: Path, name: str, pages: Path, book: Book) -> tuple[str, dict
     text, files = presented(
         _mended(page.read_text(encoding="utf-8")), prefix=prefix, folder=f"{up}{_TABLES}/", stem=page.stem
     )
+    text = _launched(text, name, book)
     text = re.sub(r"<img\b[^>]*>", lambda image: _sized(image[0], page.parent), text)
     text = text.replace("</head>", f"{_head(text, name, book, icon=(pages / _ICON).is_file())}</head>", 1)
     if "</article>" in text:
@@ -108,6 +110,23 @@ def _mended(page: str) -> str:
     return page.replace('role="list" class="citation-list"', 'class="citation-list"').replace(
         ' role="doc-biblioentry"', ""
     )
+
+
+def _launched(page: str, name: str, book: Book) -> str:
+    """A page whose notebook is opened elsewhere as it was at the commit shown, and which says with what profile."""
+    if book.commit and not book.commit.endswith("+"):  # else it stands nowhere
+        page = re.sub(rf"({_COLAB}/blob/)[^/\"]*/", rf"\g<1>{book.commit}/", page)
+    address, records = re.search(rf'{_COLAB}[^"]*', page), book.records.get(Path(name).stem, ())
+    if not address or not records:
+        return page
+    profile = html.escape(records[0]["profile"])
+    line = (
+        f'<p class="launch"><a href="{address[0]}">Open in Colab</a> or '
+        f'<a href="../book/rerun.html">run it yourself</a>. This page shows the profile <em>{profile}</em>; a notebook '
+        "begins with <em>smoke</em>, a small one that takes minutes, as its first code cell says.</p>"
+    )
+    before, article, after = page.partition("<article")
+    return before + article + after.replace("</h1>", f"</h1>{line}", 1)
 
 
 def _sized(image: str, folder: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["furnished", "gallery"]
 
-_LAST = "## Provenance"
+_LAST = re.compile(r"## .*provenance|page\.finish\(\)", re.IGNORECASE)
 _GALLERY = ("04_trn", "fig-trn-gallery")  # a notebook, and its figure of clean, attacked and restored images
 _FOLDED = "hide-input"
 _ENTRIES = {
@@ -50,8 +51,8 @@ def furnished(
     known = any(record["paper"] == COMPARISON for record in records)
     ours = f"## Conclusion\n\n{comparison[1]}" if paper == COMPARISON and known else conclusion(paper, records)
     if ours:
-        starts = [i for i, cell in enumerate(notebook.cells) if cell.source.startswith(_LAST)]
-        notebook.cells.insert(starts[-1] if starts else len(notebook.cells), new_markdown_cell(ours))
+        starts = (i for i, cell in enumerate(notebook.cells) if _LAST.match(cell.source))
+        notebook.cells.insert(next(starts, len(notebook.cells)), new_markdown_cell(ours))
     return notebook
 
 
