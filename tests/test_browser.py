@@ -357,6 +357,27 @@ def test_a_page_shared_elsewhere_shows_what_it_is(visit: Visit, site: Path) -> N
     assert (site / "sitemap.xml").read_text().count("<loc>") >= len(PAGES)
 
 
+def test_the_results_at_a_glance_fit_on_four_sheets(visit: Visit) -> None:
+    page = visit.open("book/glance.html")
+    assert page.locator("figure.finding svg").count() == 1
+    assert page.locator("table.matrix").count() == 5  # a table for each paper
+    printed = page.pdf(prefer_css_page_size=True)
+    assert 1 <= len(re.findall(rb"/Type /Page\b", printed)) <= 4
+
+
+def test_the_explorer_is_there_or_says_how_to_make_it(visit: Visit) -> None:
+    page = visit.open("book/explorer.html")
+    if page.locator("figure.explorer").count():
+        page.locator("figure.explorer[data-ready]").wait_for()
+        slider = page.get_by_role("slider")
+        before = page.locator(".explorer-said").inner_text()
+        slider.press("Home")
+        assert page.locator(".explorer-said").inner_text() != before
+    else:
+        assert "advdef reproduce five_defences" in page.locator("article").inner_text()
+    assert visit.errors == []
+
+
 def test_the_references_list_the_paper(visit: Visit) -> None:
     text = visit.open("book/references.html").locator("article").inner_text()
     assert "QuSecNets" in text

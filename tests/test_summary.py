@@ -63,6 +63,28 @@ def test_the_conclusion_has_each_claim_under_its_word() -> None:
     assert conclusion("trn", [record(verdicts=[])]) == ""
 
 
+def test_a_figure_says_what_it_shows() -> None:
+    def figure(name: str, words: str) -> nbformat.NotebookNode:
+        cell = new_code_cell("plt.show()")
+        cell.metadata["mystnb"] = {"figure": {"name": name}, "image": {"alt": "Lines."}}
+        cell.outputs = [new_output("display_data", {"image/png": "", "text/plain": words})]
+        return cell
+
+    cells = [
+        figure("fig-new", "TRN at 0.4."),
+        figure("fig-trn-curves", "<Figure size 1>"),
+        figure("x", "<Figure size 1>"),
+    ]
+    made = furnished(new_notebook(cells=cells), "trn", [record(verdicts=[])])
+    new, old, other = (c.metadata["mystnb"]["image"]["alt"] for c in made.cells if "mystnb" in c.metadata)
+    assert new == "Lines. TRN at 0.4."
+    assert old == (
+        "Lines. Right against an attacker who knows the defence: MNIST, eps 0.1: none 0\u00a0%, Fast-AT 30\u00a0%, "
+        "TRN 10\u00a0%."
+    )
+    assert other == "Lines."
+
+
 @pytest.mark.parametrize("paper", [paper.id for paper in PAPERS])
 def test_every_paper_of_the_committed_records_has_both(paper: str) -> None:
     said = in_short(paper, COMMITTED)

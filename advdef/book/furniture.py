@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from advdef.book.markup import as_text, data_name
 from advdef.book.records import COMPARISON, Record
-from advdef.book.summary import conclusion, in_short
+from advdef.book.summary import conclusion, in_short, shown_by_curves
 from advdef.papers import PAPERS
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ _ENTRIES = {
     COMPARISON: ("which defence is best", "comparison of the defences"),
     "your_classifier": ("own data", "own network"),
 }
+_CURVES = (
+    "fig-curves", "fig-sensitivity-curves", "fig-nip-curves", "fig-trn-curves", "fig-snn-curves", "fig-five",
+    "fig-apparent",
+)  # fmt: skip
 _SEEN = ("hide-input", "hide-cell", "remove-cell", "remove-input")
 
 
@@ -42,6 +46,7 @@ def furnished(
         tags = cell.metadata.get("tags", [])
         if cell.cell_type == "code" and not any(tag in _SEEN for tag in tags):
             cell.metadata["tags"] = [*tags, _FOLDED]
+        _describe(cell, paper, records)
     first = next((i for i, cell in enumerate(notebook.cells) if cell.cell_type == "markdown"), None)
     if first is not None and (opening := in_short(paper, records, comparison[:1])):
         title, _, rest = notebook.cells[first].source.partition("\n")
@@ -54,6 +59,25 @@ def furnished(
         starts = (i for i, cell in enumerate(notebook.cells) if _LAST.match(cell.source))
         notebook.cells.insert(next(starts, len(notebook.cells)), new_markdown_cell(ours))
     return notebook
+
+
+def _describe(cell: NotebookNode, paper: str, records: Sequence[Record]) -> None:
+    """Add to the alternative text of a cell's figure what it shows.
+
+    The run has told it beside the picture; of older runs it is known for the curves of the three attackers alone.
+    """
+    figure = cell.metadata.get("mystnb", {})
+    if "alt" not in figure.get("image", {}):
+        return
+    beside = (o.data.get("text/plain", "") for o in cell.get("outputs", []) if "data" in o and _drawn(o.data))
+    words = " ".join(text for text in beside if not text.startswith("<Figure"))
+    if not words and figure.get("figure", {}).get("name", "") in _CURVES:
+        words = shown_by_curves(paper, records)
+    figure["image"]["alt"] = f"{figure['image']['alt']} {words}".strip()
+
+
+def _drawn(data: Mapping[str, Any]) -> bool:
+    return any(kind.startswith("image/") for kind in data)
 
 
 def _index(paper: str, records: Sequence[Record]) -> str:

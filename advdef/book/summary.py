@@ -17,7 +17,7 @@ from advdef.evaluation.results import WORST_CASE
 from advdef.evaluation.threats import ATTACKERS
 from advdef.papers import PAPERS, Paper
 
-__all__ = ["conclusion", "in_short", "papers_in_short"]
+__all__ = ["conclusion", "in_short", "papers_in_short", "shown_by_curves"]
 
 _WORDS: tuple[VerdictWord, ...] = get_args(VerdictWord)
 _LEAD = {
@@ -67,6 +67,30 @@ def papers_in_short(records: Sequence[Record]) -> str:
             title = f"**[{known.title}](../notebooks/{known.notebook}.ipynb)**"
             parts += [title, "\n".join(told), _counted(mine, page=f"../notebooks/{known.notebook}.html")]
     return "\n\n".join(parts) + "\n" if parts else "No run has judged a paper yet.\n"
+
+
+def shown_by_curves(paper: str, records: Sequence[Record]) -> str:
+    """What a picture of a page's three attackers shows, in plain words: what the last one leaves at the largest budget.
+
+    "" where the records have no such attackers.
+    """
+    told = []
+    for record in (record for record in records if record["paper"] == paper):
+        rows = three_attacker_rows(record)
+        largest = {
+            (defence, model): max(e for d, m, e in rows if (d, m) == (defence, model)) for defence, model, _ in rows
+        }
+        models = dict.fromkeys(model for _, model in largest)
+        for model in models:
+            left = [
+                f"{name} {percent(rows[name, model, eps]['adaptive'], short=True)}"
+                for (name, its), eps in largest.items()
+                if its == model
+            ]
+            most = max(eps for (_, its), eps in largest.items() if its == model)
+            where = f"{data_name(record['dataset'])}{f', {model}' if len(models) > 1 else ''}, eps {budget(most)}"
+            told.append(f"{where}: {', '.join(left)}")
+    return f"Right against an attacker who knows the defence: {'; '.join(told)}." if told else ""
 
 
 def conclusion(paper: str, records: Sequence[Record]) -> str:
