@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from advdef.book.icons import with_few_icons
 from advdef.book.markup import data_name
 from advdef.book.records import Record, images_file
 from advdef.book.tables import presented
@@ -67,6 +68,7 @@ def finish(pages: Path, book: Book) -> None:
         page.write_text(text, encoding="utf-8")
         for table, rows in files.items():
             (pages / _TABLES / table).write_text(rows, encoding="utf-8")
+    with_few_icons(pages)
     introduction = pages / _INTRODUCTION
     if introduction.is_file():
         text = introduction.read_text(encoding="utf-8")
@@ -99,7 +101,7 @@ def _mended(page: str) -> str:
     """A page without faults of the theme.
 
     It says three times how wide a page is. Icons come from a web font, and a second time from a script that is larger
-    than most pages. Lists of references have the role of a list, but entries that no list may have. What a link to the
+    than most pages. Formulas are typeset by another one, which pages without any load, too. Lists of references have the role of a list, but entries that no list may have. What a link to the
     source says is no name for a screen reader.
     """
     first, *others = re.findall(r'<meta name="viewport"[^>]*>\n?', page) or [""]
@@ -107,6 +109,8 @@ def _mended(page: str) -> str:
         page = page.replace(other, "") if other != first else page
     page = page.replace('"><span class="viewcode-link">', '" aria-label="source code"><span class="viewcode-link">')
     page = re.sub(r"<(script|link)\b[^>]*/fontawesome\.js[^>]*>(</script>)?\n?", "", page)
+    if 'class="math' not in page and "\\(" not in page and "$$" not in page:
+        page = re.sub(r"<script\b[^>]*/mathjax/[^>]*></script>\n?", "", page)
     return page.replace('role="list" class="citation-list"', 'class="citation-list"').replace(
         ' role="doc-biblioentry"', ""
     )
