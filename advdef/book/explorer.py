@@ -17,14 +17,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from advdef.book.cards import comparison_of
+from advdef.book.finding import ROW_NAMES
 from advdef.book.markup import as_text, budget, data_name, raw, rows_of
+from advdef.book.records import COMPARISON, Record
+from advdef.evaluation.answered import Answered
+from advdef.evaluation.packed import read_packed
 from advdef.evaluation.threats import ATTACKERS, Threat
 
-__all__ = ["Answers", "Looked", "Shown", "explorer", "explorer_files", "slider", "strip"]
+__all__ = ["Answers", "Looked", "Shown", "explorer", "explorer_files", "looked_at", "slider", "strip"]
 
 LIMIT = 900_000
 """How many bytes the file of an explorer may have."""
 
+_SHOWN = 12  # images, where nobody was asked about some
 _NONE = (
     "No record of this site has its attacked images beside it yet. `advdef reproduce five_defences --profile laptop` "
     "writes them, and this page then shows them.\n"
@@ -118,6 +124,54 @@ class Looked:
             },
             seen={name: found[which] for name, found in self.seen.items() if name in kept},
         )
+
+
+def looked_at(records: Sequence[Record]) -> Looked | None:
+    """What the comparison's attacked images show; None where no record has them beside it.
+
+    Shown are the images that all defences were asked about, else the first ones; then all that is known of an answer is
+    whether it was right.
+    """
+    if not any(record["paper"] == COMPARISON for record in records):
+        return None
+    record = comparison_of(records)
+    if not record.get("images"):
+        return None
+    kept = read_packed(record["images"])
+    sets = [(i, one) for i, one in enumerate(kept.sets) if one.defence in ROW_NAMES]
+    count = min(len(kept), kept.answers.classes.shape[2] if kept.answers else _SHOWN)
+    labels, seen = kept.labels[:count], kept.answers.seen if kept.answers else {}
+    place = dict.fromkeys((one.defence for _, one in sets), 0)
+    attacked: dict[tuple[str, Threat, float], Shown] = {}
+    for number, one in sets:
+        place[one.defence] += 1
+        mine = torch.where(~one.clean[:count] | one.broken[:count], -1, labels)
+        answers = _kept_answers(kept.answers, 1 + number) or Answers({one.defence: mine})
+        before = seen[one.defence][place[one.defence], :count] if one.defence in seen else None
+        attacked[one.defence, one.threat, round(one.eps, 6)] = Shown(_bytes(one.attacked[:count]), answers, before)
+    right = {one.defence: torch.where(one.clean[:count], labels, -1) for _, one in sets}
+    told = record["provenance"]
+    about = (
+        f"The first {count} of the {kept.of} test images that were attacked, run of {told['date'][:10]}, profile "
+        f"{record['profile']}, seed {told['seed']}."
+    )
+    return Looked(
+        record["dataset"], kept.facts["classes"], _bytes(kept.originals[:count]), labels,
+        {name: known for name, known in ROW_NAMES.items() if name in right},
+        _kept_answers(kept.answers, 0) or Answers(right), attacked, about,
+        {name: images[0, :count] for name, images in seen.items()},
+    )  # fmt: skip
+
+
+def _kept_answers(answers: Answered | None, row: int) -> Answers | None:
+    if answers is None:
+        return None
+    classes = dict(zip(answers.defences, answers.classes[row].long(), strict=True))
+    return Answers(classes, dict(zip(answers.defences, answers.percent[row] / 100, strict=True)))
+
+
+def _bytes(images: Tensor) -> Tensor:
+    return (255 * images).round().to(torch.uint8)
 
 
 def explorer_files(looked: Looked | None) -> dict[str, str]:

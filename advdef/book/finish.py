@@ -101,8 +101,9 @@ def _mended(page: str) -> str:
     """A page without faults of the theme.
 
     It says three times how wide a page is. Icons come from a web font, and a second time from a script that is larger
-    than most pages. Formulas are typeset by another one, which pages without any load, too. Lists of references have the role of a list, but entries that no list may have. What a link to the
-    source says is no name for a screen reader.
+    than most pages. Formulas are typeset by another one, which pages without any load, too. Lists of references have
+    the role of a list, but entries that no list may have. What a link to the source says is no name for a screen
+    reader.
     """
     first, *others = re.findall(r'<meta name="viewport"[^>]*>\n?', page) or [""]
     for other in others:
