@@ -245,8 +245,13 @@ def _first(looked: Looked, defence: str | None = None) -> int:
 
 
 def _shown_first(looked: Looked) -> str:
-    """The first defence that has a picture of what it makes of an image, else the first one."""
-    return next((name for name, _, _ in looked.attacked if name in looked.seen), next(iter(looked.defences)))
+    """Of the defences that have a picture of what they make of an image, the one that knowing it costs most."""
+    eps = max(looked.budgets)
+
+    def right(name: str, threat: Threat) -> int:
+        return int((looked.attacked[name, threat, eps].answers.classes[name] == looked.labels).sum())
+
+    return max(looked.seen or looked.defences, key=lambda name: right(name, "oblivious") - right(name, "adaptive"))
 
 
 def _gain(looked: Looked) -> int:

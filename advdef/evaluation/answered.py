@@ -16,7 +16,7 @@ from advdef.draws import seeded
 
 __all__ = ["Answered", "answered"]
 
-_BATCH = 250
+_BATCH = 10  # a defence that asks about many edits of an image does so in one call, then
 
 
 @dataclass(frozen=True, eq=False)
