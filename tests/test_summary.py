@@ -59,6 +59,7 @@ def test_the_conclusion_has_each_claim_under_its_word() -> None:
     said = conclusion("trn", [record(), record(dataset="cifar10", verdicts=[verdict("TRN-1", "supported")])])
     supported, _, rest = said.partition("These runs contradict")
     assert "TRN-1 (MNIST, CIFAR-10)</a>: TRN-1 &lt;holds&gt;." in supported
+    assert said.count("\n````") == said.count("````") == 2  # what opens and what closes a block have their own lines
     assert "TRN-9" in rest.partition("Not testable here: TRN-11.")[0]
     assert conclusion("trn", [record(verdicts=[])]) == ""
 

@@ -25,7 +25,7 @@ _CONSTANT = ("network", "eps")
 _LABELS = ("eps", "step", "seed", "classes", "time steps", "norm", "set to", "attack", "attacker")
 _DECIDING = (
     "adaptive %", "true %", "worst case %", "tries everything %", ".*, all rungs %",
-    ".*adaptive.*", "result", "mean of five %", r"all \d+", ".*dsr.*", ".*fooled.*", "lead over .*",
+    ".*adaptive.*", "result", "mean of five %", r"all \d+", ".*dsr.*", "fooled %", "lead over .*",
     ".* − .*", "difference",
 )  # fmt: skip
 """What the header of a deciding column is, the surest first; without one, the first number decides."""
