@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from advdef.book.curves import readable_curves
 from advdef.book.markup import as_text, data_name
 from advdef.book.records import COMPARISON, Record
 from advdef.book.summary import conclusion, in_short, shown_by_curves
@@ -27,7 +28,6 @@ _ENTRIES = {
 }
 _CURVES = (
     "fig-curves", "fig-sensitivity-curves", "fig-nip-curves", "fig-trn-curves", "fig-snn-curves", "fig-five",
-    "fig-apparent",
 )  # fmt: skip
 _SEEN = ("hide-input", "hide-cell", "remove-cell", "remove-input")
 
@@ -47,6 +47,10 @@ def furnished(
         if cell.cell_type == "code" and not any(tag in _SEEN for tag in tags):
             cell.metadata["tags"] = [*tags, _FOLDED]
         _describe(cell, paper, records)
+    for place in [i for i, cell in enumerate(notebook.cells) if _figure(cell) in _CURVES][::-1]:
+        for record in [record for record in records if record["paper"] == paper][::-1]:
+            if curves := readable_curves(record):
+                notebook.cells.insert(place + 1, new_markdown_cell(curves))
     first = next((i for i, cell in enumerate(notebook.cells) if cell.cell_type == "markdown"), None)
     if first is not None and (opening := in_short(paper, records, comparison[:1])):
         title, _, rest = notebook.cells[first].source.partition("\n")
@@ -71,9 +75,14 @@ def _describe(cell: NotebookNode, paper: str, records: Sequence[Record]) -> None
         return
     beside = (o.data.get("text/plain", "") for o in cell.get("outputs", []) if "data" in o and _drawn(o.data))
     words = " ".join(text for text in beside if not text.startswith("<Figure"))
-    if not words and figure.get("figure", {}).get("name", "") in _CURVES:
+    if not words and _figure(cell) in (*_CURVES, "fig-apparent"):
         words = shown_by_curves(paper, records)
     figure["image"]["alt"] = f"{figure['image']['alt']} {words}".strip()
+
+
+def _figure(cell: NotebookNode) -> str:
+    """The name of the figure that a cell draws; "" for none."""
+    return str(cell.metadata.get("mystnb", {}).get("figure", {}).get("name", ""))
 
 
 def _drawn(data: Mapping[str, Any]) -> bool:
