@@ -71,7 +71,7 @@ def kept(defences: dict[str, nn.Module], digits: Dataset, *, asked: int | None) 
     for name in defences:
         for threat in ("oblivious", "direct", "adaptive"):
             moved = torch.where(fell[:, None, None, None], (images + 0.25).clamp(0, 1), images)
-            sets.append(AttackedSet(name, threat, 0.25, "Linf", clean, clean & ~fell, fell, moved))  # type: ignore[arg-type]
+            sets.append(AttackedSet(name, threat, 0.25, "Linf", clean, clean & ~fell, fell, moved))
     few = None
     if asked is not None:
         few = answered(defences, images[:asked], [(one.defence, one.attacked[:asked]) for one in sets])

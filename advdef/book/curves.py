@@ -87,7 +87,7 @@ def _panel(threat: Threat, rows: _Curves, looks: Mapping[str, tuple[str, str]], 
     budgets = sorted({eps for found in here.values() for eps in found})
     if not budgets:
         return ""
-    free = _WIDTH
+    free = float(_WIDTH)
     for eps in reversed(budgets):
         if x(eps) + _APART / 2 <= free:
             parts.append(f'<text class="eps" x="{x(eps):.0f}" y="{_BOTTOM + 15}">{budget(eps)}</text>')

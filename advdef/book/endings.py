@@ -9,13 +9,13 @@ from advdef.book.markup import as_text, budget, data_name
 from advdef.book.records import Record, three_attacker_rows
 from advdef.evaluation.results import WORST_CASE
 
-__all__ = ["ENDINGS", "percent"]
+__all__ = ["ENDINGS", "share_in_words"]
 
 _HONEST = "honest"
 _MANY = 8  # comparisons that differ, one by one
 
 
-def percent(row: Mapping[str, Any], *, short: bool = False) -> str:
+def share_in_words(row: Mapping[str, Any], *, short: bool = False) -> str:
     """The accuracy in a row of results in whole percent, with its interval unless ``short``."""
     value = f"{100 * row['accuracy']:.0f}\u00a0%"
     return value if short else f"{value} [{100 * row['low']:.0f}, {100 * row['high']:.0f}]"
@@ -29,7 +29,7 @@ def _broken(record: Record) -> str:
     told = []
     for name, found in rows.items():
         if name != _HONEST:
-            seems, keeps = percent(found["direct"]), percent(found["adaptive"])
+            seems, keeps = share_in_words(found["direct"]), share_in_words(found["adaptive"])
             letters = ", ".join(letter for letter in fired[name] if letter not in usual)
             told.append(
                 f"- **{as_text(name)}** seems to keep {seems} and keeps {keeps} under an attacker who knows the fault. "
@@ -38,9 +38,10 @@ def _broken(record: Record) -> str:
     if not told or _HONEST not in rows:
         return ""
     alone = rows[_HONEST]
+    ordinary, other = (share_in_words(alone[threat], short=True) for threat in ("direct", "adaptive"))
     first = (
-        f"Alone, the network keeps {percent(alone['direct'], short=True)} of {alone['direct']['n']} images of "
-        f"{data_name(record['dataset'])} right under the ordinary attack and {percent(alone['adaptive'], short=True)} "
+        f"Alone, the network keeps {ordinary} of {alone['direct']['n']} images of "
+        f"{data_name(record['dataset'])} right under the ordinary attack and {other} "
         f"under the other one; the checks that fire there, {' and '.join(usual) or 'none'}, say nothing of a fault."
     )
     last = "A number from a gradient attack is worth no more than the checks beside it."
@@ -99,11 +100,11 @@ def _yours(record: Record) -> str:
         return ""
     alone = rows.pop("undefended")
     order = sorted(rows.items(), key=lambda item: -item[1]["adaptive"]["accuracy"])
-    told = [f"- Alone, the network keeps {percent(alone['adaptive'])} of {alone['adaptive']['n']} images right."]
+    told = [f"- Alone, the network keeps {share_in_words(alone['adaptive'])} of {alone['adaptive']['n']} images right."]
     for name, found in order:
         gap = found["direct"]["low"] > found["adaptive"]["high"]
-        misled = f"; an attacker who only follows its gradient leaves {percent(found['direct'])}" if gap else ""
-        told.append(f"- Behind **{as_text(name)}**, {percent(found['adaptive'])}{misled}.")
+        misled = f"; an attacker who only follows its gradient leaves {share_in_words(found['direct'])}" if gap else ""
+        told.append(f"- Behind **{as_text(name)}**, {share_in_words(found['adaptive'])}{misled}.")
     beside = {row["attack"]: row for row in record["results"] if row["part"] == "autoattack"}
     if len(beside) == 2:
         ours, theirs = beside["this page's"], beside["AutoAttack"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from advdef.book.dumbbells import ByThreat, dumbbells
-from advdef.book.endings import ENDINGS, percent
+from advdef.book.endings import ENDINGS, share_in_words
 from advdef.book.markup import as_text, budget, data_name, raw
 from advdef.book.records import COMPARISON, Record, three_attacker_rows
 from advdef.claims import VerdictWord, badge
@@ -83,7 +83,7 @@ def shown_by_curves(paper: str, records: Sequence[Record]) -> str:
         models = dict.fromkeys(model for _, model in largest)
         for model in models:
             left = [
-                f"{name} {percent(rows[name, model, eps]['adaptive'], short=True)}"
+                f"{name} {share_in_words(rows[name, model, eps]['adaptive'], short=True)}"
                 for (name, its), eps in largest.items()
                 if its == model
             ]
@@ -99,8 +99,8 @@ def conclusion(paper: str, records: Sequence[Record]) -> str:
     Pages that are about no paper say what their own runs found.
     """
     if paper in ENDINGS:
-        said = [found for record in records if record["paper"] == paper and (found := ENDINGS[paper](record))]
-        return "\n\n".join(["## Conclusion", *said]) + "\n" if said else ""
+        endings = [said for record in records if record["paper"] == paper and (said := ENDINGS[paper](record))]
+        return "\n\n".join(["## Conclusion", *endings]) + "\n" if endings else ""
     by_word: dict[str, dict[str, list[str]]] = {}
     sentences = {}
     for record in (record for record in records if record["paper"] == paper):
@@ -163,7 +163,9 @@ def _own(paper: Paper) -> str:
 def _told(own: str, shown: _Shown) -> str:
     mine = shown.rows[own]
     others = " and ".join(
-        f"{percent(found['adaptive'], short=True)} with {name}" for name, found in shown.rows.items() if name != own
+        f"{share_in_words(found['adaptive'], short=True)} with {name}"
+        for name, found in shown.rows.items()
+        if name != own
     )
     few = ""
     if shown.least:
@@ -171,8 +173,8 @@ def _told(own: str, shown: _Shown) -> str:
         few = f" Against one who knows it, {100 * left:.0f}\u00a0% stay right at eps {budget(smallest)}."
     return (
         f"**{as_text(shown.dataset)}**, eps {budget(shown.eps)}: of {mine['adaptive']['n']} images, {as_text(own)} "
-        f"keeps {percent(mine['oblivious'], short=True)} right against an attacker who does not know of it and "
-        f"**{percent(mine['adaptive'])}** against one who does, who leaves {others}.{few}"
+        f"keeps {share_in_words(mine['oblivious'], short=True)} right against an attacker who does not know of it and "
+        f"**{share_in_words(mine['adaptive'])}** against one who does, who leaves {others}.{few}"
     )
 
 
@@ -221,8 +223,8 @@ def _yours(record: Record) -> list[str]:
     if right is None or not set(ATTACKERS) <= set(found):
         return []
     return [
-        f"The network shown here keeps **{percent(right, short=True)}** of {right['n']} images right without an "
-        f"attack and **{percent(found['adaptive'])}** against all attacks at eps "
+        f"The network shown here keeps **{share_in_words(right, short=True)}** of {right['n']} images right without an "
+        f"attack and **{share_in_words(found['adaptive'])}** against all attacks at eps "
         f"{budget(found['adaptive']['eps'])}. Put yours in its place: a few lines give the "
         "same three attackers, the same intervals and the same checks."
     ]
