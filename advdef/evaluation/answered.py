@@ -49,16 +49,17 @@ def answered(defences: Mapping[str, nn.Module], images: Tensor, attacked: Sequen
     asked once, with draws that do not depend on what was asked before.
     """
     every = torch.cat([images, *(moved for _, moved in attacked)])
+    different, which = torch.unique(every, dim=0, return_inverse=True)  # many attackers leave an image alone
     shape = (1 + len(attacked), len(images))
     classes, percent, seen = list[Tensor](), list[Tensor](), dict[str, Tensor]()
     for name, defence in defences.items():
-        logits, given = _asked(defence, every)
-        probability, answer = logits.softmax(1).max(1)
+        logits, given = _asked(defence, different)
+        probability, answer = logits[which].softmax(1).max(1)
         classes.append(answer.reshape(shape).short())
         percent.append((100 * probability).round().byte().reshape(shape))
         own = [0, *(1 + i for i, (target, _) in enumerate(attacked) if target == name)]
-        if given is not None and not torch.allclose(given, every, atol=1e-3):
-            levels = (255 * given).round().clamp(0, 255).byte()
+        if given is not None and not torch.allclose(given, different, atol=1e-3):
+            levels = (255 * given[which]).round().clamp(0, 255).byte()
             seen[name] = levels.reshape(*shape, *images.shape[1:])[own]
     return Answered(tuple(defences), torch.stack(classes, 1), torch.stack(percent, 1), seen)
 
