@@ -105,7 +105,7 @@ def test_answers_come_back_from_the_file_and_are_shown(
     assert shown is not None
     assert len(shown.images) == 4
     assert list(shown.defences) == ["undefended", "CQ"]
-    assert "The first 4 of the 6 test images that were attacked, run of 2026-01-02" in shown.about
+    assert (shown.of, shown.run) == (6, "run of 2026-01-02, profile smoke, seed 0")
     cell = shown.attacked["CQ", "adaptive", 0.25]
     assert torch.equal(cell.answers.classes["undefended"], whole.answers.classes[6, 0].long())
     assert cell.seen is not None

@@ -26,7 +26,7 @@ from advdef.book.repository import Repository
 from advdef.book.site import render, toc_files
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page, Route
+    from playwright.sync_api import Browser, BrowserContext, Page, Route, ViewportSize
 
 pytestmark = [pytest.mark.site, pytest.mark.slow]
 
@@ -35,7 +35,9 @@ PAGES = toc_files(yaml.safe_load((ROOT / "_toc.yml").read_text()))
 # The pages of the reference come from one template: axe looks at this one, and with --all at every one of them.
 OF_THE_REFERENCE = "book/api/qusecnets"
 WIDTH = 375
-WIDE, PHONE, TABLET = ({"width": width, "height": height} for width, height in ((1280, 900), (WIDTH, 800), (968, 900)))
+WIDE: ViewportSize = {"width": 1280, "height": 900}
+PHONE: ViewportSize = {"width": WIDTH, "height": 800}
+TABLET: ViewportSize = {"width": 968, "height": 900}
 QUESTIONS = {
     "how to cite": "book/about",
     "citation": "book/about",
@@ -121,6 +123,13 @@ class Seen:
     findings: dict[str, list[str]]  # of axe-core, by theme, where it looked
 
 
+SHIFTS = """
+    window.shifted = window.painted = 0;
+    const see = (type, told) =>
+        new PerformanceObserver(list => list.getEntries().forEach(told)).observe({type, buffered: true});
+    see("layout-shift", entry => { if (!entry.hadRecentInput) shifted += entry.value; });
+    see("largest-contentful-paint", entry => { painted = entry.startTime; });
+"""
 UNDECIDED = """() => [...document.querySelectorAll("table.results")]
     .filter(t => t.tHead.rows[0].cells.length > 1 && t.querySelectorAll("thead .deciding").length != 1)
     .map(t => t.caption.textContent)"""
@@ -376,6 +385,19 @@ def test_the_explorer_is_there_or_says_how_to_make_it(visit: Visit) -> None:
     else:
         assert "advdef reproduce five_defences" in page.locator("article").inner_text()
     assert visit.errors == []
+
+
+@pytest.mark.parametrize("name", ["index", "book/explorer", "book/protocol", "notebooks/03_nip"])
+@pytest.mark.parametrize("window", [PHONE, WIDE], ids=["phone", "wide"])
+def test_a_page_stands_still_while_it_loads(visit: Visit, name: str, window: ViewportSize) -> None:
+    """What a web vital counts: how far things move that nobody moved, and when the largest thing is painted."""
+    visit.page.set_viewport_size(window)
+    visit.page.add_init_script(SHIFTS)
+    page = visit.open(f"{name}.html")
+    page.wait_for_load_state("networkidle")
+    shift, paint = page.evaluate("[shifted, painted]")
+    print(f"{name}: shift {shift:.3f}, largest paint after {paint:.0f} ms")
+    assert shift <= 0.1
 
 
 def test_the_references_list_the_paper(visit: Visit) -> None:

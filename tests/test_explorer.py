@@ -42,7 +42,9 @@ def looked(digits: Dataset, images: int = 3) -> Looked:
             attacked["AT", threat, eps] = Shown(clean, Answers({"AT": labels}))
     before = Answers({"TRN": labels, "AT": labels})
     names_of = [f"digit {k}" for k in range(10)]
-    return Looked("digits", names_of, clean, labels, names, before, attacked, "Made up & tried.", {"TRN": 255 - clean})
+    return Looked(
+        "digits", names_of, clean, labels, names, before, attacked, 20, "made up & tried", {"TRN": 255 - clean}
+    )
 
 
 def data(text: str) -> dict[str, Any]:
@@ -74,7 +76,9 @@ def test_a_file_has_no_more_images_than_fit(digits: Dataset) -> None:
     page, less = explorer(looked(digits, 6), limit=len(whole) // 2)
     assert 1 <= len(data(less)["labels"]) < 6
     assert len(less) <= len(whole) // 2 + 100
-    assert f"Of the {len(data(less)['labels'])} images" in page
+    shown = len(data(less)["labels"])
+    assert f"Of the {shown} images" in page
+    assert data(less)["about"] == f"The first {shown} of the 20 test images that were attacked, made up & tried."
 
 
 def test_the_picture_without_scripts_says_what_it_shows(digits: Dataset) -> None:

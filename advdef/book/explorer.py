@@ -82,7 +82,8 @@ class Looked:
         defences: What the page calls each defence, in order.
         answers: What the defences make of the images without an attack.
         attacked: The attacked images by defence, attacker and budget.
-        about: Which images these are, and of which run: a sentence.
+        of: How many test images were attacked; these are some of them.
+        run: Of which run they are, in words.
         seen: By defence, what it made of the images without an attack, (N, C, H, W) bytes.
     """
 
@@ -93,7 +94,8 @@ class Looked:
     defences: Mapping[str, str]
     answers: Answers
     attacked: Mapping[tuple[str, Threat, float], Shown]
-    about: str
+    of: int
+    run: str
     seen: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -151,14 +153,11 @@ def looked_at(records: Sequence[Record]) -> Looked | None:
         attacked[one.defence, one.threat, round(one.eps, 6)] = Shown(_bytes(one.attacked[:count]), answers, before)
     right = {one.defence: torch.where(one.clean[:count], labels, -1) for _, one in sets}
     told = record["provenance"]
-    about = (
-        f"The first {count} of the {kept.of} test images that were attacked, run of {told['date'][:10]}, profile "
-        f"{record['profile']}, seed {told['seed']}."
-    )
+    run = f"run of {told['date'][:10]}, profile {record['profile']}, seed {told['seed']}"
     return Looked(
         record["dataset"], kept.facts["classes"], _bytes(kept.originals[:count]), labels,
         {name: known for name, known in ROW_NAMES.items() if name in right},
-        _kept_answers(kept.answers, 0) or Answers(right), attacked, about,
+        _kept_answers(kept.answers, 0) or Answers(right), attacked, kept.of, run,
         {name: images[0, :count] for name, images in seen.items()},
     )  # fmt: skip
 
@@ -202,10 +201,10 @@ def explorer(looked: Looked, *, limit: int = LIMIT) -> tuple[str, str]:
     first of them under the strongest attack, and a table of what is left of all.
     """
     images = len(looked.images)
-    data = _data(looked)
+    data = _data(looked, _all(looked))
     while images > 1 and len(data) > limit:
         images = max(1, min(images - 1, int(images * limit / len(data))))
-        data = _data(looked.only(range(images)))
+        data = _data(looked.only(range(images)), _all(looked.only(range(images))))
     looked = looked.only(range(images))
     first = _first(looked)
     return f"{_figure(looked, 'all', first)}\n{_left(looked)}", _file("all", data)
@@ -217,7 +216,8 @@ def slider(looked: Looked, defence: str) -> tuple[str, str]:
     Returns the part in Markdown, and the content of the file ``slider-data.js``.
     """
     one = looked.only([_first(looked, defence)], [defence])
-    return _figure(one, _SMALL, 0), _file(_SMALL, _data(one))
+    about = f"A test image of {data_name(looked.dataset)} and what was found for it, {looked.run}."
+    return _figure(one, _SMALL, 0), _file(_SMALL, _data(one, about))
 
 
 def strip(looked: Looked, row: int, defence: str) -> bytes:
@@ -260,7 +260,7 @@ def _gain(looked: Looked) -> int:
     return max(1, round(_GAIN * 255 / max(largest, 1)))
 
 
-def _data(looked: Looked) -> str:
+def _data(looked: Looked, about: str) -> str:
     """What ``explorer.js`` draws, as JSON: of each image one column of tiles in a PNG, and all answers."""
     budgets, known = looked.budgets, [name for name in looked.defences if name in looked.seen]
     cells = [(d, t, e) for d in looked.defences for t in ATTACKERS for e in budgets]
@@ -274,7 +274,7 @@ def _data(looked: Looked) -> str:
     column = torch.cat(tiles, 2)
     told = [looked.answers, *(looked.attacked[cell].answers for cell in cells)]
     content = {
-        "about": looked.about,
+        "about": about,
         "classes": list(looked.names),
         "labels": looked.labels.tolist(),
         "size": list(looked.images.shape[1:]),
@@ -356,4 +356,9 @@ def _left(looked: Looked) -> str:
         )
         rows.append([html.escape(told), *map(str, (*counts, clean))])
     about = f"Of the {len(looked.images)} images of this page, how many are right under attack, eps {budget(eps)}"
-    return f"{rows_of(about, ['defence', 'adaptive', 'direct', 'oblivious', 'clean'], rows)}\n{as_text(looked.about)}\n"
+    return f"{rows_of(about, ['defence', 'adaptive', 'direct', 'oblivious', 'clean'], rows)}\n{as_text(_all(looked))}\n"
+
+
+def _all(looked: Looked) -> str:
+    """Which images are shown."""
+    return f"The first {len(looked.images)} of the {looked.of} test images that were attacked, {looked.run}."

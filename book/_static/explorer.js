@@ -63,7 +63,7 @@
     const form = element("form", { class: "explorer-form", autocomplete: "off" });
     form.addEventListener("submit", (event) => event.preventDefault());
     const labelled = (title, control, ...more) => {
-      control.id = `explorer-${figure.dataset.explorer}-${title.toLowerCase()}`;
+      control.id = `explorer-${figure.dataset.explorer}-${form.childElementCount}`;
       form.append(element("div", {}, element("label", { for: control.id }, title), control, ...more));
     };
     const select = (title, key, names) => {
@@ -90,7 +90,8 @@
     slider.value = chosen.step;
     const told = element("span", { class: "explorer-eps" });
     slider.addEventListener("input", () => { chosen.step = Number(slider.value); draw(); });
-    labelled("Budget", slider, told);
+    const question = "How far may an attacker who knows the defence change each pixel?";
+    labelled(small ? question : "Budget", slider, told);
 
     // what is seen
     const views = element("div", { class: "explorer-views" });
@@ -156,7 +157,8 @@
 
     await draw();
     figure.querySelector(".explorer-still").replaceWith(form, said, views, ...(small ? [] : [table]));
-    figure.querySelector("figcaption").textContent = small ? data.about : `${data.about} Move the slider to the left for smaller attacks.`;
+    const about = small ? data.about : `${data.about} Move the slider to the left for smaller attacks.`;
+    figure.querySelector("figcaption").replaceWith(element("figcaption", {}, about));
     figure.dataset.ready = "";
   };
 
