@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from advdef.book.icons import with_few_icons
 from advdef.book.markup import data_name
 from advdef.book.records import Record, images_file
 from advdef.book.tables import presented
@@ -22,6 +23,7 @@ __all__ = ["Book", "finish"]
 _INTRODUCTION = "book/intro.html"
 _TABLES, _RECORDS = "_static/tables", "_static/records"
 _ICON = "_static/icon.png"
+_COLAB = r"https://colab\.research\.google\.com/github/[^\"/]*/[^\"/]*"
 _DESCRIBED = 200  # characters
 _LOCAL = re.compile(r'\b(href|src|action|data-content_root)="(?!https?:|//|#|mailto:|data:)([^"]*)"')
 
@@ -66,6 +68,7 @@ def finish(pages: Path, book: Book) -> None:
         page.write_text(text, encoding="utf-8")
         for table, rows in files.items():
             (pages / _TABLES / table).write_text(rows, encoding="utf-8")
+    with_few_icons(pages)
     introduction = pages / _INTRODUCTION
     if introduction.is_file():
         text = introduction.read_text(encoding="utf-8")
@@ -85,6 +88,7 @@ def _finished(page: Path, name: str, pages: Path, book: Book) -> tuple[str, dict
     text, files = presented(
         _mended(page.read_text(encoding="utf-8")), prefix=prefix, folder=f"{up}{_TABLES}/", stem=page.stem
     )
+    text = _launched(text, name, book)
     text = re.sub(r"<img\b[^>]*>", lambda image: _sized(image[0], page.parent), text)
     text = text.replace("</head>", f"{_head(text, name, book, icon=(pages / _ICON).is_file())}</head>", 1)
     if "</article>" in text:
@@ -97,24 +101,44 @@ def _mended(page: str) -> str:
     """A page without faults of the theme.
 
     It says three times how wide a page is. Icons come from a web font, and a second time from a script that is larger
-    than most pages. Lists of references have the role of a list, but entries that no list may have. What a link to the
-    source says is no name for a screen reader.
+    than most pages. Formulas are typeset by another one, which pages without any load, too. Lists of references have
+    the role of a list, but entries that no list may have. What a link to the source says is no name for a screen
+    reader.
     """
     first, *others = re.findall(r'<meta name="viewport"[^>]*>\n?', page) or [""]
     for other in others:
         page = page.replace(other, "") if other != first else page
     page = page.replace('"><span class="viewcode-link">', '" aria-label="source code"><span class="viewcode-link">')
     page = re.sub(r"<(script|link)\b[^>]*/fontawesome\.js[^>]*>(</script>)?\n?", "", page)
+    if 'class="math' not in page and "\\(" not in page and "$$" not in page:
+        page = re.sub(r"<script\b[^>]*/mathjax/[^>]*></script>\n?", "", page)
     return page.replace('role="list" class="citation-list"', 'class="citation-list"').replace(
         ' role="doc-biblioentry"', ""
     )
+
+
+def _launched(page: str, name: str, book: Book) -> str:
+    """A page whose notebook is opened elsewhere as it was at the commit shown, and which says with what profile."""
+    if book.commit and not book.commit.endswith("+"):  # else it stands nowhere
+        page = re.sub(rf"({_COLAB}/blob/)[^/\"]*/", rf"\g<1>{book.commit}/", page)
+    address, records = re.search(rf'{_COLAB}[^"]*', page), book.records.get(Path(name).stem, ())
+    if not address or not records:
+        return page
+    profile = html.escape(records[0]["profile"])
+    line = (
+        f'<p class="launch"><a href="{address[0]}">Open in Colab</a> or '
+        f'<a href="../book/rerun.html">run it yourself</a>. This page shows the profile <em>{profile}</em>; a notebook '
+        "begins with <em>smoke</em>, a small one that takes minutes, as its first code cell says.</p>"
+    )
+    before, article, after = page.partition("<article")
+    return before + article + after.replace("</h1>", f"</h1>{line}", 1)
 
 
 def _sized(image: str, folder: Path) -> str:
     """An image that says how large it is before it has loaded, and loads when it is near."""
     source = re.search(r'\bsrc="([^"]*)"', image)
     file = folder / source[1] if source else folder
-    if 'class="logo' in image or not file.is_file():
+    if 'class="logo' in image or (source and source[1].startswith("data:")) or not file.is_file():
         return image
     size = _size(file.read_bytes())
     if size is None:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from advdef.book.cells import PageRun, study_of
-from advdef.book.records import holes_folder, images_file, read_record
+from advdef.book.records import COMPARISON, holes_folder, images_file, read_record
 from advdef.book.repository import InputError, check_profile
 from advdef.data import Dataset
+from advdef.evaluation.answered import Answered, answered
 from advdef.evaluation.attacked import AttackedImages, still_wrong
 from advdef.evaluation.packed import AttackedSet, PackedImages, attacked_sets, pack
 from advdef.evaluation.results import WORST_CASE, Results, unpack_hits
@@ -25,6 +26,7 @@ from advdef.store import cache_folder
 __all__ = ["PAGE_LIMIT", "agreeing", "save_images", "save_images_of_record", "save_images_of_study", "study_behind"]
 
 _PARTS = ("curve", "judged", "worst")  # of a page's rows, those about all that its three attackers found
+_ASKED = 12  # images of the comparison that all defences are asked about
 PAGE_LIMIT = 2_000_000
 """Bytes that the attacked images of all records of one run of a page take, at most."""
 
@@ -88,7 +90,8 @@ def save_images(
         limit: The most bytes.
     """
     told = {**facts, "dataset": data.name, "checksum": data.checksum, "classes": list(data.class_names)}
-    whole = PackedImages(images.cpu(), labels.cpu(), _places(data, images, labels), len(labels), tuple(sets), told)
+    few = _answers(images[:_ASKED].cpu(), sets, defence) if facts.get("page") == COMPARISON else None
+    whole = PackedImages(images.cpu(), labels.cpu(), _places(data, images, labels), len(labels), tuple(sets), told, few)
 
     def wrong(name: str, again: AttackedImages) -> Tensor:
         return still_wrong(defence(name), again)
@@ -96,6 +99,13 @@ def save_images(
     file = images_file(record)
     pack(file, whole, wrong, limit=limit)
     return file
+
+
+def _answers(images: Tensor, sets: Sequence[AttackedSet], defence: Callable[[str], nn.Module]) -> Answered:
+    """What each defence answers to the first images, and to what was made of them: for readers who compare defences."""
+    names = dict.fromkeys(one.defence for one in sets)
+    moved = [(one.defence, one.attacked[: len(images)]) for one in sets]
+    return answered({name: defence(name) for name in names}, images, moved)
 
 
 def agreeing(kept: PackedImages, rows: Results) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from advdef.book.decisions import Chapter
+from advdef.book.explorer import explorer_files, looked_at
 from advdef.book.finding import compared
 from advdef.book.finish import Book, finish
 from advdef.book.furniture import furnished, gallery
@@ -128,7 +129,7 @@ def assemble(
         _copy_page(root, target, entry, notebooks)
     folders = sorted(repository.committed_results.glob("*/holes"))
     searches = [search for folder in folders for search in read_searches(folder)]
-    made = generated(records, list(_pages(repository, target)), searches)
+    made = generated(records, list(_pages(repository, target)), searches) | explorer_files(looked_at(records))
     for paper, path in repository.notebooks.items():
         page = target / "notebooks" / path.name
         if page.is_file():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from advdef.evaluation.answered import Answered
 from advdef.evaluation.attacked import AttackedImages, AttackedImagesError, content_checksum, surely_wrong
 from advdef.evaluation.outcomes import Outcome
 from advdef.evaluation.threats import Threat
@@ -27,6 +28,7 @@ PACKED_FORMAT = "advdef attacked images of a record 1"
 """What the metadata of such a file call it."""
 
 _TENSORS = ("originals", "labels", "indices", "steps", "step_image", "step_eps", "exact", "exact_image", "sets")
+_SEEN = "seen: "  # and the name of a defence
 _STEPS = 127  # of a budget, to each side
 _CLEAN, _ROBUST, _BROKEN = 1, 2, 4
 
@@ -68,6 +70,7 @@ class PackedImages:
         of: How many images they met; these are the first of them, or all.
         sets: What each attacker made of them, by defence and budget.
         facts: What else is told: page, data set and its checksum, profile, seed.
+        answers: What all defences answer to the first few of the images; None where nobody asked.
     """
 
     originals: Tensor
@@ -76,6 +79,7 @@ class PackedImages:
     of: int
     sets: tuple[AttackedSet, ...]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    answers: Answered | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -242,12 +246,17 @@ def _content(images: PackedImages, points: _Points, exact: Tensor, count: int) -
         "exact_image": points.image[whole].int(),
         "sets": _squeezed(sets.int()),
     }
+    answers = None if images.answers is None else images.answers.head(count)
+    if answers is not None:
+        tensors |= {"classes": _squeezed(answers.classes), "percent": _squeezed(answers.percent)}
+        tensors |= {f"{_SEEN}{name}": _squeezed(seen) for name, seen in answers.seen.items()}
     told = {
+        "asked": None if answers is None else [*answers.defences],
         "of": images.of, "facts": dict(images.facts),
         "sets": [{"defence": s.defence, "threat": s.threat, "eps": s.eps, "norm": s.norm} for s in images.sets],
     }  # fmt: skip
     said = json.dumps(told, sort_keys=True)
-    metadata = {"format": PACKED_FORMAT, "told": said, "checksum": content_checksum(tensors, said)}
+    metadata = {"format": PACKED_FORMAT, "told": said, "checksum": content_checksum(_ordered(tensors), said)}
     return safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
 
 
@@ -257,9 +266,9 @@ def _read(content: bytes, path: Path) -> PackedImages:
         tensors = safetensors.torch.load(content)
     except Exception as failure:
         raise AttackedImagesError(f"{path} is no safetensors file, or cut off") from failure
-    if metadata.get("format") != PACKED_FORMAT or set(tensors) != set(_TENSORS):
+    if metadata.get("format") != PACKED_FORMAT or not set(_TENSORS) <= set(tensors):
         raise AttackedImagesError(f"{path} holds no attacked images of a record: it is of another format")
-    if content_checksum({name: tensors[name] for name in _TENSORS}, metadata["told"]) != metadata["checksum"]:
+    if content_checksum(_ordered(tensors), metadata["told"]) != metadata["checksum"]:
         raise AttackedImagesError(f"{path} is damaged: its content does not fit its checksum")
     told = json.loads(metadata["told"])
     originals, at = tensors["originals"].float() / 255, tensors["step_image"].long()
@@ -276,7 +285,30 @@ def _read(content: bytes, path: Path) -> PackedImages:
         attacked[place >= 0] = points[place[place >= 0]]
         clean, robust, broken = (marks & bit > 0 for bit in (_CLEAN, _ROBUST, _BROKEN))
         found.append(AttackedSet(**one, clean=clean, robust=robust, broken=broken, attacked=attacked))
-    return PackedImages(originals, tensors["labels"], tensors["indices"], told["of"], tuple(found), told["facts"])
+    answers = _answers(told["asked"], tensors, len(found), shape)
+    return PackedImages(
+        originals, tensors["labels"], tensors["indices"], told["of"], tuple(found), told["facts"], answers
+    )
+
+
+def _answers(
+    defences: Sequence[str] | None, tensors: Mapping[str, Tensor], sets: int, shape: torch.Size
+) -> Answered | None:
+    if defences is None:
+        return None
+    found = (1 + sets, len(defences), -1)
+    classes = _spread(tensors["classes"], torch.int16).reshape(found)
+    seen = {
+        name: _spread(tensors[key], torch.uint8).reshape(-1, classes.shape[2], *shape)
+        for name in defences
+        if (key := f"{_SEEN}{name}") in tensors
+    }
+    return Answered(tuple(defences), classes, _spread(tensors["percent"], torch.uint8).reshape(found), seen)
+
+
+def _ordered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors in the order in which they are summed up."""
+    return {name: tensors[name] for name in (*_TENSORS, *sorted(set(tensors) - set(_TENSORS)))}
 
 
 def _squeezed(values: Tensor) -> Tensor:
