@@ -1,4 +1,4 @@
-"""The command ``advdef``: judge, check, diff, holes, reproduce, book, record, new, data, cache, grid,
+"""The command ``advdef``: judge, check, diff, holes, reproduce, book, record, images, new, data, cache, grid,
 verdicts, plan.
 
 Exit codes: 0 all went well; 1 a notebook, the site, a download or the disk failed, another process is at the same run,
@@ -19,7 +19,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from advdef.book.cache import cache_app
-from advdef.book.gridcommand import DatasetsOption, SchedulerOption, SeedsOption, TlsOption, compute, grid_app, split
+from advdef.book.gridcommand import (
+    DatasetsOption,
+    EpsOption,
+    ImagesOption,
+    SchedulerOption,
+    SeedsEachOption,
+    SeedsOption,
+    TlsOption,
+    compute,
+    grid_app,
+    page_parameters,
+    split,
+)
 from advdef.book.holescommand import holes
 from advdef.book.repository import PROFILES, InputError, check_profile, find
 from advdef.book.terminal import guarded, need, render_site, report_run, say, stop, tolerant, verdict_lines
@@ -70,6 +82,9 @@ def reproduce(
     datasets: DatasetsOption = None,
     seed: Annotated[str | None, typer.Option(metavar="INTEGER", help="Seed of the run.  [default: 0]")] = None,
     seeds: SeedsOption = 1,
+    eps: EpsOption = None,
+    images: ImagesOption = None,
+    seeds_each: SeedsEachOption = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps; default: the best there is.")] = None,
     jobs: Annotated[
         int | None,
@@ -101,7 +116,8 @@ def reproduce(
     if not selected:
         raise InputError(f"no notebooks in {repository.root / 'notebooks'}")
     names = split(datasets) or ([dataset] if dataset else [])
-    runs = page_runs(list(selected), profile=chosen, datasets=names, seed=chosen_seed, seeds=seeds)
+    asked = page_parameters(eps, images, seeds_each)
+    runs = page_runs(list(selected), profile=chosen, datasets=names, seed=chosen_seed, seeds=seeds, asked=asked)
     executions: list[Execution] = []
     for path in selected.values():
         if (note := notebookfile.difference_note(path)) is not None:
@@ -167,6 +183,28 @@ def record(
     for paper in wanted:
         for file in recording.publish(repository, paper, profile=chosen, dataset=dataset, seed=seed):
             typer.echo(f"recorded {file.relative_to(repository.root)}")
+
+
+@app.command()
+@guarded
+def images(
+    papers: Papers = None,
+    profile: ProfileOption = "laptop",
+    dataset: Annotated[str | None, typer.Option(help="Of the runs on this data set.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the runs with this seed.")] = None,
+) -> None:
+    """Write the attacked images of finished runs once more, beside their records, from what the store has kept."""
+    repository, chosen = find(), check_profile(profile)
+    from advdef.book.recordimages import PAGE_LIMIT, save_images_of_record
+
+    runs = [(paper, run) for paper in repository.select(papers or ()) for run in repository.finished(chosen, paper)]
+    runs = [(p, run) for p, run in runs if dataset in (None, run.dataset) and (seed is None or str(seed) == run.seed)]
+    if not runs:
+        raise InputError(f"no such finished run in {repository.build(chosen)}")
+    for paper, run in runs:
+        records = sorted((run.results / paper).glob("*.json"))
+        for file in records:
+            typer.echo(save_images_of_record(file, limit=PAGE_LIMIT // len(records)))
 
 
 @app.command()

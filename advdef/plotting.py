@@ -11,6 +11,7 @@ from torch import Tensor
 
 from advdef.attacks import Trace
 from advdef.evaluation import Results, Threat
+from advdef.figuretext import figure_in_words
 from advdef.statistics import Interval
 
 __all__ = [
@@ -99,9 +100,10 @@ THREAT_STYLES = {"oblivious": (":", "o"), "direct": ("--", "s"), "adaptive": ("-
 def use_style() -> None:
     """Set the style of all figures: white ground, as they are read in dark mode too, and no text below 8 points.
 
-    A notebook draws them as SVG, whose text stays sharp, and which the same run writes in the same way.
+    A notebook draws them as SVG, whose text stays sharp, and which the same run writes in the same way. Beside it
+    stands the figure in words, for those who do not see it.
     """
-    _as_svg()
+    _as_svg_and_words()
     plt.rcParams.update(
         {
             "figure.facecolor": "white",
@@ -124,13 +126,17 @@ def use_style() -> None:
     )
 
 
-def _as_svg() -> None:
+def _as_svg_and_words() -> None:
     from IPython.core.interactiveshell import InteractiveShell
 
     if InteractiveShell.initialized():
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 
         set_matplotlib_formats("svg", metadata={"Date": None})
+        formatter = InteractiveShell.instance().display_formatter
+        if formatter is not None:
+            words = formatter.formatters["text/plain"]
+            words.for_type(Figure, lambda figure, printer, cycle: printer.text(figure_in_words(figure) or repr(figure)))
 
 
 def interval_line(

@@ -50,6 +50,9 @@ profile = "smoke"  # smoke, laptop, gpu or paper; what is shown below may be ano
 dataset = None  # one of advdef's data sets; None: those of the profile
 seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
+eps = None  # the main budget in Linf; None: the page's own
+images = None  # how many test images are attacked; None: as the profile says
+seeds = None  # over how many seeds the page compares; None: as the profile says
 
 # %% tags=["hide-input"]
 from collections import Counter
@@ -78,7 +81,7 @@ from advdef.papers.qusecnets import verdicts as rules
 from advdef.papers.qusecnets.certificate import certified
 from advdef.papers.qusecnets.defence import Quantized
 from advdef.papers.qusecnets.quantizer import Quantizer
-from advdef.papers.qusecnets.study import CLAIMED, EPS, SCHEMES, Quantization
+from advdef.papers.qusecnets.study import CLAIMED, SCHEMES, Quantization
 from advdef.statistics import over_seeds_and_images, paired_difference, wilson
 from tqdm import tqdm
 
@@ -93,8 +96,9 @@ plotting.use_style()
 # %%
 PROFILES = Quantization.profiles
 page = notebook.Page(
-    "qusecnets", PROFILES, profile, dataset=dataset, seed=seed, device=device
-)
+    "qusecnets", PROFILES, profile, dataset=dataset, seed=seed, device=device, eps=eps,
+    images=images, seeds=seeds,
+)  # fmt: skip
 P = page.settings
 studies = page.studies(Quantization)
 SEEDS = next(iter(studies.values())).seeds
@@ -346,12 +350,10 @@ figure = plotting.robustness_curves(worst.select(defence=SHOWN))
 plt.show()
 
 # %% tags=["hide-input"]
-budgets = [
-    f"eps {show_eps(EPS[data.shape[0]])} on {name}" for name, data in page.data.items()
-]
+budgets = [f"eps {show_eps(study.eps)} on {name}" for name, study in studies.items()]
 shown = page.results(
     part=("clean", "curve"), attack=("none", WORST_CASE), seed=seed,
-    eps=(0.0, *(EPS[data.shape[0]] for data in page.data.values())),
+    eps=(0.0, *(study.eps for study in studies.values())),
 )  # fmt: skip
 page.headline(
     shown.pivot(("dataset", "defence"), "threat", name="{} %"),
@@ -539,8 +541,8 @@ page.checks(
 
 # %% tags=["hide-input"]
 conditions = {}
-for name, data in page.data.items():
-    curve, budgets = curves[name][seed], P["curve"][data.shape[0]]
+for name, study in studies.items():
+    curve, budgets = curves[name][seed], study.curve_eps
     single, known = measured[name], {k: curve[k]["adaptive"] for k in curve}
     pairs = {  # with the defence, without it
         (k, t, a): tuple(single[n][t].survivors(a) for n in (k, "undefended"))
@@ -549,7 +551,7 @@ for name, data in page.data.items():
         for a in suite
     } | {
         (k, "adaptive", WORST_CASE): tuple(
-            known[n][EPS[data.shape[0]]].robust for n in (k, "undefended")
+            known[n][study.eps].robust for n in (k, "undefended")
         )
         for k in CLAIMED
     }
@@ -598,7 +600,7 @@ page.rules()
 rows = []
 for name, data in page.data.items():
     batch = data.test.sample(P["adaptive_images"])
-    model, eps = defences[name][seed]["CQ"], EPS[data.shape[0]]
+    model, eps = defences[name][seed]["CQ"], studies[name].eps
     for label, target in [
         ("the deployed layer", model),
         ("BPDA with the identity", model.surrogate("identity")),

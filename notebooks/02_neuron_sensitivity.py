@@ -52,6 +52,9 @@ profile = "smoke"  # smoke, laptop, gpu or paper; what is shown below may be ano
 dataset = None  # one of advdef's data sets; None: that of the profile
 seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
+eps = None  # the main budget in Linf; None: the page's own
+images = None  # how many test images are attacked; None: as the profile says
+seeds = None  # over how many seeds the page compares; None: as the profile says
 
 # %% tags=["hide-input"]
 from itertools import combinations, product
@@ -95,8 +98,9 @@ PROFILES = Stabilization.profiles
 P = notebook.choose(PROFILES, profile)
 page = notebook.Page(
     "neuron_sensitivity", PROFILES, profile, dataset=dataset, seed=seed, device=device,
-    train=P["train"],
+    train=P["train"], eps=eps, images=images, seeds=seeds,
 )  # fmt: skip
+P = page.settings
 (study,) = page.studies(Stabilization).values()
 run, name, data = page.run, page.run.data.name, study.data
 SEEDS, EPS, MAIN, TAPS = study.seeds, study.eps, study.architecture, study.taps

@@ -51,6 +51,9 @@ profile = "smoke"  # smoke, laptop, gpu or paper; what is shown below may be ano
 dataset = None  # one of advdef's data sets; None: those of the profile
 seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
+eps = None  # the main budget in Linf; None: the page's own
+images = None  # how many test images are attacked; None: as the profile says
+seeds = None  # over how many seeds the page compares; None: as the profile says
 
 # %% tags=["hide-input"]
 from functools import partial
@@ -86,8 +89,9 @@ plotting.use_style()
 
 # %%
 choice = dict(dataset=dataset, seed=seed, device=device)
+asked = dict(eps=eps, images=images, seeds=seeds)
 PROFILES = InversePerturbation.profiles
-page = notebook.Page("nip", PROFILES, profile, **choice)
+page = notebook.Page("nip", PROFILES, profile, **choice, **asked)
 P, draws = page.settings, page.draws
 studies = page.studies(InversePerturbation)
 cases = [

@@ -49,6 +49,9 @@ profile = "smoke"  # smoke, laptop, gpu or paper; what is shown below may be ano
 dataset = None  # one of advdef's data sets; None: those of the profile
 seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
+eps = None  # the main budget in Linf; None: the page's own
+images = None  # how many test images are attacked; None: as the profile says
+seeds = None  # over how many seeds the page compares; None: as the profile says
 
 # %% tags=["hide-input"]
 from itertools import product
@@ -131,8 +134,9 @@ def keep(case, hits, attacks=None, **about):
 # %%
 PROFILES = Restorers.profiles
 page = notebook.Page(
-    "trn", PROFILES, profile, dataset=dataset, seed=seed, device=device
-)
+    "trn", PROFILES, profile, dataset=dataset, seed=seed, device=device, eps=eps,
+    images=images, seeds=seeds,
+)  # fmt: skip
 P = page.settings
 cases = list(page.studies(Restorers).values())
 MAIN, SEEDS = cases[0], cases[0].seeds
@@ -285,16 +289,21 @@ caption = "Maps (before scaling) on attacked images that fool the classifier: me
 table(rows, caption)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Mean absolute value of the unscaled maps on images that PGD made (those that fool the classifier). The gradient of the prediction has a factor 1 − p of that class, the average has none.", "name": "fig-trn-saturation"}, "image": {"alt": "Histograms of the logarithm of the size of the average map and of the predicted label's map, one panel per data set."}}
-sizes = {case.name: case.map_study("PGD").sizes for case in cases}
+found = {case.name: case.map_study("PGD") for case in cases}
+sizes = {k: study.sizes for k, study in found.items() if study}
 shown = ("average", "predicted")
-figures.map_sizes({k: {label: v[label] for label in shown} for k, v in sizes.items()})
-plt.show()
+if sizes:  # where PGD fools nobody, there is nothing to compare
+    figures.map_sizes(
+        {k: {label: v[label] for label in shown} for k, v in sizes.items()}
+    )
+    plt.show()
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "From above: clean image; attacked by PGD; the perturbation; the gradient at the true label, which the defender does not know; the map averaged over the classes; that of the predicted label; Sobel's map. All but the first two rows are scaled to be seen; grey is zero. Above each column: the label, and what the classifier makes of the attacked image.", "name": "fig-trn-maps"}, "image": {"alt": "A grid of small images: clean and attacked images, the perturbation, and four kinds of maps for several examples of each data set."}}
 pictures, classes, EXAMPLES = [], [], {}
 for case in cases:
     f, (x, y), partner = case.bare(), case.images(), case.attacked("PGD")
-    chosen = measure.newly_wrong(f, x, y, partner).nonzero()[:4, 0]
+    fooled = measure.newly_wrong(f, x, y, partner)
+    chosen = (~fooled).long().argsort(stable=True)[:4]  # those that fool it first
     EXAMPLES[case.name] = x, y, partner = x[chosen], y[chosen], partner[chosen]
     pictures.append(figures.map_pictures(f, x, y, partner))
     classes += figures.class_turns(case.data.class_names, y, f(partner))

@@ -47,6 +47,9 @@ profile = "smoke"  # smoke, laptop, gpu or paper; what is shown below may be ano
 dataset = None  # one of advdef's data sets; None: that of the profile
 seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
+eps = None  # the main budget in Linf; None: the page's own
+images = None  # how many test images are attacked; None: as the profile says
+seeds = None  # over how many seeds the page compares; None: as the profile says
 
 # %% tags=["hide-input"]
 import time
@@ -87,8 +90,9 @@ plotting.use_style()
 # %%
 PROFILES = SpikingPurification.profiles
 page = notebook.Page(
-    "snn_purification", PROFILES, profile, dataset=dataset, seed=seed, device=device
-)
+    "snn_purification", PROFILES, profile, dataset=dataset, seed=seed, device=device, eps=eps,
+    images=images, seeds=seeds,
+)  # fmt: skip
 P = page.settings
 run, ((name, data),) = page.run, page.data.items()
 (study,) = page.studies(SpikingPurification).values()

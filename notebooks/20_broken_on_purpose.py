@@ -48,6 +48,9 @@ profile = "smoke"  # smoke, laptop, gpu or paper; what is shown below may be ano
 dataset = None  # one of advdef's data sets; None: those of the profile
 seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
+eps = None  # the main budget in Linf; None: the page's own
+images = None  # how many test images are attacked; None: as the profile says
+seeds = None  # one run has one seed; advdef reproduce --seeds N makes more
 
 # %% tags=["hide-input"]
 from functools import partial
@@ -63,7 +66,8 @@ from advdef.book.page import show_eps
 from advdef.contract import watched
 from advdef.defenses import Undefended
 from advdef.defenses.broken import Detached, RandomInput, ScaledLogits
-from advdef.evaluation import adaptive, direct, evaluate, oblivious
+from advdef.evaluation import ATTACKERS, adaptive, direct, evaluate, oblivious
+from advdef.evaluation.packed import attacked_sets
 from advdef.models import CleverhansCNN
 from advdef.papers.qusecnets.defence import Quantized
 from advdef.papers.qusecnets.quantizer import Quantizer
@@ -91,10 +95,12 @@ EFFORT = {
     "paper": checks.FULL,
 }  # fmt: skip
 P = notebook.choose(PROFILES, profile)
-EPS = 0.3  # Cleverhans' default for grey images
+EPS = 0.3 if eps is None else eps  # by default that of Cleverhans for grey images
 page = notebook.Page(
     "broken_on_purpose", PROFILES, profile, dataset=dataset, seed=seed, device=device, train=P["train"],
+    eps=eps, images=images, seeds=seeds,
 )  # fmt: skip
+P = page.settings
 ((name, data),) = page.data.items()
 batch = notebook.sample(data.test, P["images"])
 images, labels = batch.float_images(), batch.labels
@@ -184,6 +190,12 @@ for k, defence in tqdm(defences.items(), desc=name, leave=False):
         )
 
 # %% tags=["hide-input"]
+sets = [
+    one
+    for k, found in outcomes.items()
+    for one in attacked_sets(k, {threat: {EPS: found[threat]} for threat in ATTACKERS})
+]
+page.add_attacked(sets, images, labels, defences.__getitem__)
 rows = []
 for k, found in outcomes.items():
     accuracy = {

@@ -51,6 +51,9 @@ profile = "smoke"  # smoke, laptop, gpu or paper; what is shown below may be ano
 dataset = None  # one of advdef's data sets; None: those of the profile
 seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
+eps = None  # the main budget in Linf; None: the page's own
+images = None  # how many test images are attacked; None: as the profile says
+seeds = None  # one run has one seed; advdef reproduce --seeds N makes more
 
 # %% tags=["hide-input"]
 from functools import partial
@@ -106,7 +109,11 @@ BUDGETS = {
 P = notebook.choose(PROFILES, profile)
 page = notebook.Page(
     "attack_agreement", PROFILES, profile, dataset=dataset, seed=seed, device=device, train=P["train"],
+    eps=eps, images=images, seeds=seeds,
 )  # fmt: skip
+P = page.settings
+if eps is not None:  # the other norms keep their budgets
+    BUDGETS = {kind: budgets | dict(linf=(eps,)) for kind, budgets in BUDGETS.items()}
 page.profiles()
 
 # %% [markdown]
@@ -226,7 +233,7 @@ plt.show()
 spent = {}
 for name, data in page.data.items():
     budgets = BUDGETS.get(name) or BUDGETS[data.shape[0]]
-    chosen = batches[name].head(P["spending"])
+    chosen = batches[name].head(min(P["spending"], P["images"]))
     spent[name] = equal_budgets(
         models[name],
         chosen.float_images(),

@@ -46,6 +46,9 @@ profile = "smoke"  # smoke, laptop, gpu or paper; what is shown below may be ano
 dataset = None  # one of advdef's data sets; None: that of the profile
 seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
+eps = None  # the main budget in Linf; None: the page's own
+images = None  # how many test images are attacked; None: as the profile says
+seeds = None  # one run has one seed; advdef reproduce --seeds N makes more
 
 # %% tags=["hide-input"]
 from itertools import product
@@ -78,8 +81,9 @@ plotting.use_style()
 # %%
 PROFILES = FiveDefences.profiles
 page = notebook.Page(
-    "five_defences", PROFILES, profile, dataset=dataset, seed=seed, device=device
-)
+    "five_defences", PROFILES, profile, dataset=dataset, seed=seed, device=device, eps=eps,
+    images=images, seeds=seeds,
+)  # fmt: skip
 P, run = page.settings, page.run
 ((name, study),) = page.studies(FiveDefences).items()
 EPS, BUDGETS = study.eps, study.budgets

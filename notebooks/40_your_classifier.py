@@ -61,7 +61,7 @@
 # ```
 #
 # It prints a report of each defence, and writes it to `advdef-reports/`, with the attacked images beside it. Interrupted, the same command goes
-# on from what is finished. `--images`, `--steps` and `--restarts` say how much is computed; `advdef judge --help` lists all. In Python it
+# on from what is finished; `--jobs 4` shares the work among processes. `--images`, `--steps` and `--restarts` say how much is computed; `advdef judge --help` lists all. In Python it
 # is one call, `robustness`, which the cells below use.
 #
 # **This page on your network**, with papermill:
@@ -91,6 +91,8 @@ seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
 model = None  # module:function that builds it; None: a small one, trained here
 eps = None  # the budget in Linf; None: that of the profile
+images = None  # how many test images are attacked; None: as the profile says
+seeds = None  # one run has one seed; advdef reproduce --seeds N makes more
 defences = None  # names with spaces between them; None: those of the profile
 
 # %% tags=["hide-input"]
@@ -141,9 +143,11 @@ PROFILES = {
 P = notebook.choose(PROFILES, profile)
 page = notebook.Page(
     "your_classifier", PROFILES, profile, dataset=dataset, seed=seed, device=device, train=P["train"],
+    eps=eps, images=images, seeds=seeds,
 )  # fmt: skip
+P = page.settings
 ((name, data),) = page.data.items()
-EPS = P["eps"] if eps is None else eps
+EPS = P["eps"]
 page.profiles()
 
 # %% [markdown]
@@ -189,6 +193,13 @@ reports["noise"] = judge(defence=noisy, name="noise")
 # %% tags=["hide-input"]
 for row in (row for found in reports.values() for row in found.results):
     page.run.results.append(row)
+test = notebook.sample(data.test, P["images"])
+X, Y = test.float_images(), test.labels
+behind = partial(deployed, network, data, eps=EPS, epochs=P["epochs"], seed=seed)
+page.add_attacked(
+    [found.attacked_set(X) for found in reports.values()], X, Y,
+    lambda k: behind(defence=noisy if k == "noise" else k).defence,
+)  # fmt: skip
 page.headline(
     compare(list(reports.values())),
     f"One network behind defences, at eps {show_eps(EPS)} ({page.run_line}), {report.facts['data']['images']} images, with 95 % intervals; the last column is a difference in points over the same images",
@@ -212,8 +223,7 @@ reports[names[-1]]
 # parts are many times longer than ours are by default. If it breaks much more than ours, ours needs more `steps` and `restarts`.
 
 # %% tags=["hide-input"]
-test = notebook.sample(data.test, P["images"])
-x, y = test.float_images()[: P["beside"]], test.labels[: P["beside"]]
+x, y = X[: P["beside"]], Y[: P["beside"]]
 ours = report.hits()[: len(y)]
 theirs = ours
 if data.num_classes > 3:  # its DLR loss needs as many

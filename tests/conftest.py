@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pretend
 import pytest
@@ -20,6 +22,9 @@ from variants import THREADS
 from advdef.book.repository import Repository
 from advdef.data import Dataset, load
 from advdef.training import train_standard
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # Each core has a worker of its own, and rounding, which training amplifies, depends on the number of threads: notebooks
 # and other processes get as many, whoever starts the tests.
@@ -33,6 +38,17 @@ with suppress(pretend.Missing):  # then tests that need the device say so
 EXECUTING = (
     "tests/test_notebooks.py", "tests/test_pretended_pages.py", "tests/test_rehearsal.py", "tests/test_guide.py",
 )  # fmt: skip
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# What a browser would otherwise look up by itself.
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 WITHOUT_ALL = "only with --all, as every week: nox -s tests -- --all"
 
 
@@ -78,6 +94,18 @@ def network(_trained_network: nn.Sequential) -> nn.Sequential:
     """The network trained on digits, in evaluation mode and without gradients."""
     _trained_network.zero_grad()
     return _trained_network.eval()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is on the PATH")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from advdef.attacks import pgd
-from advdef.defenses import Defense
+from advdef.defenses import Defense, Undefended
 from advdef.evaluation import Outcome, Threat, direct, evaluate_curve
 from advdef.grid import Study, once
 
-__all__ = ["Holed", "Rounded"]
+__all__ = ["Holed", "Open", "Rounded"]
 
 
 class Rounded(Defense):
@@ -63,3 +63,13 @@ class Holed(Study):
             defence, {0.1: tried, 0.2: tried}, images, labels, generator=Generator().manual_seed(0), resume=self.resume
         )
         return self.with_later({"adaptive": found}, name)
+
+
+class Open(Holed):
+    """The same network behind nothing, so that its attacker breaks it."""
+
+    @once
+    def defence(self, name: str) -> Defense:
+        rounded = super().defence(name)
+        assert isinstance(rounded, Rounded)
+        return Undefended(rounded.get_submodule("net"))

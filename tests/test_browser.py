@@ -9,7 +9,6 @@ import importlib
 import inspect
 import pkgutil
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,11 +21,12 @@ import yaml
 
 import advdef
 from advdef.book.links import check_links
+from advdef.book.provenance import source_commit
 from advdef.book.repository import Repository
 from advdef.book.site import render, toc_files
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page, Route
+    from playwright.sync_api import Browser, BrowserContext, Page, Route, ViewportSize
 
 pytestmark = [pytest.mark.site, pytest.mark.slow]
 
@@ -34,19 +34,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = toc_files(yaml.safe_load((ROOT / "_toc.yml").read_text()))
 # The pages of the reference come from one template: axe looks at this one, and with --all at every one of them.
 OF_THE_REFERENCE = "book/api/qusecnets"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-# What a browser would otherwise look up by itself.
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 WIDTH = 375
-WIDE, PHONE, TABLET = ({"width": width, "height": height} for width, height in ((1280, 900), (WIDTH, 800), (968, 900)))
+WIDE: ViewportSize = {"width": 1280, "height": 900}
+PHONE: ViewportSize = {"width": WIDTH, "height": 800}
+TABLET: ViewportSize = {"width": 968, "height": 900}
 QUESTIONS = {
     "how to cite": "book/about",
     "citation": "book/about",
@@ -58,18 +49,6 @@ QUESTIONS = {
     "which defence is best": "notebooks/30_five_defences",
 }
 """What readers ask the search for, and how the name of one of the first two pages begins that it has to find."""
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is on the PATH")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")
@@ -144,6 +123,13 @@ class Seen:
     findings: dict[str, list[str]]  # of axe-core, by theme, where it looked
 
 
+SHIFTS = """
+    window.shifted = window.painted = 0;
+    const see = (type, told) =>
+        new PerformanceObserver(list => list.getEntries().forEach(told)).observe({type, buffered: true});
+    see("layout-shift", entry => { if (!entry.hadRecentInput) shifted += entry.value; });
+    see("largest-contentful-paint", entry => { painted = entry.startTime; });
+"""
 UNDECIDED = """() => [...document.querySelectorAll("table.results")]
     .filter(t => t.tHead.rows[0].cells.length > 1 && t.querySelectorAll("thead .deciding").length != 1)
     .map(t => t.caption.textContent)"""
@@ -245,7 +231,9 @@ def _sent(file: Path) -> int:
 def test_a_page_is_whole(seen: Seen) -> None:
     """No error, no other server, figures that are described, room on a phone, nothing that axe objects to."""
     path = urlsplit(yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"]).path
-    colab = f"https://colab.research.google.com/github/{path.strip('/')}/blob/main/{seen.name}.ipynb"
+    commit = source_commit() or "+"
+    at = "main" if commit.endswith("+") else commit
+    colab = f"https://colab.research.google.com/github/{path.strip('/')}/blob/{at}/{seen.name}.ipynb"
     notebook = seen.name.startswith("notebooks/")
     found = {
         "errors": seen.errors,
@@ -376,6 +364,40 @@ def test_a_page_shared_elsewhere_shows_what_it_is(visit: Visit, site: Path) -> N
     image = site / "_static" / (told["property='og:image'"] or "").partition("/_static/")[2]
     assert image.is_file()
     assert (site / "sitemap.xml").read_text().count("<loc>") >= len(PAGES)
+
+
+def test_the_results_at_a_glance_fit_on_four_sheets(visit: Visit) -> None:
+    page = visit.open("book/glance.html")
+    assert page.locator("figure.finding svg").count() == 1
+    assert page.locator("table.matrix").count() == 5  # a table for each paper
+    printed = page.pdf(prefer_css_page_size=True)
+    assert 1 <= len(re.findall(rb"/Type /Page\b", printed)) <= 4
+
+
+def test_the_explorer_is_there_or_says_how_to_make_it(visit: Visit) -> None:
+    page = visit.open("book/explorer.html")
+    if page.locator("figure.explorer").count():
+        page.locator("figure.explorer[data-ready]").wait_for()
+        slider = page.get_by_role("slider")
+        before = page.locator(".explorer-said").inner_text()
+        slider.press("Home")
+        assert page.locator(".explorer-said").inner_text() != before
+    else:
+        assert "advdef reproduce five_defences" in page.locator("article").inner_text()
+    assert visit.errors == []
+
+
+@pytest.mark.parametrize("name", ["index", "book/explorer", "book/protocol", "notebooks/03_nip"])
+@pytest.mark.parametrize("window", [PHONE, WIDE], ids=["phone", "wide"])
+def test_a_page_stands_still_while_it_loads(visit: Visit, name: str, window: ViewportSize) -> None:
+    """What a web vital counts: how far things move that nobody moved, and when the largest thing is painted."""
+    visit.page.set_viewport_size(window)
+    visit.page.add_init_script(SHIFTS)
+    page = visit.open(f"{name}.html")
+    page.wait_for_load_state("networkidle")
+    shift, paint = page.evaluate("[shifted, painted]")
+    print(f"{name}: shift {shift:.3f}, largest paint after {paint:.0f} ms")
+    assert shift <= 0.1
 
 
 def test_the_references_list_the_paper(visit: Visit) -> None:

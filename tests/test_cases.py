@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import checkout
 import pytest
 import torch
-from holed_study import Holed
+from holed_study import Holed, Open
 from typer.testing import CliRunner, Result
 
 from advdef.book.cells import study_of
 from advdef.book.page import Page
 from advdef.book.pages import generated
+from advdef.book.recordimages import save_images_of_record
 from advdef.book.records import Run, holes_folder
 from advdef.cli import app
 from advdef.data import load
 from advdef.evaluation.attacked import read_attacked
 from advdef.evaluation.holes import FOUND_LATER
 from advdef.evaluation.holes.summary import Searched, read_searches
-from advdef.evaluation.results import WORST_CASE
+from advdef.evaluation.packed import read_packed
+from advdef.evaluation.results import WORST_CASE, unpack_hits
 from advdef.grid import Study
 from advdef.papers import PAPERS, STUDIES
 
@@ -55,6 +58,10 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     checkout.make(tmp_path, {"01_bad": checkout.BAD, "02_good": checkout.GOOD})
     monkeypatch.chdir(tmp_path / "notebooks")
     return tmp_path
+
+
+def check(file: Path, *options: str) -> Result:
+    return CliRunner().invoke(app, ["check", str(file), *options])
 
 
 def holes(*args: str) -> Result:
@@ -150,3 +157,66 @@ def test_the_site_has_a_line_for_each_search() -> None:
     for cell in ("nip", "&lt;V1&gt;", "9", "7", "2 by Square", "12 in 3 min"):
         assert f"<td>{cell}</td>" in text
     assert generated([], [])["_generated/holes.md"] == "No page has been searched yet.\n"
+
+
+def test_a_page_leaves_the_images_of_its_attackers_beside_its_record(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(STUDIES, "good", "holed_study:Open")
+    monkeypatch.setenv("ADVDEF_RESULTS", str(repository / "results"))
+    page = Page("good", Open.profiles, "smoke")
+    (study,) = page.studies(Open).values()
+    found = study.curve("rounded")["adaptive"]
+    for eps in found:
+        page.run.add(found[eps], part="worst", defence="rounded", threat="adaptive", model="linear")
+    page.finish()
+    file = repository / "results" / "good" / "digits-smoke-seed0.safetensors"
+    kept = read_packed(file)
+    assert kept.facts["page"] == "good"
+    assert [one.eps for one in kept.sets] == [0.1, 0.2]
+    for one in kept.sets:
+        assert torch.equal(one.robust, found[one.eps].robust)
+        assert torch.equal(kept.originals, study.attacked_images()[0])
+    assert int(kept.sets[1].broken.sum()) > 3
+    data = study.data
+    assert torch.equal(data.test.labels[kept.indices], kept.labels)
+    assert torch.equal(data.test.float_images()[kept.indices], kept.originals)
+
+    broken = sum(int(one.broken.sum()) for one in kept.sets)
+    said = check(file)
+    assert said.exit_code == 0, said.output
+    assert re.search(rf"rounded +{broken} +{broken} +{broken}\n", said.output)
+    assert "worst cases of the record with hits of single images: 2; these images say the same: 2" in said.output
+    said = check(file.with_suffix(".json"), "--networks")
+    assert said.exit_code == 0, said.output
+    assert re.search(rf"rounded +{broken} +{broken} +{broken} +{broken}\n", said.output)
+
+    # the same file comes of what the run has left behind
+    file.unlink()
+    again = read_packed(save_images_of_record(file.with_suffix(".json")))
+    for one, other in zip(kept.sets, again.sets, strict=True):
+        assert torch.equal(one.attacked, other.attacked)
+        assert torch.equal(one.broken, other.broken)
+
+    # a record that says something else is found out
+    record = file.with_suffix(".json")
+    content = json.loads(record.read_text())
+    row = next(row for row in content["results"] if row["attack"] == WORST_CASE)
+    row["hits"] = f"{int(row['hits'], 16) ^ (1 << (row['n'] - 1)):0{len(row['hits'])}x}"
+    row["correct"] = int(unpack_hits(row["hits"], row["n"]).sum())
+    row["accuracy"] = row["correct"] / row["n"]
+    record.write_text(json.dumps(content))
+    said = check(file)
+    assert said.exit_code == 1
+    assert "single images: 2; these images say the same: 1" in said.output
+    assert "these images are not what they are said to be" in said.stderr
+
+    for wrong, told in [
+        (("--data", "digits"), "a record says what its data and its networks are"),
+        (("--model", "a:b"), "a record says what its data and its networks are"),
+        (("--networks", "--device", "tpu"), "no device 'tpu'"),
+    ]:
+        said = check(file, *wrong)
+        assert said.exit_code == 2
+        assert told in said.stderr
+        assert len(said.stderr.splitlines()) == 1

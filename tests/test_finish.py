@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pydata_sphinx_theme
 import pytest
+from fontTools.ttLib import TTFont
 
 from advdef.book.finish import Book, finish
 from advdef.evaluation import Results
@@ -49,6 +53,35 @@ def test_a_page_says_where_its_numbers_come_from_and_how_to_cite_it(tmp_path: Pa
     (file,) = (tmp_path / "_static/records").iterdir()
     assert f"../_static/records/{file.name}" in page
     assert json.loads(file.read_text())["results"] == []
+
+
+def test_the_attacked_images_of_a_record_can_be_taken_along(tmp_path: Path) -> None:
+    kept = tmp_path / "mnist-smoke-seed0.safetensors"
+    kept.write_bytes(b"images")
+    asked = {"images": kept, "parameters": {"eps": 0.05}}
+    finish(site(tmp_path), replace(BOOK, records={"04_trn": [RECORD | asked]}))
+    copied = tmp_path / "_static/records/trn-mnist-smoke.safetensors"
+    assert copied.read_bytes() == b"images"
+    assert "images" not in json.loads(copied.with_suffix(".json").read_text())
+    page = (tmp_path / "notebooks/04_trn.html").read_text()
+    assert "profile smoke, eps 0.05, code of commit" in page
+    assert 'The attacked images: <a href="../_static/records/trn-mnist-smoke.safetensors" download>MNIST</a>' in page
+    assert 'href="../book/records.html#attacked-images"' in page
+
+
+@pytest.mark.parametrize(("commit", "opened"), [("1234567890", "1234567890"), ("1234567890+", "main"), ("", "main")])
+def test_a_notebook_opens_elsewhere_at_the_commit_shown_with_its_profile_beside(
+    tmp_path: Path, commit: str, opened: str
+) -> None:
+    page = site(tmp_path) / "notebooks/04_trn.html"
+    colab = "https://colab.research.google.com/github/a/b/blob/{}/notebooks/04_trn.ipynb"
+    page.write_text(page.read_text().replace("<article>", f'<a href="{colab.format("main")}">Launch</a><article>'))
+    finish(tmp_path, replace(BOOK, commit=commit))
+    found = page.read_text()
+    assert found.count(f'href="{colab.format(opened)}"') == 2
+    assert '</h1><p class="launch">' in found
+    assert "shows the profile <em>smoke</em>" in found
+    assert 'class="launch"' not in (tmp_path / "book/intro.html").read_text()
 
 
 def test_a_page_of_prose_says_what_it_was_rendered_from(tmp_path: Path) -> None:
@@ -98,3 +131,34 @@ def test_a_book_without_an_address_promises_none(tmp_path: Path, book: Book) -> 
     page = (tmp_path / "notebooks/04_trn.html").read_text()
     assert "canonical" not in page
     assert "og:image" not in page
+
+
+def test_pages_without_formulas_load_nothing_that_typesets_them(tmp_path: Path) -> None:
+    folder, script = site(tmp_path), '<script defer="defer" src="../_static/mathjax/tex-chtml.js"></script>'
+    with_formula, without = folder / "notebooks/04_trn.html", folder / "book/intro.html"
+    for page, more in ((with_formula, '<span class="math notranslate">x</span>'), (without, "")):
+        page.write_text(page.read_text().replace("</head>", f"{script}</head>").replace("</h1>", f"</h1>{more}"))
+    finish(folder, BOOK)
+    assert "mathjax" in with_formula.read_text()
+    assert "mathjax" not in without.read_text()
+
+
+def test_a_site_has_the_icons_that_it_shows_alone(tmp_path: Path) -> None:
+    theme = Path(pydata_sphinx_theme.__file__).parent / "theme" / "pydata_sphinx_theme" / "static"
+    folder = site(tmp_path)
+    shutil.copytree(theme, folder / "_static", dirs_exist_ok=True)
+    page = folder / "notebooks/04_trn.html"
+    page.write_text(
+        page.read_text().replace("</h1>", '</h1><i class="fas fa-rocket"></i><i class="fab fa-github"></i>')
+    )
+    finish(folder, BOOK)
+    fonts = folder / "_static/vendor/fontawesome/webfonts"
+    assert sum(font.stat().st_size for font in fonts.iterdir()) < 20_000
+    with TTFont(fonts / "fa-solid-900.woff") as one, TTFont(fonts / "fa-brands-400.woff") as other:
+        solid, brands = set(one.getBestCmap()), set(other.getBestCmap())
+    assert 0xF135 in solid  # the rocket
+    assert 0xF05A in solid  # that of a note, which a style sheet names
+    assert 0xF09B in brands
+    style = (folder / "_static/styles/pydata-sphinx-theme.css").read_text()
+    assert 'fa-solid-900.woff) format("woff")' in style
+    assert ".ttf" not in style

@@ -112,7 +112,11 @@ def test_the_new_files_are_formatted(checkout: Repository) -> None:
 def test_the_new_page_has_what_the_tests_of_the_project_ask_for(checkout: Repository) -> None:
     page = checkout.notebooks["mosaic"]
     assert out_of_step(page) is None
-    assert parameter_defaults(read_pair(page)) == {"profile": "smoke", "dataset": None, "seed": 0, "device": None}
+    further = dict.fromkeys(("eps", "images", "seeds"))
+    assert (
+        parameter_defaults(read_pair(page))
+        == {"profile": "smoke", "dataset": None, "seed": 0, "device": None} | further
+    )
     toc = yaml.safe_load((checkout.root / "_toc.yml").read_text())
     papers = next(part for part in toc["parts"] if part["caption"] == "Papers")
     assert papers["chapters"][-1] == {"file": "notebooks/06_mosaic"}
@@ -127,6 +131,7 @@ def test_its_baseline_can_be_written_and_its_run_recorded(checkout: Repository, 
     assert advdef(checkout, "record", "mosaic", "--profile", "smoke").splitlines() == [
         "recorded notebooks/06_mosaic.ipynb",
         "recorded book/results/mosaic/digits-smoke-seed0.json",
+        "recorded book/results/mosaic/digits-smoke-seed0.safetensors",
     ]
 
 

@@ -81,6 +81,13 @@ def test_nothing_differs_between_a_run_and_itself_and_a_word_or_a_missing_row_do
     assert other.allowed
 
 
+def test_a_run_with_another_parameter_differs(tmp_path: Path) -> None:
+    one, other = record(tmp_path / "a", RIGHT), record(tmp_path / "b", RIGHT)
+    other.write_text(json.dumps(json.loads(other.read_text()) | {"parameters": {"eps": 0.05}}))
+    (move,) = moved(one, other)
+    assert (move.name, move.one, move.other, move.allowed) == ("parameter/eps", "–", "0.05", False)
+
+
 def test_a_baseline_says_how_far_a_value_may_move(tmp_path: Path) -> None:
     one, other = record(tmp_path / "a", RIGHT), record(tmp_path / "b", flipped(5))
     for count in (4, 5):

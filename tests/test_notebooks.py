@@ -17,9 +17,14 @@ from regression import compare, read_baseline, recorded_rows, recorded_values, r
 from variants import kernel_settings
 
 from advdef.book.notebookfile import read_pair
-from advdef.book.records import read_record
+from advdef.book.recordimages import PAGE_LIMIT, agreeing
+from advdef.book.records import images_file, read_record
 from advdef.book.repository import Repository
 from advdef.book.run import execute
+from advdef.data import load
+from advdef.evaluation import ATTACKERS
+from advdef.evaluation.attacked import rejudge
+from advdef.evaluation.packed import read_packed
 
 ROOT = Path(__file__).resolve().parents[1]
 PAPERS = Repository(ROOT).notebooks
@@ -112,3 +117,35 @@ def test_nothing_is_printed_by_accident(run: Run) -> None:
     _, notebook, _ = run
     streams = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "stream"]
     assert [o.text for o in streams if o.name == "stdout" or "Warning" in o.text] == []
+
+
+def test_the_attacked_images_of_a_run_hold_and_say_what_its_record_says(run: Run) -> None:
+    paper, _, results = run
+    files = {file: images_file(file) for file in results.glob("*.json")}
+    assert files
+    if paper == "attack_agreement":  # it compares attacks, and has no defence whose verdict is to be checked
+        assert not any(images.exists() for images in files.values())
+        return
+    assert sum(images.stat().st_size for images in files.values()) <= PAGE_LIMIT
+    for file, images in files.items():
+        kept, record = read_packed(images), read_record(file)
+        assert kept.facts["run"] == record["run"]
+        assert {one.threat for one in kept.sets} <= set(ATTACKERS)
+        assert sum(int(one.broken.sum()) for one in kept.sets) > 0
+        data = load(record["dataset"])
+        assert all(rejudge(kept.broken(one), data=data).holds for one in kept.sets)
+        compared, same = agreeing(kept, record["results"])
+        assert same == compared > 0
+
+
+@pytest.mark.parametrize("paper", ["attack_agreement", "broken_on_purpose"])
+def test_another_budget_and_few_images_run_too(paper: str, tmp_path: Path) -> None:
+    _, _, results = executed(paper, tmp_path, {"eps": 0.05, "images": 8})
+    (file,) = results.glob("*.json")
+    record = read_record(file)
+    assert record["parameters"] == {"eps": 0.05, "images": 8}
+    attacked = [row for row in record["results"] if row.get("norm") == "Linf" and row["part"] in ("worst", "agreement")]
+    assert {row["n"] for row in attacked if "n" in row} == {8}  # what few images were left for has no accuracy
+    assert 0.05 in {row["eps"] for row in attacked}
+    if paper == "broken_on_purpose":
+        assert {row["eps"] for row in attacked} == {0.05}

@@ -97,6 +97,29 @@ def test_a_folder_of_pictures_gets_its_reports_and_they_can_be_checked(here: Pat
     assert advdef("diff", str(file), str(out / "folder-pictures-mine-noisy.json")).exit_code == 1
 
 
+def test_processes_find_what_one_process_finds(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = ("--eps", "0.1", "--images", "104", "--steps", "1", "--queries", "0", "--epochs", "1", "--rounds", "0")
+    asked = ("judge", *WEIGHTS[:3], "--data", "digits", *few, "--defence", "at", "--defence", "mine:noisy")
+    reports, kept = [], []
+    for jobs in ((), ("--jobs", "2")):
+        monkeypatch.setenv("ADVDEF_CACHE", str(here / f"cache{len(jobs)}"))
+        out = here / f"out{len(jobs)}"
+        done = advdef(*asked, "--out", str(out), *jobs)
+        assert done.exit_code == 0, done.output
+        reports.append({file.name: json.loads(file.read_text()) for file in out.glob("*.json")})
+        kept.append({file.name for file in (here / f"cache{len(jobs)}" / "judged").iterdir()})
+    # a training, and for each defence two parts of the images and a row of checks
+    assert "grid: 7 done, 0 from the store" in done.stderr
+    assert kept[0] == kept[1]
+    alone, shared = reports
+    assert sorted(alone) == sorted(shared) == ["digits-at.json", "digits-mine-noisy.json"]
+    for name, report in alone.items():
+        for row in (row for found in (report, shared[name]) for row in found["results"]):
+            row.pop("seconds", None)
+        for field in ("results", "checks", "shares", "judged"):
+            assert report[field] == shared[name][field]
+
+
 def test_a_job_fails_when_the_whole_interval_lies_below(here: Path) -> None:
     asked = ("judge", "mine:whole", "--data", "digits", *QUICK, "--out", str(here / "out"), "--at-least")
     low = advdef(*asked, "99")

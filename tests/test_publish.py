@@ -8,11 +8,14 @@ from pathlib import Path
 import checkout
 import nbformat
 import pytest
+import torch
 
 from advdef.book.notebookfile import first_difference, read_executed, read_pair
 from advdef.book.publish import publish
+from advdef.book.records import images_file
 from advdef.book.repository import InputError, Repository
 from advdef.book.run import reproduce
+from advdef.evaluation.packed import AttackedSet, PackedImages, pack
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +110,37 @@ def test_a_file_that_is_no_record_of_the_paper_is_refused(repository: Repository
     with pytest.raises(InputError, match=r"digits-laptop-seed5\.json is not"):
         publish(repository, "good", profile="laptop")
     assert repository.notebooks["good"].read_bytes() == before
+
+
+def images_beside(record: Path, run: str | None) -> Path:
+    """Attacked images, of which nothing broke, beside a record."""
+    kept = PackedImages(
+        torch.zeros(1, 1, 2, 2), torch.zeros(1).long(), torch.zeros(1).long(), 1, (no_set(),), {"run": run}
+    )
+    pack(images_file(record), kept, lambda name, images: torch.ones(len(images), dtype=torch.bool), limit=10_000)
+    return images_file(record)
+
+
+def no_set() -> AttackedSet:
+    right = torch.ones(1, dtype=torch.bool)
+    return AttackedSet("none", "adaptive", 0.1, "Linf", right, right, ~right, torch.zeros(1, 1, 2, 2))
+
+
+def test_attacked_images_go_with_their_record_and_with_no_other(repository: Repository) -> None:
+    (record,) = (repository.run("laptop", "good", seed=5).results / "good").glob("*.json")
+    copied = repository.committed_results / "good" / images_file(record).name
+    kept = images_beside(record, json.loads(record.read_text())["run"])
+    assert copied in publish(repository, "good", profile="laptop")
+    assert copied.read_bytes() == kept.read_bytes()
+
+    images_beside(record, "another")
+    with pytest.raises(InputError, match="has the images of run another, and the record beside it is of run"):
+        publish(repository, "good", profile="laptop")
+    kept.write_bytes(b"no images")
+    with pytest.raises(InputError, match="no safetensors file, or cut off; run its notebook again"):
+        publish(repository, "good", profile="laptop")
+    assert copied.is_file()
+
+    kept.unlink()
+    publish(repository, "good", profile="laptop")
+    assert not copied.exists()

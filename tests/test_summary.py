@@ -59,8 +59,31 @@ def test_the_conclusion_has_each_claim_under_its_word() -> None:
     said = conclusion("trn", [record(), record(dataset="cifar10", verdicts=[verdict("TRN-1", "supported")])])
     supported, _, rest = said.partition("These runs contradict")
     assert "TRN-1 (MNIST, CIFAR-10)</a>: TRN-1 &lt;holds&gt;." in supported
+    assert said.count("\n````") == said.count("````") == 2  # what opens and what closes a block have their own lines
     assert "TRN-9" in rest.partition("Not testable here: TRN-11.")[0]
     assert conclusion("trn", [record(verdicts=[])]) == ""
+
+
+def test_a_figure_says_what_it_shows() -> None:
+    def figure(name: str, words: str) -> nbformat.NotebookNode:
+        cell = new_code_cell("plt.show()")
+        cell.metadata["mystnb"] = {"figure": {"name": name}, "image": {"alt": "Lines."}}
+        cell.outputs = [new_output("display_data", {"image/png": "", "text/plain": words})]
+        return cell
+
+    cells = [
+        figure("fig-new", "TRN at 0.4."),
+        figure("fig-trn-curves", "<Figure size 1>"),
+        figure("x", "<Figure size 1>"),
+    ]
+    made = furnished(new_notebook(cells=cells), "trn", [record(verdicts=[])])
+    new, old, other = (c.metadata["mystnb"]["image"]["alt"] for c in made.cells if "mystnb" in c.metadata)
+    assert new == "Lines. TRN at 0.4."
+    assert old == (
+        "Lines. Right against an attacker who knows the defence: MNIST, eps 0.1: none 0\u00a0%, Fast-AT 30\u00a0%, "
+        "TRN 10\u00a0%."
+    )
+    assert other == "Lines."
 
 
 @pytest.mark.parametrize("paper", [paper.id for paper in PAPERS])
@@ -75,6 +98,40 @@ def test_every_paper_of_the_committed_records_has_both(paper: str) -> None:
 def test_the_other_pages_say_what_they_found_too(paper: str) -> None:
     assert "**" in in_short(paper, COMMITTED)
     assert in_short(paper, [record(paper=paper, results=Results(), comparisons=[])]) == ""
+    assert conclusion(paper, COMMITTED).startswith("## Conclusion\n\n")
+    assert conclusion(paper, [record(paper=paper, results=Results(), comparisons=[], checks=[])]) == ""
+
+
+def test_the_page_of_planted_faults_concludes_which_checks_told_them_apart() -> None:
+    rows = [
+        row(defence, threat, correct)
+        for defence, counts in {"honest": (0, 0, 0), "scaled": (0, 95, 2)}.items()
+        for threat, correct in zip(("oblivious", "direct", "adaptive"), counts, strict=True)
+    ]
+    fired = [
+        {"defence": d, "id": i, "status": "fire"} for d, i in (("honest", "E2"), ("scaled", "E2"), ("scaled", "B5"))
+    ]
+    silent = [{"defence": "scaled", "id": "B4", "status": "pass"}]
+    said = conclusion(
+        "broken_on_purpose", [record(paper="broken_on_purpose", results=Results(rows), checks=fired + silent)]
+    )
+    assert "**scaled** seems to keep 95\u00a0% [1, 99] and keeps 2\u00a0% [1, 99]" in said
+    assert "Checks that fired: B5.\n" in said
+    assert "the checks that fire there, E2," in said
+
+
+def test_the_page_of_other_libraries_concludes_where_they_part() -> None:
+    def compared(library: str, value: float) -> dict[str, Any]:
+        where = {"attack": "MIM", "norm": "Linf", "eps": 0.1, "beside": library}
+        told = {"mine": {"library": "advdef"}, "other": {"library": library}, "where": where}
+        return told | {"value": value, "low": value - 0.02, "high": value + 0.02}
+
+    found = [compared("foolbox", 0.0), compared("foolbox", 0.05), compared("art", -0.4)]
+    said = conclusion("attack_agreement", [record(paper="attack_agreement", comparisons=found)])
+    assert (
+        "**foolbox**: no difference seen in 1 of 2 comparisons; ours left fewer images right in 0, more in 1." in said
+    )
+    assert "MIM (Linf 0.1, art) -40.0 [-42.0, -38.0]; MIM (Linf 0.1, foolbox) +5.0 [+3.0, +7.0]." in said
 
 
 def page() -> nbformat.NotebookNode:

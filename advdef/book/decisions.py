@@ -33,13 +33,16 @@ class Chapter:
     title: str
 
 
-def matrix(records: Sequence[Record], chapters: Sequence[Chapter]) -> str:
-    """How many verdicts have which word, and a table of claims by data sets for each page."""
+def matrix(records: Sequence[Record], chapters: Sequence[Chapter], *, page: str = "") -> str:
+    """How many verdicts have which word, and a table of claims by data sets for each page.
+
+    Claims lead to where they stand on ``page``, by default on the one that shows the table.
+    """
     shown = _decided(records, chapters)
     if not shown:
         return "No run has decided a claim yet.\n"
     every = [verdict for found in shown.values() for record in found for verdict in record["verdicts"]]
-    return "\n".join([_counted(every), *(_matrix(chapter, found) for chapter, found in shown.items())])
+    return "\n".join([_counted(every), *(_matrix(chapter, found, page) for chapter, found in shown.items())])
 
 
 def verdicts_page(records: Sequence[Record], chapters: Sequence[Chapter]) -> str:
@@ -92,13 +95,13 @@ def _counted(verdicts: Sequence[Mapping[str, Any]]) -> str:
     return raw(f"<p>{told}. Chance alone would be expected to get at most {wrong:.1f} of them wrong.{why}</p>\n")
 
 
-def _matrix(chapter: Chapter, records: Sequence[Record]) -> str:
+def _matrix(chapter: Chapter, records: Sequence[Record], page: str) -> str:
     """Claims by data sets; each word links to the section of the notebook that decides it."""
     head = ["claim", *(_name(record) for record in records)]
     lines = []
     for claim in _claims(records):
         id = html.escape(claim.id)
-        cells = [f'<a href="#{id.lower()}">{id}</a> {html.escape(claim.sentence)}']
+        cells = [f'<a href="{page}#{id.lower()}">{id}</a> {html.escape(claim.sentence)}']
         for record in records:
             found = next((v for v in record["verdicts"] if v["claim"] == claim.id), None)
             word: VerdictWord = found["verdict"] if found else "not testable here"

@@ -12,13 +12,15 @@ from advdef.book.markup import as_text, data_name, raw, rows_of, share
 from advdef.book.records import COMPARISON, Record, scale, three_attacker_rows
 from advdef.papers import PAPERS
 
-__all__ = ["compared", "finding", "headline", "limits"]
+__all__ = ["ROW_NAMES", "compared", "finding", "headline", "limits"]
 
-_ROWS = {"undefended": "no defence", "AT": "adversarial training"} | {
+ROW_NAMES = {"undefended": "no defence", "AT": "adversarial training"} | {
     form: paper.title + ("" if paper.title == form else f" ({form})")
     for paper in PAPERS
     for form in paper.forms or (paper.defence,)
 }
+"""What the first page calls the defences of the comparison, in order."""
+
 _COUNTS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven"}
 _NONE = "No run has compared the defences yet.\n"
 
@@ -27,7 +29,7 @@ def compared(records: Sequence[Record]) -> list[tuple[str, ByThreat]]:
     """The defences and their references as the first page names them, at the largest budget; none without a record."""
     if not any(record["paper"] == COMPARISON for record in records):
         return []
-    return [(_ROWS[name], found) for name, found in _rows(comparison_of(records))[0].items()]
+    return [(ROW_NAMES[name], found) for name, found in _rows(comparison_of(records))[0].items()]
 
 
 def finding(records: Sequence[Record], cards: Mapping[str, Mapping[str, Any]]) -> str:
@@ -55,7 +57,7 @@ def headline(records: Sequence[Record], cards: Mapping[str, Mapping[str, Any]]) 
     lines = []
     for name, found in rows.items():
         clean = comparison["results"].one(part="clean", defence=name)
-        label = html.escape(_ROWS[name])
+        label = html.escape(ROW_NAMES[name])
         link = f'<a href="../notebooks/{pages[name]}.html">{label}</a>' if name in pages else label
         lines.append([link, *(share(row) for row in (clean, found["adaptive"], found["oblivious"]))])
     head = ["defence", "clean %", "adaptive %", "oblivious %"]
@@ -85,7 +87,7 @@ def _rows(comparison: Record) -> tuple[Mapping[str, ByThreat], float]:
     """The defences in their order, at the largest budget."""
     found = three_attacker_rows(comparison)
     eps = max(eps for _, _, eps in found)
-    rows = {name: found[name, model, eps] for name in _ROWS for _, model, _ in found if (name, model, eps) in found}
+    rows = {name: found[name, model, eps] for name in ROW_NAMES for _, model, _ in found if (name, model, eps) in found}
     return rows, eps
 
 

@@ -5,21 +5,25 @@ from __future__ import annotations
 import html
 import json
 import re
+import shutil
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from advdef.book.icons import with_few_icons
 from advdef.book.markup import data_name
-from advdef.book.records import Record
+from advdef.book.records import Record, images_file
 from advdef.book.tables import presented
+from advdef.grid import Asked
 
 __all__ = ["Book", "finish"]
 
 _INTRODUCTION = "book/intro.html"
 _TABLES, _RECORDS = "_static/tables", "_static/records"
 _ICON = "_static/icon.png"
+_COLAB = r"https://colab\.research\.google\.com/github/[^\"/]*/[^\"/]*"
 _DESCRIBED = 200  # characters
 _LOCAL = re.compile(r'\b(href|src|action|data-content_root)="(?!https?:|//|#|mailto:|data:)([^"]*)"')
 
@@ -53,7 +57,10 @@ def finish(pages: Path, book: Book) -> None:
             file = pages / _RECORDS / _file(record)
             file.parent.mkdir(parents=True, exist_ok=True)
             content = dict(record) | {"results": record["results"].rows}
+            images = content.pop("images", None)
             file.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
+            if images is not None:
+                shutil.copyfile(images, images_file(file))
     (pages / _TABLES).mkdir(parents=True, exist_ok=True)
     for page in found:
         name = page.relative_to(pages).as_posix()
@@ -61,6 +68,7 @@ def finish(pages: Path, book: Book) -> None:
         page.write_text(text, encoding="utf-8")
         for table, rows in files.items():
             (pages / _TABLES / table).write_text(rows, encoding="utf-8")
+    with_few_icons(pages)
     introduction = pages / _INTRODUCTION
     if introduction.is_file():
         text = introduction.read_text(encoding="utf-8")
@@ -80,6 +88,7 @@ def _finished(page: Path, name: str, pages: Path, book: Book) -> tuple[str, dict
     text, files = presented(
         _mended(page.read_text(encoding="utf-8")), prefix=prefix, folder=f"{up}{_TABLES}/", stem=page.stem
     )
+    text = _launched(text, name, book)
     text = re.sub(r"<img\b[^>]*>", lambda image: _sized(image[0], page.parent), text)
     text = text.replace("</head>", f"{_head(text, name, book, icon=(pages / _ICON).is_file())}</head>", 1)
     if "</article>" in text:
@@ -92,24 +101,44 @@ def _mended(page: str) -> str:
     """A page without faults of the theme.
 
     It says three times how wide a page is. Icons come from a web font, and a second time from a script that is larger
-    than most pages. Lists of references have the role of a list, but entries that no list may have. What a link to the
-    source says is no name for a screen reader.
+    than most pages. Formulas are typeset by another one, which pages without any load, too. Lists of references have
+    the role of a list, but entries that no list may have. What a link to the source says is no name for a screen
+    reader.
     """
     first, *others = re.findall(r'<meta name="viewport"[^>]*>\n?', page) or [""]
     for other in others:
         page = page.replace(other, "") if other != first else page
     page = page.replace('"><span class="viewcode-link">', '" aria-label="source code"><span class="viewcode-link">')
     page = re.sub(r"<(script|link)\b[^>]*/fontawesome\.js[^>]*>(</script>)?\n?", "", page)
+    if 'class="math' not in page and "\\(" not in page and "$$" not in page:
+        page = re.sub(r"<script\b[^>]*/mathjax/[^>]*></script>\n?", "", page)
     return page.replace('role="list" class="citation-list"', 'class="citation-list"').replace(
         ' role="doc-biblioentry"', ""
     )
+
+
+def _launched(page: str, name: str, book: Book) -> str:
+    """A page whose notebook is opened elsewhere as it was at the commit shown, and which says with what profile."""
+    if book.commit and not book.commit.endswith("+"):  # else it stands nowhere
+        page = re.sub(rf"({_COLAB}/blob/)[^/\"]*/", rf"\g<1>{book.commit}/", page)
+    address, records = re.search(rf'{_COLAB}[^"]*', page), book.records.get(Path(name).stem, ())
+    if not address or not records:
+        return page
+    profile = html.escape(records[0]["profile"])
+    line = (
+        f'<p class="launch"><a href="{address[0]}">Open in Colab</a> or '
+        f'<a href="../book/rerun.html">run it yourself</a>. This page shows the profile <em>{profile}</em>; a notebook '
+        "begins with <em>smoke</em>, a small one that takes minutes, as its first code cell says.</p>"
+    )
+    before, article, after = page.partition("<article")
+    return before + article + after.replace("</h1>", f"</h1>{line}", 1)
 
 
 def _sized(image: str, folder: Path) -> str:
     """An image that says how large it is before it has loaded, and loads when it is near."""
     source = re.search(r'\bsrc="([^"]*)"', image)
     file = folder / source[1] if source else folder
-    if 'class="logo' in image or not file.is_file():
+    if 'class="logo' in image or (source and source[1].startswith("data:")) or not file.is_file():
         return image
     size = _size(file.read_bytes())
     if size is None:
@@ -174,15 +203,20 @@ def _facts(page: str, name: str, up: str, book: Book) -> str:
     if records:
         facts: Mapping[str, Any] = records[0]["provenance"]
         date, commit = facts["date"][:10], facts["commit"] or ""
-        links = ", ".join(
-            f'<a href="{up}{_RECORDS}/{html.escape(_file(one))}" download>{html.escape(data_name(one["dataset"]))}</a>'
-            for one in records
-        )
+        links = _links(up, {one["dataset"]: _file(one) for one in records})
+        kept = {one["dataset"]: images_file(Path(_file(one))).name for one in records if one.get("images")}
+        profile, other = records[0]["profile"], str(Asked(**records[0].get("parameters", {})))
         told = (
-            f"<p>The numbers of this page: run of {html.escape(date)}, profile {html.escape(records[0]['profile'])}, "
+            f"<p>The numbers of this page: run of {html.escape(date)}, profile {html.escape(profile)}{other}, "
             f"code of commit {_commit(commit, book)}. All of them as JSON, for its figures too: {links}; "
-            f'<a href="{up}book/records.html">what the fields mean</a>.</p>'
+            f'<a href="{up}book/records.html">what the fields mean</a>.'
         )
+        if kept:
+            told += (
+                f" The attacked images: {_links(up, kept)}; "
+                f'<a href="{up}book/records.html#attacked-images">how to judge them again</a>.'
+            )
+        told += "</p>"
         note = f"{book.title}, run of {date}, commit {commit[:7] or 'unknown'}"
     if not title or not Path(name).parent.name:
         return ""
@@ -195,6 +229,14 @@ def _facts(page: str, name: str, up: str, book: Book) -> str:
     )
     cite = f'<details class="cite"><summary>Cite this page</summary><pre>{html.escape(entry)}</pre></details>'
     return f'<div class="page-facts">{told}{cite}</div>'
+
+
+def _links(up: str, files: Mapping[str, str]) -> str:
+    """Links to files, by the names of their data sets."""
+    return ", ".join(
+        f'<a href="{up}{_RECORDS}/{html.escape(file)}" download>{html.escape(data_name(dataset))}</a>'
+        for dataset, file in files.items()
+    )
 
 
 def _commit(commit: str, book: Book) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from advdef.book.curves import readable_curves
 from advdef.book.markup import as_text, data_name
 from advdef.book.records import COMPARISON, Record
-from advdef.book.summary import conclusion, in_short
+from advdef.book.summary import conclusion, in_short, shown_by_curves
 from advdef.papers import PAPERS
 
 if TYPE_CHECKING:
@@ -17,13 +19,16 @@ if TYPE_CHECKING:
 
 __all__ = ["furnished", "gallery"]
 
-_LAST = "## Provenance"
+_LAST = re.compile(r"## .*provenance|page\.finish\(\)", re.IGNORECASE)
 _GALLERY = ("04_trn", "fig-trn-gallery")  # a notebook, and its figure of clean, attacked and restored images
 _FOLDED = "hide-input"
 _ENTRIES = {
     COMPARISON: ("which defence is best", "comparison of the defences"),
     "your_classifier": ("own data", "own network"),
 }
+_CURVES = (
+    "fig-curves", "fig-sensitivity-curves", "fig-nip-curves", "fig-trn-curves", "fig-snn-curves", "fig-five",
+)  # fmt: skip
 _SEEN = ("hide-input", "hide-cell", "remove-cell", "remove-input")
 
 
@@ -41,6 +46,11 @@ def furnished(
         tags = cell.metadata.get("tags", [])
         if cell.cell_type == "code" and not any(tag in _SEEN for tag in tags):
             cell.metadata["tags"] = [*tags, _FOLDED]
+        _describe(cell, paper, records)
+    for place in [i for i, cell in enumerate(notebook.cells) if _figure(cell) in _CURVES][::-1]:
+        for record in [record for record in records if record["paper"] == paper][::-1]:
+            if curves := readable_curves(record):
+                notebook.cells.insert(place + 1, new_markdown_cell(curves))
     first = next((i for i, cell in enumerate(notebook.cells) if cell.cell_type == "markdown"), None)
     if first is not None and (opening := in_short(paper, records, comparison[:1])):
         title, _, rest = notebook.cells[first].source.partition("\n")
@@ -50,9 +60,33 @@ def furnished(
     known = any(record["paper"] == COMPARISON for record in records)
     ours = f"## Conclusion\n\n{comparison[1]}" if paper == COMPARISON and known else conclusion(paper, records)
     if ours:
-        starts = [i for i, cell in enumerate(notebook.cells) if cell.source.startswith(_LAST)]
-        notebook.cells.insert(starts[-1] if starts else len(notebook.cells), new_markdown_cell(ours))
+        starts = (i for i, cell in enumerate(notebook.cells) if _LAST.match(cell.source))
+        notebook.cells.insert(next(starts, len(notebook.cells)), new_markdown_cell(ours))
     return notebook
+
+
+def _describe(cell: NotebookNode, paper: str, records: Sequence[Record]) -> None:
+    """Add to the alternative text of a cell's figure what it shows.
+
+    The run has told it beside the picture; of older runs it is known for the curves of the three attackers alone.
+    """
+    figure = cell.metadata.get("mystnb", {})
+    if "alt" not in figure.get("image", {}):
+        return
+    beside = (o.data.get("text/plain", "") for o in cell.get("outputs", []) if "data" in o and _drawn(o.data))
+    words = " ".join(text for text in beside if not text.startswith("<Figure"))
+    if not words and _figure(cell) in (*_CURVES, "fig-apparent"):
+        words = shown_by_curves(paper, records)
+    figure["image"]["alt"] = f"{figure['image']['alt']} {words}".strip()
+
+
+def _figure(cell: NotebookNode) -> str:
+    """The name of the figure that a cell draws; "" for none."""
+    return str(cell.metadata.get("mystnb", {}).get("figure", {}).get("name", ""))
+
+
+def _drawn(data: Mapping[str, Any]) -> bool:
+    return any(kind.startswith("image/") for kind in data)
 
 
 def _index(paper: str, records: Sequence[Record]) -> str:

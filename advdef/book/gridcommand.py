@@ -17,9 +17,13 @@ from advdef.book.terminal import guarded, say
 
 if TYPE_CHECKING:
     from advdef.book.cells import PageRun
-    from advdef.grid import Cell, Progress
+    from advdef.grid import Asked, Cell, Progress
 
-__all__ = ["DatasetsOption", "SchedulerOption", "SeedsOption", "TlsOption", "compute", "grid_app"]
+__all__ = [
+    "DatasetsOption", "EpsOption", "ImagesOption", "SchedulerOption", "SeedsEachOption", "SeedsOption", "TlsOption",
+    "page_parameters", "compute", "grid_app",
+    "spread_out",
+]  # fmt: skip
 
 grid_app = typer.Typer(
     no_args_is_help=True, help="What the pages compute, on processes, a cluster or an array of jobs."
@@ -37,6 +41,16 @@ TlsOption = Annotated[
     str | None,
     typer.Option("--tls", metavar="CA,CERT,KEY", help="Three files, for a scheduler at tls://HOST:PORT."),
 ]
+EpsOption = Annotated[
+    float | None, typer.Option("--eps", help="Main budget in Linf, 0.03 say; default: the page's own.")
+]
+ImagesOption = Annotated[
+    int | None, typer.Option("--images", help="How many test images are attacked; default: as the profile says.")
+]
+SeedsEachOption = Annotated[
+    int | None,
+    typer.Option("--seeds-each", help="Over how many seeds each run compares; default: as the profile says."),
+]
 ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="Threads of each task.")]
 ProfileOption = Annotated[str, typer.Option("--profile", help=f"One of {', '.join(PROFILES)}.")]
 _MINUTE = 60.0
@@ -50,6 +64,9 @@ def run_command(
     datasets: DatasetsOption = None,
     seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
     seeds: SeedsOption = 1,
+    eps: EpsOption = None,
+    images: ImagesOption = None,
+    seeds_each: SeedsEachOption = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda, on each worker.  [default: cpu]")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes of this machine.")] = 1,
     scheduler: SchedulerOption = None,
@@ -59,7 +76,7 @@ def run_command(
     threads: ThreadsOption = 1,
 ) -> None:
     """Compute what pages need, so that ``advdef reproduce`` finds it."""
-    chosen, runs = _asked(papers, profile, datasets, seed, seeds)
+    chosen, runs = _runs(papers, profile, datasets, seed, seeds, eps, images, seeds_each)
     if (index is None) != (of is None):
         raise InputError("--index and --of go together: the share of this job, and how many there are")
     if index is not None and of is not None:
@@ -84,10 +101,13 @@ def list_command(
     datasets: DatasetsOption = None,
     seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
     seeds: SeedsOption = 1,
+    eps: EpsOption = None,
+    images: ImagesOption = None,
+    seeds_each: SeedsEachOption = None,
     threads: ThreadsOption = 1,
 ) -> None:
     """List what pages compute, what of it is in the store, and what that took."""
-    chosen, runs = _asked(papers, profile, datasets, seed, seeds)
+    chosen, runs = _runs(papers, profile, datasets, seed, seeds, eps, images, seeds_each)
     from advdef.grid.engine import planned
 
     for run in runs:
@@ -110,30 +130,34 @@ def compute(
     threads: int,
 ) -> None:  # fmt: skip
     """Compute what is missing of these runs; raises `InputError`, and typer's exit where a task failed."""
+    if cells := _cells(runs, profile, device):
+        finish(spread_out(cells, jobs=jobs, scheduler=scheduler, tls=tls, threads=threads))
+
+
+def spread_out(cells: list[Cell], *, jobs: int, scheduler: str | None, tls: str | None, threads: int) -> Progress:
+    """Compute what is missing of these cells, by processes or a cluster, with a line that tells how far it is.
+
+    Raises `InputError` for a scheduler that is not there, and workers that differ.
+    """
     from advdef.grid import NoCluster, WorkerDiffers, cluster, processes, run
     from advdef.grid.worker import root
     from advdef.store.files import write_atomically
 
-    cells = _cells(runs, profile, device)
-    if not cells:
-        return
     try:
         if scheduler is None:
             with _reporting() as report:
-                progress = run(cells, lambda: processes(jobs), threads=threads, report=report)
-        else:
-            token = root() / f".shared-{uuid.uuid4().hex}"
-            write_atomically(token, b"")
-            try:
-                with cluster(scheduler, token, security=_files(tls)) as found, _reporting() as report:
-                    if found.apart:
-                        say("the workers have folders of their own: results travel")
-                    progress = run(cells, found.executor, threads=threads, send=found.apart, report=report)
-            finally:
-                token.unlink(missing_ok=True)
+                return run(cells, lambda: processes(jobs), threads=threads, report=report)
+        token = root() / f".shared-{uuid.uuid4().hex}"
+        write_atomically(token, b"")
+        try:
+            with cluster(scheduler, token, security=_files(tls)) as found, _reporting() as report:
+                if found.apart:
+                    say("the workers have folders of their own: results travel")
+                return run(cells, found.executor, threads=threads, send=found.apart, report=report)
+        finally:
+            token.unlink(missing_ok=True)
     except (NoCluster, WorkerDiffers) as failure:
         raise InputError(str(failure)) from failure
-    finish(progress)
 
 
 def finish(progress: Progress) -> None:
@@ -145,8 +169,25 @@ def finish(progress: Progress) -> None:
         raise typer.Exit(1)
 
 
-def _asked(
-    papers: list[str] | None, profile: str, datasets: str | None, seed: int, seeds: int
+def page_parameters(eps: float | None, images: int | None, seeds: int | None) -> Asked:
+    """What options ask for; raises `InputError` for impossible numbers."""
+    from advdef.grid import Asked
+
+    try:
+        return Asked(eps, images, seeds)
+    except ValueError as impossible:
+        raise InputError(str(impossible)) from impossible
+
+
+def _runs(
+    papers: list[str] | None,
+    profile: str,
+    datasets: str | None,
+    seed: int,
+    seeds: int,
+    eps: float | None,
+    images: int | None,
+    seeds_each: int | None,
 ) -> tuple[Profile, list[PageRun]]:
     from advdef.book.cells import page_runs
     from advdef.papers import STUDIES
@@ -159,8 +200,9 @@ def _asked(
         )
     names = split(datasets)
     return chosen, page_runs(
-        [p for p in selected if p in STUDIES], profile=chosen, datasets=names, seed=seed, seeds=seeds
-    )
+        [p for p in selected if p in STUDIES], profile=chosen, datasets=names, seed=seed, seeds=seeds,
+        asked=page_parameters(eps, images, seeds_each),
+    )  # fmt: skip
 
 
 def split(datasets: str | None) -> list[str]:

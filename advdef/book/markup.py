@@ -43,7 +43,8 @@ def share(row: Mapping[str, Any]) -> str:
 def raw(markup: str) -> str:
     """A block of HTML that Sphinx leaves as it is."""
     markup = markup.replace("`", "&#96;")  # a row of them would end the block
-    return f"````{{raw}} html\n{markup}````\n"
+    end = "" if markup.endswith("\n") else "\n"  # the last row stands in a line of its own
+    return f"````{{raw}} html\n{markup}{end}````\n"
 
 
 def as_text(text: str) -> str:

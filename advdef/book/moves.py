@@ -171,10 +171,11 @@ def _values(path: Path) -> tuple[dict[str, Recorded], int]:
             check_content(content)
         seed = int(content["provenance"]["seed"])
         values = recorded_rows(content["results"], seed=seed)
-        verdicts = {v["claim"]: {"kind": "text", "value": v["verdict"]} for v in content.get("verdicts", ())}
+        words = {f"verdict/{v['claim']}": v["verdict"] for v in content.get("verdicts", ())}
+        words |= {f"parameter/{name}": f"{value:g}" for name, value in content.get("parameters", {}).items()}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no record, report or executed notebook: {error}") from error
-    return values | {f"verdict/{claim}": word for claim, word in verdicts.items()}, seed
+    return values | {name: {"kind": "text", "value": word} for name, word in words.items()}, seed
 
 
 def _allowances(path: Path) -> dict[str, Recorded]:

@@ -3,7 +3,7 @@
 import html
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from numbers import Number
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,20 +12,23 @@ from typing import Any, TypeVar
 import pandas as pd
 import torch
 from IPython.display import HTML
-from torch import nn
+from torch import Tensor, nn
 
+from advdef.book.cells import study_of
 from advdef.book.decisions import claim_card
 from advdef.book.glue import Kind, record
 from advdef.book.provenance import provenance
+from advdef.book.recordimages import PAGE_LIMIT, save_images, save_images_of_study
 from advdef.book.records import Run, Scale, holes_folder
 from advdef.checks import Check
 from advdef.claims import Condition, Verdict, claims, decide
 from advdef.data import Split, dataset_name, find_device, load
 from advdef.devices import keep_freed_memory
 from advdef.evaluation import Results
-from advdef.grid import Study
+from advdef.evaluation.packed import AttackedSet
+from advdef.grid import Asked, Study
 from advdef.norms import show_eps
-from advdef.papers import how_decided
+from advdef.papers import STUDIES, how_decided
 
 __all__ = [
     "Case",
@@ -65,7 +68,7 @@ class Page:
     Attributes:
         paper: The page's name in claims and records.
         profile: The name of the size that was chosen.
-        settings: The settings of that profile.
+        settings: The settings of that profile, with what was asked for in their place.
         seed: The first seed.
         device: Where tensors live.
         resume: Where evaluations keep what they have found, should they be interrupted.
@@ -76,7 +79,8 @@ class Page:
 
     def __init__(
         self, paper: str, profiles: Mapping[str, Mapping[str, Any]], profile: str, *, dataset: str | None = None,
-        seed: int = 0, device: str | None = None, train: int | None = None,
+        seed: int = 0, device: str | None = None, train: int | None = None, eps: float | None = None,
+        images: int | None = None, seeds: int | None = None,
     ) -> None:  # fmt: skip
         """Choose, and load the data.
 
@@ -88,24 +92,33 @@ class Page:
             seed: The first seed.
             device: "cpu", "cuda" or "mps"; None is a GPU where there is one.
             train: At most so many training images; None are all.
+            eps: The main budget in Linf, in the place of the profile's or the study's.
+            images: How many test images are attacked, in the place of the profile's.
+            seeds: Over how many seeds the page compares, likewise.
 
-        Raises ValueError, with what exists, for an unknown profile, data set or device.
+        Raises ValueError, with what exists, for an unknown profile, data set or device, and for numbers that are
+        impossible here.
         """
         self.paper, self.profile, self.seed = paper, profile, seed
-        self.settings = choose(profiles, profile)
+        asked = Asked(eps, images, seeds)
+        self.settings = asked.changed(choose(profiles, profile), paper, _study(paper))
         self.device = choose_device(device)
         keep_freed_memory()
         chosen = choose_datasets(dataset, self.settings["datasets"])
         self.data = {data.name: data for data in (load(name, device=self.device) for name in chosen)}
+        for data in self.data.values():
+            asked.fits(data)
         names = tuple(self.data)
         self._whole = {name: len(data.train) for name, data in self.data.items()}
         if train is not None:
             self.data = {name: d.subset(train=min(train, len(d.train))) for name, d in self.data.items()}
         self.resume = resume_folder()
-        self.runs = {name: Run(paper, profile, data, seed) for name, data in self.data.items()}
-        self.run_line = f"profile {profile}, {' and '.join(names)}, seed {seed}, device {self.device.type}"
+        self.runs = {name: Run(paper, profile, data, seed, parameters=asked.told) for name, data in self.data.items()}
+        self.run_line = f"profile {profile}, {' and '.join(names)}, seed {seed}, device {self.device.type}{asked}"
         record("run_line", self.run_line)
         self._profiles = profiles
+        self._studies: dict[str, Study] = {}
+        self._attacked: dict[str, Callable[[Path, int], Path]] = {}
 
     @property
     def run(self) -> Run:
@@ -128,10 +141,32 @@ class Page:
         """What the page computes on each data set, by its name; a grid may have computed it before."""
         first, options = next(iter(self.data)), {"seed": self.seed, "resume": self.resume}
         options["holes"] = holes_folder(self.paper)
-        return {
+        made = {
             name: kind(data, self.settings, main=name == first, **options)  # type: ignore[arg-type]
             for name, data in self.data.items()
         }
+        self._studies.update(made)
+        return made
+
+    def add_attacked(
+        self, sets: Sequence[AttackedSet], images: Tensor, labels: Tensor, defence: Callable[[str], nn.Module], *,
+        dataset: str | None = None,
+    ) -> None:  # fmt: skip
+        """Keep what attackers made of test images beside the record: of a page without a study, which keeps its own.
+
+        Args:
+            sets: What they made, as :func:`~advdef.evaluation.packed.attacked_sets` has it of outcomes.
+            images: (N, C, H, W): the test images that they met.
+            labels: (N,), int64.
+            defence: The defence of a name in ``sets``.
+            dataset: Which one, on a page that has several.
+        """
+        run = self.run if dataset is None else self.runs[dataset]
+
+        def save(record_file: Path, limit: int) -> Path:
+            return save_images(record_file, run.data, images, labels, sets, defence, run.facts, limit=limit)
+
+        self._attacked[run.data.name] = save
 
     def draws(self, offset: int = 0) -> torch.Generator:
         """Random draws that depend on the page's seed and on nothing before them; offsets keep uses apart."""
@@ -207,10 +242,20 @@ class Page:
         return table(pd.DataFrame(rows), "How each claim is decided")
 
     def finish(self) -> HTML:
-        """Write the records; returns the table of where their numbers come from."""
-        for run in self.runs.values():
-            run.save()
+        """Write the records and the images that were attacked; returns the table of where their numbers come from."""
+        limit = PAGE_LIMIT // len(self.runs)
+        for name, run in self.runs.items():
+            record_file = run.save()
+            if name in self._attacked:
+                self._attacked[name](record_file, limit)
+            elif name in self._studies:
+                save_images_of_study(self._studies[name], record_file, run.facts, limit=limit)
         return provenance_table(self.runs.values())
+
+
+def _study(paper: str) -> type[Study] | None:
+    """The class that says what a page computes, where it has one."""
+    return study_of(paper) if paper in STUDIES else None
 
 
 def choose(profiles: Mapping[str, Settings], profile: str) -> Settings:

@@ -14,6 +14,7 @@ from advdef.book.finding import finding, headline, limits
 from advdef.book.markup import rows_of
 from advdef.book.records import Record, record_schema
 from advdef.book.speed import speed_page
+from advdef.book.summary import papers_in_short
 from advdef.evaluation.holes.summary import Searched
 
 __all__ = ["generated"]
@@ -28,14 +29,15 @@ def generated(
     """Files to write into the folder of prose pages, by name: fragments that these include, and the cards.
 
     >>> sorted(generated([], []))
-    ['_generated/cards.md', '_generated/conclusion.md', '_generated/finding.md', '_generated/headline.md',
-     '_generated/holes.md', '_generated/limits.md', '_generated/matrix.md', '_generated/record.md',
-     '_generated/rules.md', '_generated/schema.md', '_generated/speed.md', '_generated/status.md',
-     '_generated/verdicts.md']
+    ['_generated/cards.md', '_generated/claims.md', '_generated/conclusion.md', '_generated/finding.md',
+     '_generated/headline.md', '_generated/holes.md', '_generated/limits.md', '_generated/matrix.md',
+     '_generated/papers.md', '_generated/record.md', '_generated/rules.md', '_generated/schema.md',
+     '_generated/speed.md', '_generated/status.md', '_generated/verdicts.md']
     """
     made, beside = cards(records), reference_cards(records)
     return {
         "_generated/matrix.md": matrix(records, pages),
+        "_generated/claims.md": matrix(records, pages, page="verdicts.html"),
         "_generated/verdicts.md": verdicts_page(records, pages),
         "_generated/rules.md": rules_page(),
         "_generated/status.md": _status(records, pages),
@@ -45,6 +47,7 @@ def generated(
         "_generated/holes.md": _holes(searches),
         "_generated/limits.md": limits(records),
         "_generated/conclusion.md": _conclusion(made),
+        "_generated/papers.md": papers_in_short(records),
         "_generated/schema.md": _schema("The fields of a result card", card_schema()),
         "_generated/speed.md": speed_page(speed or {}),
         "_generated/record.md": _schema("The fields of a record", record_schema()),

@@ -16,8 +16,10 @@ from advdef.book.notebookfile import (
     without_injected,
     write,
 )
-from advdef.book.records import read_record
+from advdef.book.records import images_file, read_record
 from advdef.book.repository import InputError, Profile, Repository, RunFolder
+from advdef.evaluation.attacked import AttackedImagesError
+from advdef.evaluation.packed import read_packed
 from advdef.store.files import replacing
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ __all__ = ["publish", "with_outputs"]
 def publish(
     repository: Repository, paper: str, *, profile: Profile, dataset: str | None = None, seed: int | None = None
 ) -> list[Path]:
-    """Copy the executed notebook of a paper and its records into the repository; returns the files written.
+    """Copy the executed notebook of a paper, its records and their images into the repository; returns the files.
 
     Of several finished runs `dataset` ("default": the notebook's own choice) and `seed` choose one. Page and records
     are taken together: they bear the id of the same run. Everything is checked before anything is written. Raises
@@ -69,13 +71,31 @@ def publish(
                 f"{file} was made by code that no commit has ({commit}), so nobody could make it again; commit the "
                 f"package, then {again}"
             )
+        if found["images"] is not None:
+            _check_images(found["images"], wanted)
 
     write(with_outputs(source, run), path)
-    targets = [repository.committed_results / paper / file.name for file in records]
-    for file, target in zip(records, targets, strict=True):
-        with replacing(target) as partial:
-            shutil.copyfile(file, partial)
-    return [path, *targets]
+    written = [path]
+    for file in records:
+        target = repository.committed_results / paper / file.name
+        if not images_file(file).is_file():
+            images_file(target).unlink(missing_ok=True)  # those of an earlier record
+        for one, there in ((file, target), (images_file(file), images_file(target))):
+            if one.is_file():
+                with replacing(there) as partial:
+                    shutil.copyfile(one, partial)
+                written.append(there)
+    return written
+
+
+def _check_images(file: Path, run: str | None) -> None:
+    """Raise `InputError` for attacked images that cannot be read, or are of another run than their record."""
+    try:
+        found = read_packed(file).facts.get("run")
+    except AttackedImagesError as damaged:
+        raise InputError(f"{damaged}; run its notebook again") from damaged
+    if found != run:
+        raise InputError(f"{file} has the images of run {found}, and the record beside it is of run {run}")
 
 
 def _chosen(

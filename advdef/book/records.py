@@ -32,15 +32,15 @@ from advdef.store import write_atomically
 from advdef.store.files import naming
 
 __all__ = [
-    "COMPARISON", "Record", "Run", "Scale", "check_content", "holes_folder", "read_record", "read_records",
-    "record_schema", "results_folder", "scale", "three_attacker_rows",
+    "COMPARISON", "Record", "Run", "Scale", "check_content", "holes_folder", "images_file", "read_record",
+    "read_records", "record_schema", "results_folder", "scale", "three_attacker_rows",
 ]  # fmt: skip
 
 COMPARISON = "five_defences"
 """The page that compares the defences of all papers."""
 
 Record = Mapping[str, Any]
-"""The content of a record file, as :meth:`Run.save` writes it."""
+"""The content of a record file, as :meth:`Run.save` writes it; one that was read also has "images", their file."""
 
 Scale = Literal["toy", "small", "paper"]
 
@@ -89,6 +89,7 @@ class Run:
     values: dict[str, Any] = field(default_factory=dict)
     networks: list[dict[str, Any]] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
+    parameters: Mapping[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
@@ -141,6 +142,12 @@ class Run:
         """How large the run is, as :func:`scale` tells of its record."""
         return scale({"networks": self.networks, "dataset": self.data.name, "profile": self.profile})
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Which run it is, for files beside its record: page, profile, seed, parameters, its id (``$ADVDEF_RUN``)."""
+        told = {"page": self.paper, "profile": self.profile, "seed": self.seed, "parameters": dict(self.parameters)}
+        return told | {"run": os.environ.get("ADVDEF_RUN") or None}
+
     def compare(self, mine: Mapping[str, Any], other: Mapping[str, Any], **where: Any) -> Interval:
         """The paired difference of the hits in two rows, which is recorded, too.
 
@@ -178,6 +185,7 @@ class Run:
             "dataset": self.data.name,
             "profile": self.profile,
             "run": os.environ.get("ADVDEF_RUN") or None,
+            "parameters": dict(self.parameters),
             "provenance": provenance(self.data, seed=self.seed) | wall,
             "networks": self.networks,
             "verdicts": [verdict.as_record() for verdict in self.verdicts],
@@ -231,7 +239,8 @@ def _largest(records: Sequence[Record]) -> list[Record]:
 def read_record(file: Path) -> Record:
     """The content of ``<paper>/<dataset>-<profile>-seed<k>.json``.
 
-    Its results are :class:`~advdef.evaluation.results.Results`. Raises `InputError`, in one line, for a file that is no
+    Its results are :class:`~advdef.evaluation.results.Results`, and "images" is the file of the attacked images beside
+    it (:mod:`advdef.book.recordimages`), or None. Raises `InputError`, in one line, for a file that is no
     record: not JSON, of another schema, under another name, or with numbers that contradict each other.
     """
     try:
@@ -243,7 +252,13 @@ def read_record(file: Path) -> Record:
             raise ValueError(f"it says that it is {name}")
     except ValueError as error:  # not UTF-8 and not JSON are such, too
         raise InputError(f"{file} is not a record file: {error}; restore it, or run its notebook again") from error
-    return dict(record) | {"results": results}
+    images = images_file(file)
+    return dict(record) | {"results": results, "images": images if images.is_file() else None}
+
+
+def images_file(record: Path) -> Path:
+    """Where the attacked images of a record file lie."""
+    return record.with_suffix(".safetensors")
 
 
 @functools.cache

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 __all__ = ["PROFILES", "InputError", "Profile", "Repository", "check_profile", "find"]
 
@@ -40,7 +40,7 @@ class RunFolder:
 
     @property
     def dataset(self) -> str:
-        """The data set, or "default": the notebook's own choice."""
+        """The data set, or "default", the notebook's own choice; with the parameters that were asked for behind it."""
         return self.name.rpartition("-seed")[0]
 
     @property
@@ -130,9 +130,16 @@ class Repository:
         """Everything that a run of a profile leaves behind."""
         return self.root / "build" / profile
 
-    def run(self, profile: str, paper: str, *, dataset: str | None = None, seed: int = 0) -> RunFolder:
-        """Where the runs of a notebook on a data set (default: its own choice) and with a seed go."""
-        chosen = re.sub(r"[^\w.-]", "_", dataset or "default")
+    def run(
+        self, profile: str, paper: str, *, dataset: str | None = None, seed: int = 0,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> RunFolder:  # fmt: skip
+        """Where the runs of a notebook go: on a data set (default: its own choice), with a seed.
+
+        Those with further parameters, which are numbers, lie apart: ``digits-eps0.05-seed3``.
+        """
+        more = "".join(f"-{name}{value:g}" for name, value in (parameters or {}).items())
+        chosen = re.sub(r"[^\w.-]", "_", dataset or "default") + more
         return RunFolder(self.build(profile) / "runs" / paper / f"{chosen}-seed{seed}")
 
     def finished(self, profile: str, paper: str) -> list[RunFolder]:

@@ -23,6 +23,7 @@ from advdef.book.kernel import Ended, environment_of, how_it_ended, kernel_manag
 from advdef.book.notebookfile import UNKNOWN, first_difference, parameter_defaults, read_executed, read_pair, unexecuted
 from advdef.book.repository import InputError, Profile, Repository
 from advdef.data import dataset_name, find_device
+from advdef.grid import Asked
 from advdef.grid.executors import end_with_the_parent
 from advdef.grid.worker import ATTEMPTS
 from advdef.store import cache_folder
@@ -46,6 +47,7 @@ __all__ = [
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _ERROR_LINES = 12
 _START = 300  # seconds until a kernel has to answer; imports from a slow disk take a minute
+_ASKED = tuple(vars(Asked()))
 _FOLDERS = ("ADVDEF_DATA", "ADVDEF_CACHE", "ADVDEF_PEERS")
 
 
@@ -100,7 +102,10 @@ def reproduce(
     notebook = read_pair(path)
     chosen = {"profile": profile, **(parameters or {})}
     settings = {k: v for k, v in {**parameter_defaults(notebook), **chosen}.items() if v is not UNKNOWN}
-    place = repository.run(profile, paper, dataset=settings.get("dataset"), seed=settings.get("seed", 0))
+    asked = {name: value for name in _ASKED if (value := settings.get(name)) is not None and name in chosen}
+    place = repository.run(
+        profile, paper, dataset=settings.get("dataset"), seed=settings.get("seed", 0), parameters=asked
+    )
     # a smoke run takes seconds; in the others nothing should have to be attacked twice
     resume = str(cache_folder(ATTEMPTS)) if from_the_grid else "" if profile == "smoke" else str(place.resume)
     run = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
@@ -190,7 +195,7 @@ def _parameters(run: PageRun | str) -> tuple[str, dict[str, Any]]:
     """The paper of a run, and the parameters that it has of its own."""
     if isinstance(run, str):
         return run, {}
-    told = {"seed": run.seed, "dataset": run.dataset}
+    told = {"seed": run.seed, "dataset": run.dataset, **run.asked.told}
     return run.paper, {name: value for name, value in told.items() if value is not None}
 
 

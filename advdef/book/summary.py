@@ -6,9 +6,10 @@ import html
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import get_args
 
 from advdef.book.dumbbells import ByThreat, dumbbells
+from advdef.book.endings import ENDINGS, share_in_words
 from advdef.book.markup import as_text, budget, data_name, raw
 from advdef.book.records import COMPARISON, Record, three_attacker_rows
 from advdef.claims import VerdictWord, badge
@@ -16,7 +17,7 @@ from advdef.evaluation.results import WORST_CASE
 from advdef.evaluation.threats import ATTACKERS
 from advdef.papers import PAPERS, Paper
 
-__all__ = ["conclusion", "in_short"]
+__all__ = ["conclusion", "in_short", "papers_in_short", "shown_by_curves"]
 
 _WORDS: tuple[VerdictWord, ...] = get_args(VerdictWord)
 _LEAD = {
@@ -56,8 +57,50 @@ def in_short(paper: str, records: Sequence[Record], comparison: Sequence[str] = 
     return _box("\n".join(told), _counted(mine), _picture(shown))
 
 
+def papers_in_short(records: Sequence[Record]) -> str:
+    """What the pages of the papers say first, one after the other, in Markdown; without the pictures."""
+    parts = []
+    for known in PAPERS:
+        mine = [record for record in records if record["paper"] == known.id]
+        told = [f"- {_told(_own(known), shown)}" for record in mine if (shown := _three(record, known))]
+        if told:
+            title = f"**[{known.title}](../notebooks/{known.notebook}.ipynb)**"
+            parts += [title, "\n".join(told), _counted(mine, page=f"../notebooks/{known.notebook}.html")]
+    return "\n\n".join(parts) + "\n" if parts else "No run has judged a paper yet.\n"
+
+
+def shown_by_curves(paper: str, records: Sequence[Record]) -> str:
+    """What a picture of a page's three attackers shows, in plain words: what the last one leaves at the largest budget.
+
+    "" where the records have no such attackers.
+    """
+    told = []
+    for record in (record for record in records if record["paper"] == paper):
+        rows = three_attacker_rows(record)
+        largest = {
+            (defence, model): max(e for d, m, e in rows if (d, m) == (defence, model)) for defence, model, _ in rows
+        }
+        models = dict.fromkeys(model for _, model in largest)
+        for model in models:
+            left = [
+                f"{name} {share_in_words(rows[name, model, eps]['adaptive'], short=True)}"
+                for (name, its), eps in largest.items()
+                if its == model
+            ]
+            most = max(eps for (_, its), eps in largest.items() if its == model)
+            where = f"{data_name(record['dataset'])}{f', {model}' if len(models) > 1 else ''}, eps {budget(most)}"
+            told.append(f"{where}: {', '.join(left)}")
+    return f"Right against an attacker who knows the defence: {'; '.join(told)}." if told else ""
+
+
 def conclusion(paper: str, records: Sequence[Record]) -> str:
-    """The last section of a paper's page, in Markdown: each claim under the word that its runs gave it."""
+    """The last section of a page, in Markdown: each claim of a paper under the word that its runs gave it.
+
+    Pages that are about no paper say what their own runs found.
+    """
+    if paper in ENDINGS:
+        endings = [said for record in records if record["paper"] == paper and (said := ENDINGS[paper](record))]
+        return "\n\n".join(["## Conclusion", *endings]) + "\n" if endings else ""
     by_word: dict[str, dict[str, list[str]]] = {}
     sentences = {}
     for record in (record for record in records if record["paper"] == paper):
@@ -89,14 +132,14 @@ def _box(*paragraphs: str) -> str:
     return f"::::{{admonition}} In short\n:class: tip in-short\n\n{said}\n\n::::\n"
 
 
-def _counted(records: Sequence[Record]) -> str:
+def _counted(records: Sequence[Record], page: str = "") -> str:
     """How many verdicts have which word, with a link to them."""
     every = [verdict for record in records for verdict in record["verdicts"]]
     counts = Counter(verdict["verdict"] for verdict in every)
     told = " ".join(f"{badge(word)} {counts[word]}" for word in _WORDS if counts[word])
     old = sum(bool(verdict.get("old_rules")) for verdict in every)
     why = f" ({old} undecided, as the run did not measure what today's rules ask for)" if old else ""
-    return raw(f'<p class="counts"><a href="#verdicts">Verdicts</a>: {told}{why}</p>\n') if told else ""
+    return raw(f'<p class="counts"><a href="{page}#verdicts">Verdicts</a>: {told}{why}</p>\n') if told else ""
 
 
 def _three(record: Record, paper: Paper) -> _Shown | None:
@@ -120,7 +163,9 @@ def _own(paper: Paper) -> str:
 def _told(own: str, shown: _Shown) -> str:
     mine = shown.rows[own]
     others = " and ".join(
-        f"{_percent(found['adaptive'], short=True)} with {name}" for name, found in shown.rows.items() if name != own
+        f"{share_in_words(found['adaptive'], short=True)} with {name}"
+        for name, found in shown.rows.items()
+        if name != own
     )
     few = ""
     if shown.least:
@@ -128,14 +173,9 @@ def _told(own: str, shown: _Shown) -> str:
         few = f" Against one who knows it, {100 * left:.0f}\u00a0% stay right at eps {budget(smallest)}."
     return (
         f"**{as_text(shown.dataset)}**, eps {budget(shown.eps)}: of {mine['adaptive']['n']} images, {as_text(own)} "
-        f"keeps {_percent(mine['oblivious'], short=True)} right against an attacker who does not know of it and "
-        f"**{_percent(mine['adaptive'])}** against one who does, who leaves {others}.{few}"
+        f"keeps {share_in_words(mine['oblivious'], short=True)} right against an attacker who does not know of it and "
+        f"**{share_in_words(mine['adaptive'])}** against one who does, who leaves {others}.{few}"
     )
-
-
-def _percent(row: Mapping[str, Any], *, short: bool = False) -> str:
-    value = f"{100 * row['accuracy']:.0f}\u00a0%"
-    return value if short else f"{value} [{100 * row['low']:.0f}, {100 * row['high']:.0f}]"
 
 
 def _picture(shown: Sequence[_Shown]) -> str:
@@ -183,8 +223,8 @@ def _yours(record: Record) -> list[str]:
     if right is None or not set(ATTACKERS) <= set(found):
         return []
     return [
-        f"The network shown here keeps **{_percent(right, short=True)}** of {right['n']} images right without an "
-        f"attack and **{_percent(found['adaptive'])}** against all attacks at eps "
+        f"The network shown here keeps **{share_in_words(right, short=True)}** of {right['n']} images right without an "
+        f"attack and **{share_in_words(found['adaptive'])}** against all attacks at eps "
         f"{budget(found['adaptive']['eps'])}. Put yours in its place: a few lines give the "
         "same three attackers, the same intervals and the same checks."
     ]

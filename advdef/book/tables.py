@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import html
 import io
@@ -24,9 +25,12 @@ _CONSTANT = ("network", "eps")
 _LABELS = ("eps", "step", "seed", "classes", "time steps", "norm", "set to", "attack", "attacker")
 _DECIDING = (
     "adaptive %", "true %", "worst case %", "tries everything %", ".*, all rungs %",
-    ".*adaptive.*", "result", "mean of five %", r"all \d+", "lead over .*", ".* − .*", "difference",
+    ".*adaptive.*", "result", "mean of five %", r"all \d+", ".*dsr.*", "fooled %", "lead over .*",
+    ".* − .*", "difference",
 )  # fmt: skip
 """What the header of a deciding column is, the surest first; without one, the first number decides."""
+_ASIDE = ("The three profiles", "How each claim is decided", "Provenance of this run")
+"""How the caption of a table begins that few readers look for: it is folded."""
 _FOLDED = 12  # rows that are shown of a long table
 _WORDY = 30  # characters; a column of longer cells is one of words
 _WIDE = 7  # columns; in a table with more, the deciding one stands before the others
@@ -59,7 +63,9 @@ def presented(page: str, *, prefix: str, folder: str, stem: str) -> tuple[str, d
             f'<a href="{folder}{name}.json" download>JSON</a></p>'
         )
         parts = "".join(_part(part, f"{prefix}{number}", first=not i) for i, part in enumerate(_parts(table)))
-        return f'<div class="numbered" id="table-{number}">{parts}{take}</div>'
+        made = f'<div class="numbered" id="table-{number}">{parts}{take}</div>'
+        folded = table.caption.startswith(_ASIDE) and not match.string[: match.start()].rstrip().endswith("</summary>")
+        return f"<details><summary>{_text(table.caption)}</summary>{made}</details>" if folded else made
 
     return _TABLE.sub(present, page), files
 
@@ -183,9 +189,32 @@ def _wordy(table: _Table, column: int) -> bool:
 
 
 def _value(content: str) -> str:
-    """A cell with its interval in small print, which a style sheet puts under the number."""
+    """A cell with its interval in small print, which a style sheet puts under the number; Python's lists as lists."""
+    if content[:1] in "([{" and (told := _listed(html.unescape(content))):
+        return _named(html.escape(told, quote=False))
     found = _INTERVAL.fullmatch(content.strip())
     return f'{found[1]} <small class="ci">{found[2]}</small>' if found else _named(content)
+
+
+def _listed(content: str) -> str:
+    """What a tuple, list or dictionary of Python holds, as prose lists it; "" for anything else.
+
+    >>> _listed("{'cifar10': ('SmallVGG',), 'mnist': None}")
+    'cifar10: SmallVGG; mnist: –'
+    """
+    try:
+        value = ast.literal_eval(content)
+    except (SyntaxError, ValueError):
+        return ""
+
+    def told(value: object, between: str = ", ") -> str:
+        if isinstance(value, dict):
+            return "; ".join(f"{told(key)}: {told(one)}" for key, one in value.items())
+        if isinstance(value, tuple | list):
+            return between.join(told(one) for one in value)
+        return "–" if value is None else str(value)
+
+    return told(value) if isinstance(value, tuple | list | dict) else ""
 
 
 def _text(content: str) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from advdef.book.repository import InputError
 from advdef.claims import Claim, Condition, all_claims, decide, pooled
 from advdef.evaluation.results import MEASURES, WORST_CASE, Results, Row
 from advdef.statistics import Interval, over_seeds_and_images
@@ -27,6 +28,8 @@ def together(records: Sequence[Record]) -> Record:
     first, *others = sorted(records, key=lambda record: record["provenance"]["seed"])
     if not others:
         return first
+    if len({tuple(sorted(record.get("parameters", {}).items())) for record in records}) > 1:
+        raise InputError(f"the runs of {first['paper']} had other parameters each, so they are no runs of one kind")
     runs, every = [first, *others], [record["provenance"] for record in (first, *others)]
     rows: dict[tuple[Any, ...], Row] = {}
     for row in (row for record in runs for row in record["results"]):

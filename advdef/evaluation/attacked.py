@@ -22,7 +22,10 @@ from advdef.norms import Norm, size
 from advdef.store import write_atomically
 from advdef.store.files import naming
 
-__all__ = ["AttackedImages", "AttackedImagesError", "Rejudged", "broken_images", "read_attacked", "rejudge"]
+__all__ = [
+    "AttackedImages", "AttackedImagesError", "Rejudged", "broken_images", "content_checksum", "read_attacked",
+    "rejudge", "still_wrong", "surely_wrong",
+]  # fmt: skip
 
 _FORMAT = "advdef attacked images 1"
 _TENSORS = ("attacked", "originals", "labels", "indices")
@@ -76,7 +79,7 @@ class AttackedImages:
             tensors = {name: tensor[rows] for name, tensor in tensors.items()}
         told = {"eps": self.eps, "norm": self.norm, "of": self.of, "facts": dict(self.facts)}
         said = json.dumps(told, sort_keys=True)
-        metadata = {"format": _FORMAT, "told": said, "checksum": _checksum(tensors, said)}
+        metadata = {"format": _FORMAT, "told": said, "checksum": content_checksum(tensors, said)}
         with naming(path):
             write_atomically(path, safetensors.torch.save({n: t.contiguous() for n, t in tensors.items()}, metadata))
 
@@ -86,12 +89,20 @@ def broken_images(outcome: Outcome, images: Tensor, labels: Tensor, indices: Ten
 
     Of a random defence, those that at most a fifth of the passes got right: others may change sides by luck.
     """
-    fallen = ~outcome.robust if outcome.shares is None else outcome.shares <= _SURELY
+    fallen = ~outcome.robust if outcome.shares is None else surely_wrong(outcome.shares)
     rows = torch.nonzero(outcome.clean & fallen)[:, 0]
     return AttackedImages(
         outcome.adversarial[rows].cpu(), images[rows].cpu(), labels[rows].cpu(), indices[rows.cpu()].cpu(),
         outcome.eps, outcome.norm, len(rows), facts,
     )  # fmt: skip
+
+
+def surely_wrong(shares: Tensor) -> Tensor:
+    """Which images a random defence gets wrong in at least four fifths of its passes, given the shares that are right.
+
+    Others may change sides by luck.
+    """
+    return shares <= _SURELY
 
 
 def read_attacked(path: Path) -> AttackedImages:
@@ -104,7 +115,7 @@ def read_attacked(path: Path) -> AttackedImages:
         raise AttackedImagesError(f"{path} is no safetensors file, or cut off") from failure
     if metadata.get("format") != _FORMAT or set(tensors) != set(_TENSORS):
         raise AttackedImagesError(f"{path} holds no attacked images: it is of another format")
-    if _checksum(tensors, metadata["told"]) != metadata["checksum"]:
+    if content_checksum({name: tensors[name] for name in _TENSORS}, metadata["told"]) != metadata["checksum"]:
         raise AttackedImagesError(f"{path} is damaged: its content does not fit its checksum")
     told = json.loads(metadata["told"])
     if told["norm"] not in get_args(Norm):
@@ -159,11 +170,11 @@ def rejudge(images: AttackedImages, *, defence: nn.Module | None = None, data: D
     if defence is None:
         return Rejudged(len(images), int(within.sum()), original, None)
     allowed = len(images) // (10 if is_random(defence) else 50)
-    return Rejudged(len(images), int(within.sum()), original, _broken(defence, images), allowed)
+    return Rejudged(len(images), int(within.sum()), original, int(still_wrong(defence, images).sum()), allowed)
 
 
-def _broken(defence: nn.Module, images: AttackedImages) -> int:
-    """How many images most passes of the defence get wrong."""
+def still_wrong(defence: nn.Module, images: AttackedImages) -> Tensor:
+    """Which of the images (M,) most passes of the defence get wrong, booleans."""
     device = next((p.device for p in defence.parameters()), torch.device("cpu"))
     passes = _PASSES if is_random(defence) else 1
     right = torch.zeros(len(images))
@@ -173,7 +184,7 @@ def _broken(defence: nn.Module, images: AttackedImages) -> int:
             for rows in torch.arange(len(images)).split(250):
                 logits = ask(defence, images.attacked[rows].to(device))
                 right[rows] += (logits.argmax(1).cpu() == images.labels[rows]).float()
-    return int((right <= passes / 2).sum())
+    return right <= passes / 2
 
 
 def _compact(images: Tensor) -> Tensor:
@@ -186,9 +197,10 @@ def _floats(images: Tensor) -> Tensor:
     return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
-def _checksum(tensors: Mapping[str, Tensor], told: str) -> str:
+def content_checksum(tensors: Mapping[str, Tensor], told: str) -> str:
+    """SHA-256 of the tensors, in their order, with their names and types, and of what is told of them."""
     content = hashlib.sha256(told.encode())
-    for name in _TENSORS:
-        content.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
-        content.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    for name, tensor in tensors.items():
+        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        content.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return content.hexdigest()

@@ -4,12 +4,13 @@ A page's :class:`Study` names its tasks, :func:`run` computes those whose result
 finds them there.
 """
 
+from advdef.grid.asked import Asked
 from advdef.grid.engine import Failed, Progress, run, run_share
 from advdef.grid.executors import Cluster, NoCluster, cluster, processes
 from advdef.grid.study import Cell, DataDiffer, Study, Task, once, seeded_name, shards
 from advdef.grid.worker import WorkerDiffers
 
 __all__ = [
-    "Cell", "Cluster", "DataDiffer", "Failed", "NoCluster", "Progress", "Study", "Task", "WorkerDiffers", "cluster",
-    "once", "processes", "run", "run_share", "seeded_name", "shards",
+    "Asked", "Cell", "Cluster", "DataDiffer", "Failed", "NoCluster", "Progress", "Study", "Task", "WorkerDiffers",
+    "cluster", "once", "processes", "run", "run_share", "seeded_name", "shards",
 ]  # fmt: skip

@@ -57,7 +57,7 @@ class Study:
     Attributes:
         profiles: The settings of each size of the page, by its name; "datasets" are the names of its data sets.
         data: The data set.
-        settings: Those of the page's profile.
+        settings: Those of the page's profile; with "eps" where another main budget was asked for.
         seed: The first seed.
         main: Whether this is the page's first data set, on which some pages do more.
         resume: The folder that keeps evaluations; None keeps none.
@@ -67,6 +67,14 @@ class Study:
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     met: ClassVar[str] = "images"
     """The setting that says how many images the three attackers meet."""
+    fewer: ClassVar[tuple[str, ...]] = ()
+    """Further settings that count attacked test images."""
+    several: ClassVar[tuple[str, ...]] = ("seeds",)
+    """The settings that count the seeds over which it compares; none where it has one network of each kind."""
+    fewest: ClassVar[int] = 1
+    """Over how many seeds it compares at least."""
+    farthest: ClassVar[float] = 1.0
+    """The largest budget that is attacked with or trained for, in the main one."""
 
     # of the studies with :meth:`cases`, each with arguments of its own
     defence: Callable[..., Any]

@@ -55,6 +55,9 @@ class FiveDefences(LineUp):
     """
 
     profiles = _PROFILES
+    fewer = ("few",)
+    several = ()
+    farthest = 1.5
 
     def __init__(self, data: Dataset, settings: Mapping[str, Any], **options: Any) -> None:
         super().__init__(data, settings, **options)

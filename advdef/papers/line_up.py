@@ -75,7 +75,8 @@ class LineUp(Study):
         stand-ins for the derivative of a spike the purifier's attackers try.
         """
         super().__init__(data, settings, **options)
-        self.eps, self.colour, self.probe = EPS[data.shape[0]], data.shape[0] == 3, data.train.sample(500)
+        self.eps = settings.get("eps", EPS[data.shape[0]])
+        self.colour, self.probe = data.shape[0] == 3, data.train.sample(500)
         whole = len(data.train)
         most = (whole - max(1, whole // 10), whole, whole)
         parts = (data.subset(train=min(n or m, m)) for n, m in zip(settings["train"], most, strict=True))

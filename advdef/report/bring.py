@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,83 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from advdef.data import Dataset, dataset_name, load
 from advdef.data.torchvision_wheel import torchvision
+from advdef.defenses import Defense
+from advdef.models import Wrapped, wrap
 
-__all__ = ["load_weights", "made_by", "named_function"]
+__all__ = ["Brought", "load_weights", "made_by", "named_function"]
 
 _NESTED = ("state_dict", "model_state_dict", "model", "net")
+
+
+@dataclass(frozen=True)
+class Brought:
+    """A network and its data as a command names them, in plain values: any process may find them again.
+
+    Attributes:
+        data: The name of the data set, as :func:`advdef.data.load` takes it.
+        model: ``module:function``, which builds the network.
+        weights: A file of its weights.
+        trust: Whether a pickled file of weights is read.
+        mean: Of the normalisation, with commas between the channels.
+        std: Likewise.
+        output: Where the logits are in what the network returns: a name or a place.
+        size: What pictures of a folder are resized to, "64" or "48x64".
+        channels: How many they are read with, 1 or 3.
+        device: Where all of it lives.
+    """
+
+    data: str
+    model: str
+    weights: Path | None = None
+    trust: bool = False
+    mean: str | None = None
+    std: str | None = None
+    output: str | None = None
+    size: str | None = None
+    channels: int | None = None
+    device: str = "cpu"
+
+    def dataset(self) -> Dataset:
+        """The data set; raises ValueError and DatasetUnavailable, in one line."""
+        sides: int | tuple[int, int] | None = None
+        if self.size is not None:
+            parts = self.size.lower().split("x")
+            if len(parts) > 2 or not all(part.isdecimal() for part in parts):
+                raise ValueError(f"size {self.size!r} is none; write 64, or 48x64 for height x width")
+            sides = int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
+        if self.channels not in (None, 1, 3):
+            raise ValueError(f"channels must be 1 or 3, not {self.channels}")
+        told: dict[str, Any] = {"size": sides, "channels": self.channels, "device": self.device}
+        return load(dataset_name(self.data), **told)
+
+    def network(self) -> nn.Module:
+        """The network with its weights, normalised and on its device; raises ValueError, in one line."""
+        built = made_by(self.model)
+        if not isinstance(built, nn.Module):
+            raise ValueError(f"{self.model} must return a torch.nn.Module, not {type(built).__name__}")
+        asked = any(value is not None for value in (self.mean, self.std, self.output))
+        if asked and isinstance(built, Wrapped | Defense):
+            raise ValueError(f"{self.model} returns a {type(built).__name__}: it has its own mean, std and output")
+        if self.weights is not None:
+            load_weights(built, self.weights, trust=self.trust)
+            built.eval()  # built to hold weights that are trained
+        if not isinstance(built, Wrapped | Defense):
+            where = int(self.output) if self.output is not None and self.output.isdecimal() else self.output
+            built = wrap(built, mean=_numbers(self.mean, 0.0), std=_numbers(self.std, 1.0), output=where)
+        return built.to(self.device)
+
+
+def _numbers(text: str | None, default: float) -> float | list[float]:
+    """A number, or several with commas between them."""
+    if text is None:
+        return default
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{text!r} are no numbers with commas between them, such as 0.485,0.456,0.406") from None
+    return found if len(found) > 1 else found[0]
 
 
 def named_function(name: str) -> Callable[..., Any]:

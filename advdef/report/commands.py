@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from advdef.book.gridcommand import SchedulerOption, TlsOption
 from advdef.book.repository import InputError
 from advdef.book.terminal import guarded, say
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from advdef.data import Dataset
     from advdef.norms import BallNorm
 
 __all__ = ["check", "diff", "judge"]
@@ -60,6 +58,9 @@ def judge(
     rounds: Annotated[int, typer.Option(help="Most rounds with twice the effort, while that breaks.", min=0)] = 3,
     epochs: Annotated[int, typer.Option(help="Of each training that a defence needs.", min=1)] = 5,
     batch_size: Annotated[int, typer.Option(help="Images attacked at a time.", min=1)] = 100,
+    jobs: Annotated[int | None, typer.Option(help="Processes that share the defences and the images.", min=1)] = None,
+    scheduler: SchedulerOption = None,
+    tls: TlsOption = None,
     seed: Annotated[int, typer.Option(help="Of trainings and attacks.", min=0)] = 0,
     device: Device = "cpu",
     weights: Weights = None,
@@ -72,7 +73,8 @@ def judge(
 ) -> None:
     """Attack a network of yours on your images, alone and behind defences, and write a report of each.
 
-    The same command goes on from what is finished, should it be interrupted.
+    The same command goes on from what is finished, should it be interrupted. With --jobs several processes compute, or
+    with --scheduler the workers of a dask cluster; the reports are the same.
     """
     budget, names = _number(eps), defence or ["undefended"]
     ball = _ball(norm)
@@ -81,21 +83,30 @@ def judge(
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"--defence {twice[0]} is there twice")
     with _one_line():
-        from advdef.report.bring import named_function
-        from advdef.report.judging import robustness
+        import torch
+
+        from advdef.book.gridcommand import spread_out
+        from advdef.report.bring import Brought, named_function
+        from advdef.report.judging import JudgingEffort, robustness
         from advdef.report.report import compare
-        from advdef.store import cache_folder
+        from advdef.report.tasks import judging_cell
+        from advdef.store import cache_folder, key
 
         makers = {name: named_function(name) if ":" in name else name for name in names}
-        loaded = _loaded(data, size, channels, device)
-        network = _network(model, weights, trust, mean, std, output, device)
+        brought = Brought(data, model, weights, trust, mean, std, output, size, channels, device)
+        loaded, network = brought.dataset(), brought.network()
+        effort = JudgingEffort(steps, restarts, queries, rounds, epochs, seed=seed, batch_size=batch_size)
+        if jobs is not None or scheduler is not None:
+            content = key("judge", network=network, defences=makers).digest
+            cell = judging_cell(brought, loaded, tuple(makers), budget, ball, images, effort, content)
+            spread_out([cell], jobs=jobs or 1, scheduler=scheduler, tls=tls, threads=1)
+            torch.set_num_threads(1)  # as those that computed it
         reports = []
         for number, (name, maker) in enumerate(makers.items(), start=1):
             say(f"[{number}/{len(makers)}] {name} on {loaded.name} ...")
             report = robustness(
-                network, loaded, eps=budget, norm=ball, defence=maker, images=images, steps=steps, restarts=restarts,
-                queries=queries, rounds=rounds, epochs=epochs, seed=seed, batch_size=batch_size,
-                resume=cache_folder("judged"), progress=sys.stderr.isatty(),
+                network, loaded, eps=budget, norm=ball, defence=maker, images=images, resume=cache_folder("judged"),
+                progress=sys.stderr.isatty(), **vars(effort),
             )  # fmt: skip
             file = report.save(out / f"{loaded.name}-{re.sub(r'[^A-Za-z0-9_.]+', '-', name)}.json")
             say(f"{report}\n  Report: {file}\n")
@@ -111,7 +122,7 @@ def judge(
 
 @guarded
 def check(
-    file: Annotated[Path, typer.Argument(help="A report's .safetensors file, or the report itself.")],
+    file: Annotated[Path, typer.Argument(help="The .safetensors file of a report or a record, or one of these.")],
     model: Annotated[str | None, typer.Option(help="module:function, which builds the network.")] = None,
     data: Annotated[str | None, typer.Option(help="The data set that the images are from.")] = None,
     defence: Annotated[str, typer.Option(help="The defence by name, or module:function.")] = "undefended",
@@ -125,25 +136,38 @@ def check(
     output: Output = None,
     size: Side = None,
     channels: Channels = None,
+    networks: Annotated[
+        bool, typer.Option("--networks", help="Of a record: ask its networks; those that are not here are trained.")
+    ] = False,
 ) -> None:
     """Judge attacked images again, without the run that made them: budget, range, originals, labels, the network.
 
-    Without --data and --model, budget and range alone. Exit code 1 where something is not as it was said to be.
+    Of a report without --data and --model, budget and range alone; a record names its data and its networks. Exit code
+    1 where something is not as it was said to be.
     """
+    file = file.with_suffix(".safetensors") if file.suffix == ".json" else file
     with _one_line():
         from advdef.data import Split
         from advdef.evaluation.attacked import read_attacked, rejudge
+        from advdef.evaluation.packed import is_packed
+        from advdef.report.bring import Brought, named_function
         from advdef.report.judging import deployed
 
-        kept = read_attacked(file.with_suffix(".safetensors") if file.suffix == ".json" else file)
-        known = None if data is None else _loaded(data, size, channels, device)
+        if is_packed(file):
+            if any(value is not None for value in (model, data, weights, mean, std, output, size, channels)):
+                raise InputError("a record says what its data and its networks are: --networks and --device alone go")
+            _check_record(file, networks, device)
+            return
+        if networks:
+            raise InputError("--networks is for the images of a record; name the network of a report with --model")
+        kept = read_attacked(file)
+        brought = Brought(data or "", model or "", weights, trust, mean, std, output, size, channels, device)
+        known = None if data is None else brought.dataset()
         case = None
         if model is not None:
-            network = _network(model, weights, trust, mean, std, output, device)
+            network = brought.network()
             levels = (255 * kept.originals).round().byte()
             own = ":" in defence
-            from advdef.report.bring import named_function
-
             case = deployed(
                 network, known or Split(levels, kept.labels), eps=kept.eps, norm=kept.norm,  # type: ignore[arg-type]
                 defence=named_function(defence) if own else defence, epochs=epochs, seed=seed,
@@ -158,6 +182,48 @@ def check(
     wrong = "not asked, no --model" if found.broken is None else f"{found.broken} of {found.images}"
     typer.echo(f"  the network gives another class: {wrong}")
     if not found.holds:
+        typer.echo("advdef: these images are not what they are said to be", err=True)
+        raise typer.Exit(1)
+
+
+def _check_record(file: Path, networks: bool, device: str) -> None:
+    """Judge the attacked images of a record again, and print what came of it by defence."""
+    from collections import Counter
+
+    from tabulate import tabulate
+
+    from advdef.book.recordimages import agreeing, study_behind
+    from advdef.book.records import read_record
+    from advdef.data import DatasetUnavailable, load
+    from advdef.evaluation.attacked import rejudge
+    from advdef.evaluation.packed import read_packed
+
+    kept = read_packed(file)
+    facts, known, study = kept.facts, None, study_behind(kept.facts, device) if networks else None
+    try:
+        known = load(facts["dataset"], download=False)
+    except DatasetUnavailable as missing:
+        say(f"note: originals are not compared: {missing}")
+    found: dict[str, Counter[str]] = {}
+    holds = True
+    for one in kept.sets:
+        case = None if study is None else study.deployed(*study.cases()[one.defence])
+        again = rejudge(kept.broken(one), data=known, defence=case)
+        holds = holds and again.holds
+        row = {"broken": again.images, "in budget": again.within}
+        row |= {} if again.original is None else {"originals as in the data": again.original}
+        row |= {} if again.broken is None else {"wrong again": again.broken}
+        found.setdefault(one.defence, Counter()).update(row)
+    sample = "" if len(kept) == kept.of else f", of {kept.of} that were attacked"
+    typer.echo(f"{file}: {facts['page']} on {facts['dataset']}, {len(kept)} test images{sample}; images by defence:")
+    typer.echo(tabulate([{"defence": name} | dict(row) for name, row in found.items()], headers="keys"))
+    if (record := file.with_suffix(".json")).is_file():
+        compared, same = agreeing(kept, read_record(record)["results"])
+        typer.echo(
+            f"  worst cases of the record with hits of single images: {compared}; these images say the same: {same}"
+        )
+        holds = holds and same == compared
+    if not holds:
         typer.echo("advdef: these images are not what they are said to be", err=True)
         raise typer.Exit(1)
 
@@ -212,53 +278,3 @@ def _number(text: str) -> float:
     except (ValueError, ZeroDivisionError):
         raise InputError(f"eps {text!r} is no number; write 8/255 or 0.1") from None
     return found
-
-
-def _numbers(text: str | None, default: float) -> float | list[float]:
-    """A number, or several with commas between them."""
-    if text is None:
-        return default
-    try:
-        found = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(f"{text!r} are no numbers with commas between them, such as 0.485,0.456,0.406") from None
-    return found if len(found) > 1 else found[0]
-
-
-def _loaded(name: str, size: str | None, channels: int | None, device: str) -> Dataset:
-    from advdef.data import dataset_name, load
-
-    sides: int | tuple[int, int] | None = None
-    if size is not None:
-        parts = size.lower().split("x")
-        if len(parts) > 2 or not all(part.isdecimal() for part in parts):
-            raise InputError(f"size {size!r} is none; write 64, or 48x64 for height x width")
-        sides = int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
-    if channels not in (None, 1, 3):
-        raise InputError(f"channels must be 1 or 3, not {channels}")
-    return load(dataset_name(name), size=sides, channels=channels, device=device)  # type: ignore[arg-type]
-
-
-def _network(
-    model: str, weights: Path | None, trust: bool, mean: str | None, std: str | None, output: str | None, device: str
-) -> nn.Module:
-    """The network that a function builds, with its weights, normalised and on its device."""
-    from torch import nn
-
-    from advdef.defenses import Defense
-    from advdef.models import Wrapped, wrap
-    from advdef.report.bring import load_weights, made_by
-
-    built = made_by(model)
-    if not isinstance(built, nn.Module):
-        raise InputError(f"{model} must return a torch.nn.Module, not {type(built).__name__}")
-    asked = mean is not None or std is not None or output is not None
-    if asked and isinstance(built, Wrapped | Defense):
-        raise InputError(f"{model} returns a {type(built).__name__}: it has its own mean, std and output")
-    if weights is not None:
-        load_weights(built, weights, trust=trust)
-        built.eval()  # built to hold weights that are trained
-    if not isinstance(built, Wrapped | Defense):
-        where = int(output) if output is not None and output.isdecimal() else output
-        built = wrap(built, mean=_numbers(mean, 0.0), std=_numbers(std, 1.0), output=where)
-    return built.to(device)

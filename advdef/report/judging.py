@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +26,7 @@ from advdef.defenses.base import is_random
 from advdef.draws import seeded
 from advdef.evaluation import ATTACKERS, Outcome, Results, Threat, direct, evaluate, three_attackers
 from advdef.evaluation.attacked import broken_images
+from advdef.grid import shards
 from advdef.models import Wrapped, wrap
 from advdef.models.wrapped import check_mode
 from advdef.norms import BallNorm
@@ -34,11 +35,15 @@ from advdef.report.report import Report
 from advdef.statistics import wilson
 from advdef.store import StoreWarning, identity
 
-__all__ = ["deployed", "robustness"]
+__all__ = [
+    "Deployed", "JudgingEffort", "check_attack", "deployed", "image_parts", "meet_attackers", "meet_attackers_on",
+    "robustness",
+]  # fmt: skip
 
 _CHECKED = {*checks.FAST, "D3"} - {"B1", "E2"}  # training mode is refused; that it is one network, the limits say
 _TOLD = (NaNGradientWarning, NoGradientWarning, StoreWarning)
 _PART = "judged"
+_PART_OF = 100  # images
 
 
 def robustness(
@@ -80,24 +85,18 @@ def robustness(
     True
     """
     started = time.perf_counter()
+    effort = JudgingEffort(steps, restarts, queries, rounds, epochs, seed=seed, draws=draws, batch_size=batch_size)
     case = deployed(model, data, eps=eps, norm=norm, defence=defence, name=name, epochs=epochs, seed=seed)
-    count = len(case.data.test)
-    if type(images) is not int or images < 1:
-        raise ValueError(f"images must be a whole number of at least 1, not {images!r}")
-    rows = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:images]
-    test = Split(case.data.test.images[rows.to(case.device)], case.data.test.labels[rows.to(case.device)])
-    x, y, kept = test.float_images(), test.labels, None if resume is None else Path(resume).expanduser()
-    run = partial(_draws, seed)
+    test, rows = case.sample(images)
+    count, x, y = len(case.data.test), test.float_images(), test.labels
+    kept = None if resume is None else Path(resume).expanduser()
     notes = list(case.notes)
-    if queries and importlib.util.find_spec("pyautoattack") is None:
+    if queries and not effort.queried:
         queries = 0
         notes.append("Square, an attack without gradients, was left out: pip install 'advdef[eval]' brings it.")
     with _collected(notes):
-        found = three_attackers(
-            case.defence, x, y, eps=eps, norm=norm, generator=run(1), steps=steps, restarts=restarts, queries=queries,
-            rounds=rounds, draws=draws, batch_size=batch_size, resume=kept, progress=progress,
-        )  # fmt: skip
-        row = _checked(case, found, x, y, kept, run) if norm == "Linf" else []
+        found = meet_attackers(case, test, effort, eps=eps, norm=norm, resume=kept, progress=progress)
+        row = check_attack(case, test, found, effort, resume=kept) if norm == "Linf" else []
     if is_random(case.defence):
         notes.append("The defence draws random numbers, and each number here varies with its draws.")
     if norm != "Linf":
@@ -140,7 +139,83 @@ def robustness(
 
 
 @dataclass(frozen=True)
-class Case:
+class JudgingEffort:
+    """How much is tried on each image; the names are those of :func:`robustness`."""
+
+    steps: int = 50
+    restarts: int = 1
+    queries: int = 500
+    rounds: int = 3
+    epochs: int = 5
+    seed: int = 0
+    draws: int = 10
+    batch_size: int = 100
+
+    @property
+    def queried(self) -> int:
+        """The queries of Square, where the library that has it is here."""
+        return self.queries if importlib.util.find_spec("pyautoattack") is not None else 0
+
+    def numbers(self, offset: int) -> torch.Generator:
+        """Random draws that depend on the seed alone; offsets keep uses apart."""
+        return torch.Generator().manual_seed(1_000 * self.seed + offset)
+
+
+def meet_attackers(
+    case: Deployed,
+    test: Split,
+    effort: JudgingEffort,
+    *,
+    eps: float,
+    norm: BallNorm,
+    resume: Path | None,
+    progress: bool = False,
+) -> dict[Threat, Outcome]:
+    """What each of the three attackers leaves of a defence; on many images, of one part of them after the other."""
+    found = [
+        meet_attackers_on(case, test, rows, effort, eps=eps, norm=norm, resume=resume, progress=progress)
+        for rows in image_parts(len(test))
+    ]
+    return {threat: Outcome.joined([part[threat] for part in found]) for threat in found[0]}
+
+
+def meet_attackers_on(
+    case: Deployed, test: Split, rows: slice, effort: JudgingEffort, *, eps: float, norm: BallNorm, resume: Path | None,
+    progress: bool = False,
+) -> dict[Threat, Outcome]:  # fmt: skip
+    """The same on some of the images, as one process does it."""
+    return three_attackers(
+        case.defence, test.float_images()[rows], test.labels[rows], eps=eps, norm=norm, generator=effort.numbers(1),
+        steps=effort.steps, restarts=effort.restarts, queries=effort.queried, rounds=effort.rounds, draws=effort.draws,
+        batch_size=effort.batch_size, resume=resume, progress=progress,
+    )  # fmt: skip
+
+
+def image_parts(images: int) -> list[slice]:
+    """The parts that so many images are attacked in: the search by need looks at the nearest images of each."""
+    return shards(images, _PART_OF)
+
+
+def check_attack(
+    case: Deployed, test: Split, found: Mapping[Threat, Outcome], effort: JudgingEffort, *, resume: Path | None
+) -> list[Check]:
+    """The row of checks of the direct attacker."""
+    x, y, eps, few = test.float_images(), test.labels, found["direct"].eps, slice(checks.QUICK.images)
+    plain = {"FGSM": partial(fgsm), "PGD": suites.cleverhans()["PGD"]}
+    single = evaluate(
+        case.defence, direct(case.defence, plain), x[few], y[few], eps=eps, generator=effort.numbers(2),
+        exhaustive=True, resume=resume,
+    )  # fmt: skip
+    card = {"goal": "any wrong class", "norm": "Linf", "eps": eps, "knowledge": "all of the defence but its draws"}
+    card["randomised"] = "what the defence draws" if is_random(case.defence) else "nothing"
+    return checks.row(
+        case.defence, x, y, eps=eps, generator=effort.numbers(3), single=single, direct=found["direct"],
+        oblivious=found["oblivious"], adaptive=found["adaptive"], card=card, only=_CHECKED, resume=resume,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Deployed:
     """A defence ready to be judged, on the device of its network, and what is known of it."""
 
     defence: Defense
@@ -150,12 +225,24 @@ class Case:
     device: torch.device
     notes: tuple[str, ...]
 
+    def sample(self, images: int) -> tuple[Split, Tensor]:
+        """So many test images, or all, drawn at random but always the same, and their places in the test set (N,).
+
+        Raises ValueError for no whole number of at least 1.
+        """
+        if type(images) is not int or images < 1:
+            raise ValueError(f"images must be a whole number of at least 1, not {images!r}")
+        test = self.data.test
+        rows = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:images]
+        at = rows.to(self.device)
+        return Split(test.images[at], test.labels[at]), rows
+
 
 def deployed(
     model: nn.Module, data: Dataset | Split | str, *, eps: float, norm: BallNorm = "Linf",
     defence: str | Callable[[nn.Module], Defense] = "undefended", name: str | None = None, epochs: int = 5,
     seed: int = 0,
-) -> Case:  # fmt: skip
+) -> Deployed:  # fmt: skip
     """The defence that :func:`robustness` judges, and the data on its device; arguments and errors as there."""
     data = load(data) if isinstance(data, str) else data
     if not isinstance(data, Dataset | Split):
@@ -190,7 +277,7 @@ def deployed(
         notes.append(
             f"{defence} was made by advdef: {TRAINED[defence]}{spent}. Its authors' own training may do better."
         )
-    return Case(built, whole, name or called, network, device, tuple(notes))
+    return Deployed(built, whole, name or called, network, device, tuple(notes))
 
 
 def _moved(data: Dataset, device: torch.device) -> Dataset:
@@ -232,28 +319,6 @@ def _examined(model: nn.Module, test: Split) -> int:
     return logits.shape[1]
 
 
-def _checked(
-    case: Case, found: dict[Threat, Outcome], x: Tensor, y: Tensor, kept: Path | None,
-    run: Callable[[int], torch.Generator],
-) -> list[Check]:  # fmt: skip
-    """The row of checks of the direct attacker."""
-    few = slice(checks.QUICK.images)
-    eps = found["direct"].eps
-    plain = {"FGSM": partial(fgsm), "PGD": suites.cleverhans()["PGD"]}
-    tried = direct(case.defence, plain)
-    single = evaluate(case.defence, tried, x[few], y[few], eps=eps, generator=run(2), exhaustive=True, resume=kept)
-    card = {"goal": "any wrong class", "norm": "Linf", "eps": eps, "knowledge": "all of the defence but its draws"}
-    card["randomised"] = "what the defence draws" if is_random(case.defence) else "nothing"
-    return checks.row(
-        case.defence, x, y, eps=eps, generator=run(3), single=single, direct=found["direct"],
-        oblivious=found["oblivious"], adaptive=found["adaptive"], card=card, only=_CHECKED,
-    )  # fmt: skip
-
-
-def _draws(seed: int, offset: int) -> torch.Generator:
-    return torch.Generator().manual_seed(1_000 * seed + offset)
-
-
 @contextmanager
 def _collected(notes: list[str]) -> Iterator[None]:
     """Warnings about gradients and files become notes; what else is warned of is warned of again."""
@@ -284,7 +349,7 @@ def _of_accuracy(outcome: Outcome, classes: int) -> list[str]:
     ]
 
 
-def _limits(case: Case, images: int, norm: str) -> list[str]:
+def _limits(case: Deployed, images: int, norm: str) -> list[str]:
     said = [
         "the true robustness, of which this is an upper bound: a stronger attack can only lower it",
         f"anything of other budgets, of changes that {norm} does not measure, or of data unlike these {images} images",

@@ -19,6 +19,8 @@ from torch import Tensor
 from advdef.book.page import show_eps, table
 from advdef.evaluation import ATTACKERS, Results, Threat
 from advdef.evaluation.attacked import AttackedImages, AttackedImagesError, read_attacked
+from advdef.evaluation.holes.climbs import places
+from advdef.evaluation.packed import AttackedSet
 from advdef.evaluation.results import WORST_CASE
 from advdef.report.drawing import accuracy_chart
 from advdef.statistics import Interval, paired_difference
@@ -75,6 +77,20 @@ class Report:
         if threat in self.facts["shares"]:
             return torch.tensor(self.facts["shares"][threat])
         return self.results.hits(threat=threat, attack="none" if threat == "clean" else WORST_CASE)
+
+    def attacked_set(self, images: Tensor) -> AttackedSet:
+        """What became of the judged images (N, C, H, W) under the adaptive attacker, for the file of a record.
+
+        Raises ReportError where the attacked images are not at hand.
+        """
+        if self.attacked is None:
+            raise ReportError(f"the attacked images of {self.title} are not here")
+        clean, robust, originals = self.hits("clean").double() > 0.5, self.hits().double() > 0.5, images.cpu()
+        rows, moved = places(self.attacked.originals, originals), originals.clone()
+        moved[rows], broken = self.attacked.attacked, torch.zeros(len(moved), dtype=torch.bool)
+        broken[rows] = True
+        threat, kept = self.facts["threat"], clean & robust
+        return AttackedSet(self.facts["defence"], "adaptive", threat["eps"], threat["norm"], clean, kept, broken, moved)
 
     def table(self) -> pd.DataFrame:
         """A row without an attack and one for each attacker: accuracy, interval, and what broke what."""

@@ -49,7 +49,8 @@ class AttackedNetworks(Study):
         channels = data.shape[0]
         self.kinds: tuple[str, ...] = settings["datasets"].get(data.name, profiles.OTHER)
         self.seeds = [self.seed + i for i in range(settings["seeds"])]
-        self.eps, self.huge, self.scale = (given[channels] for given in (profiles.EPS, profiles.HUGE, profiles.SCALE))
+        self.eps, self.scale = settings.get("eps", profiles.EPS[channels]), profiles.SCALE[channels]
+        self.huge = max(profiles.HUGE[channels], 2 * self.eps)
         self.half = self.eps / 2
         self.budgets = [self.eps / 4, self.eps / 2, self.eps, 2 * self.eps]
         self.steps = [self.scale * step for step in profiles.STEPS]

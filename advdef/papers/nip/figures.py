@@ -39,7 +39,7 @@ def shifts_by_attack(shifts: Mapping[str, Mapping[str, Tensor]]) -> Figure:
         panel.set(xlabel=f"change of the {part} (mean activation = 1)")
     axes[0].set_yticks(range(len(shifts)), list(shifts))
     axes[0].invert_yaxis()
-    axes[0].legend(loc="best")
+    legend_below(figure, axes[0], columns=3)
     return figure
 
 

@@ -48,6 +48,8 @@ class InversePerturbation(AttackedNetworks):
 
     profiles = NIP_PROFILES
     met = "adaptive_images"
+    fewer = ("images", "eleven", "tested")
+    farthest = 2.0
 
     @once
     def fitted_bank(self, kind: str, seed: int) -> tuple[DirectionBank, float]:

@@ -22,7 +22,7 @@ from advdef.training import Training, train_at, train_standard, trained
 
 Curves = dict[Threat, dict[float, Outcome]]
 
-__all__ = ["CLAIMED", "EPS", "SCHEMES", "Quantization"]
+__all__ = ["CLAIMED", "SCHEMES", "Quantization"]
 
 _PROFILES: dict[str, dict[str, Any]] = {
     "smoke": dict(
@@ -53,8 +53,7 @@ _PROFILES: dict[str, dict[str, Any]] = {
 # what depends on the kind of image stands under its channels, 1 or 3
 
 LEVELS = {1: 2, 3: 4}  # the released configuration has N = 2 on MNIST
-EPS = {1: 0.3, 3: 8 / 255}
-"""The main budget by channels: Cleverhans' default on grey images, the usual one on colour images."""
+_EPS = {1: 0.3, 3: 8 / 255}  # the main budget: Cleverhans' default on grey images, the usual one on colour images
 
 CLAIMED = ("CQ", "TQ", "CQ released", "TQ released")
 """The layers that the claims are about."""
@@ -77,13 +76,19 @@ class Quantization(Study):
 
     profiles = _PROFILES
     met = "adaptive_images"
+    fewer = ("images",)
+    fewest = 2
+    farthest = 4 / 3
 
     def __init__(self, data: Dataset, settings: Mapping[str, Any], **options: Any) -> None:
         most = settings["train"]
         whole = data if most is None else data.subset(train=min(most, len(data.train)))
         super().__init__(whole, settings, **options)
         channels = data.shape[0]
-        self.levels, self.eps, self.curve_eps = LEVELS[channels], EPS[channels], settings["curve"][channels]
+        self.levels, usual, self.curve_eps = LEVELS[channels], _EPS[channels], settings["curve"][channels]
+        self.eps = settings.get("eps", usual)
+        if self.eps != usual:
+            self.curve_eps = tuple(self.eps * (eps / usual) for eps in self.curve_eps)
         self.seeds = [self.seed + i for i in range(settings["seeds"])]
         epochs, batch = settings["epochs"][channels], settings["batch"]
         self.budget = dict(epochs=epochs, batch_size=batch, schedule="cosine", **_AUGMENT[channels])

@@ -62,7 +62,7 @@ class MeasuredNetworks(Study):
         whole = data if most is None else data.subset(train=min(most, len(data.train)))
         super().__init__(whole, settings, **options)
         colour = data.shape[0] == 3
-        self.eps = 8 / 255 if colour else 0.1
+        self.eps = settings.get("eps", 8 / 255 if colour else 0.1)
         self.curve_eps = [share * self.eps for share in (1, 0.5, 0.25, 2)][: settings["curve"]]
         self.seeds = [self.seed + i for i in range(settings["seeds"])]
         self.architecture: str = settings["networks"][0]

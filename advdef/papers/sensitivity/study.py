@@ -69,6 +69,9 @@ class Stabilization(MeasuredNetworks):
 
     profiles = _PROFILES
     met = "adaptive_images"
+    fewer = ("images", "alone")
+    fewest = 2
+    farthest = 2.0
     met_alone = ("AT", "SNS", "SNS 0.1", "SNS α=1")
     checked = ("standard", "AT", "SNS", "SNS α=1")
     second = ("AT", "SNS", "SNS random")

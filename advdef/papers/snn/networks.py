@@ -65,7 +65,7 @@ class SpikingNetworks(Study):
     def __init__(self, data: Dataset, settings: Mapping[str, Any], **options: Any) -> None:
         super().__init__(data, settings, **options)
         left = len(data.train) - settings["held"]
-        self.eps = _EPS.get(data.name, 8 / 255)
+        self.eps = settings.get("eps", _EPS.get(data.name, 8 / 255))
         self.seeds = [self.seed + i for i in range(settings["seeds"])]
         self.held = Split(data.train.images[left:], data.train.labels[left:]).float_images()
         self.learnt = data.subset(train=min(settings["train"] or left, left))

@@ -86,6 +86,9 @@ class SpikingPurification(SpikingNetworks):
 
     profiles = _PROFILES
     met = "few"
+    fewer = ("images",)
+    several = ("seeds", "networks")
+    farthest = 2.0
 
     def __init__(self, data: Dataset, settings: Mapping[str, Any], **options: Any) -> None:
         super().__init__(data, settings, **options)
@@ -217,7 +220,7 @@ class SpikingPurification(SpikingNetworks):
     def large(self, name: str) -> dict[float, Outcome]:
         """PGD on a defence at budgets of up to eight times the main one."""
         defence, main = self.defence(name), {self.pgd: self._cheap[self.pgd]}
-        tried = {s * self.eps: direct(defence, main) for s in (0.5, 1, 2, 4, 8)}
+        tried = {s * self.eps: direct(defence, main) for s in (0.5, 1, 2, 4, 8) if s * self.eps <= 1}
         return evaluate_curve(defence, tried, generator=self._draws(8), **self._on())
 
     @once

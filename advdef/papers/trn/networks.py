@@ -59,7 +59,7 @@ class Networks(Study):
     def __init__(self, data: Dataset, settings: Mapping[str, Any], **options: Any) -> None:
         super().__init__(data, settings, **options)
         self.name, self.kind = data.name, settings["datasets"].get(data.name, "small ResNet")
-        self.eps = BUDGETS.get(self.name, 8 / 255)
+        self.eps = settings.get("eps", BUDGETS.get(self.name, 8 / 255))
         self.seeds = [self.seed + i for i in range(settings["seeds"])]
         self.others = tuple(kind for kind in settings["others"] if self.main and kind != self.kind)
         self.classifiers = ("standard", "Fast-AT", *self.others)

@@ -109,6 +109,8 @@ class Restorers(Networks):
 
     profiles = _PROFILES
     met = "ladder_images"
+    fewer = ("images", "wide")
+    farthest = 2.0
 
     def __init__(self, data: Dataset, settings: Mapping[str, Any], **options: Any) -> None:
         super().__init__(data, settings, **options)

@@ -1,0 +1,91 @@
+"""A figure in words says what was drawn, and a notebook keeps it beside the picture."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from advdef.evaluation import Results
+from advdef.figuretext import figure_in_words
+from advdef.plotting import image_grid, threat_panels
+
+ROOT = Path(__file__).resolve().parents[1]
+IN_A_NOTEBOOK = """
+from IPython.core.interactiveshell import InteractiveShell
+from matplotlib.figure import Figure
+from advdef.plotting import use_style
+
+shell = InteractiveShell.instance()
+use_style()
+drawn, empty = Figure(), Figure()
+drawn.subplots().plot([0, 1], [0.9, 0.1], label="TRN")
+for figure in (drawn, empty):
+    print(shell.display_formatter.format(figure)[0]["text/plain"])
+"""
+
+
+def test_lines_are_told_by_their_ends_and_bends_under_the_names_of_one_legend() -> None:
+    figure = Figure()
+    left, right = figure.subplots(1, 2)
+    for panel, label, values in ((left, "TRN", [0.9, 0.2]), (right, "_hidden", [0.5, 0.1])):
+        panel.plot([0, 0.1], values, color="#D55E00", label=label)
+    left.plot([0, 0.05, 0.1], [0.2, 0.8, 0.3], color="#000000", label="none")
+    left.plot([0, 0.1], [0.4, 0.4], color="#0072B2", label="flat")
+    left.axhline(0.5, label="chance")
+    left.set(title="adaptive", xlabel="eps", ylabel="accuracy")
+    right.set(title="direct")
+    assert figure_in_words(figure) == (
+        "adaptive, accuracy against eps, 0 to 0.1: TRN from 0.9 to 0.2; none from 0.2 by way of 0.8 to 0.3; "
+        "flat at 0.4. direct: TRN from 0.5 to 0.1."
+    )
+
+
+def test_a_figure_with_intervals_tells_values_at_the_budgets() -> None:
+    results = Results()
+    for eps, left in ((0.2, 3), (0.1, 8)):
+        hits = torch.arange(10) < left
+        where = dict(part="curve", dataset="digits", model="CNN", defence="TQ", attack="worst case", eps=eps, seed=0)
+        results.add_hits(hits, threat="adaptive", **where)  # type: ignore[arg-type]
+    told = figure_in_words(threat_panels(results))
+    assert told == "adaptive, robust accuracy against eps, 0.1 to 0.2: TQ from 0.8 to 0.3."
+
+
+def test_bars_points_tables_and_images() -> None:
+    figure = Figure()
+    bars, points, table = figure.subplots(1, 3)
+    bars.bar([0, 1], [0.25, 1200], label="TRN")
+    bars.set_xticks([0, 1], ["R0", "R1"])
+    points.scatter([1, 2], [3, 4], label="SNS")
+    points.scatter([1, 2, 3, 6], [1, 1, 1, 5], label="AT")
+    table.imshow(np.array([[1.0, -0.5], [0.25, 1.0]]))
+    table.set(xticks=[0, 1], yticks=[0, 1], title="D1")
+    told = figure_in_words(figure)
+    assert "TRN R0 0.25, R1 1,200." in told
+    assert "SNS at (1, 3), (2, 4); AT, 4 points around (3, 2)." in told
+    assert "D1: a table of values from -0.5 to 1." in told
+    images = image_grid({"clean": torch.rand(2, 1, 4, 4)}, columns=["5 → 3", "7 → 7"])
+    assert figure_in_words(images) == "Over the columns of images: 5 → 3; 7 → 7."
+
+
+def test_a_long_text_is_cut_at_a_word() -> None:
+    figure = Figure()
+    axes = figure.subplots()
+    for number in range(200):
+        axes.plot([0, 1], [number, 0], color=(0, 0, number / 255), label=f"line {number}")
+    told = figure_in_words(figure)
+    assert 800 < len(told) <= 900
+    assert told.endswith(" …")
+
+
+def test_a_notebook_keeps_the_words_beside_the_picture() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_NOTEBOOK], capture_output=True, text=True, check=True, cwd=ROOT, timeout=120
+    )
+    words, nothing = done.stdout.splitlines()[-2:]
+    assert words == "TRN from 0.9 to 0.1."
+    assert nothing.startswith("<Figure size")
