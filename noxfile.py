@@ -136,7 +136,10 @@ def audit(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure speed against other libraries in the same run."""
+    """Measure speed against other libraries, and against the machine, in the same run: ``nox -s bench -- -k spiking``.
+
+    The numbers end in ``build/speed.json``; copied to ``book/speed.json`` they are those of the page *Speed*.
+    """
     _run(session, "pytest", "-s", "--override-ini", "python_files=bench_*.py", "tests/benchmarks", *session.posargs)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
+from advdef.convolutions import quick_gradients
 from advdef.devices import full_precision
 from advdef.norms import Norm
 
@@ -291,7 +292,7 @@ def borrowed(model: nn.Module, *, quiet: bool = False, exact: bool = True) -> It
     watch = Watch()
     token = _WATCH.set(watch) if outermost else None
     try:
-        with full_precision() if exact else nullcontext():
+        with quick_gradients(model), full_precision() if exact else nullcontext():
             yield
     finally:
         if token is not None:

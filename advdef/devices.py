@@ -1,5 +1,7 @@
 """What differs between devices: their random numbers, when they are done, and how exactly they compute unless told."""
 
+import ctypes
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from operator import attrgetter
@@ -9,8 +11,8 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "accelerators", "asks_now", "autocasting", "exact", "forked", "full_precision", "has_float64", "reduced_precision",
-    "wait_for",
+    "accelerators", "asks_now", "autocasting", "exact", "forked", "full_precision", "has_float64", "keep_freed_memory",
+    "reduced_precision", "wait_for",
 ]  # fmt: skip
 
 # since torch 2.9, beside the older settings, which do not reach all of these once one of them has been set
@@ -34,6 +36,17 @@ def wait_for(device: torch.device) -> None:
     """Wait until a device has computed all that it was asked for: before that, a clock tells nothing of it."""
     if (module := _module(device)) is not None:
         module.synchronize(*_named(device))
+
+
+def keep_freed_memory() -> bool:
+    """Have this process keep up to 1 GiB that it has freed for what it allocates next; says whether that can be had.
+
+    By default the C library of Linux gives freed memory back, and the maps of each layer of each step come from new
+    pages, which costs up to as much as computing them. No result depends on it. Other C libraries are left as they are.
+    """
+    tell = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD; an older C library takes at most 32 MiB for the first
+    return tell is not None and bool((tell(-3, 1 << 30) or tell(-3, 1 << 25)) and tell(-1, 1 << 30))
 
 
 def asks_now(step: int, device: torch.device) -> bool:

@@ -40,10 +40,12 @@ if "google.colab" in sys.modules:
     import os
 
     source = os.environ.get("ADVDEF_SOURCE", "git+https://github.com/advdef/advdef")
-    # %pip install -q "advdef[eval] @ {source}"
+    # %pip install "advdef[eval] @ {source}"
+    print("Records go to /content/advdef-results, and vanish with this runtime.")
+    print("How to keep them: 'Run it yourself', On Colab.")
 
 # %% tags=["parameters"]
-profile = "smoke"  # smoke, laptop or paper; what is shown below may be another
+profile = "smoke"  # smoke, laptop, gpu or paper; what is shown below may be another
 dataset = None  # one of advdef's data sets; None: those of the profile
 seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
@@ -125,7 +127,7 @@ def keep(case, hits, attacks=None, **about):
 # %% [markdown]
 # ## How much is computed
 #
-# The same code runs in three sizes. The numbers on this page come from the profile named in the table's caption. Test images are drawn at random, always the
+# The same code runs in four sizes. The numbers on this page come from the profile named in the table's caption. Test images are drawn at random, always the
 # same ones; restorers are trained and chosen on training images alone. In the table, *datasets* names the classifier of each data set, *others* are the further classifiers of TRN-7, *train* the images that restorers see (None: all), *strong* the steps and starts of APGD, *wide* the images for slow
 # attacks, *clean* the images without an attack for TRN-6, *least* the settings of C&W, *classes* the target classes, *curve* the number of budgets in the ladder, and *timed* the batch and the runs of the cost table. Wide tables scroll sideways.
 

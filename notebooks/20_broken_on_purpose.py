@@ -39,10 +39,12 @@ if "google.colab" in sys.modules:
     import os
 
     source = os.environ.get("ADVDEF_SOURCE", "git+https://github.com/advdef/advdef")
-    # %pip install -q "advdef[eval] @ {source}"
+    # %pip install "advdef[eval] @ {source}"
+    print("Records go to /content/advdef-results, and vanish with this runtime.")
+    print("How to keep them: 'Run it yourself', On Colab.")
 
 # %% tags=["parameters"]
-profile = "smoke"  # smoke, laptop or paper; what is shown below may be another
+profile = "smoke"  # smoke, laptop, gpu or paper; what is shown below may be another
 dataset = None  # one of advdef's data sets; None: those of the profile
 seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
@@ -77,17 +79,19 @@ plotting.use_style()
 # %% [markdown]
 # ## How much is computed
 #
-# The same code runs in three sizes. The numbers on this page come from the profile named in the table's caption.
+# The same code runs in four sizes. The numbers on this page come from the profile named in the table's caption.
 
 # %%
 PROFILES = {
     "smoke": dict(datasets=("digits",), train=1_297, epochs=5, images=20, steps=10, restarts=1, draws=5),
     "laptop": dict(datasets=("mnist",), train=15_000, epochs=3, images=200, steps=40, restarts=1, draws=20),
+    "gpu": dict(datasets=("mnist",), train=None, epochs=6, images=1_000, steps=40, restarts=2, draws=20),
     "paper": dict(datasets=("mnist",), train=None, epochs=10, images=1_000, steps=100, restarts=5, draws=20),
 }  # fmt: skip
 EFFORT = {
     "smoke": checks.BRIEF,
     "laptop": checks.QUICK,
+    "gpu": checks.FULL,
     "paper": checks.FULL,
 }  # fmt: skip
 P = notebook.choose(PROFILES, profile)

@@ -42,10 +42,12 @@ if "google.colab" in sys.modules:
     import os
 
     source = os.environ.get("ADVDEF_SOURCE", "git+https://github.com/advdef/advdef")
-    # %pip install -q "advdef[eval] @ {source}"
+    # %pip install "advdef[eval] @ {source}"
+    print("Records go to /content/advdef-results, and vanish with this runtime.")
+    print("How to keep them: 'Run it yourself', On Colab.")
 
 # %% tags=["parameters"]
-profile = "smoke"  # smoke, laptop or paper; what is shown below may be another
+profile = "smoke"  # smoke, laptop, gpu or paper; what is shown below may be another
 dataset = None  # one of advdef's data sets; None: those of the profile
 seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
@@ -77,7 +79,7 @@ plotting.use_style()
 # %% [markdown]
 # ## How much is computed
 #
-# The same code runs in three sizes. The numbers on this page come from the profile named in the table's caption. The budgets in
+# The same code runs in four sizes. The numbers on this page come from the profile named in the table's caption. The budgets in
 # Linf and L2 leave roughly one to two thirds of the images standing, where a weaker attack would show.
 
 # %%
@@ -89,6 +91,10 @@ PROFILES = {
     "laptop": dict(
         datasets=("mnist",), train=15_000, epochs={1: 3, 3: 6}, images=256, steps=100, rounds=10, optimise=500,
         spending=64, passes=(20, 60, 200, 600, 2_000),
+    ),
+    "gpu": dict(
+        datasets=("mnist", "cifar10"), train=25_000, epochs={1: 6, 3: 15}, images=512, steps=100, rounds=10,
+        optimise=500, spending=128, passes=(20, 60, 200, 600, 2_000),
     ),
     "paper": dict(
         datasets=("mnist", "cifar10"), train=None, epochs={1: 10, 3: 30}, images=1_000, steps=100, rounds=10,

@@ -37,10 +37,12 @@ if "google.colab" in sys.modules:
     import os
 
     source = os.environ.get("ADVDEF_SOURCE", "git+https://github.com/advdef/advdef")
-    # %pip install -q "advdef[eval] @ {source}"
+    # %pip install "advdef[eval] @ {source}"
+    print("Records go to /content/advdef-results, and vanish with this runtime.")
+    print("How to keep them: 'Run it yourself', On Colab.")
 
 # %% tags=["parameters"]
-profile = "smoke"  # smoke, laptop or paper; what is shown below may be another
+profile = "smoke"  # smoke, laptop, gpu or paper; what is shown below may be another
 dataset = None  # one of advdef's data sets; None: that of the profile
 seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
@@ -72,7 +74,7 @@ plotting.use_style()
 # %% [markdown]
 # ## How much is computed
 #
-# The same code runs in three sizes; the numbers on this page come from the profile named in the table's caption. In the table, *train* are the training images of
+# The same code runs in four sizes; the numbers on this page come from the profile named in the table's caption. In the table, *train* are the training images of
 # classifiers, restorer and purifier (None: all; in the smaller profiles they are not equally many, as the restorer and the purifier are dear to train), *epochs* those of each, *derivatives* the stand-ins for that of a spike, *images* the test images under attack,
 # *few* those on which every attack is tried on every image. Wide tables scroll sideways.
 

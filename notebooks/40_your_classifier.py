@@ -80,10 +80,12 @@ if "google.colab" in sys.modules:
     import os
 
     source = os.environ.get("ADVDEF_SOURCE", "git+https://github.com/advdef/advdef")
-    # %pip install -q "advdef[eval] @ {source}"
+    # %pip install "advdef[eval] @ {source}"
+    print("Records go to /content/advdef-results, and vanish with this runtime.")
+    print("How to keep them: 'Run it yourself', On Colab.")
 
 # %% tags=["parameters"]
-profile = "smoke"  # smoke, laptop or paper; what is shown below may be another
+profile = "smoke"  # smoke, laptop, gpu or paper; what is shown below may be another
 dataset = None  # folder:PATH, npz:FILE, or one of advdef's data sets; None: that of the profile
 seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
@@ -128,6 +130,10 @@ PROFILES = {
     "laptop": dict(
         datasets=("fashion_mnist",), train=10_000, epochs=6, eps=0.03, images=100, steps=40, queries=500,
         defences="undefended jpeg tq at", noise=0.1, beside=50,
+    ),
+    "gpu": dict(
+        datasets=("gtsrb",), train=None, epochs=15, eps=4 / 255, images=500, steps=50, queries=1_000,
+        defences="undefended jpeg tq at", noise=0.1, beside=100,
     ),
     "paper": dict(
         datasets=("cifar10",), train=None, epochs=30, eps=2 / 255, images=1_000, steps=100, queries=5_000,

@@ -1,4 +1,4 @@
-"""What to do with a few minutes of a GPU: ``nox -s gpu -- --minutes 10 --profile smoke``.
+"""What to do with a few minutes of a GPU: ``nox -s gpu -- --minutes 10``.
 
 In this order: the tests of tests/test_devices.py, with more images, which say how far CPU and GPU agree on each
 defence, image by image; the benchmarks; and as many pages as fit, those with the most undecided claims first. Whatever
@@ -26,7 +26,7 @@ from typing import Any
 import pretend
 
 from advdef.book.records import read_records
-from advdef.book.repository import Repository
+from advdef.book.repository import Repository, check_profile
 from advdef.data import find_device
 from advdef.store import write_atomically
 
@@ -69,10 +69,11 @@ def steps(device: str, profile: str, papers: Sequence[str], folder: Path, *, ima
     tested |= {"ADVDEF_TEST_DEVICE": device} if real else {}  # else the tests make one
     pytest = (python, "-m", "pytest", "-p", "no:xdist")
     bench = (*pytest, "-s", "--override-ini", "python_files=bench_*.py", "tests/benchmarks")
+    speed = str(folder / "speed.json")
     page = (python, "-c", "from advdef.cli import main; main()", "reproduce", "--no-site", "--profile", profile)
     return [
         Step("tests", (*pytest, "tests/test_devices.py"), 0.3, tested),
-        Step("benchmarks", bench, 0.25, where | {"ADVDEF_BENCH_DEVICE": device}),
+        Step("benchmarks", bench, 0.25, where | {"ADVDEF_BENCH_DEVICE": device, "ADVDEF_BENCH_RESULTS": speed}),
         *(Step(f"page {paper}", (*page, "--device", device, paper), 1.0, where) for paper in papers),
     ]
 
@@ -117,13 +118,14 @@ def main(arguments: Sequence[str]) -> int:
     """Hold a session, and say where its archive is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0, help="how long it may take in all (default: 10)")
-    parser.add_argument("--profile", default="smoke", help="of the pages (default: smoke)")
+    parser.add_argument("--profile", help="of the pages (default: gpu; smoke on the pretended device)")
     parser.add_argument("--device", default="cuda", help='"cuda", "cuda:1", "mps", or "pretend" (default: cuda)')
     parser.add_argument("--images", type=int, default=100, help="on which each defence is compared (default: 100)")
     parser.add_argument("--archive", type=Path, default=ROOT / "build" / "gpu.tar.gz", help="(default: %(default)s)")
     parser.add_argument("paper", nargs="*", help="pages (default: all, those with the most undecided claims first)")
     chosen = parser.parse_args(arguments)
-    repository = Repository(ROOT)
+    repository, profile = Repository(ROOT), chosen.profile or ("smoke" if chosen.device == pretend.NAME else "gpu")
+    check_profile(profile)
     if chosen.device != pretend.NAME:
         find_device(chosen.device)
     papers = list(repository.select(chosen.paper)) if chosen.paper else []
@@ -131,12 +133,12 @@ def main(arguments: Sequence[str]) -> int:
     folder = ROOT / "build" / "gpu"
     folder.mkdir(parents=True, exist_ok=True)
     begun = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    facts = {"device": chosen.device, "profile": chosen.profile, "begun": begun}
-    todo = steps(chosen.device, chosen.profile, papers, folder, images=chosen.images)
+    facts = {"device": chosen.device, "profile": profile, "begun": begun}
+    todo = steps(chosen.device, profile, papers, folder, images=chosen.images)
     try:
         ends = session(todo, folder, seconds=60 * chosen.minutes - LAST, facts=facts)
     finally:
-        pack(chosen.archive, (folder, repository.build(chosen.profile) / "runs"))
+        pack(chosen.archive, (folder, repository.build(profile) / "runs"))
         print(f"all of it is in {chosen.archive}; unpacked in {ROOT}, it lets the next session go on from there")
     return int(any(end.how == "failed" for end in ends))
 

@@ -62,7 +62,7 @@ def write_record(
     ("args", "message"),
     [
         (["reproduce", "nothing"], "unknown notebook 'nothing'; notebooks: bad, good"),
-        (["reproduce", "--profile", "huge"], "unknown profile 'huge'; profiles: smoke, laptop, paper"),
+        (["reproduce", "--profile", "huge"], "unknown profile 'huge'; profiles: smoke, laptop, gpu, paper"),
         (["reproduce", "--dataset", "imagenet"], "no data set 'imagenet'; there are digits, mnist,"),
         (["reproduce", "--dataset", "folder:nowhere"], "nowhere: no such folder"),
         (["data", "fetch", "npz:nowhere.npz"], "nowhere.npz: no such file"),

@@ -313,3 +313,15 @@ def test_alexnet_takes_multiples_of_16_and_drops_out_before_each_hidden_layer() 
     for shape in ((3, 28, 32), (3, 32, 40), (3, 0, 16)):
         with pytest.raises(ValueError, match=rf"multiples of 16, not \(3, {shape[1]}, {shape[2]}\)$"):
             AlexNet(shape, 10)
+
+
+@pytest.mark.parametrize("side", [8, 7])
+def test_the_shortcut_of_a_block_sees_every_second_position_and_keeps_the_layout_of_gradients(side: int) -> None:
+    block = ResNet((3, side, side), 2, blocks=(1, 1), width=4).stages[1][0].eval().to(memory_format=torch.channels_last)  # type: ignore[index,union-attr,operator]
+    maps = torch.rand(2, 4, side, side).contiguous(memory_format=torch.channels_last).requires_grad_()
+    found = block(maps)
+    expected = torch.relu(block.second(block.inner(maps)) + block.shortcut(maps[:, :, ::2, ::2]))
+    assert torch.equal(found, expected)
+    slopes = [torch.autograd.grad(made.square().sum(), maps)[0] for made in (found, expected)]
+    assert torch.equal(*slopes)
+    assert slopes[0].is_contiguous(memory_format=torch.channels_last)

@@ -61,6 +61,13 @@ class TestNotebook:
         assert {"remove-cell", "skip-execution"} <= set(cells[0].metadata.get("tags", []))
         assert set(ADDRESS.findall(cells[0].source)) == {address.removeprefix("https://")}
 
+    def test_the_set_up_cell_shows_what_pip_says_and_where_records_go(self, path: Path) -> None:
+        (cell,) = (c.source for c in read_pair(path).cells if c.cell_type == "code" and "google.colab" in c.source)
+        assert '%pip install "advdef[eval] @ {source}"' in cell
+        assert "/content/advdef-results, and vanish" in cell
+        assert "On Colab" in cell
+        assert "\n## On Colab\n" in (ROOT / "book" / "rerun.md").read_text("utf-8")
+
 
 def test_the_address_stands_in_the_configuration_and_the_set_up_cells_alone() -> None:
     address = str(yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]).removeprefix("https://")

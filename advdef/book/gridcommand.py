@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from advdef.book.repository import InputError, Profile, check_profile, find
+from advdef.book.repository import PROFILES, InputError, Profile, check_profile, find
 from advdef.book.terminal import guarded, say
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ SeedsEachOption = Annotated[
     typer.Option("--seeds-each", help="Over how many seeds each run compares; default: as the profile says."),
 ]
 ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="Threads of each task.")]
-ProfileOption = Annotated[str, typer.Option("--profile", help="smoke, laptop or paper.")]
+ProfileOption = Annotated[str, typer.Option("--profile", help=f"One of {', '.join(PROFILES)}.")]
 _MINUTE = 60.0
 
 

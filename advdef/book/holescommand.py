@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from advdef.book.repository import InputError, check_profile, find
+from advdef.book.repository import PROFILES, InputError, check_profile, find
 from advdef.book.terminal import guarded
 
 __all__ = ["holes"]
@@ -20,7 +20,7 @@ def holes(
     defences: Annotated[
         list[str] | None, typer.Argument(metavar="[DEFENCE]...", help="By their names on it; default: all.")
     ] = None,
-    profile: Annotated[str, typer.Option(help="smoke, laptop or paper.")] = "smoke",
+    profile: Annotated[str, typer.Option(help=f"One of {', '.join(PROFILES)}.")] = "smoke",
     dataset: Annotated[str | None, typer.Option(help="A data set; default: those of the page.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The page's first seed, and that of the search.")] = 0,
     images: Annotated[

@@ -23,6 +23,7 @@ from advdef.book.records import Run, Scale, holes_folder
 from advdef.checks import Check
 from advdef.claims import Condition, Verdict, claims, decide
 from advdef.data import Split, dataset_name, find_device, load
+from advdef.devices import keep_freed_memory
 from advdef.evaluation import Results
 from advdef.evaluation.packed import AttackedSet
 from advdef.grid import Asked, Study
@@ -102,6 +103,7 @@ class Page:
         asked = Asked(eps, images, seeds)
         self.settings = asked.changed(choose(profiles, profile), paper, _study(paper))
         self.device = choose_device(device)
+        keep_freed_memory()
         chosen = choose_datasets(dataset, self.settings["datasets"])
         self.data = {data.name: data for data in (load(name, device=self.device) for name in chosen)}
         for data in self.data.values():
@@ -176,7 +178,7 @@ class Page:
 
     def profiles(self) -> HTML:
         """The table of the profiles' settings, folded."""
-        frame, caption = pd.DataFrame(self._profiles).map(str), f"The three profiles; this page: {self.run_line}"
+        frame, caption = pd.DataFrame(self._profiles).map(str), f"The profiles; this page: {self.run_line}"
         title = f"The settings of this run: profile {self.profile}"
         return HTML(f"<details><summary>{title}</summary>{table(frame, caption, index=True).data}</details>")
 

@@ -13,20 +13,26 @@ from advdef.book.decisions import Chapter, matrix, rules_page, verdicts_page
 from advdef.book.finding import finding, headline, limits
 from advdef.book.markup import rows_of
 from advdef.book.records import Record, record_schema
+from advdef.book.speed import speed_page
 from advdef.book.summary import papers_in_short
 from advdef.evaluation.holes.summary import Searched
 
 __all__ = ["generated"]
 
 
-def generated(records: Sequence[Record], pages: Sequence[Chapter], searches: Sequence[Searched] = ()) -> dict[str, str]:
+def generated(
+    records: Sequence[Record],
+    pages: Sequence[Chapter],
+    searches: Sequence[Searched] = (),
+    speed: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, str]:
     """Files to write into the folder of prose pages, by name: fragments that these include, and the cards.
 
     >>> sorted(generated([], []))
     ['_generated/cards.md', '_generated/claims.md', '_generated/conclusion.md', '_generated/finding.md',
      '_generated/headline.md', '_generated/holes.md', '_generated/limits.md', '_generated/matrix.md',
      '_generated/papers.md', '_generated/record.md', '_generated/rules.md', '_generated/schema.md',
-     '_generated/status.md', '_generated/verdicts.md']
+     '_generated/speed.md', '_generated/status.md', '_generated/verdicts.md']
     """
     made, beside = cards(records), reference_cards(records)
     return {
@@ -43,6 +49,7 @@ def generated(records: Sequence[Record], pages: Sequence[Chapter], searches: Seq
         "_generated/conclusion.md": _conclusion(made),
         "_generated/papers.md": papers_in_short(records),
         "_generated/schema.md": _schema("The fields of a result card", card_schema()),
+        "_generated/speed.md": speed_page(speed or {}),
         "_generated/record.md": _schema("The fields of a record", record_schema()),
         **{f"_static/cards/{paper}.json": json.dumps(card, indent=1) + "\n" for paper, card in (made | beside).items()},
     }

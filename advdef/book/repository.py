@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 __all__ = ["PROFILES", "InputError", "Profile", "Repository", "check_profile", "find"]
 
-Profile = Literal["smoke", "laptop", "paper"]
+Profile = Literal["smoke", "laptop", "gpu", "paper"]
 
 PROFILES: tuple[Profile, ...] = get_args(Profile)
 """From the smallest to the largest."""
@@ -175,7 +175,7 @@ def check_profile(name: str) -> Profile:
     'smoke'
     >>> check_profile("huge")
     Traceback (most recent call last):
-    advdef.book.repository.InputError: unknown profile 'huge'; profiles: smoke, laptop, paper
+    advdef.book.repository.InputError: unknown profile 'huge'; profiles: smoke, laptop, gpu, paper
     """
     for profile in PROFILES:
         if profile == name:

@@ -27,6 +27,7 @@ from advdef.book.preview import preview
 from advdef.book.provenance import source_commit
 from advdef.book.records import Record, read_records
 from advdef.book.repository import Repository
+from advdef.book.speed import read_speed
 from advdef.evaluation.holes.summary import read_searches
 from advdef.store.files import held, naming, put_back, replace_folder
 
@@ -129,7 +130,9 @@ def assemble(
         _copy_page(root, target, entry, notebooks)
     folders = sorted(repository.committed_results.glob("*/holes"))
     searches = [search for folder in folders for search in read_searches(folder)]
-    made = generated(records, list(_pages(repository, target)), searches) | explorer_files(looked_at(records))
+    measured = root / "book" / "speed.json"
+    speed = read_speed(measured) if measured.is_file() else {}
+    made = generated(records, list(_pages(repository, target)), searches, speed) | explorer_files(looked_at(records))
     for paper, path in repository.notebooks.items():
         page = target / "notebooks" / path.name
         if page.is_file():

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from advdef.devices import keep_freed_memory
 from advdef.grid.study import Cell, DataDiffer, Study
 from advdef.store import Damaged, Entry, Key, cache_folder, environment, kept, place, read, tally
 from advdef.store.files import write_first
@@ -116,6 +117,7 @@ def has(name: str) -> bool:
 def set_up(threads: int) -> None:
     """Make this process compute as every other one of the grid, with that many threads."""
     torch.set_num_threads(threads)
+    keep_freed_memory()
 
 
 def root() -> Path:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = ["ResNet", "ResNet18", "SmallResNet"]
@@ -29,7 +30,8 @@ class _Block(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         # A 1x1 convolution of stride 2 looks at these positions alone. Written as one, in channels_last and with fewer
         # than 16 inputs, its backward pass corrupts memory on CPUs (https://github.com/uxlfoundation/oneDNN/issues/6035).
-        seen = maps[:, :, :: self.stride, :: self.stride]
+        # Means of one position each are a slice whose gradient keeps the layout of the maps.
+        seen = maps if self.stride == 1 else F.avg_pool2d(maps, 1, self.stride)
         summed: Tensor = self.relu(self.second(self.inner(maps)) + self.shortcut(seen))
         return summed
 

@@ -29,6 +29,11 @@ _PROFILES: dict[str, dict[str, Any]] = {
         inner=3, per_class=100, size="XS", purifier=(6, 8, 4), derivatives=7, images=200, few=60, steps=50,
         queries=500, rounds=3, curve=(0.25, 0.5, 1.0), checks="fast",
     ),
+    "gpu": dict(
+        datasets=("fashion_mnist",), network="ResNet-18", train=(20_000, 10_000, 4_000), epochs=(8, 8, 6),
+        inner=3, per_class=100, size="XS", purifier=(8, 8, 4), derivatives=2, images=200, few=60, steps=20,
+        queries=500, rounds=2, curve=(0.5, 1.0), checks="fast",
+    ),
     "paper": dict(
         datasets=("cifar10",), network="ResNet-18", train=(None, None, None), epochs=(30, 20, 15),
         inner=7, per_class=200, size="B", purifier=(32, 32, 4), derivatives=7, images=1_000, few=200, steps=100,

@@ -9,7 +9,6 @@ does not decide. With ADVDEF_BENCH_DEVICE=cuda all of it runs on a GPU.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from stopwatch import DEVICE, seconds
+from stopwatch import CLOCK, DEVICE, seconds
 from torch import Tensor, nn
 
 from advdef.data import Split
@@ -26,7 +25,6 @@ from advdef.papers.sensitivity.training import train_sns
 from advdef.training import train_alp, train_at, train_trades
 from advdef.training.adversarial import ascend
 
-CLOCK = time.perf_counter if DEVICE.type == "cuda" else time.process_time
 EPS, STEPS, STEP_SIZE = 8 / 255, 10, 0.25
 # network -> images in a batch, batches, rounds; on a CPU a ResNet-18 takes seconds for a few images
 SIZES: dict[type[nn.Module], tuple[int, int, int]] = {SmallResNet: (128, 4, 5), ResNet18: (4, 1, 3)}

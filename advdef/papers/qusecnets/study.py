@@ -37,6 +37,12 @@ _PROFILES: dict[str, dict[str, Any]] = {
         images=500, adaptive_images=200, steps=50, queries=500, rounds=3,
         curve={1: (0.1, 0.2, 0.3, 0.4), 3: (1 / 255, 2 / 255, 4 / 255, 8 / 255)}, checks="all",
     ),
+    "gpu": dict(
+        datasets=("mnist", "cifar10"), width=64, train=25_000, epochs={1: 8, 3: 20}, batch=128, seeds=5,
+        robust_epochs=12, robust_steps=7, levels=(2, 4, 16), level_seeds=2,
+        images=1_000, adaptive_images=500, steps=50, queries=500, rounds=3,
+        curve={1: (0.1, 0.2, 0.3, 0.4), 3: (1 / 255, 2 / 255, 4 / 255, 8 / 255)}, checks="all",
+    ),
     "paper": dict(
         datasets=("mnist", "cifar10"), width=64, train=None, epochs={1: 10, 3: 30}, batch=128, seeds=5,
         robust_epochs=20, robust_steps=10, levels=(2, 3, 4, 6, 8, 16, 32), level_seeds=3,

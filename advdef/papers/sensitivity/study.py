@@ -37,6 +37,14 @@ _PROFILES: dict[str, dict[str, Any]] = {
         adaptive_images=300, steps=50, long=(50, 2), queries=500, rounds=3, alone=100, curve=4,
         checks="all",
     ),
+    "gpu": dict(
+        datasets=("cifar10",), networks=("ResNet18", "VGG16"), train=10_000, epochs=4, batch=128,
+        train_steps=2, train_step_size=0.75, ramp=2, probe=500, probe_steps=5, seeds=2,
+        ablations=("weight 0", "chosen once"),
+        pairs=500, measuring=10, substituted=200, draws=2, occluded=100, images=300,
+        adaptive_images=200, steps=20, long=(20, 2), queries=500, rounds=2, alone=100, curve=2,
+        checks="fast",
+    ),
     "paper": dict(
         datasets=("cifar10",), networks=("ResNet18", "VGG16"), train=None, epochs=5, batch=128,
         train_steps=10, train_step_size=0.25, ramp=2, probe=1_024, probe_steps=10, seeds=5,

@@ -41,6 +41,14 @@ _PROFILES: dict[str, dict[str, Any]] = {
         images=1_000, few=200, steps=20, strong=50, queries=1_000, rounds=3, curve=(0.25, 0.5, 1.0, 2.0),
         counts=(1, 2, 5, 10, 20), checks="fast", timed=64, derivatives=tuple(REDUCED),
     ),
+    "gpu": dict(
+        datasets=("fashion_mnist",), network="DS-ResNet-20", width=16, T=4, train=15_000, held=500, epochs=6, batch=128,
+        rate=1e-2, inner=3, levels=("LIF", "MLF3", "SE-MLF3"), networks=2, trainings=("FGSM-AT", "RAT"),
+        unet=8, extractor=8, pairs=6_000, purifier_epochs=5, purifier_batch=128, purifier_rate=1e-2,
+        seeds=2, ablations=("ANN purifier", "no divergence", "no noise map", "end to end"),
+        images=500, few=100, steps=20, strong=20, queries=500, rounds=2, curve=(0.5, 1.0),
+        counts=(1, 5, 20), checks="fast", timed=64, derivatives=("rate", "membrane"),
+    ),
     "paper": dict(
         datasets=("cifar10",), network="DS-ResNet-20", width=32, T=4, train=None, held=1_000, epochs=20, batch=128,
         rate=5e-3, inner=3, levels=("LIF", "MLF2", "MLF3", "SE-MLF3"), networks=5,

@@ -45,6 +45,14 @@ _PROFILES: dict[str, dict[str, Any]] = {
         larger="S", images=1_000, clean=10_000, steps=20, strong=(50, 1), wide=200, ladder_images=100, ladder_steps=50,
         queries=500, rounds=3, classes=3, curve=3, checks="fast", timed=(128, 5), least=(6, 150),
     ),
+    "gpu": dict(
+        datasets={"fashion_mnist": "ResNet-18"},
+        others=("small ResNet", "LeNet-5"), epochs=6, size="XS",
+        train=10_000, restorer_epochs=6, attacks=("FGSM", "PGD-10"), copies=1, seeds=2,
+        ablations=("image only", "shuffled map", "oracle map", "concat", "HGD-style"),
+        larger=None, images=1_000, clean=10_000, steps=20, strong=(50, 1), wide=200, ladder_images=100, ladder_steps=20,
+        queries=500, rounds=2, classes=3, curve=2, checks="fast", timed=(256, 20), least=(6, 150),
+    ),
     "paper": dict(
         datasets={"cifar10": "ResNet-18", "fashion_mnist": "ResNet-18", "svhn": "ResNet-18"},
         others=("small ResNet", "LeNet-5"), epochs=30, size="B",
