@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -102,6 +103,19 @@ def test_processes_give_what_one_process_gives(own_store: Path, alone: dict[str,
     (walk,) = planned([cell()])
     assert Counter(item.state for item in walk.items.values()) == {"stored": TASKS}
     assert 0 < walk.longest() < sum(item.seconds for item in walk.items.values())
+
+
+def test_processes_that_are_done_end_by_themselves(own_store: Path) -> None:
+    """One that is killed leaves its locks behind, of which Python warns at the end."""
+    opened = list[dict[int, multiprocessing.process.BaseProcess]]()
+
+    def two() -> Executor:
+        opened.append((pool := processes(2))._processes)  # type: ignore[attr-defined]
+        return pool
+
+    assert run([cell()], two).ended
+    ended = [process.exitcode for pool in opened for process in pool.values()]
+    assert ended == [0, 0]
 
 
 def test_shares_without_a_scheduler_wait_for_one_another(own_store: Path, alone: dict[str, list[bool]]) -> None:

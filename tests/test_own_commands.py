@@ -84,7 +84,7 @@ def test_a_folder_of_pictures_gets_its_reports_and_they_can_be_checked(here: Pat
         f"folder-pictures-{name}.{kind}" for name in ("bitdepth", "mine-noisy") for kind in ("json", "safetensors")
     ]
     file = out / "folder-pictures-bitdepth.json"
-    checked = advdef("check", str(file), *WEIGHTS[1:], "--model", "mine:build", "--defence", "bitdepth")
+    checked = advdef("check", str(file), *WEIGHTS[1:], "--model", "mine:build")  # the file names bitdepth
     assert checked.exit_code == 0, checked.output
     broken = re.findall(r"(\d) of (\d)$", checked.stdout, re.MULTILINE)
     assert len(broken) == 3
@@ -143,6 +143,8 @@ BAD = (
     (("mine:build",), ("--weights", "mine.py", "--trust"), "cannot be read as weights"),
     (("mine:build",), ("--data", "folder:nowhere"), "nowhere: no such folder"),
     (("mine:build",), ("--data", "imagenet"), "no data set 'imagenet'; there are digits"),
+    (("mine:build",), ("--data", "pictures"), "no data set 'pictures'; .+, write folder:pictures"),
+    (("mine:build",), ("--data", "mine.pt"), "no data set 'mine.pt'; there are digits"),
     (("mine:build",), ("--eps", "8/0"), "eps '8/0' is no number"),
     (("mine:build",), ("--eps", "eight"), "eps 'eight' is no number"),
     (("mine:build",), ("--eps", "8"), "it is 8 / 255"),
@@ -177,6 +179,23 @@ def test_bad_input_is_one_line(here: Path, arguments: tuple[str, ...], options: 
     assert done.stderr.startswith("advdef: ")
     assert done.stderr.count("\n") == 1
     assert not (here / "out").exists()
+
+
+def test_images_of_another_defence_or_data_set_are_refused_in_one_line(here: Path) -> None:
+    assert advdef("judge", *WEIGHTS, *QUICK, "--out", str(here), "--defence", "mine:noisy").exit_code == 0
+    assert advdef("judge", "mine:whole", *WEIGHTS[3:], *QUICK, "--out", str(here), "--defence", "tv").exit_code == 0
+    noisy, tv = (str(here / f"folder-pictures-{name}.safetensors") for name in ("mine-noisy", "tv"))
+    network = ("--model", "mine:whole")
+    for arguments, message in (
+        ((noisy, *network), "of a defence of yours, NoiseVote: name it, --defence module:function"),
+        ((tv, *network, "--defence", "jpeg"), "of the defence tv, not of jpeg: leave --defence out"),
+        ((tv, "--data", "digits"), "is of other images than digits: of folder-pictures, says the file"),
+    ):
+        done = advdef("check", *arguments)
+        assert done.exit_code == 2
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert advdef("check", noisy, *network, "--defence", "mine:noisy", "--data", "folder:pictures").exit_code == 0
 
 
 def test_a_file_that_is_none_is_one_line(here: Path) -> None:

@@ -98,7 +98,10 @@ def other_names(folder: Path) -> Path:
 
 REFUSED: dict[str, tuple[Callable[[Path], Path | None], str]] = {
     "no folder": (lambda folder: folder / "none", "no such folder"),
-    "nothing inside": (lambda folder: folder / "bike", "Couldn't find any class folder"),
+    "nothing inside": (
+        lambda folder: folder / "bike",
+        "bike: no folders in it; each class needs one",
+    ),
     "one class": (one_class, "one class, 'car'"),
     "an empty class": (lambda folder: (folder / "bus").mkdir(), "no valid file for the classes bus"),
     "one picture": (lambda folder: picture(folder / "bus" / "0.png", 1), "class 'bus' has one picture"),
@@ -106,7 +109,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path | None], str]] = {
     "16 bits": (lambda f: picture(f / "car" / "06.png", 900, mode="I;16"), r"car/06\.png \(pixels of kind I;16"),
     "two sizes": (
         lambda folder: picture(folder / "car" / "07.png", 1, size=(6, 5)),
-        r"2 sizes, such as 4x6 \(bike/\d\d\.png\) and 5x6 \(car/07\.png\); resize them on loading: size=64",
+        r"2 sizes, such as 4x6 \(bike/\d\d\.png\) and 5x6 \(car/07\.png\); resize them: size=64 or --size 64",
     ),
     "other classes": (other_names, "train/ and test/ have different classes: car, cars in one of them alone"),
     "no test set": (lambda folder: move(folder, "train"), "train/ has no test/ or val/"),
@@ -168,7 +171,7 @@ def test_a_name_means_the_same_data_from_any_folder(folder: Path, monkeypatch: p
     assert dataset_name("folder:signs") == f"folder:{folder}"
     with pytest.raises(UnknownDataset, match=re.escape(f"{folder.parent / 'signs.npz'}: no such file")):
         dataset_name("npz:signs.npz")
-    with pytest.raises(UnknownDataset, match="folder:PATH and npz:FILE"):
+    with pytest.raises(UnknownDataset, match="for that path of yours, write folder:signs"):
         dataset_name("signs")
     for name in ("digits", f"npz:{folder}"):
         with pytest.raises(ValueError, match="size and channels are for folder:PATH"):

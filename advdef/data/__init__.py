@@ -365,6 +365,9 @@ def status(root: str | os.PathLike[str] | None = None) -> list[DatasetStatus]:
 def dataset_info(name: str) -> DatasetInfo:
     """What is known of a data set before it is loaded; raises UnknownDataset, which lists what there is."""
     if name not in DATASETS:
+        for kind, there in (("folder", Path(name).is_dir()), ("npz", name.endswith(".npz") and Path(name).is_file())):
+            if there:
+                raise UnknownDataset(f"no data set {name!r}; for that path of yours, write {kind}:{name}")
         raise UnknownDataset(f"no data set {name!r}; there are {', '.join(DATASETS)}, folder:PATH and npz:FILE")
     return DATASETS[name]
 

@@ -127,6 +127,9 @@ def _listed(folder: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
     kept = torchvision().datasets.folder
     try:
         classes, numbers = kept.find_classes(str(folder))
+    except FileNotFoundError:
+        raise BundleError(f"{folder}: no folders in it; each class needs one, with its pictures") from None
+    try:
         files = kept.make_dataset(str(folder), numbers, extensions=kept.IMG_EXTENSIONS)
     except FileNotFoundError as error:
         raise BundleError(f"{folder}: {error}") from error
@@ -176,7 +179,7 @@ def _pictures(files: Sequence[Path], size: Size | None, channels: Channels | Non
             f"{'x'.join(map(str, found[i].shape[:2]))} ({files[i].relative_to(path)})" for i in (0, first)
         )
         raise BundleError(
-            f"{path}: pictures of {len(shapes)} sizes, such as {seen}; resize them on loading: size=64, say"
+            f"{path}: pictures of {len(shapes)} sizes, such as {seen}; resize them: size=64 or --size 64, say"
         )
     if any(array.ndim == 3 for array in found):
         found = [array if array.ndim == 3 else np.repeat(array[..., None], 3, 2) for array in found]

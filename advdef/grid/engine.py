@@ -270,10 +270,11 @@ def _set_up(threads: int) -> Iterator[None]:
 
 def _close(pool: Executor, futures: dict[Future[Done], Item]) -> None:
     """Let go of what is at work."""
+    idle = all(future.done() for future in futures)
     for future in futures:
         future.cancel()
     futures.clear()
-    pool.shutdown(wait=False)
+    pool.shutdown(wait=idle)  # processes that end by themselves leave no locks behind
 
 
 def _ready(progress: Progress) -> list[Item]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -125,7 +125,9 @@ def check(
     file: Annotated[Path, typer.Argument(help="The .safetensors file of a report or a record, or one of these.")],
     model: Annotated[str | None, typer.Option(help="module:function, which builds the network.")] = None,
     data: Annotated[str | None, typer.Option(help="The data set that the images are from.")] = None,
-    defence: Annotated[str, typer.Option(help="The defence by name, or module:function.")] = "undefended",
+    defence: Annotated[
+        str | None, typer.Option(help="The defence by name, or module:function; default: the one that the file names.")
+    ] = None,
     epochs: Annotated[int, typer.Option(help="Of the training that the defence needs.", min=1)] = 5,
     seed: Annotated[int, typer.Option(help="Of its training.", min=0)] = 0,
     device: Device = "cpu",
@@ -161,8 +163,11 @@ def check(
         if networks:
             raise InputError("--networks is for the images of a record; name the network of a report with --model")
         kept = read_attacked(file)
+        defence = _defence_of(kept.facts, defence) if model is not None else ""
         brought = Brought(data or "", model or "", weights, trust, mean, std, output, size, channels, device)
         known = None if data is None else brought.dataset()
+        if known is not None and known.checksum != kept.facts.get("checksum", known.checksum):
+            raise InputError(f"{file} is of other images than {known.name}: of {kept.facts.get('data')}, says the file")
         case = None
         if model is not None:
             network = brought.network()
@@ -184,6 +189,18 @@ def check(
     if not found.holds:
         typer.echo("advdef: these images are not what they are said to be", err=True)
         raise typer.Exit(1)
+
+
+def _defence_of(facts: Mapping[str, Any], asked: str | None) -> str:
+    """The defence whose attacked images are in a file: by the name there, or module:function of a user."""
+    from advdef.report.defences import DefenceName
+
+    said, names = str(facts.get("defence", "undefended")), get_args(DefenceName)
+    if asked is None and said not in names:
+        raise InputError(f"the images are of a defence of yours, {said}: name it, --defence module:function")
+    if asked is not None and ":" not in asked and asked in names and asked != said:
+        raise InputError(f"the images are of the defence {said}, not of {asked}: leave --defence out")
+    return asked or said
 
 
 def _check_record(file: Path, networks: bool, device: str) -> None:

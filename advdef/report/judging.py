@@ -304,7 +304,7 @@ def _examined(model: nn.Module, test: Split) -> int:
     except (RuntimeError, IndexError) as failure:
         said = " ".join(str(failure).split())
         shape = " x ".join(map(str, images.shape[1:]))
-        advice = "load takes size and channels for folder:PATH"
+        advice = "size and channels (--size, --channels) say how a folder's pictures are read"
         raise ValueError(f"the model does not take images of {shape} ({said:.160}); {advice}") from failure
     if logits.dim() != 2 or len(logits) != len(images) or logits.shape[1] < 2:
         raise ValueError(f"the model must return logits ({len(images)}, classes), not {tuple(logits.shape)}")
