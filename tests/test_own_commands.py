@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from advdef.cli import app
 from advdef.data import Dataset
+from advdef.evaluation.attacked import AttackedImages
 
 QUICK = ("--eps", "0.1", "--images", "6", "--steps", "1", "--queries", "0")
 MODULE = """
@@ -95,6 +96,13 @@ def test_a_folder_of_pictures_gets_its_reports_and_they_can_be_checked(here: Pat
     assert "broken" not in other.stderr
     assert advdef("diff", str(file), str(file)).stdout == "nothing differs\n"
     assert advdef("diff", str(file), str(out / "folder-pictures-mine-noisy.json")).exit_code == 1
+
+
+def test_where_nothing_was_broken_there_is_nothing_to_judge(tmp_path: Path) -> None:
+    none, no_numbers = torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64)
+    AttackedImages(none, none, no_numbers, no_numbers, 0.1, "Linf", 0).save(tmp_path / "none.safetensors")
+    done = advdef("check", str(tmp_path / "none.safetensors"))
+    assert (done.exit_code, done.stdout.splitlines()[1:]) == (0, ["  nothing was broken, so there is nothing to judge"])
 
 
 def test_processes_find_what_one_process_finds(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

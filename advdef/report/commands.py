@@ -181,6 +181,9 @@ def check(
     of = "" if found.images == kept.of else f", a sample of {kept.of}"
     told = {name: value for name, value in kept.facts.items() if isinstance(value, str)}
     typer.echo(f"{file}: {found.images} images{of}; {kept.norm} {kept.eps:g}; {', '.join(map(' '.join, told.items()))}")
+    if not found.images:
+        typer.echo("  nothing was broken, so there is nothing to judge")
+        return
     typer.echo(f"  within budget and range: {found.within} of {found.images}")
     same = "not asked, no --data" if found.original is None else f"{found.original} of {found.images}"
     typer.echo(f"  originals and labels are those of the data set: {same}")
