@@ -71,13 +71,13 @@ MUTANTS = (
     ),
     Mutant(
         "fewer PGD steps", "advdef/papers/qusecnets/study.py",
-        "adaptive_images=20, steps=4,", "adaptive_images=20, steps=1,",
+        "adaptive_images=16, steps=4,", "adaptive_images=16, steps=1,",
         "1 adaptive step instead of 4", "qusecnets",
     ),
     Mutant(
-        "half the epochs", "advdef/papers/qusecnets/study.py",
-        "train=700, epochs={1: 5, 3: 5}", "train=700, epochs={1: 2, 3: 2}",
-        "networks trained for 2 epochs instead of 5", "qusecnets",
+        "fewer epochs", "advdef/papers/qusecnets/study.py",
+        "train=700, epochs={1: 3, 3: 3}", "train=700, epochs={1: 2, 3: 2}",
+        "networks trained for 2 epochs instead of 3", "qusecnets",
     ),
     Mutant(
         "dropped surrogates", "advdef/papers/qusecnets/defence.py",
@@ -105,7 +105,7 @@ MUTANTS = (
     ),
     Mutant(
         "shorter minimal attack", "advdef/papers/nip/profiles.py",
-        "images=40, minimal=(8, 10),", "images=40, minimal=(2, 2),",
+        "images=30, minimal=(6, 8),", "images=30, minimal=(2, 2),",
         "the smallest change is looked for with 2 halvings of 2 steps", "nip",
     ),
     Mutant(

@@ -387,7 +387,7 @@ def test_each_attack_has_a_line_and_each_control_that_it_has_a_mark() -> None:
     assert [len(panel.containers) for panel in figure.axes] == [5, 5]
     assert [label.get_text() for label in left.get_yticklabels()] == ["PGD", "AUNA"]
     assert [c.lines[0].get_xdata()[0] for c in right.containers] == pytest.approx([2.0] * 5)
-    assert len(left.get_legend().get_texts()) == 3
+    assert len(figure.legends[0].get_texts()) == 3
 
 
 def test_what_the_oracle_restores_is_drawn_over_the_steps() -> None:

@@ -50,7 +50,8 @@ def written(repository: Repository, kind: str) -> dict[str, Any]:
         subprocess.run([ruff, "check", "--no-cache", "--ignore", "I", own[0]], check=True)
     page = repository.notebooks["tried"]
     assert not re.search(r"(?i)new_?defence|THE_[A-Z]+", page.with_suffix(".py").read_text())
-    assert parameter_defaults(read_pair(page)) == {"profile": "smoke", "dataset": None, "seed": 0, "device": None}
+    asked = dict.fromkeys(("dataset", "device", "eps", "images", "seeds"))
+    assert parameter_defaults(read_pair(page)) == {"profile": "smoke", "seed": 0, **asked}
     return runpy.run_path(str(repository.root / "advdef/defenses/tried.py"))
 
 
