@@ -100,8 +100,8 @@ def test_the_page_says_what_is_met_and_what_is_not_or_not_measured(tmp_path: Pat
 def test_the_figure_tells_its_result_and_stays_inside(tmp_path: Path) -> None:
     page = speed_page(read_speed(kept(tmp_path / "speed.json", pgd_end=1.5, seeds=0.9, step_SmallResNet_training=99.0)))
     (label,) = re.findall(r"<title>(.*?)</title>", page)
-    assert label.startswith("1 of 3 measured goals are met. PGD-40 to the end")
-    assert "Four seeds at once, as one after the other 0.90, wanted ≥ 1.3 ×, not met" in html.unescape(label)
+    assert label.startswith("1 of 3 measured goals are met. PGD-40, to the end")
+    assert "Four seeds at once: one by one 0.90, wanted ≥ 1.3 ×, not met" in html.unescape(label)
     bars = [(float(width), colour) for width, colour in re.findall(r'width="([\d.]+)" height="8" fill="(#\w+)"', page)]
     assert [colour for _, colour in bars] == ["#0072B2", "#D55E00", "#D55E00"]
     assert bars[0][0] / bars[1][0] == pytest.approx(1.5 / 0.9, rel=0.01)

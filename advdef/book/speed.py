@@ -52,21 +52,18 @@ class SpeedGoal:
         return f"{'≤' if self.most else '≥'} {self.wanted:g} {self.unit}"
 
 
-_TIMES, _LIMIT, _MINUTES = "Times as fast", "Times the limit of the machine", "Minutes"
+_TIMES, _LIMIT, _MINUTES = "Times as fast as others", "Times the limit of the machine", "Minutes"
 _ALONE = {"pgd": "PGD-40", "mim": "MIM-40", "apgd": "APGD-100"}
 GOALS: Mapping[str, SpeedGoal] = {
-    **{
-        f"{key} end": SpeedGoal(_TIMES, f"{name} to the end, as the fastest library", 1.3)
-        for key, name in _ALONE.items()
-    },
-    **{f"{key} used": SpeedGoal(_TIMES, f"{name} as evaluations use it", 2.5) for key, name in _ALONE.items()},
-    "verdict tenth": SpeedGoal(_TIMES, "Verdict where a tenth survives, as AutoAttack", 5.0),
-    "verdict half": SpeedGoal(_TIMES, "Verdict where half survives, as AutoAttack", 4.0),
-    "snntorch LIF": SpeedGoal(_TIMES, "Spiking step with LIF, as snntorch's loop", 2.0),
-    "snntorch MLF3": SpeedGoal(_TIMES, "Spiking step with MLF3, as snntorch's loop", 2.0),
-    "spikingjelly LIF": SpeedGoal(_TIMES, "Spiking step with LIF, as spikingjelly", 1.2),
-    "spikingjelly MLF3": SpeedGoal(_TIMES, "Spiking step with MLF3, as spikingjelly", 1.2),
-    "seeds": SpeedGoal(_TIMES, "Four seeds at once, as one after the other", 1.3),
+    **{f"{key} end": SpeedGoal(_TIMES, f"{name}, to the end: any library", 1.3) for key, name in _ALONE.items()},
+    **{f"{key} used": SpeedGoal(_TIMES, f"{name}, as used: any library", 2.5) for key, name in _ALONE.items()},
+    "verdict tenth": SpeedGoal(_TIMES, "Verdict, a tenth left: AutoAttack", 5.0),
+    "verdict half": SpeedGoal(_TIMES, "Verdict, half left: AutoAttack", 4.0),
+    "snntorch LIF": SpeedGoal(_TIMES, "Spiking step, LIF: snntorch", 2.0),
+    "snntorch MLF3": SpeedGoal(_TIMES, "Spiking step, MLF3: snntorch", 2.0),
+    "spikingjelly LIF": SpeedGoal(_TIMES, "Spiking step, LIF: spikingjelly", 1.2),
+    "spikingjelly MLF3": SpeedGoal(_TIMES, "Spiking step, MLF3: spikingjelly", 1.2),
+    "seeds": SpeedGoal(_TIMES, "Four seeds at once: one by one", 1.3),
     "step CleverhansCNN training": SpeedGoal(_LIMIT, "Training step of Cleverhans' CNN", 1.6, most=True),
     "step CleverhansCNN attack": SpeedGoal(_LIMIT, "Step of PGD on Cleverhans' CNN", 1.6, most=True),
     "step SmallResNet training": SpeedGoal(_LIMIT, "Training step of the small ResNet", 2.5, most=True),
