@@ -177,7 +177,7 @@ def test_a_verdict_is_faster_than_that_of_autoattack_and_leaves_no_more_images(
     told = f"of {clean} right images the suite leaves {ends['suite']}, AutoAttack {ends['AutoAttack']}"
     tell(row, took["AutoAttack"] / took["suite"], took, told)
     assert ends["suite"] <= ends["AutoAttack"]
-    assert took["AutoAttack"] >= 2 * took["suite"]
+    assert took["AutoAttack"] >= 3 * took["suite"]
 
 
 def test_the_working_set_is_twice_as_fast(setting: tuple[nn.Module, Tensor, Tensor]) -> None:

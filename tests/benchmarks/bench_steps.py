@@ -97,6 +97,7 @@ def test_several_seeds_of_one_training_at_once() -> None:
     together, apart = at_once(), in_turn()
     for number, name in enumerate(dict(models[0].named_parameters())):
         expected = torch.stack([grads[number] for grads in apart])
+        # sums of 64 images in another order, in float32
         torch.testing.assert_close(together[name], expected, rtol=1e-4, atol=1e-5)
     took = seconds({"at once": at_once, "in turn": in_turn}, ROUNDS, warm_up=True)
     print(f"\n{SEEDS} LeNet-5, 64 images, {DEVICE}")
