@@ -61,9 +61,8 @@
 # ```
 #
 # It prints a report of each defence, and writes it to `advdef-reports/`, with the attacked images beside it. Interrupted, the same command goes
-# on from what is finished; `--jobs 4` shares the work among processes. Begin with little, to see that all fits together: with
-# `--images 20 --steps 5 --queries 10 --rounds 1` (and `--eps 2/255`) this took a ResNet-18 on 64 × 64 pixels four minutes of one core. `advdef judge --help` lists what else says how much is computed. In Python it
-# is one call, `robustness`, which the cells below use.
+# on from what is finished; `--jobs 4` shares the work among processes. Begin with `--quick`, to see that all fits together: few images
+# and steps, unless you say how many. With `--eps 2/255` it took a ResNet-18 on 64 × 64 pixels four minutes of one core. `advdef judge --help` lists what else says how much is computed. In Python it is one call, `robustness`, which the cells below use.
 #
 # **This page on your network**, with papermill:
 #

@@ -81,6 +81,21 @@ def test_nothing_differs_between_a_run_and_itself_and_a_word_or_a_missing_row_do
     assert other.allowed
 
 
+def test_rows_at_another_budget_are_one_difference(tmp_path: Path) -> None:
+    one, other = record(tmp_path / "a", RIGHT, more=2), record(tmp_path / "b", RIGHT, more=1)
+    content = json.loads(other.read_text())
+    content["results"] = [row | {"eps": 0.03} for row in content["results"]]
+    other.write_text(json.dumps(content))
+    (move,) = moved(one, other)
+    assert (move.name, move.one, move.other, move.allowed) == ("eps", "0.1", "0.03", False)
+    assert move.why == "budgets of one of them alone, with 3 and 2 values, not compared"
+    both = json.loads(one.read_text())
+    both["results"] += content["results"]
+    other.write_text(json.dumps(both))
+    (move,) = moved(one, other)
+    assert (move.one, move.other) == ("–", "0.03")
+
+
 def test_a_run_with_another_parameter_differs(tmp_path: Path) -> None:
     one, other = record(tmp_path / "a", RIGHT), record(tmp_path / "b", RIGHT)
     other.write_text(json.dumps(json.loads(other.read_text()) | {"parameters": {"eps": 0.05}}))

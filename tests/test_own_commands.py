@@ -98,6 +98,14 @@ def test_a_folder_of_pictures_gets_its_reports_and_they_can_be_checked(here: Pat
     assert advdef("diff", str(file), str(out / "folder-pictures-mine-noisy.json")).exit_code == 1
 
 
+def test_a_quick_look_is_small_but_where_one_says_otherwise(here: Path) -> None:
+    done = advdef("judge", *WEIGHTS, "--eps", "0.1", "--quick", "--steps", "2", "--queries", "0", "--out", str(here))
+    assert done.exit_code == 0, done.output
+    facts = json.loads((here / "folder-pictures-undefended.json").read_text())
+    assert facts["data"]["images"] == 20
+    assert {n: facts["settings"][n] for n in ("steps", "queries", "rounds")} == {"steps": 2, "queries": 0, "rounds": 1}
+
+
 def test_where_nothing_was_broken_there_is_nothing_to_judge(tmp_path: Path) -> None:
     none, no_numbers = torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64)
     AttackedImages(none, none, no_numbers, no_numbers, 0.1, "Linf", 0).save(tmp_path / "none.safetensors")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -43,6 +44,15 @@ def test_wrong_choices_list_what_exists_in_one_line() -> None:
         with pytest.raises(ValueError, match=expected) as error:
             wrong()
         assert "\n" not in str(error.value)
+
+
+def test_a_page_says_so_where_images_are_larger_than_its_sizes_were_chosen_for(tmp_path: Path) -> None:
+    pictures, labels = np.zeros((8, 64, 64, 3), np.uint8), np.arange(8, dtype=np.uint8) % 2
+    np.savez(
+        tmp_path / "large.npz", train_images=pictures, train_labels=labels, test_images=pictures, test_labels=labels
+    )
+    with pytest.warns(UserWarning, match="images of 3 x 64 x 64 in .*large.* hold 4.0 times the values of CIFAR-10's"):
+        Page("nip", PROFILES, "smoke", dataset=f"npz:{tmp_path / 'large.npz'}")
 
 
 def test_choices() -> None:

@@ -76,6 +76,11 @@ def test_a_normalisation_that_cannot_be_is_refused(options: dict[str, Any], mess
         wrap(Returning(lambda z: z).eval(), **options)
 
 
+def test_a_mean_of_other_channels_than_the_images_is_refused() -> None:
+    with pytest.raises(ValueError, match="mean and std are those of 2 channels, and the images have 3"):
+        wrap(Returning(lambda z: z).eval(), mean=(0.5, 0.5))(IMAGES)
+
+
 def test_what_is_no_network_or_in_training_mode_is_refused() -> None:
     with pytest.raises(TypeError, match="not a class: call it"):
         wrap(Returning)

@@ -80,14 +80,16 @@ def recorded_rows(rows: Iterable[Row], *, seed: int = 0) -> dict[str, Recorded]:
     for row in rows:
         if "tried" in row or "accuracy" not in row:
             continue
-        where = row | {"seed": row["seed"] - seed}
-        of = (value for name, value in where.items() if name not in (*MEASURES, "norm") and value is not None)
         found: Recorded = {"value": row["accuracy"], "n": row["n"]}
         hits = row.get("hits")
-        values["/".join(map(str, of))] = found | (
-            {"kind": "number"} if hits is None else {"kind": "hits", "hits": hits}
-        )
+        values[_name_of(row, seed)] = found | ({"kind": "number"} if hits is None else {"kind": "hits", "hits": hits})
     return values
+
+
+def _name_of(row: Row, seed: int) -> str:
+    """What a row is of, networks counted from ``seed``."""
+    where = row | {"seed": row["seed"] - seed}
+    return "/".join(str(v) for name, v in where.items() if name not in (*MEASURES, "norm") and v is not None)
 
 
 def flips(one: Recorded, other: Recorded) -> int:
@@ -124,11 +126,18 @@ def differences(one: Path, other: Path, *, baseline: Path | None = None) -> list
     With one seed, values may differ by what a ``baseline`` (tests/baselines) allows of them; without one, an image in
     ten, at most two, may flip by rounding, and nothing else may differ. With different seeds, a share may move by what
     McNemar's test (for the same images) or two Wilson intervals allow for as many values, and other numbers and words
-    may differ: two runs do not tell by how much. Raises `InputError` for files that hold no such values.
+    may differ: two runs do not tell by how much. Rows at budgets that one run alone has are told as one difference.
+    Raises `InputError` for files that hold no such values.
     """
-    (mine, seed), (theirs, their_seed) = (_values(path) for path in (one, other))
+    (mine, seed, budgets), (theirs, their_seed, their_budgets) = (_values(path) for path in (one, other))
     known: dict[str, Recorded] = {} if baseline is None else _allowances(baseline)
-    names, found = sorted({*mine, *theirs}), []
+    found = []
+    alone = _at_other_budgets(budgets, their_budgets), _at_other_budgets(their_budgets, budgets)
+    if any(alone):
+        counts = " and ".join(map(str, map(len, alone)))
+        shown = (", ".join(f"{eps:g}" for eps in sorted(set(rows.values()))) or "–" for rows in alone)
+        found.append(Move("eps", *shown, False, f"budgets of one of them alone, with {counts} values, not compared"))
+    names = sorted({*mine, *theirs} - {*alone[0], *alone[1]})
     for name in names:
         old, new = mine.get(name), theirs.get(name)
         if old is None or new is None:
@@ -155,8 +164,13 @@ def difference_lines(moves: Iterable[Move]) -> str:
     )
 
 
-def _values(path: Path) -> tuple[dict[str, Recorded], int]:
-    """The values in a file, and the seed of its run."""
+def _at_other_budgets(mine: dict[str, float], theirs: dict[str, float]) -> dict[str, float]:
+    """Those of the first values, with their budgets, at whose budget the other run has nothing."""
+    return {name: eps for name, eps in mine.items() if eps not in theirs.values()}
+
+
+def _values(path: Path) -> tuple[dict[str, Recorded], int, dict[str, float]]:
+    """The values in a file, the seed of its run, and the budget of each value that has one."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     if path.suffix == ".ipynb":
@@ -164,18 +178,20 @@ def _values(path: Path) -> tuple[dict[str, Recorded], int]:
         values, seed = recorded_values(notebook), _seed(notebook)
         if not values:
             raise InputError(f"{path} has recorded nothing: is it executed?")
-        return values, seed
+        return values, seed, {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if "limits" not in content:  # which a report has, and checks when it is read
             check_content(content)
         seed = int(content["provenance"]["seed"])
         values = recorded_rows(content["results"], seed=seed)
+        budgets = {_name_of(row, seed): row["eps"] for row in content["results"] if row.get("eps") is not None}
         words = {f"verdict/{v['claim']}": v["verdict"] for v in content.get("verdicts", ())}
         words |= {f"parameter/{name}": f"{value:g}" for name, value in content.get("parameters", {}).items()}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no record, report or executed notebook: {error}") from error
-    return values | {name: {"kind": "text", "value": word} for name, word in words.items()}, seed
+    budgets = {name: eps for name, eps in budgets.items() if name in values}
+    return values | {name: {"kind": "text", "value": word} for name, word in words.items()}, seed, budgets
 
 
 def _allowances(path: Path) -> dict[str, Recorded]:

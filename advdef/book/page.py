@@ -1,8 +1,10 @@
 """What every notebook of the book does in the same way: its settings, data, runs, tables, verdicts, provenance."""
 
 import html
+import math
 import os
 import re
+import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from numbers import Number
 from pathlib import Path
@@ -22,7 +24,7 @@ from advdef.book.recordimages import PAGE_LIMIT, save_images, save_images_of_stu
 from advdef.book.records import Run, Scale, holes_folder
 from advdef.checks import Check
 from advdef.claims import Condition, Verdict, claims, decide
-from advdef.data import Split, dataset_name, find_device, load
+from advdef.data import Dataset, Split, dataset_name, find_device, load
 from advdef.devices import keep_freed_memory
 from advdef.evaluation import Results
 from advdef.evaluation.packed import AttackedSet
@@ -45,6 +47,7 @@ __all__ = [
     "verdict_cards",
 ]
 
+_LARGEST = 3 * 32 * 32  # values of an image: what the sizes of the profiles were chosen for
 Settings = TypeVar("Settings")
 AnyStudy = TypeVar("AnyStudy", bound=Study)
 
@@ -108,6 +111,7 @@ class Page:
         self.data = {data.name: data for data in (load(name, device=self.device) for name in chosen)}
         for data in self.data.values():
             asked.fits(data)
+            _warn_of_size(data)
         names = tuple(self.data)
         self._whole = {name: len(data.train) for name, data in self.data.items()}
         if train is not None:
@@ -251,6 +255,18 @@ class Page:
             elif name in self._studies:
                 save_images_of_study(self._studies[name], record_file, run.facts, limit=limit)
         return provenance_table(self.runs.values())
+
+
+def _warn_of_size(data: Dataset) -> None:
+    """Say so where images are larger than any that the profiles' sizes were chosen for."""
+    values = math.prod(data.shape)
+    if values > _LARGEST:
+        shape = " x ".join(map(str, data.shape))
+        warnings.warn(
+            f"images of {shape} in {data.name} hold {values / _LARGEST:.1f} times the values of CIFAR-10's, and this "
+            "page takes at least as many times as long: smaller pictures, images=8 or the profile smoke shorten it",
+            stacklevel=3,
+        )
 
 
 def _study(paper: str) -> type[Study] | None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from advdef.attacks.attack import Attack, Suite, norm_of
 from advdef.contract import borrowed, check_weights, validate, warn_of, watched
@@ -15,6 +14,7 @@ from advdef.defenses.base import reseed
 from advdef.draws import fresh_seed, seeded
 from advdef.evaluation.batches import Batches
 from advdef.evaluation.judge import UnsoundAttack, check_sound, derived
+from advdef.evaluation.progress import attack_bar
 from advdef.norms import Norm
 from advdef.store import Entry, kept, key
 
@@ -61,7 +61,7 @@ def craft(
             raise ValueError(f"{name} is an attack in {norm_of(attack)}, and eps is a size in {norm}")
     check_weights(model)
     seed, batches, found = fresh_seed(generator), Batches(batch_size), {}
-    for name, attack in tqdm(suite.items(), disable=not progress, unit="attack", leave=False):
+    for name, attack in attack_bar(suite.items(), shown=progress):
         own = derived(seed, name)
 
         def crafted(part: Tensor, attack: Attack = attack, own: int = own, name: str = name) -> Tensor:

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from advdef.contract import ask, borrowed, check_logits, check_weights, is_watched, validate, watched
 from advdef.defenses.base import Defense, is_random, reseed
@@ -24,6 +23,7 @@ from advdef.evaluation.admission import admitted, check_count, check_known, chec
 from advdef.evaluation.batches import Batches
 from advdef.evaluation.judge import Judge, check_sound
 from advdef.evaluation.outcomes import Outcome
+from advdef.evaluation.progress import attack_bar
 from advdef.evaluation.threats import Attempt
 from advdef.norms import Norm
 from advdef.statistics import Interval, wilson
@@ -145,7 +145,7 @@ def evaluate(
             _keep(torch.arange(len(images)), found, right, worst, fewest, ties=random)
             margin = margin if outcome.margin is None else torch.maximum(margin, outcome.margin.to(margin))
         findings = []
-        bar = tqdm(planned, disable=not progress, unit="attack", leave=False)
+        bar = attack_bar(planned, shown=progress)
         for attempt in bar:
             bar.set_postfix_str(attempt.name)
             tried = (clean if exhaustive else fewest) > 0

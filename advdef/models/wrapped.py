@@ -39,7 +39,16 @@ class Wrapped(nn.Module):
         self.training = getattr(model, "training", False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, K); a single logit z for two classes becomes (0, z)."""
+        """Logits (N, K); a single logit z for two classes becomes (0, z).
+
+        Raises ValueError where a mean or std of several channels meets images of other channels.
+        """
+        channels = max(len(self.mean), len(self.std))
+        if channels not in (1, images.shape[1]):
+            raise ValueError(
+                f"mean and std are those of {channels} channels, and the images have {images.shape[1]}: "
+                "give one number, or one for each channel"
+            )
         mean, std = (value.to(images)[:, None, None] for value in (self.mean, self.std))
         logits = _chosen(self.model((images - mean) / std), self.output)
         if logits.shape in ((len(images),), (len(images), 1)):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -37,8 +36,17 @@ Channels = Annotated[int | None, typer.Option(help="Read the pictures of a folde
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N or mps.")]
 
 
+_QUICK = {"images": 20, "steps": 5, "queries": 10, "rounds": 1}
+"""What ``--quick`` takes in the place of defaults: a ResNet-18 on 64 x 64 pixels then needs two minutes a defence."""
+
+
+def _told(settings: Mapping[str, int]) -> str:
+    return ", ".join(f"--{name} {value}" for name, value in settings.items())
+
+
 @guarded
 def judge(
+    context: typer.Context,
     model: Model,
     data: Data,
     eps: Annotated[str, typer.Option(help="The budget, e.g. 8/255.")],
@@ -58,6 +66,10 @@ def judge(
     rounds: Annotated[int, typer.Option(help="Most rounds with twice the effort, while that breaks.", min=0)] = 3,
     epochs: Annotated[int, typer.Option(help="Of each training that a defence needs.", min=1)] = 5,
     batch_size: Annotated[int, typer.Option(help="Images attacked at a time.", min=1)] = 100,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help=f"A first look, in minutes: {_told(_QUICK)}, where you do not say otherwise."),
+    ] = False,
     jobs: Annotated[int | None, typer.Option(help="Processes that share the defences and the images.", min=1)] = None,
     scheduler: SchedulerOption = None,
     tls: TlsOption = None,
@@ -77,6 +89,11 @@ def judge(
     with --scheduler the workers of a dask cluster; the reports are the same.
     """
     budget, names = _number(eps), defence or ["undefended"]
+    if quick:
+        said = {"images": images, "steps": steps, "queries": queries, "rounds": rounds}
+        images, steps, queries, rounds = (
+            _QUICK[name] if _unsaid(context, name) else value for name, value in said.items()
+        )
     ball = _ball(norm)
     if at_least is not None and not 0 <= at_least <= 100:
         raise InputError(f"--at-least is a percentage from 0 to 100, not {at_least:g}")
@@ -106,7 +123,7 @@ def judge(
             say(f"[{number}/{len(makers)}] {name} on {loaded.name} ...")
             report = robustness(
                 network, loaded, eps=budget, norm=ball, defence=maker, images=images, resume=cache_folder("judged"),
-                progress=sys.stderr.isatty(), **vars(effort),
+                progress=True, **vars(effort),
             )  # fmt: skip
             file = report.save(out / f"{loaded.name}-{re.sub(r'[^A-Za-z0-9_.]+', '-', name)}.json")
             say(f"{report}\n  Report: {file}\n")
@@ -266,6 +283,12 @@ def diff(
     typer.echo(difference_lines(found) if found else "nothing differs")
     if any(not move.allowed for move in found):
         raise typer.Exit(1)
+
+
+def _unsaid(context: typer.Context, name: str) -> bool:
+    """Whether a parameter has its default because nobody gave it."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "DEFAULT"
 
 
 @contextlib.contextmanager
