@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from advdef.data import Dataset
 from advdef.defenses import Undefended
-from advdef.evaluation import Attempt, Outcome, evaluate, three_attackers
+from advdef.evaluation import Attempt, Outcome, evaluate, three_attackers, three_curves
 from advdef.evaluation.escalation import escalate, nearest_targets
 from advdef.evaluation.outcomes import SearchEffort, SearchEnd
 
@@ -144,3 +144,21 @@ def test_a_masked_gradient_makes_square_go_on(network: nn.Module, digits: Datase
     assert list(broke) == ["Square-10", "Square-100", "Square-200", "Square-400"][: len(broke)]
     assert broke["Square-100"] > 0
     assert int(found.robust.sum()) == int(short.robust.sum()) - sum(list(broke.values())[1:])
+
+
+@pytest.mark.filterwarnings("ignore:no gradient")
+def test_budgets_that_decide_nothing_get_one_round(network: nn.Module, digits: Dataset) -> None:
+    images, labels = digits.test.float_images()[:20], digits.test.labels[:20]
+    masked = Undefended(Masked(network).eval())
+
+    def squares(**options: Any) -> dict[float, list[str]]:
+        found = three_curves(
+            masked, images, labels, budgets=(0.1, 0.15), steps=2, queries=10, rounds=3,
+            generator=torch.Generator().manual_seed(0), **options,
+        )["adaptive"]  # fmt: skip
+        return {eps: [f.name for f in o.findings if f.name.startswith("Square")] for eps, o in found.items()}
+
+    everywhere, decided = squares(), squares(decisive=0.15)
+    assert decided[0.1] == ["Square-10", "Square-100"] == everywhere[0.1][:2]
+    assert "Square-200" in everywhere[0.1]
+    assert "Square-200" in decided[0.15]

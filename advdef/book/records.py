@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import jsonschema
 import torch
 from torch import nn
 
 from advdef.book.provenance import provenance
 from advdef.book.repository import PROFILES, InputError, find
+from advdef.book.schemas import check_schema, read_schema
 from advdef.book.together import together
 from advdef.checks import Check
 from advdef.claims import Condition, Verdict
@@ -44,6 +42,7 @@ Record = Mapping[str, Any]
 
 Scale = Literal["toy", "small", "paper"]
 
+_SCHEMA = ("advdef.book", "record.schema.json")
 _ROUNDED = 1e-4
 _MILLION = 1_000_000  # trained numbers; networks below it are toys
 
@@ -62,13 +61,9 @@ def holes_folder(paper: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-@functools.cache
 def record_schema() -> dict[str, Any]:
     """The JSON schema of a record file, with a description of every field."""
-    schema: dict[str, Any] = json.loads(
-        resources.files("advdef.book").joinpath("record.schema.json").read_text("utf-8")
-    )
-    return schema
+    return read_schema(*_SCHEMA)
 
 
 @dataclass
@@ -261,20 +256,12 @@ def images_file(record: Path) -> Path:
     return record.with_suffix(".safetensors")
 
 
-@functools.cache
-def _validator() -> jsonschema.Draft202012Validator:
-    return jsonschema.Draft202012Validator(record_schema())
-
-
 def check_content(record: Any) -> Results:
     """The rows of a record as JSON has it.
 
     Raises ValueError, with where and what, for one that does not fit the schema or itself.
     """
-    wrong = jsonschema.exceptions.best_match(_validator().iter_errors(record))
-    if wrong is not None:
-        where = "/".join(str(step) for step in wrong.absolute_path) or "it"
-        raise ValueError(f"{where}: {' '.join(wrong.message.split()):.150}")
+    check_schema(record, *_SCHEMA)
     if record["profile"] not in PROFILES:
         raise ValueError(f"its profile is {record['profile']!r}, not one of {', '.join(PROFILES)}")
     for number, row in enumerate(record["results"]):

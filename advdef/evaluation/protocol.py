@@ -73,6 +73,7 @@ def three_curves(
     restarts: int = 1,
     queries: int = 500,
     rounds: int = 3,
+    decisive: float | None = None,
     transfer: Mapping[str, nn.Module] | None = None,
     more: Suite | None = None,
     known: Sequence[Mapping[float, Outcome]] = (),
@@ -95,6 +96,8 @@ def three_curves(
         queries: Queries of the Square attack (extra ``eval``), likewise; 0 leaves it out.
         rounds: How often the adaptive attacker may go on, each time with twice the effort, as long as that breaks
             images. The first round has twice the steps, five times the restarts and ten times the queries.
+        decisive: The one of the budgets that is worth more than one round, as verdicts rest on it: each further round
+            costs four times as much. Default: all of them.
         transfer: Other models by name; what the strong suite makes on them is replayed on the defence.
         more: Further attacks on the deployed defence, for the adaptive attacker.
         known: Outcomes of this defence on these images that were found before, by budget. What they broke, the adaptive
@@ -140,9 +143,10 @@ def three_curves(
             more = f", {effort.steps} steps, {effort.restarts} starts"
             return [replace(attempt, name=attempt.name + more * (attempt.name in taken)) for attempt in found]
 
+        most = rounds if decisive in (None, outcome.eps) else min(rounds, 1)
         return escalate(
             defence, outcome, dearer, images, labels, effort=SearchEffort(2 * steps, 5 * restarts, 10 * queries),
-            rounds=rounds, portion=_PORTION, seed=seed, **options,
+            rounds=most, portion=_PORTION, seed=seed, **options,
         )  # fmt: skip
 
     knowing = planned

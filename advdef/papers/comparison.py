@@ -92,7 +92,7 @@ class FiveDefences(LineUp):
         settings, rows, (images, labels) = self.settings, self._shards()[shard], self.images()
         return three_curves(
             self.defence(name), images[rows], labels[rows], budgets=self.budgets, generator=self._draws(2),
-            steps=settings["steps"], queries=settings["queries"], rounds=settings["rounds"],
+            steps=settings["steps"], queries=settings["queries"], rounds=settings["rounds"], decisive=self.eps,
             transfer=self.relatives_of(name), resume=self.resume,
         )  # fmt: skip
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import html
 import json
 from collections.abc import Mapping, Sequence
@@ -10,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from advdef.book.page import show_eps, table
+from advdef.book.schemas import check_schema, read_schema
 from advdef.evaluation import ATTACKERS, Results, Threat
 from advdef.evaluation.attacked import AttackedImages, AttackedImagesError, read_attacked
 from advdef.evaluation.holes.climbs import places
@@ -29,6 +28,7 @@ from advdef.store.files import naming
 
 __all__ = ["Report", "ReportError", "compare", "plot_reports", "read_report", "report_schema"]
 
+_SCHEMA = ("advdef.report", "report.schema.json")
 _LARGEST = 50_000_000  # bytes of attacked images beside a report, unless the caller says otherwise
 _NAMED = 4  # attacks named in a sentence
 _KNOWS: Mapping[Threat, str] = {
@@ -40,11 +40,9 @@ class ReportError(ValueError):
     """A file is no report, or two reports cannot be compared; the message says why."""
 
 
-@functools.cache
 def report_schema() -> dict[str, Any]:
     """The JSON schema of a report file, with a description of every field."""
-    schema: dict[str, Any] = json.loads(Path(__file__).with_name("report.schema.json").read_text("utf-8"))
-    return schema
+    return read_schema(*_SCHEMA)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -210,17 +208,9 @@ def plot_reports(reports: Sequence[Report]) -> Figure:
     )
 
 
-@functools.cache
-def _validator() -> jsonschema.Draft202012Validator:
-    return jsonschema.Draft202012Validator(report_schema())
-
-
 def _check(content: Any) -> Results:
     """The rows of a report; raises ValueError, with where and what, for one that does not fit the schema."""
-    wrong = jsonschema.exceptions.best_match(_validator().iter_errors(content))
-    if wrong is not None:
-        where = "/".join(map(str, wrong.absolute_path)) or "it"
-        raise ValueError(f"{where}: {' '.join(wrong.message.split()):.150}")
+    check_schema(content, *_SCHEMA)
     results = Results(content["results"])
     for threat in ("clean", *ATTACKERS):
         row = results.one(threat=threat, attack="none" if threat == "clean" else WORST_CASE)

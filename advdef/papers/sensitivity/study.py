@@ -163,7 +163,7 @@ class Stabilization(MeasuredNetworks):
         return three_curves(
             self.defence(name, seed, architecture), images[rows], labels[rows],
             budgets=self.curve_eps if several else (self.eps,), generator=Generator().manual_seed(seed),
-            steps=settings["steps"], queries=settings["queries"], rounds=settings["rounds"],
+            steps=settings["steps"], queries=settings["queries"], rounds=settings["rounds"], decisive=self.eps,
             transfer=self.relatives_of(*self._which(name, seed, architecture)),
             more=suites.standard(steps=settings["steps"], queries=0), resume=self.resume,
         )  # fmt: skip

@@ -176,7 +176,7 @@ class SpikingPurification(SpikingNetworks):
         relatives |= {k: self.network(k, self.seed) for k in ("bare", "FGSM-AT")}
         return three_curves(
             self.defence(name), budgets=[s * self.eps for s in sorted(budgets)], generator=self._draws(5),
-            steps=settings["strong"], rounds=settings["rounds"], queries=settings["queries"],
+            steps=settings["strong"], rounds=settings["rounds"], decisive=self.eps, queries=settings["queries"],
             transfer={k: m for k, m in relatives.items() if k != name and (name, k) != ("none", "bare")},
             more=stopping({"APGD, DLR": self._apgd["APGD, DLR"]}),
             known=[{self.eps: outcome} for outcome in self.short_part(name, shard).values()],
