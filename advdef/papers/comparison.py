@@ -44,7 +44,7 @@ _PROFILES: dict[str, dict[str, Any]] = {
 KINDS = ("replayed", "direct", "surrogates", "made for it", "Square", "noise")
 """The kinds of attack that are told apart; the name of an attempt begins with its kind."""
 
-_SHARD = 250
+_SHARD = 100
 
 
 class FiveDefences(LineUp):
@@ -170,7 +170,7 @@ class FiveDefences(LineUp):
         nets["undefended"] = plain
         ready = nets | {k: Task("fitted", (k,), (nets.get(k, plain),)) for k in ("NIP", "SNS")}
         attacks, rows = list[Task](), list[Task]()
-        for k in self.names:
+        for k in reversed(self.names):  # the dearest first, so that no process ends long after the others
             after = tuple(dict.fromkeys([plain, nets["AT"], nets["SNS"], ready[k]]))
             parts = [Task("part", (k, i), after) for i in range(len(self._shards()))]
             single = Task("single", (k,), after)
