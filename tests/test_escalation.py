@@ -149,12 +149,12 @@ def test_a_masked_gradient_makes_square_go_on(network: nn.Module, digits: Datase
 
 @pytest.mark.filterwarnings("ignore:no gradient")
 def test_budgets_that_decide_nothing_get_one_round(network: nn.Module, digits: Dataset) -> None:
-    images, labels = digits.test.float_images()[:20], digits.test.labels[:20]
+    images, labels = digits.test.float_images()[:10], digits.test.labels[:10]
     masked = Undefended(Masked(network).eval())
 
     def squares(**options: Any) -> dict[float, list[str]]:
         found = three_curves(
-            masked, images, labels, budgets=(0.1, 0.15), steps=2, queries=10, rounds=3,
+            masked, images, labels, budgets=(0.1, 0.15), steps=1, queries=10, rounds=2,
             generator=torch.Generator().manual_seed(0), **options,
         )["adaptive"]  # fmt: skip
         return {eps: [f.name for f in o.findings if f.name.startswith("Square")] for eps, o in found.items()}

@@ -135,8 +135,11 @@ def differences(one: Path, other: Path, *, baseline: Path | None = None) -> list
     alone = _at_other_budgets(budgets, their_budgets), _at_other_budgets(their_budgets, budgets)
     if any(alone):
         counts = " and ".join(map(str, map(len, alone)))
-        shown = (", ".join(f"{eps:g}" for eps in sorted(set(rows.values()))) or "–" for rows in alone)
-        found.append(Move("eps", *shown, False, f"budgets of one of them alone, with {counts} values, not compared"))
+        mine_alone, theirs_alone = (
+            ", ".join(f"{eps:g}" for eps in sorted(set(rows.values()))) or "–" for rows in alone
+        )
+        told = f"budgets of one of them alone, with {counts} values, not compared"
+        found.append(Move("eps", mine_alone, theirs_alone, False, told))
     names = sorted({*mine, *theirs} - {*alone[0], *alone[1]})
     for name in names:
         old, new = mine.get(name), theirs.get(name)
