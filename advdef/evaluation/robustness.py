@@ -147,7 +147,7 @@ def evaluate(
         findings = []
         bar = attack_bar(planned, shown=progress)
         for attempt in bar:
-            bar.set_postfix_str(attempt.name)
+            bar.set_postfix_str(attempt.name, refresh=not bar.delay)  # in a log, when its time has come
             tried = (clean if exhaustive else fewest) > 0
             tried = tried if among is None else tried & among.to(tried.device)
             rows, found, right, finding = judge.run(attempt, tried)
