@@ -23,7 +23,7 @@ from advdef.evaluation.admission import admitted, check_count, check_known, chec
 from advdef.evaluation.batches import Batches
 from advdef.evaluation.judge import Judge, check_sound
 from advdef.evaluation.outcomes import Outcome
-from advdef.evaluation.progress import attack_bar
+from advdef.evaluation.progress import attack_bar, show_attack
 from advdef.evaluation.threats import Attempt
 from advdef.norms import Norm
 from advdef.statistics import Interval, wilson
@@ -147,7 +147,7 @@ def evaluate(
         findings = []
         bar = attack_bar(planned, shown=progress)
         for attempt in bar:
-            bar.set_postfix_str(attempt.name, refresh=not bar.delay)  # in a log, when its time has come
+            show_attack(bar, attempt.name)
             tried = (clean if exhaustive else fewest) > 0
             tried = tried if among is None else tried & among.to(tried.device)
             rows, found, right, finding = judge.run(attempt, tried)
