@@ -174,7 +174,7 @@ BAD = (
     (("mine:build",), ("--mean", "nan"), "mean must be finite"),
     (("mine:build",), ("--mean", "123"), "divide mean and std by 255"),
     (("mine:build",), ("--std", "0"), "std must be above zero"),
-    (("mine:build",), ("--mean", "0.1,0.2,0.3"), "does not take images|must match"),
+    (("mine:build",), ("--mean", "0.1,0.2,0.3"), "mean and std are those of 3 channels, and the images have 1"),
     (("mine:build",), ("--size", "big"), "size 'big' is none; write 64, or 48x64"),
     (("mine:build",), ("--size", "32"), "does not take images of 1 x 32 x 32"),
     (("mine:build",), ("--channels", "3"), "does not take images of 3 x 28 x 28"),
