@@ -393,7 +393,7 @@ plt.show()
 # crafts on the standard network, with four ordinary attacks, and replays; *direct* has these and PGD and APGD with two losses on the network itself. As the network
 # is differentiable and nothing has to be replaced, the *adaptive* attacker adds what knows of sensitive
 # neurons: **feature routing** pushes the change through the neurons that training did not hold at its end, **neuron-targeted** attacks push the
-# most sensitive features towards another class, and the **feature adversary** {cite}`sabour2016adversarial` imitates the features of another image. Besides these he has noise,
+# most sensitive features towards another class, and the **feature adversary** {cite}`sabour2016adversarial` imitates the features of another image. Besides these this attacker has noise,
 # Square, examples from other networks, and the package's standard suite, which is in the spirit of
 # AutoAttack, without FAB: its APGD aims at each other class in turn. Every network gets all of this, each with its own neurons.
 

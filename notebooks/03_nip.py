@@ -139,7 +139,7 @@ direction = traced.direction(weights)  # the second backward pass
 # %% [markdown]
 # ## The networks
 #
-# Each is trained on clean images, but one: an adversarially trained {cite}`madry2018towards` network of the same form as the first, for a yardstick of what a few epochs of training reach.
+# All but one are trained on clean images. The exception has the form of the first and is trained adversarially {cite}`madry2018towards`: it shows what a few epochs of such training reach.
 
 
 # %%

@@ -523,7 +523,7 @@ plt.show()
 # ## Three attackers
 #
 # On the same images, the attackers of [the protocol](../book/protocol.md), who are the same for every defence of this book. The **oblivious** one runs four ordinary attacks on the bare classifier, as R0 runs one; the **direct** one has them and stronger ones (PGD and APGD, each with two losses) through the deployed
-# pipeline, as R3 has one (R2 where there is no map). The **adaptive** one begins with what all rungs and the other two found. What is left he attacks with the stronger ones through the identity and through the detached map, with the decoy of R6, noise and Square, and with what the stronger ones make on the relatives of R8. A rung has other steps than the first two attackers and may find what they miss; only the adaptive one has both.
+# pipeline, as R3 has one (R2 where there is no map). The **adaptive** one begins with what all rungs and the other two found. What is left it attacks with the stronger ones through the identity and through the detached map, with the decoy of R6, noise and Square, and with what the stronger ones make on the relatives of R8. A rung has other steps than the first two attackers and may find what they miss; only the adaptive one has both.
 
 # %% tags=["hide-input"]
 rows = []

@@ -16,7 +16,7 @@
 # # SNN purification: can a spiking network clean the image first?
 #
 # Spiking networks compute with spikes over time. Trained with the usual tricks they are fooled by small perturbations like any other network, and adversarial training, with its
-# attack in each step, is dear when every pass runs through time. The paper {cite}`chen2024purification` leaves the classifier alone and puts a spiking *purifier* in front of it: one network
+# attack in each step, is expensive when every pass runs through time. The paper {cite}`chen2024purification` leaves the classifier alone and puts a spiking *purifier* in front of it: one network
 # extracts the noise, a second one, told where the noise is, removes it ([arXiv 2404.17092](https://arxiv.org/abs/2404.17092)).
 #
 # Three questions decide what this is worth. Does it clean the images of an attacker who does not know of it? What is left once the attacker does, and has tried more than one derivative for a spike, which has none? And is
@@ -85,7 +85,7 @@ plotting.use_style()
 #
 # The same code runs in four sizes. The numbers on this page come from the profile named in the table's caption. Test images are drawn at random, always the same ones; the last *held* training images are in nobody's training and set the detector's
 # threshold. In the table, *T* are the time steps, *train* the images of all trainings (None: all but the held ones), *pairs* those of purifiers, *U-Net* and *extractor* the channels, *images* the test images of attacks on the bare
-# classifier, *few* those of dear attacks and of attackers who know the defence, *networks* the seeds of LIF and SE-MLF3, *inner* the steps of PGD in adversarial training, *strong* the steps of APGD and of all strong attacks by those who know, *derivatives* those that attackers try for a spike. Wide tables scroll sideways.
+# classifier, *few* those of expensive attacks and of attackers who know the defence, *networks* the seeds of LIF and SE-MLF3, *inner* the steps of PGD in adversarial training, *strong* the steps of APGD and of all strong attacks by those who know, *derivatives* those that attackers try for a spike. Wide tables scroll sideways.
 
 # %%
 PROFILES = SpikingPurification.profiles
@@ -365,11 +365,11 @@ notebook.table(pd.DataFrame([row]), caption)
 # ## Attackers who know
 #
 # The attackers are those of [the protocol](../book/protocol.md), the same for every defence of this book. The **oblivious** one runs four ordinary attacks on the classifier alone. The **direct** one runs them and stronger ones (PGD and APGD, each with two losses) on the pipeline $C(P(x))$, which can be differentiated from end to
-# end, with the derivative of training. The **adaptive** one runs the stronger ones through other derivatives of a spike, in all layers and in the purifier alone, and through the identity in place of the purifier's gradient (BPDA). He also has APGD with a third loss (DLR), the attacks made for the gate, those made for spikes, Square and
+# end, with the derivative of training. The **adaptive** one runs the stronger ones through other derivatives of a spike, in all layers and in the purifier alone, and through the identity in place of the purifier's gradient (BPDA). It also has APGD with a third loss (DLR), the attacks made for the gate, those made for spikes, Square and
 # noise, which need no gradient, and what the stronger ones make on relatives: the pipeline with another seed or with the ANN purifier, the bare network and the adversarially trained one. An image counts only if nothing broke it. No part is random, so that there is nothing to average over.
 #
 # The attacks made for spikes have the step rule of {cite:t}`wang2025reliable`, SA-PGD: each pixel has a step of its own, as with Adam, since most of these gradients are rough or zero. One goes through the *adaptive* derivative, one through all derivatives in turn, a step each. That derivative is our reconstruction of the same paper's ASSG: as wide as a neuron is far from
-# its threshold, on average over its time steps (there, over the steps of the attack). Two more ways to a gradient are in the package and not on this page: rate and time together, after [HART](https://openreview.net/forum?id=xv8iGxENyI), and the mean over all derivatives. In a trial on FGSM-AT and RAT neither broke an image that the rest had left.
+# its threshold, on average over its time steps (there, over the steps of the attack). Two more ways to a gradient are in the package and not on this page: rate and time together, after [HART](https://openreview.net/forum?id=xv8iGxENyI), and the mean over all derivatives. (In a trial on FGSM-AT and RAT, which is on no record, neither broke an image that the rest had left.)
 #
 # Two short attacks are run alone before them, for the headline and for SNN-7: PGD with BPDA, and a *black box* of noise, Square and PGD on FGSM-AT and LIF, which share no weight with the bare classifier or the purifier. What they break, the adaptive attacker has broken.
 

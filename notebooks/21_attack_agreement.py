@@ -31,7 +31,7 @@
 # [ART](https://github.com/Trusted-AI/adversarial-robustness-toolbox). No library is taken at its word, ours included: an image
 # counts as broken if it lies in the budget and in $[0, 1]$ and the network, asked once more, is wrong. The last two libraries
 # are no part of the book's installation (one pins an old version of a package that others need, the other is large), so rows that
-# need them may be empty ([how to fill them](../book/rerun.md)). This page tests no claim of a paper and gives no verdict.
+# need them may be empty (`nox -s reproduce -- attack_agreement` installs both in `.nox/peers`, and finds them there; without nox, set `ADVDEF_PEERS` to that folder). This page tests no claim of a paper and gives no verdict.
 # ```
 
 # %% tags=["remove-cell", "skip-execution"]
@@ -278,7 +278,7 @@ notebook.table(
 )
 
 # %% [markdown]
-# What to make of it. With few passes the likely classes should come first: the order by distance costs a gradient for each class before the attack
+# What to make of it, from trials; where the table above is empty, its run is older than this section. With few passes the likely classes should come first: the order by distance costs a gradient for each class before the attack
 # begins. Our search for the closest image (`minimal`) needs a run for each radius, so it is no match for DDN or FAB where passes are
 # few, though it begins near the boundary (`search="outwards"`; by bisection of the whole range it found next to nothing with 60 passes). It is there
 # for attacks that have no other way to a smallest budget. Where an attack may stop early it makes fewer passes than it is allowed.

@@ -128,13 +128,19 @@ def gallery(source: Path) -> None:
 
 
 def _note(paper: str, records: Sequence[Record]) -> str:
-    """What to say above a page whose run is older than the rules that judge its claims today; "" if none is."""
-    old = [r for r in records if r["paper"] == paper and any(v.get("old_rules") for v in r["verdicts"])]
+    """What to say above a page whose run is older than today's rules, or than the hits of single images in it."""
+    old = [r for r in records if r["paper"] == paper and _is_old(r)]
     if not old:
         return ""
     date = as_text(old[0]["provenance"]["date"])
     return (
         f"```{{note}}\nTables and figures on this page are those of a run of {date}, by the code of that day. Code, "
-        "text and rules have moved on since: where the run did not measure what today's rules ask for, the verdicts "
-        "say so. [Run it yourself](../book/rerun.md) shows how to make them anew.\n```"
+        "text and rules have moved on since: where the text speaks of what is not shown, the run is older than the "
+        "text, and where the run did not measure what today's rules ask for, the verdicts say so. "
+        "[Run it yourself](../book/rerun.md) shows how to make them anew.\n```"
     )
+
+
+def _is_old(record: Record) -> bool:
+    rules = any(verdict.get("old_rules") for verdict in record["verdicts"])
+    return rules or not any(row.get("hits") for row in record["results"])

@@ -1,7 +1,7 @@
-"""A search that grows dearer for as long as it still breaks something: the end of the adaptive attacker's work.
+"""A search that costs ever more for as long as it still breaks something: the end of the adaptive attacker's work.
 
-Dear attacks see few images: of what is left, a portion at a time, first those that earlier attacks brought nearest to
-the decision boundary. Where one of a portion breaks, the next portion follows; where any broke, all of that is done
+Expensive attacks see few images: of what is left, a portion at a time, first those that earlier attacks brought
+nearest to the decision boundary. Where one of a portion breaks, the next portion follows; where any broke, all of that is done
 again with twice the effort. So the search ends when a doubling broke nothing, or at its limit, and says which.
 """
 
@@ -33,7 +33,7 @@ def escalate(
     seed: int,
     **options: Any,
 ) -> Outcome:
-    """Go on where an outcome ended, with ever dearer attempts, until they break nothing or ``rounds`` are over.
+    """Go on where an outcome ended, with ever more expensive attempts, until they break nothing or ``rounds`` are over.
 
     Args:
         defence: What is judged.

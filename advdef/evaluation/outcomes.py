@@ -247,7 +247,7 @@ def _summed(parts: Sequence[Finding], *, tried: Tensor, broken: Tensor, margin: 
 
 
 def _last(parts: Sequence[SearchEnd | None]) -> SearchEnd | None:
-    """The searches of parts as one: as dear as the dearest, and converged where all are."""
+    """The searches of parts as one: as expensive as the most expensive of them, and converged where all are."""
     found = [part for part in parts if part is not None]
     if len(found) < len(parts):
         return None

@@ -1,11 +1,11 @@
 """One protocol for every page: the same three attackers, each as strong on one defence as on the next.
 
-The *oblivious* attacker ignores the defence: he runs ordinary attacks on the classifier behind it. The *direct* one
+The *oblivious* attacker ignores the defence: it runs ordinary attacks on the classifier behind it. The *direct* one
 differentiates through the defence as it is deployed, with the ordinary attacks and with strong ones. The *adaptive* one
 runs the strong ones through every surrogate of the defence, and besides them the defence's own attacks, attacks without
-gradients, and what fools other models; he keeps what the first two found.
+gradients, and what fools other models; it keeps what the first two found.
 
-Then he goes on by need (:mod:`advdef.evaluation.escalation`): on the images that he brought nearest to breaking,
+Then it goes on by need (:mod:`advdef.evaluation.escalation`): on the images that it brought nearest to breaking,
 through the two surrogates that brought most of them there, with more kinds of attack, twice the steps, five times the
 starts and ten times the queries; and as long as that breaks anything, with twice as much again. A page may add attacks,
 and outcomes that it found before; it never takes one away.
@@ -33,7 +33,7 @@ from advdef.norms import BallNorm
 
 __all__ = ["three_attackers", "three_curves"]
 
-_PORTION = 8  # images that a dear round looks at before it is asked whether more have to be
+_PORTION = 8  # images that an expensive round looks at before it is asked whether more have to be
 _TARGETS = 2  # stand-ins through which it goes
 
 
@@ -101,7 +101,7 @@ def three_curves(
         transfer: Other models by name; what the strong suite makes on them is replayed on the defence.
         more: Further attacks on the deployed defence, for the adaptive attacker.
         known: Outcomes of this defence on these images that were found before, by budget. What they broke, the adaptive
-            attacker has broken at that budget and at larger ones; he works on the rest.
+            attacker has broken at that budget and at larger ones; it works on the rest.
         norm: "Linf" or "L2".
         draws: Passes that judge a defence which draws random numbers.
         batch_size: How many images are attacked at a time.

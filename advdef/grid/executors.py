@@ -87,7 +87,7 @@ def cluster(
     try:
         from distributed import Client, Security
     except ImportError as failure:
-        raise NoCluster('a scheduler needs dask: pip install "advdef[cluster]"') from failure
+        raise NoCluster('a scheduler needs dask: pip install "dask[distributed]"') from failure
     parts = urlsplit(address)
     if parts.scheme not in ("tcp", "tls") or not parts.hostname or not parts.port:
         raise NoCluster(f"{address} is no address of a scheduler, as tcp://127.0.0.1:8786 or tls://head:8786")

@@ -49,7 +49,7 @@ class Study:
     """All that a page computes on one data set under one seed.
 
     A subclass has a method for each training, crafting, evaluation or row of checks. What such a method gives follows
-    from the study and the arguments alone, and what was dear in it is kept in the store: by what takes ``resume``, and
+    from the study and the arguments alone, and what took long is kept in the store: by what takes ``resume``, and
     by :func:`~advdef.training.trained`. So a grid calls the methods wherever there is a processor, in any order that
     :meth:`stages` allows, and a page that calls them afterwards finds all results there; a page without a grid computes
     them itself, by the same calls.

@@ -61,7 +61,7 @@ def _reachable(library: str) -> Iterator[None]:
         yield
     except ImportError as error:
         aside = f"pip install --no-deps --target FOLDER {PEERS[library]}, and set ADVDEF_PEERS=FOLDER"
-        how = "pip install 'advdef[eval]'" if library in ("foolbox", "pyautoattack") else aside
+        how = f"pip install {library}" if library in ("foolbox", "pyautoattack") else aside
         raise ImportError(f"{library} is not installed: {how}") from error
     finally:
         sys.path = before

@@ -93,7 +93,7 @@ def robustness(
     notes = list(case.notes)
     if queries and not effort.queried:
         queries = 0
-        notes.append("Square, an attack without gradients, was left out: pip install 'advdef[eval]' brings it.")
+        notes.append("Square, an attack without gradients, was left out: pip install pyautoattack brings it.")
     with _collected(notes):
         found = meet_attackers(case, test, effort, eps=eps, norm=norm, resume=kept, progress=progress)
         row = check_attack(case, test, found, effort, resume=kept) if norm == "Linf" else []

@@ -25,11 +25,11 @@ PeerSearch = Callable[[nn.Module, Tensor, Goal, Tensor, int], tuple[Tensor, Tens
 
 @contextmanager
 def needs(package: str) -> Iterator[None]:
-    """Make a failed import inside the block say which extra to install."""
+    """Make a failed import inside the block say how to install it."""
     try:
         yield
     except ImportError as error:
-        raise ImportError(f"this attack needs {package}: pip install 'advdef[eval]'") from error
+        raise ImportError(f"this attack needs {package}: pip install {package}") from error
 
 
 def reached(logits: Tensor, goal: Goal) -> Tensor:

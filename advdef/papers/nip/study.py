@@ -96,7 +96,7 @@ class InversePerturbation(AttackedNetworks):
         return self.stepped(kind, name, seed, self.step(kind, name, seed))
 
     def names(self, kind: str) -> tuple[str, ...]:
-        """All that are tried without regard to them; the widest search once, as it is dear."""
+        """All that are tried without regard to them; the widest search once, as it is expensive."""
         return (*STEPPED, *STEPLESS, "V2 stable step", *(["V3 all steps"] if self.is_first(kind) else []))
 
     @once

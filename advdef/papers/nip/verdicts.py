@@ -131,7 +131,7 @@ def adapts_to_the_size(elastic: Results, robust: Results, fixed: Mapping[str, st
     with the one fixed step chosen on training images, in the mean over the eps of the curve (it adapts; an eps at which
     nobody is right does not decide this alone), and than the undefended classifier at the largest eps (it is good on
     large perturbations; nothing restored there contradicts that). Cases are PGD that ignores the defence, up to twice
-    the main eps, an attacker who knows it, at half the main eps and the main one, where he was tried, and networks.
+    the main eps, an attacker who knows it, at half the main eps and the main one, where it was tried, and networks.
     Less than 3 points do not matter.
 
     ``elastic`` has rows under PGD of the defences "none", "stable step" and what ``fixed`` calls the one step of a

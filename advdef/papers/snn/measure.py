@@ -30,8 +30,8 @@ def hits(
 ) -> dict[str, Tensor]:
     """Which images (N, C, H, W) of each kind a model classifies as their label: (N,) booleans by kind.
 
-    Of dear kinds there may be fewer images than labels (M,); they are the first. ``resume`` is a folder that keeps what
-    is found.
+    Of expensive kinds there may be fewer images than labels (M,); they are the first. ``resume`` is a folder that
+    keeps what is found.
     """
 
     def make() -> tuple[dict[str, Tensor], dict[str, Any]]:

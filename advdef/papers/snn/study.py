@@ -79,7 +79,7 @@ class SpikingPurification(SpikingNetworks):
     """What attackers leave of spiking classifiers and of purifiers, on one data set.
 
     Attributes:
-        images: The test images that are attacked, and ``labels``; dear attacks see the first few.
+        images: The test images that are attacked, and ``labels``; expensive attacks see the first few.
         tested: Many more test images, which nobody attacks.
         pgd: The name of the main attack.
     """
@@ -117,7 +117,7 @@ class SpikingPurification(SpikingNetworks):
 
     @once
     def crafted(self, base: str) -> dict[str, Tensor]:
-        """What each attack makes of the images on a classifier alone: (N, C, H, W), or fewer for dear attacks."""
+        """What each attack makes of the images on a classifier alone: (N, C, H, W), or fewer for expensive attacks."""
         model = self.network(base, self.seed)
         cheap = craft(
             model, self._cheap, self.images, self.labels, eps=self.eps, generator=self._draws(1), batch_size=500,
@@ -301,7 +301,7 @@ class SpikingPurification(SpikingNetworks):
         return found | ({"another seed": ("purifier", self.seeds[1])} if len(self.seeds) > 1 else {})
 
     def _on(self, rows: slice = slice(None)) -> dict[str, Any]:
-        """The few images that dear attacks see, or a shard of them, and where what they found is kept."""
+        """The few images that expensive attacks see, or a shard of them, and where what they found is kept."""
         few = self.settings["few"]
         return dict(images=self.images[:few][rows], labels=self.labels[:few][rows], resume=self.resume)
 
