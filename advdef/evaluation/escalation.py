@@ -1,8 +1,8 @@
 """A search that costs ever more for as long as it still breaks something: the end of the adaptive attacker's work.
 
 Expensive attacks see few images: of what is left, a portion at a time, first those that earlier attacks brought
-nearest to the decision boundary. Where one of a portion breaks, the next portion follows; where any broke, all of that is done
-again with twice the effort. So the search ends when a doubling broke nothing, or at its limit, and says which.
+nearest to the decision boundary. Where one of a portion breaks, the next portion follows; where any broke, all of that
+is done again with twice the effort. So the search ends when a doubling broke nothing, or at its limit, and says which.
 """
 
 from collections.abc import Callable, Sequence
