@@ -278,8 +278,9 @@ class Condition:
 def pooled(runs: Sequence[Condition]) -> Condition:
     """One condition from those of runs with other networks on the same images: the mean of their numbers.
 
-    To the half-width of Student's interval over the runs that over images, the mean of the runs', is added in squares.
-    Raises ValueError where they do not speak of the same.
+    To the half-width of Student's interval over the runs that over images, the mean of the runs', is added in squares;
+    that over the networks of a run is left out, as the first holds it. Raises ValueError where they do not speak of
+    the same.
 
     >>> runs = [Condition.above("lead", Interval(x, x - 0.03, x + 0.03), images=1000) for x in (0.10, 0.12, 0.11)]
     >>> print(pooled(runs).told)
@@ -292,9 +293,7 @@ def pooled(runs: Sequence[Condition]) -> Condition:
         return first
     between = over_seeds([c.interval.value for c in runs])
     of_seeds = (between.high - between.low) / 2
-    halves = [(c.interval.high - c.interval.low) / 2 for c in runs]
-    parts = [math.sqrt(max(half**2 - (c.half_seeds or 0.0) ** 2, 0.0)) for half, c in zip(halves, runs, strict=True)]
-    of_images = math.fsum(parts) / len(parts)
+    of_images = math.fsum(_halves(c)[1] for c in runs) / len(runs)
     value, half = between.value, math.hypot(of_seeds, of_images)
     images = [c.images for c in runs if c.images]
     interval = Interval(value, value - half, value + half)
@@ -519,14 +518,21 @@ def _widened(condition: Condition, tests: int) -> Condition:
         return level / alone
 
     value, low, high = condition.interval.value, condition.interval.low, condition.interval.high
-    half = (high - low) / 2
-    seeds = condition.half_seeds
-    if seeds is None:
-        seeds = half if condition.seeds is not None and condition.seeds > 1 else 0.0
-    images = math.sqrt(max(half**2 - seeds**2, 0.0))
+    half, (seeds, images) = (high - low) / 2, _halves(condition)
     wider = math.hypot(growth(condition.seeds) * seeds if seeds else 0.0, growth(condition.images) * images)
     factor = wider / half if half else 1.0
     return replace(condition, interval=Interval(value, value - factor * (value - low), value + factor * (high - value)))
+
+
+def _halves(condition: Condition) -> tuple[float, float]:
+    """What other networks, and what other images, contribute to half of the interval's width.
+
+    Where a condition over several networks does not say so, its interval is over these alone.
+    """
+    half = (condition.interval.high - condition.interval.low) / 2
+    if condition.half_seeds is not None:
+        return condition.half_seeds, math.sqrt(max(half**2 - condition.half_seeds**2, 0.0))
+    return (half, 0.0) if (condition.seeds or 1) > 1 else (0.0, half)
 
 
 def _worst(words: set[VerdictWord]) -> VerdictWord:

@@ -31,6 +31,7 @@ __all__ = [
     "check_logits",
     "check_weights",
     "cleaned",
+    "counts_passes",
     "frozen",
     "is_watched",
     "logits_of",
@@ -323,6 +324,11 @@ def check_weights(model: nn.Module) -> None:
 def frozen(classifier: nn.Module) -> nn.Module:
     """A copy in evaluation mode whose parameters take no gradient."""
     return copy.deepcopy(classifier).eval().requires_grad_(False)
+
+
+def counts_passes(model: nn.Module) -> bool:
+    """Whether what a model draws depends on how often it was asked: a part of it has a method ``reseed``."""
+    return any(callable(getattr(module, "reseed", None)) for module in model.modules())
 
 
 def check_frozen(classifier: nn.Module) -> None:

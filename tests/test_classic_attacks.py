@@ -222,6 +222,22 @@ def test_the_search_tries_these_budgets(
     assert torch.equal(found[1:3], images[1:3])
 
 
+def test_of_several_successes_the_closest_is_kept() -> None:
+    """An attack that stops early may end closer to the image in a larger ball; the search then goes on beyond it."""
+    moves, radii = [0.3, 0.05, 0.12, 0.13], list[float]()
+
+    def wanders(
+        model: nn.Module, images: Tensor, labels: Tensor, *, eps: Tensor, norm: str = "Linf", generator: Any = None
+    ) -> Tensor:
+        radii.append(float(eps))
+        return images + moves[len(radii) - 1]
+
+    image, label = torch.full((1, 1, 2, 2), 0.6, dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
+    found = minimal(Bright(), image, label, eps=0.4, attack=partial(wanders), trials=3)
+    assert radii == pytest.approx([0.4, 0.15, 0.225, 0.135])
+    assert float((found - image).amax()) == pytest.approx(0.12)
+
+
 def test_a_claim_of_success_counts_for_nothing() -> None:
     def boastful(
         model: nn.Module, images: Tensor, labels: Tensor, *, eps: Tensor, norm: str = "Linf", generator: Any = None

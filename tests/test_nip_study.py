@@ -94,6 +94,8 @@ def test_tasks_are_calls_of_the_study_and_none_is_there_twice(digits: Dataset, p
         assert len({task.label for task in stage}) == len(stage)
         for task in stage:
             add(task)
+    # checks, the page and its verdicts ask at half the main budget
+    assert all(s.half in s.sizes(*which) for s in (study, elsewhere) for which in s.cases().values())
     first, shards = study.kinds[0], range(2 if profile == "paper" else 1)
     assert {f"part({kind}, V3 recovery, 0, {i})" for kind in study.kinds for i in shards} <= there.keys()
     assert "checks(V2 majority)" in there

@@ -519,6 +519,25 @@ def test_the_own_attacks_are_judged_on_the_gate(name: str) -> None:
     assert 0 < float(branches.double().mean()) < 1
 
 
+def test_where_flagged_images_are_refused_what_slips_through_is_found() -> None:
+    """An image comes back unflagged and wrong if it ever was so on the way; the gate would like other points more."""
+    gate, images = build(("ANN", "ANN"), gated=True), pixels(40)
+    labels = gate.classifier(images).argmax(1)
+    attack = partial(gate.adaptive_attacks(0.02)["unnoticed"], eps=0.02, stop_early=False, steps=8)
+
+    def slips(x: Tensor) -> Tensor:
+        return (gate.classifier(x).argmax(1) != labels) & (gate.distance(x) <= gate.threshold)
+
+    judge = gate.refusing()
+    assert torch.equal(judge(images)[gate.distance(images) > gate.threshold].unique(), torch.zeros(1))
+    with watched(judge) as seen:
+        found = attack(judge, images, labels, generator=seeded())
+    ever = torch.stack([slips(x) for x in seen]).any(0)
+    assert torch.equal(slips(found), ever)
+    of_the_gate = attack(gate, images, labels, generator=seeded())
+    assert 0 < int(slips(of_the_gate).sum()) < int(ever.sum())
+
+
 def test_the_own_attacks_know_the_threshold_and_take_steps() -> None:
     gate = build(gated=True)
     suite = gate.adaptive_attacks(0.1)

@@ -14,7 +14,7 @@ from contract import seeded, tiny
 from torch import Tensor, nn
 
 from advdef import store
-from advdef.attacks import pgd
+from advdef.attacks import pgd, single_pixel, uniform_noise
 from advdef.defenses import Defense, Preprocessed, Undefended
 from advdef.draws import image_keys, normal
 from advdef.evaluation import Attempt, Outcome, UnsoundAttack, adaptive, correct, evaluate
@@ -242,8 +242,8 @@ class Switch(Defense):
 def test_the_interval_covers_the_draws() -> None:
     images, labels = chances(0.5, times=200)
     outcomes = [run(Switch(), [shifting(0.0)], images, labels, generator=seeded(seed)) for seed in range(20)]
-    held = [outcome.interval.low <= 0.6 <= outcome.interval.high for outcome in outcomes]
-    assert sum(held) >= 17
+    for found in ([outcome.interval for outcome in outcomes], [outcome.clean_interval for outcome in outcomes]):
+        assert sum(interval.low <= 0.6 <= interval.high for interval in found) >= 17
     assert len({outcome.interval.value for outcome in outcomes}) > 1
 
 
@@ -285,6 +285,16 @@ def test_an_attack_never_helps_the_defender_and_may_hurt_what_was_mostly_wrong()
     assert float(helped.shares.mean()) == pytest.approx(0.3, abs=0.05)
     hurt = run(Chance(), [shifting(-0.3, name="down"), shifting(0.4, name="up")], images, labels)
     assert float(hurt.shares.mean()) < 0.02  # the few that no draw got right at first are not attacked
+
+
+def test_an_attempt_breaks_what_was_right_before_it() -> None:
+    """An image that most passes get wrong is tried still, as the rest may fall, and nobody has broken it."""
+    images, labels = chances(0.3, 0.9, 0.95)
+    attempts = [shifting(0.0, -0.8, 0.0, name="first"), shifting(-0.1, -0.7, -0.9, name="second")]
+    found = run(Chance(), attempts, images, labels, draws=100, eps=1.0)
+    assert [finding.tried.tolist() for finding in found.findings] == [[True, True, True]] * 2
+    assert [finding.broken.tolist() for finding in found.findings] == [[False, True, False], [False, False, True]]
+    assert found.unique_breaks() == {"first": 1, "second": 1}
 
 
 def test_of_attempts_that_look_alike_the_last_is_reported() -> None:
@@ -362,10 +372,25 @@ def test_the_size_of_batches_changes_nothing(
 ) -> None:
     images, labels = batch[0][:7], batch[1][:7]
     defence = NoiseVote(network, 0.1)
-    attempts = adaptive(defence, {"PGD": partial(pgd, steps=2, restarts=2)}, eps=0.1)
+    noise = {"noise": partial(uniform_noise, draws=20)}
+    attempts = adaptive(defence, {"PGD": partial(pgd, steps=2, restarts=2)}, eps=0.1, extra=noise)
     whole = run(defence, attempts, images, labels, eps=0.1, draws=3)
     parts = run(defence, attempts, images, labels, eps=0.1, draws=3, batch_size=batch_size)
     assert torch.equal(whole.shares, parts.shares)
+    assert torch.equal(whole.adversarial, parts.adversarial)
+
+
+@pytest.mark.parametrize("attack", [partial(uniform_noise, eps=0.2, draws=20), partial(single_pixel, eps=1)])
+def test_an_image_meets_the_same_trials_alone_as_in_a_batch(
+    network: nn.Sequential, batch: tuple[Tensor, Tensor], attack: Any
+) -> None:
+    """Each pass of a random defence is another draw, so how many trials are in one must not depend on the batch."""
+    images, labels = batch[0][:3], batch[1][:3]
+    together, alone = (
+        attack(NoiseVote(network, 0.5, draws=1), images[:n], labels[:n], generator=seeded()) for n in (3, 1)
+    )
+    assert torch.equal(together[:1], alone)
+    assert not torch.equal(together, images)
 
 
 def test_noise_is_judged_and_attacked(network: nn.Sequential, batch: tuple[Tensor, Tensor]) -> None:

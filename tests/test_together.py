@@ -13,7 +13,7 @@ from advdef.book.terminal import verdict_lines
 from advdef.book.together import over_runs
 from advdef.claims import Condition, all_claims, decide, pooled
 from advdef.evaluation.results import Results
-from advdef.statistics import Interval, over_seeds_and_images
+from advdef.statistics import Interval, over_seeds, over_seeds_and_images
 
 LEADS = {0: 0.10, 3: 0.12, 6: 0.11}
 CLAIM = next(claim for claim in all_claims() if claim.id == "QSN-3")
@@ -79,6 +79,14 @@ def test_numbers_of_different_things_are_not_pooled() -> None:
     with pytest.raises(ValueError, match="lead: these numbers are not of one condition"):
         pooled([one, other])
     assert pooled([one]) is one
+
+
+def test_what_speaks_of_networks_alone_is_pooled_over_networks_alone() -> None:
+    """The interval of each run is over its own networks, whose spread is that between the runs."""
+    values = (0.1, 0.12, 0.11)
+    found = pooled([Condition.above("x", Interval(v, v - 0.05, v + 0.05), seeds=5) for v in values])
+    assert found.interval.low == pytest.approx(over_seeds(values).low, abs=1e-6)
+    assert found.interval.high == pytest.approx(over_seeds(values).high, abs=1e-6)
 
 
 def test_pooled_intervals_cover_as_often_as_they_say() -> None:

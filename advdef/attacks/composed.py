@@ -167,7 +167,7 @@ def minimal(
     if trials < 1:
         raise ValueError(f"trials must be at least 1, not {trials}")
     images, labels, budget = validate(images, labels, eps, norm=norm, unbounded=True)
-    best = images.clone()
+    best, closest = images.clone(), torch.full_like(labels, torch.inf, dtype=images.dtype)
     # no two images are farther apart than this
     largest = budget.flatten().expand(len(images)).clamp(max=1.0 if norm == "Linf" else images[0].numel() ** 0.5)
 
@@ -178,8 +178,10 @@ def minimal(
             logits = ask(model, found)
         # the search ends at the boundary itself: ask for more than rounding, which another batch size or device changes
         wins = margin(logits, labels[rows]) > 100 * torch.finfo(logits.dtype).eps * logits.abs().amax(1)
-        best[rows[wins]] = found[wins]
-        return wins, size(found - images[rows], norm)
+        distance = size(found - images[rows], norm)
+        closer = wins & (distance < closest[rows])  # an attack in a larger ball may have ended closer to the image
+        best[rows[closer]], closest[rows[closer]] = found[closer], distance[closer]
+        return wins, distance
 
     with borrowed(model):
         with torch.no_grad():

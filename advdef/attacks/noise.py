@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from advdef.attacks.losses import margin
-from advdef.contract import ask, borrowed, check_logits, validate
+from advdef.contract import ask, borrowed, check_logits, counts_passes, validate
 from advdef.draws import fresh_seed, image_keys
 from advdef.norms import BallNorm, ball, spread
 
@@ -47,6 +47,8 @@ def uniform_noise(
         raise ValueError(f"draws must be at least 1, not {draws}")
     best, around = images.clone(), ball(images, budget, norm)
     seed, drawn = fresh_seed(generator), 0
+    # a pass is another draw: were several points tried in one, the size of the batch would change what is found
+    at_once = 1 if counts_passes(model) else _FORWARD
     with borrowed(model), torch.no_grad():
         logits = ask(model, images)
         check_logits(logits, labels)
@@ -57,7 +59,7 @@ def uniform_noise(
                 rows = rows[best_margin[rows] <= 0]
                 if len(rows) == 0:
                     break
-            copies = range(drawn, min(draws, drawn + max(1, _FORWARD // len(rows))))
+            copies = range(drawn, min(draws, drawn + max(1, at_once // len(rows))))
             drawn = copies.stop
             several = rows.repeat(len(copies))
             near = around.of(several)

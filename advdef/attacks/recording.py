@@ -22,7 +22,8 @@ class Trace:
     Attributes:
         loss: (S, N): the loss at the points that were asked about. NaN where an image was asked about less often.
         margin: (S, N): the margin there, positive where the model is wrong.
-        size: (S, N): how far the points are from the image, in the norm of the attack.
+        size: (S, N): how far the points are from the image, in the norm of the attack; in
+            Linf where it names none, as those that count pixels.
         adversarial: (N, C, H, W): what the attack returned.
     """
 

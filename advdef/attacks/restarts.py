@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from advdef.attacks.losses import LOSSES, Goal, LossName
-from advdef.contract import ask, borrowed, check_logits, own, validate
+from advdef.contract import ask, borrowed, check_logits, counts_passes, own, validate
 from advdef.draws import fresh_seed, image_keys
 from advdef.norms import Ball, BallNorm, ball, spread
 
@@ -93,7 +93,7 @@ def best_of_restarts(
         check_logits(logits, labels)
         goal.check(logits)
         best_score = goal.score(logits)
-        together = together and not any(callable(getattr(module, "reseed", None)) for module in model.modules())
+        together = together and not counts_passes(model)
         done = 0
         while done < restarts:
             rows = torch.arange(len(images), device=images.device)

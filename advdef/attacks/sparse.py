@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from advdef.attacks.losses import Goal, margin, wrong_classes
-from advdef.contract import ask, borrowed, check_logits, cleaned, validate
+from advdef.contract import ask, borrowed, check_logits, cleaned, counts_passes, validate
 from advdef.draws import fresh_seed, image_keys, uniform
 from advdef.norms import size, spread
 
@@ -150,9 +150,10 @@ def single_pixel(
         check_logits(logits, labels)
         best_margin = margin(logits, labels)
         allowed = torch.nonzero((budget.flatten() >= 1).expand(len(images)))[:, 0]
+        at_once = 1 if counts_passes(model) else _FORWARD // 2  # as in advdef.attacks.noise
         for rows in allowed.split(_FORWARD // 2) if len(allowed) else ():
             first = torch.arange(len(rows), device=rows.device)
-            for part in order[rows].split(max(1, _FORWARD // 2 // len(rows)), 1):
+            for part in order[rows].split(max(1, at_once // len(rows)), 1):
                 chosen = (part[..., None] == places)[:, :, None, None]
                 points = torch.where(chosen, ends, images[rows].flatten(2)[:, None, None])
                 points = points.view(-1, *images.shape[1:])  # of image, pixel, end, channel and place

@@ -89,7 +89,7 @@ _ELSEWHERE = {
     "E5": "decided by the claims of the paper (advdef.claims)",
 }
 # they compare counts or points that, for a defence that draws random numbers, differ by its draws alone
-_NOT_AFTER_RANDOMNESS = ("A2", "B7", "C2", "C3", "C7", "C10", "C12", "C13", "D3")
+_NOT_AFTER_RANDOMNESS = ("A2", "B7", "C2", "C3", "C7", "C9", "C10", "C11", "C12", "C13", "D3")
 _ONLY_AFTER = {"D1": ("B2",), "D2": ("B2",), "D3": ("B4", "B5", "B6"), "D4": ("B2", "B4", "B5", "B6")}
 _OR_APPROXIMATE = ("D3", "D4")  # they run as well where a defence has stand-ins, though its own gradient is not zero
 

@@ -102,7 +102,7 @@ def loss_plateau(
 def _grown(loss: Tensor) -> float:
     """By how much the best loss so far, of the losses (S,) on one image, grows in the last ten, as a share of all."""
     best, span = loss.cummax(0).values, loss.amax() - loss.amin()
-    return float((best[-1] - best[-min(10, len(best))]) / span.clamp_min(torch.finfo(span.dtype).tiny))
+    return float((best[-1] - best[-min(11, len(best))]) / span.clamp_min(torch.finfo(span.dtype).tiny))
 
 
 def monotone_in_eps(

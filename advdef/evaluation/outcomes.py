@@ -110,6 +110,7 @@ class Outcome:
         shares: (N,): for a random defence, the share of fresh passes that are right under the worst that was found.
         clean_shares: (N,): the same without an attack.
         passes: (draws,): for a random defence, its accuracy in each of the fresh passes.
+        clean_passes: (draws,): the same without an attack.
         exhaustive: Whether every attempt was tried on every image that is correct without one.
         margin: (N,): the largest margin of the deployed defence, its best wrong logit minus the true one, on anything
             that was found: of what is left, the larger, the nearer to breaking.
@@ -127,6 +128,7 @@ class Outcome:
     shares: Tensor | None = None
     clean_shares: Tensor | None = None
     passes: Tensor | None = None
+    clean_passes: Tensor | None = None
     exhaustive: bool = False
     margin: Tensor | None = None
     search: SearchEnd | None = None
@@ -142,7 +144,7 @@ class Outcome:
     def clean_interval(self) -> Interval:
         """Accuracy without an attack, with an interval of the same kind."""
         if self.clean_shares is not None:
-            return mean_share(self.clean_shares)
+            return mean_share(self.clean_shares, self.clean_passes)
         return wilson(int(self.clean.sum()), len(self.clean))
 
     @staticmethod
@@ -160,11 +162,10 @@ class Outcome:
         whole: dict[str, Any] = {
             n: torch.cat([getattr(o, n) for o in parts]) for n in images if getattr(first, n) is not None
         }
-        if first.passes is not None:
-            sizes = torch.tensor([len(o.clean) for o in parts], dtype=first.passes.dtype, device=first.passes.device)
-            whole["passes"] = (torch.stack([o.passes for o in parts if o.passes is not None], 1) * sizes).sum(
-                1
-            ) / sizes.sum()
+        for name in ("passes", "clean_passes"):
+            if (like := getattr(first, name)) is not None:
+                sizes = torch.tensor([len(o.clean) for o in parts], dtype=like.dtype, device=like.device)
+                whole[name] = (torch.stack([getattr(o, name) for o in parts], 1) * sizes).sum(1) / sizes.sum()
         found = tuple(_side_by_side(name, parts) for name in settings)
         return replace(first, findings=found, search=_last([o.search for o in parts]), **whole)
 

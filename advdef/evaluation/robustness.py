@@ -151,6 +151,8 @@ def evaluate(
             tried = (clean if exhaustive else fewest) > 0
             tried = tried if among is None else tried & among.to(tried.device)
             rows, found, right, finding = judge.run(attempt, tried)
+            # of a random defence some that are tried have been lost before, by most of its passes and not by all
+            finding = replace(finding, broken=finding.broken & ((clean if exhaustive else fewest) > 0.5))
             _keep(rows, found, right, worst, fewest, ties=random)
             margin = torch.maximum(margin, finding.margin) if finding.margin is not None else margin
             findings.append(finding)
@@ -158,10 +160,11 @@ def evaluate(
             empty, clean=clean > 0.5, robust=fewest > 0.5, adversarial=worst, findings=tuple(findings), margin=margin
         )
         if random:
-            clean, (fewest, _) = judge.shares(images, "report"), judge.answers(worst, "report")
-            robust = (fewest.mean(1) > 0.5) & (clean > 0.5)
-            fresh: dict[str, Any] = {"shares": fewest.mean(1), "clean_shares": clean, "passes": fewest.mean(0)}
-            outcome = replace(outcome, clean=clean > 0.5, robust=robust, **fresh)
+            (before, _), (after, _) = judge.answers(images, "report"), judge.answers(worst, "report")
+            clean, left = before.mean(1), after.mean(1)
+            fresh: dict[str, Any] = {"shares": left, "clean_shares": clean}
+            fresh |= {"passes": after.mean(0), "clean_passes": before.mean(0)}
+            outcome = replace(outcome, clean=clean > 0.5, robust=(left > 0.5) & (clean > 0.5), **fresh)
     if not quiet:
         warn_of_gradients(defence, planned, findings)
     return outcome

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from advdef.contract import validate
-from advdef.defenses.base import Defense
+from advdef.defenses.base import Defense, is_random
 from advdef.evaluation.attacked import AttackedImages, read_attacked
 from advdef.evaluation.holes.climbs import Points, places
+from advdef.evaluation.judge import Judge
 from advdef.evaluation.outcomes import Outcome
 from advdef.evaluation.robustness import evaluate
 from advdef.evaluation.threats import Attempt
@@ -41,10 +42,8 @@ def replay_breaks(
 
     Draws nothing and asks nothing: whether it still fools the model is for the judge to say.
     """
-    images, _, budget = validate(images, labels, eps, norm=norm)
-    points = found.of(images).clamp(0, 1)
-    allowed = size(points.double() - images.double(), norm) <= budget.flatten().double() * (1 + _SLACK) + _SLACK
-    return torch.where(spread(allowed), points, images)
+    images, _, _ = validate(images, labels, eps, norm=norm)
+    return _within(found.of(images), images, eps, norm)
 
 
 def found_later(
@@ -61,8 +60,8 @@ def found_later(
 
     Nothing is taken from a file but images: each must lie within the budget, and what it counts for is asked of the
     defence here and now, of a random one by ``draws`` fresh passes. So it does not matter who made the file, for which
-    weights, or whether somebody changed it. What all attacks before it broke is not replayed: so what this attempt
-    broke is what they had left.
+    weights, or whether somebody changed it: of several points for one image that counts which the defence gets wrong
+    most. What all attacks before it broke is not replayed: so what this attempt broke is what they had left.
 
     Args:
         defence: What is judged.
@@ -76,26 +75,28 @@ def found_later(
     Returns the outcomes as they are where no break is about these images.
     """
     done: dict[float, Outcome] = {}
-    seed = generator.initial_seed()
+    seed, draws = generator.initial_seed(), draws if is_random(defence) else 0
     for eps, outcome in sorted(outcomes.items()):
         usable = [
             b for b in sorted(breaks, key=lambda b: b.eps) if b.eps <= eps * (1 + _SLACK) and b.norm == outcome.norm
         ]
-        at = torch.cat([places(b.originals, images.cpu()) for b in usable]) if usable else torch.zeros(0).long()
-        left = (at >= 0) & outcome.robust.cpu()[at]
-        if not bool(left.any()):
+        points, at, how = _points_of(usable, images, outcome.robust)
+        if len(at) == 0:
             done[eps] = outcome
             continue
-        points = Points(torch.cat([b.originals for b in usable])[left], torch.cat([b.attacked for b in usable])[left])
+        judge = Judge(
+            defence, images, labels, eps=eps, norm=outcome.norm, seed=seed, draws=draws, batch_size=250, folder=None
+        )
+        best_first = _by_strength(judge, _within(points.points, points.images, eps, outcome.norm), at)
+        points = Points(points.images[best_first], points.points[best_first])
         attempt = Attempt(FOUND_LATER, partial(replay_breaks, found=points, norm=outcome.norm), defence)
         judged = evaluate(
-            defence, [attempt], images, labels, eps=eps, norm=outcome.norm, draws=draws, exhaustive=True,
+            defence, [attempt], images, labels, eps=eps, norm=outcome.norm, draws=max(1, draws), exhaustive=True,
             generator=torch.Generator().manual_seed(seed), known=[*done.values(), outcome],
         )  # fmt: skip
         (finding,) = judged.findings
-        how = [text for b in usable for text in found_by(b)]
-        by = {place: how[i] for i, place in reversed([*enumerate(at.tolist())])}  # of several points the first
-        of = Counter(by[place] for place in torch.nonzero(finding.broken)[:, 0].tolist())
+        by = {int(at[i]): how[i] for i in best_first.flip(0).tolist()}  # of several points the first
+        of = Counter(by[place] for place in torch.nonzero(finding.broken)[:, 0].tolist() if place in by)
         finding = replace(finding, settings="; ".join(f"{n} by {text}" for text, n in of.most_common()))
         done[eps] = replace(
             judged, exhaustive=outcome.exhaustive, search=outcome.search, findings=(*outcome.findings, finding)
@@ -113,7 +114,8 @@ def add_breaks(folder: Path, found: AttackedImages) -> Path | None:
     """Add broken images to those in a folder, and return their file; None where there is none to add.
 
     ``facts`` name the "dataset", the "profile", the "seed" and the "defence"; a file is about one of each and one
-    budget. An image that is in it already is not added again. Raises AttackedImagesError for a damaged file.
+    budget. A new break takes the place of an earlier one of the same image, which may be of other weights. Raises
+    AttackedImagesError for a damaged file.
     """
     f = found.facts
     said = re.sub(r"[^\w.+]+", "-", str(f["defence"])).strip("-")
@@ -121,8 +123,7 @@ def add_breaks(folder: Path, found: AttackedImages) -> Path | None:
     path, parts = folder / name, [found]
     if path.is_file():
         known = read_attacked(path)
-        fresh = ~torch.isin(found.indices, known.indices)
-        parts = [known, _of(found, fresh)]
+        parts = [_of(known, ~torch.isin(known.indices, found.indices)), found]
     attacked, originals, labels, indices = (
         torch.cat([getattr(part, name) for part in parts]) for name in ("attacked", "originals", "labels", "indices")
     )
@@ -138,6 +139,32 @@ def read_breaks(folder: Path, *, dataset: str, seed: int, defence: str) -> list[
     wanted = {"dataset": dataset, "seed": seed, "defence": defence}
     files = map(read_attacked, sorted(folder.glob(f"{dataset}-*-seed{seed}-*.safetensors")))
     return [found for found in files if all(found.facts.get(name) == value for name, value in wanted.items())]
+
+
+def _points_of(breaks: Sequence[AttackedImages], images: Tensor, robust: Tensor) -> tuple[Points, Tensor, list[str]]:
+    """The breaks of images (N, C, H, W) that are robust (N,), their places among these (M,), and what found each."""
+    if not breaks:
+        return Points(images[:0], images[:0]), torch.zeros(0, dtype=torch.long), []
+    originals, attacked = (torch.cat([getattr(b, name) for b in breaks]) for name in ("originals", "attacked"))
+    at = places(originals, images.cpu())
+    left = (at >= 0) & robust.cpu()[at]
+    how = [text for b in breaks for text in found_by(b)]
+    told = [text for text, keep in zip(how, left.tolist(), strict=True) if keep]
+    return Points(originals[left].to(images), attacked[left].to(images)), at[left].to(images.device), told
+
+
+def _within(points: Tensor, images: Tensor, eps: float, norm: Norm) -> Tensor:
+    """The points (N, C, H, W) that lie within eps of their images; the image itself in the place of others."""
+    points = points.clamp(0, 1)
+    allowed = size(points.double() - images.double(), norm) <= eps * (1 + _SLACK) + _SLACK
+    return torch.where(spread(allowed), points, images)
+
+
+def _by_strength(judge: Judge, points: Tensor, at: Tensor) -> Tensor:
+    """The order (M,) of points for the images at some places: first what fewest passes get right, by most."""
+    hits, near = judge.answers(points, "choose", at)
+    order = near.argsort(descending=True, stable=True)
+    return order[hits.mean(1)[order].argsort(stable=True)]
 
 
 def _of(found: AttackedImages, rows: Tensor) -> AttackedImages:

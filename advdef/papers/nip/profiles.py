@@ -30,7 +30,7 @@ NIP_PROFILES: dict[str, dict[str, Any]] = {
         epochs=dict(cifar10=10, gtsrb=20, fashion_mnist=10), at_epochs=6, seeds=2,
         images=500, minimal=(20, 40), eleven=100, least=20, boundary=1_000, levels=500, kept=2,
         per_class=100, tried=20, steps=20, adaptive_images=100, adaptive_steps=20,
-        queries=500, rounds=2, curve=2, tested=50, defences="all", checks="fast", timed=(256, 20),
+        queries=500, rounds=2, curve=3, tested=50, defences="all", checks="fast", timed=(256, 20),
         long=(20, 200), cw=(4, 100),
     ),
     "paper": dict(

@@ -163,6 +163,14 @@ class GatedPurification(Purification):
         bare, cleaned = ask(self.classifier, images), ask(self.classifier, purified)
         return torch.where((_apart(bare, cleaned) > self.threshold)[:, None], cleaned, bare)
 
+    def refusing(self) -> nn.Module:
+        """What counts where flagged images are refused: the bare logits, and no lead of any class on a flagged image.
+
+        An attack that is to slip through is judged by this. Judged by the gate it would return what fools the purified
+        branch, by however much, though that is flagged.
+        """
+        return _Refusing(self)
+
     def adaptive_attacks(self, eps: float) -> Suite:
         """Fooling both branches at once, with two gradients of the purifier; fooling the bare one unnoticed; and those
         for spikes, where there are any.
@@ -176,6 +184,18 @@ class GatedPurification(Purification):
                 unnoticed, network=self.classifier, distance=self.distance, threshold=self.threshold, stop_early=True
             ),
         }
+
+
+class _Refusing(nn.Module):
+    """The bare classifier, and logits of 0 where the detector speaks."""
+
+    def __init__(self, gate: GatedPurification) -> None:
+        super().__init__()
+        self.gate = gate
+
+    def forward(self, images: Tensor) -> Tensor:
+        flagged = self.gate.distance(images) > self.gate.threshold
+        return torch.where(flagged[:, None], 0.0, ask(self.gate.classifier, images))
 
 
 def _apart(logits: Tensor, others: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from advdef.data import Dataset
 from advdef.evaluation import Attempt, Outcome, Threat, craft, direct, evaluate, evaluate_curve, three_curves
 from advdef.evaluation.outcomes import joined_curves
 from advdef.grid import Task, once, shards
-from advdef.papers.snn.defence import SpikingClassifier
+from advdef.papers.snn.defence import GatedPurification, SpikingClassifier
 from advdef.papers.snn.measure import hits
 from advdef.papers.snn.networks import STACKED, SpikingNetworks
 from advdef.papers.snn.surrogates import REDUCED
@@ -243,10 +243,12 @@ class SpikingPurification(SpikingNetworks):
     def unnoticed(self) -> Tensor:
         """Few images (N, C, H, W) that fool the bare classifier and that the detector should not find."""
         gate = self.defence("gate")
+        assert isinstance(gate, GatedPurification)
         quiet = partial(
             gate.adaptive_attacks(self.eps)["unnoticed"], steps=2 * self.settings["steps"], stop_early=False
         )
-        return craft(gate, {"unnoticed": quiet}, eps=self.eps, generator=self._draws(11), **self._on())["unnoticed"]
+        draws = self._draws(11)
+        return craft(gate.refusing(), {"unnoticed": quiet}, eps=self.eps, generator=draws, **self._on())["unnoticed"]
 
     @once
     def checks(self, name: str) -> list[checks.Check]:
