@@ -38,6 +38,11 @@ with suppress(pretend.Missing):  # then tests that need the device say so
 EXECUTING = (
     "tests/test_notebooks.py", "tests/test_pretended_pages.py", "tests/test_rehearsal.py", "tests/test_guide.py",
 )  # fmt: skip
+LONG = (
+    *EXECUTING, "tests/test_browser.py", "tests/test_faults.py", "tests/test_devices.py", "tests/test_grid.py",
+    "tests/test_run", "tests/test_attack_contract.py", "tests/test_report.py", "tests/test_own_commands.py",
+)  # fmt: skip
+"""What takes long, by the beginnings of names of files."""
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # What a browser would otherwise look up by itself.
 FLAGS = [
@@ -58,7 +63,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     A file is one worker's, with its fixtures, but each executed notebook may be another one's.
     """
-    items.sort(key=lambda item: not item.nodeid.startswith(EXECUTING))
+    items.sort(key=lambda item: next((i for i, name in enumerate(LONG) if item.nodeid.startswith(name)), len(LONG)))
     for item in items:
         if item.get_closest_marker("thorough") and not config.getoption("all"):
             item.add_marker(pytest.mark.skip(reason=WITHOUT_ALL))

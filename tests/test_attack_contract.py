@@ -102,8 +102,7 @@ def assert_within(images: Tensor, found: Tensor, row: Row, eps: float | Tensor) 
 
 @each_attack()
 def test_the_ball_and_the_box_are_kept_and_nothing_gets_worse(row: Row) -> None:
-    scales = (1.0,) if row.slow else (0.0, 0.001, 0.03, 0.1, 0.3, 1.0)
-    for seed, scale in enumerate(scales):
+    for seed, scale in enumerate((0.0, 0.001, 0.03, 0.1, 0.3, 1.0)):
         model, images, eps = tiny(seed, row.shape), edgy(row.shape, seed), scale * MUCH[row.norm]
         labels = model(images).argmax(1)
         labels[0] = (labels[0] + 1) % 4  # wrong already
@@ -203,6 +202,8 @@ def test_a_seed_reproduces_and_nothing_else_is_drawn_from(row: Row, model: nn.Se
         found.append(row(model, *batch, eps=row.eps, generator=seeded(seed)))
         assert torch.equal(torch.get_rng_state(), before[0])
         assert (str(np.random.get_state()), random.getstate()) == before[1:]
+        if row.draws and not torch.equal(found[0], found[-1]):
+            break
     assert torch.equal(found[0], found[1])
     differs = any(not torch.equal(found[0], other) for other in found[2:])  # some end in the same corner
     assert row.draws in (differs, None)
@@ -235,19 +236,26 @@ def default_device() -> Iterator[None]:
 
 @each_attack()
 def test_an_attack_does_the_same_in_every_mode_and_layout(row: Row, model: nn.Sequential, batch: Pair) -> None:
+    """All modes and layouts at once; those attacks that most others are made of say which one it is that fails."""
     images, labels = batch
     expected = row(model, images, labels, eps=row.eps, generator=seeded())
-    for around in (torch.no_grad, torch.inference_mode, default_dtype):
+    permuted = images.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
+    layouts = (images.to(memory_format=torch.channels_last), permuted, images.repeat_interleave(2, 0)[::2])
+    alone = row.attack in (ATTACKS["pgd"].attack, ATTACKS["deepfool"].attack, ATTACKS["square"].attack)
+    for around in (torch.no_grad, torch.inference_mode, default_dtype) if alone else ():
         with around():
             # tensors made in inference mode take part in no graph, unless they are copied
             found = row(model, images.clone(), labels.clone(), eps=row.eps, generator=seeded())
         assert found.dtype == torch.float32
         assert torch.equal(found, expected)
-    permuted = images.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
-    strided = images.repeat_interleave(2, 0)[::2]
-    for same in (images.to(memory_format=torch.channels_last), permuted, strided):
+    for same in layouts if alone else ():
         assert torch.equal(same, images)
         assert torch.equal(row(model, same, labels, eps=row.eps, generator=seeded()), expected)
+    with torch.inference_mode(), default_dtype():
+        same = permuted.repeat_interleave(2, 0)[::2]
+        found = row(model, same, labels.clone(), eps=row.eps, generator=seeded())
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
     generator = seeded()
     with default_device() if not row.library else nullcontext():  # which libraries rely on
         assert torch.equal(row(model, images, labels, eps=row.eps, generator=generator), expected)

@@ -34,6 +34,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = toc_files(yaml.safe_load((ROOT / "_toc.yml").read_text()))
 # The pages of the reference come from one template: axe looks at this one, and with --all at every one of them.
 OF_THE_REFERENCE = "book/api/qusecnets"
+# One style sheet makes all pages dark: axe looks at one of each kind, and with --all at every one.
+DARK = ("book/intro", "book/verdicts", "book/cards", "book/glance", OF_THE_REFERENCE)
+DARK += ("notebooks/01_qusecnets", "notebooks/30_five_defences", "notebooks/40_your_classifier")
 WIDTH = 375
 WIDE: ViewportSize = {"width": 1280, "height": 900}
 PHONE: ViewportSize = {"width": WIDTH, "height": 800}
@@ -211,7 +214,8 @@ def seen(request: pytest.FixtureRequest, window: BrowserContext, address: str, s
     findings = {}
     alike = request.param.startswith("book/api/") and request.param != OF_THE_REFERENCE
     looked_at = not alike or request.config.getoption("all")
-    for theme, rules in (("light", {}), ("dark", OF_COLOURS)) if looked_at else ():
+    themes = {"light": {}} | ({"dark": OF_COLOURS} if request.param in DARK or request.config.getoption("all") else {})
+    for theme, rules in themes.items() if looked_at else ():
         page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
         findings[theme] = [
             f"{found['impact']}: {found['id']} ({len(found['nodes'])} places, the first {found['nodes'][0]['target']})"

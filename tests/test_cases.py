@@ -69,7 +69,7 @@ def holes(*args: str) -> Result:
 
 
 def test_the_command_finds_a_planted_hole_and_the_page_takes_it_in(repository: Path) -> None:
-    ran = holes("good", "rounded", "--minutes", "0.2", "--images", "12")
+    ran = holes("good", "rounded", "--minutes", "0.08", "--images", "12")
     assert ran.exit_code == 0, ran.output
     folder = repository / "book" / "results" / "good" / "holes"
     done = {search.eps: search for search in read_searches(folder)}
@@ -106,7 +106,7 @@ def test_the_command_finds_a_planted_hole_and_the_page_takes_it_in(repository: P
 
 
 def test_the_same_command_goes_on_and_loses_nothing(repository: Path) -> None:
-    asked = ("good", "--minutes", "0.05", "--images", "6", "--eps", "0.2")
+    asked = ("good", "--minutes", "0.02", "--images", "6", "--eps", "0.2")
     assert holes(*asked).exit_code == 0
     (file,) = (repository / "book" / "results" / "good" / "holes").glob("*.json")
     first = json.loads(file.read_text())

@@ -120,8 +120,10 @@ def test_reproduce_reports_a_failing_cell_and_goes_on(repository: Repository) ->
     assert "Traceback" not in result.stdout
 
 
-@pytest.mark.site
-def test_reproduce_one_paper_renders_it_beside_committed_ones(repository: Repository) -> None:
+def test_reproduce_one_paper_renders_it_beside_committed_ones(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("advdef.book.site._JUPYTER_BOOK", checkout.STAND_IN)  # what is rendered is asked in test_site
     # The edited .py runs; its .ipynb is only compared.
     committed = nbformat.read(repository.notebooks["bad"], as_version=4)
     committed.cells[2].outputs = [nbformat.v4.new_output("stream", text="committed words")]
@@ -133,10 +135,11 @@ def test_reproduce_one_paper_renders_it_beside_committed_ones(repository: Reposi
     assert result.exit_code == 0, result.stderr
     assert "note: 02_good.py runs; 02_good.ipynb differs from it in cell 5" in result.stdout
     assert "seed 4" in result.stdout
-    pages = repository.build("smoke") / "site/notebooks"
-    assert f"site: {(pages.parent / 'index.html').as_uri()}" in result.stdout
-    assert "edited" in (pages / "02_good.html").read_text()
-    assert "committed words" in (pages / "01_bad.html").read_text()
+    built = repository.build("smoke")
+    assert f"site: {(built / 'site/index.html').as_uri()}" in result.stdout
+    assert (built / "site/index.html").read_text() == "whole"
+    assert "edited" in (built / "source/notebooks/02_good.ipynb").read_text()
+    assert "committed words" in (built / "source/notebooks/01_bad.ipynb").read_text()
 
 
 @pytest.mark.site

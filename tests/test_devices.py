@@ -70,17 +70,19 @@ def test_a_device_is_found_by_its_name(device: torch.device) -> None:
 
 def test_each_attack_finds_what_it_finds_on_the_cpu(device: torch.device) -> None:
     """In float64, where rounding decides nothing; a device without it is told what is found in float32."""
+    dtype = torch.float64 if has_float64(device) else torch.float32
     for name, row in ATTACKS.items():
         if row.library:
             pytest.importorskip(row.library)
-        dtype = torch.float64 if has_float64(device) else torch.float32
+            if dtype == torch.float32 and name not in ("deepfool", "fab"):
+                continue  # a library's attacks are called alike, and each has been called with float64
         model, (images, labels) = net(row.shape).to(dtype), random_batch(shape=row.shape)
         here = row(model, images.to(dtype), labels, eps=row.eps, generator=seeded())
         model.to(device)
         there = row(model, images.to(device, dtype), labels.to(device), eps=row.eps, generator=seeded())
         assert (there.device.type, there.dtype, there.shape) == (device.type, dtype, images.shape), name
         assert float((there.cpu() - here).abs().max()) < 1e-6, name
-        if not row.slow and (REAL or dtype == torch.float32):
+        if REAL or dtype == torch.float32:
             there = assert_leaves_no_trace(
                 row, net(row.shape).to(device), images.to(device), labels.to(device), eps=row.eps
             )

@@ -98,24 +98,18 @@ def test_processes_give_what_one_process_gives(own_store: Path, alone: dict[str,
     assert any("s left" in line for line in lines)
     assert len(twice(own_store)) <= 2  # what was at work when one was killed
     # without the failing task the last stage is done as well, and all the rest is in the store
-    assert not run([cell()], lambda: processes(1)).failed
+    opened = list[dict[int, multiprocessing.process.BaseProcess]]()
+
+    def one() -> Executor:
+        opened.append((pool := processes(1))._processes)  # type: ignore[attr-defined]
+        return pool
+
+    assert not run([cell()], one).failed
+    assert [process.exitcode for pool in opened for process in pool.values()] == [0]  # they end by themselves
     assert from_the_store(own_store) == alone
     (walk,) = planned([cell()])
     assert Counter(item.state for item in walk.items.values()) == {"stored": TASKS}
     assert 0 < walk.longest() < sum(item.seconds for item in walk.items.values())
-
-
-def test_processes_that_are_done_end_by_themselves(own_store: Path) -> None:
-    """One that is killed leaves its locks behind, of which Python warns at the end."""
-    opened = list[dict[int, multiprocessing.process.BaseProcess]]()
-
-    def two() -> Executor:
-        opened.append((pool := processes(2))._processes)  # type: ignore[attr-defined]
-        return pool
-
-    assert run([cell()], two).ended
-    ended = [process.exitcode for pool in opened for process in pool.values()]
-    assert ended == [0, 0]
 
 
 def test_shares_without_a_scheduler_wait_for_one_another(own_store: Path, alone: dict[str, list[bool]]) -> None:
@@ -237,6 +231,7 @@ def test_killed_clients_and_workers_lose_only_what_was_at_work(own_store: Path, 
     assert from_the_store(own_store) == alone
 
 
+@pytest.mark.thorough
 def test_results_travel_where_workers_have_folders_of_their_own(
     own_store: Path, alone: dict[str, list[bool]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

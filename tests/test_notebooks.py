@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import pretend
 import pytest
 from regression import compare, read_baseline, recorded_rows, recorded_values, report
 from variants import kernel_settings
@@ -32,13 +34,31 @@ PAPERS = Repository(ROOT).notebooks
 pytestmark = pytest.mark.slow
 
 Run = tuple[str, nbformat.NotebookNode, Path]
+CHOICE = "P = notebook.choose(PROFILES, profile)"
+SMALLER = {
+    "attack_agreement": """PROFILES["smoke"] |= dict(
+    train=300, epochs={1: 1, 3: 1}, steps=2, rounds=1, optimise=10, spending=4
+)""",
+    "broken_on_purpose": """from dataclasses import replace
+PROFILES["smoke"] |= dict(train=300, epochs=1, steps=2, draws=2)
+EFFORT["smoke"] = replace(EFFORT["smoke"], images=4, few_images=2, steps=2, queries=5, draws=4, targets=1)""",
+}
 
 
-def executed(paper: str, folder: Path, parameters: dict[str, Any], settings: Mapping[str, str] = os.environ) -> Run:
-    """A paper, its executed notebook and its results; weights are trained anew, so that training is tested too."""
+def executed(
+    paper: str, folder: Path, parameters: dict[str, Any], settings: Mapping[str, str] = os.environ, changes: str = "",
+    environment: Mapping[str, str] | None = None,
+) -> Run:  # fmt: skip
+    """A paper, its executed notebook and its results; weights are trained anew, so that training is tested too.
+
+    ``changes`` is code that changes the sizes of the profiles, before one is chosen.
+    """
     path = PAPERS[paper]
+    notebook = read_pair(path)
+    for cell in notebook.cells if changes else ():
+        cell.source = cell.source.replace(CHOICE, f"{changes}\n{CHOICE}")
     execution = execute(
-        read_pair(path),
+        notebook,
         folder / path.name,
         paper=paper,
         parameters=parameters,
@@ -46,7 +66,8 @@ def executed(paper: str, folder: Path, parameters: dict[str, Any], settings: Map
             "ADVDEF_RESULTS": str(folder / "results"),
             "ADVDEF_CACHE": str(folder / "cache"),
         }
-        | kernel_settings(settings),
+        | kernel_settings(settings)
+        | dict(environment or {}),
         folder=path.parent,
     )
     assert execution.failure is None, f"cell {execution.failure.cell}: {execution.failure.error}"
@@ -140,10 +161,18 @@ def test_the_attacked_images_of_a_run_hold_and_say_what_its_record_says(run: Run
 
 @pytest.mark.parametrize("paper", ["attack_agreement", "broken_on_purpose"])
 def test_another_budget_and_few_images_run_too(paper: str, tmp_path: Path) -> None:
-    _, _, results = executed(paper, tmp_path, {"eps": 0.05, "images": 8})
+    """The one of the defences on a device that refuses what CUDA or MPS refuses (tests/pretend.py), where it can be."""
+    asked, environment = dict[str, Any](eps=0.05, images=8), dict[str, str]()
+    if paper == "broken_on_purpose":
+        with suppress(pretend.Missing):
+            pretend.install()
+            asked["device"], environment = pretend.NAME, pretend.environment("like both")
+    _, notebook, results = executed(paper, tmp_path, asked, changes=SMALLER[paper], environment=environment)
+    assert any(SMALLER[paper] in cell.source for cell in notebook.cells)
     (file,) = results.glob("*.json")
     record = read_record(file)
     assert record["parameters"] == {"eps": 0.05, "images": 8}
+    assert record["provenance"]["device"] == asked.get("device", "cpu")
     attacked = [row for row in record["results"] if row.get("norm") == "Linf" and row["part"] in ("worst", "agreement")]
     assert {row["n"] for row in attacked if "n" in row} == {8}  # what few images were left for has no accuracy
     assert 0.05 in {row["eps"] for row in attacked}

@@ -1,8 +1,8 @@
 """The pages on a device that is not there (tests/pretend.py): what would fail on a GPU or on a Mac fails here.
 
-In every run of the tests page 20 is made smaller. With ``--all``, or by ``nox -s pretend``, it gives the numbers of its
-baseline, for the device computes what the CPU does; and all pages run on a device that trains in bfloat16 as a GPU
-does, and has no float64, as that of a Mac.
+With ``--all``, or by ``nox -s pretend``, page 20 gives the numbers of its baseline, for the device computes what the
+CPU does; and all pages run on a device that trains in bfloat16 as a GPU does, and has no float64, as that of a Mac. In
+every run of the tests a smaller page 20 is tried there (tests/test_notebooks.py).
 """
 
 from __future__ import annotations
@@ -24,14 +24,9 @@ pytestmark = pytest.mark.slow
 
 ASKING = ("qusecnets", "neuron_sensitivity", "nip")
 """Pages whose cells ask for float64 where the images are, which a Mac refuses."""
-CHOICE = "P = notebook.choose(PROFILES, profile)"
-SMALLER = f"""from dataclasses import replace
-PROFILES["smoke"] |= dict(train=300, epochs=1, images=4, steps=2, draws=2)
-EFFORT["smoke"] = replace(EFFORT["smoke"], images=4, few_images=2, steps=2, queries=5, draws=4, targets=1)
-{CHOICE}"""
 
 
-def executed(paper: str, folder: Path, kind: str, *, smaller: bool = False) -> tuple[NotebookNode, Path]:
+def executed(paper: str, folder: Path, kind: str) -> tuple[NotebookNode, Path]:
     """A page that was executed on a device of a kind, and its records."""
     try:
         pretend.install()
@@ -39,8 +34,6 @@ def executed(paper: str, folder: Path, kind: str, *, smaller: bool = False) -> t
         pytest.skip(str(missing))
     path = PAPERS[paper]
     notebook = read_pair(path)
-    for cell in notebook.cells if smaller else ():
-        cell.source = cell.source.replace(CHOICE, SMALLER)
     places = {"ADVDEF_RESULTS": str(folder / "results"), "ADVDEF_CACHE": str(folder / "cache"), "ADVDEF_RESUME": ""}
     execution = execute(
         notebook,
@@ -57,11 +50,6 @@ def executed(paper: str, folder: Path, kind: str, *, smaller: bool = False) -> t
         called = [line for line in lines if "File " in line or "-->" in line]  # which the error alone does not tell
         pytest.fail("\n".join([*called, f"cell {execution.failure.cell}: {execution.failure.error}"]))
     return notebook, folder / "results" / paper
-
-
-def test_a_smaller_page_runs_on_the_device(tmp_path: Path) -> None:
-    notebook, _ = executed("broken_on_purpose", tmp_path, "like both", smaller=True)
-    assert any("images=4" in cell.source for cell in notebook.cells)
 
 
 @pytest.mark.thorough

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.realdata, pytest.mark.slow]
 @pytest.mark.parametrize(
     ("name", "levels", "eps", "expected"),
     [
-        ("mnist", 2, 0.3, 0.85),
+        pytest.param("mnist", 2, 0.3, 0.85, marks=pytest.mark.thorough),
         pytest.param("fashion_mnist", 4, 0.1, 0.65, marks=pytest.mark.thorough),
         pytest.param("cifar10", 4, 8 / 255, 0.25, marks=pytest.mark.thorough),
     ],

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import checkout
@@ -147,29 +144,6 @@ def test_a_kernel_that_dies_is_a_failure_with_its_last_words(tmp_path: Path) -> 
     assert result.failure is not None
     assert "out of memory, says the library" in result.failure.error
     assert result.notebook.name == "01_dies.failed.ipynb"
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POSIX")
-def test_a_killed_run_leaves_nothing_under_a_final_name(tmp_path: Path) -> None:
-    repository = checkout.make(tmp_path, {"01_sleeps": SLEEPS})
-    code = "from advdef.book.repository import find; from advdef.book.run import reproduce; reproduce(find(), 'sleeps')"
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, start_new_session=True)
-    place = repository.run("smoke", "sleeps")
-    pid_file = place.attempt / "results/kernel-pid"
-    try:
-        deadline = time.monotonic() + 30
-        while not (pid_file.is_file() and pid_file.read_text()) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert pid_file.is_file()
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert not place.finished.exists()
-    assert files(place.attempt) <= {"01_sleeps.partial.ipynb", "01_sleeps.log", "results"}
-    deadline = time.monotonic() + 10  # the kernel notices that its parent is gone
-    while checkout.alive(int(pid_file.read_text())) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not checkout.alive(int(pid_file.read_text()))
 
 
 def test_side_by_side_each_sees_the_other_at_work_and_has_one_thread(

@@ -236,13 +236,6 @@ def test_a_cell_that_ends_the_run_is_a_failure_that_names_it(tmp_path: Path, end
     assert done.notebook.name == "01_ends.failed.ipynb"
 
 
-def test_a_kernel_that_dies_in_the_middle_names_the_cell(tmp_path: Path) -> None:
-    text = f"{checkout.PARAMETERS}\n# %%\nimport os\n\n# %%\nos._exit(3)\n\n# %%\nprint('never')\n"
-    done = reproduce(checkout.make(tmp_path, {"01_dies": text}), "dies", parameters={"seed": 1})
-    assert done.failure is not None
-    assert done.failure.cell == 3
-
-
 # The kernel
 
 
