@@ -207,7 +207,7 @@ def begun(
 
 # The table
 
-SEARCH: Mapping[str, Any] = {"steps": 6, "binary_search_steps": 4, "step_size": 0.15}
+SEARCH: Mapping[str, Any] = {"steps": 10, "binary_search_steps": 5, "step_size": 0.1}
 _foolbox = partial(Row, library="foolbox", unbounded=True)
 _by_decisions = partial(_foolbox, follows=False, by_itself=False)
 _pyautoattack = partial(Row, library="pyautoattack", each_eps=False)
@@ -257,7 +257,7 @@ ATTACKS: Mapping[str, Row] = {
     "pointwise": _by_decisions(attack=pointwise, norm="L0"),
     "square": _pyautoattack(attack=partial(square, queries=20), follows=False),
     "square in L2": _pyautoattack(
-        attack=partial(square, norm="L2", queries=10), norm="L2", follows=False, shape=(2, 5, 5)
+        attack=partial(square, norm="L2", queries=20), norm="L2", follows=False, shape=(2, 5, 5)
     ),
     "fab": _pyautoattack(attack=partial(fab, steps=5), draws=None, unbounded=True),
     "autoattack": _pyautoattack(attack=shortened, by_itself=False),

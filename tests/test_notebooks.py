@@ -37,7 +37,7 @@ Run = tuple[str, nbformat.NotebookNode, Path]
 CHOICE = "P = notebook.choose(PROFILES, profile)"
 SMALLER = {
     "attack_agreement": """PROFILES["smoke"] |= dict(
-    train=300, epochs={1: 1, 3: 1}, steps=2, rounds=1, optimise=10, spending=4
+    epochs={1: 4, 3: 4}, steps=2, rounds=1, optimise=10, spending=4
 )""",
     "broken_on_purpose": """from dataclasses import replace
 PROFILES["smoke"] |= dict(train=300, epochs=1, steps=2, draws=2)
