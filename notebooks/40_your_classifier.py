@@ -51,7 +51,7 @@
 #
 # **2. Your pictures**, in one folder for each class: `signs/train/stop/017.png`, `signs/test/stop/003.png`. Without `train/` and `test/` a
 # fifth of each class is held out to test with. Classes are numbered by name, as torchvision's `ImageFolder` does it. Arrays in a file
-# (`npz:FILE`), or a loader (`Split.from_loader`), will do as well ([the formats](../book/rerun.md)).
+# (`npz:FILE`), or a loader (`Split.from_loader`), will do as well ([the formats](../book/own_data.md)).
 #
 # **3. One command**, in the folder of `my_module.py`:
 #

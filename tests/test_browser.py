@@ -45,7 +45,7 @@ QUESTIONS = {
     "how to cite": "book/about",
     "citation": "book/about",
     "GPU": "book/rerun",
-    "own data": "notebooks/40_your_classifier",
+    "own data": "book/own_data",
     "MNIST accuracy": "notebooks/0",  # that of a paper
     "CIFAR-10": "notebooks/0",
     "obfuscated gradients": "book/glossary",

@@ -153,7 +153,7 @@ def test_the_ci_script_can_be_executed() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["README.md", "book/attacks.md", "book/rerun.md"])
+@pytest.mark.parametrize("page", ["README.md", "book/attacks.md", "book/own_data.md"])
 def test_the_code_shown_to_readers_runs(
     page: str, batch: tuple[Tensor, Tensor], capsys: pytest.CaptureFixture[str], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
