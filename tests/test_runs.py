@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -15,12 +16,15 @@ from pathlib import Path
 
 import checkout
 import nbformat
+import numpy as np
 import pytest
+from numba.core import caching
 
 from advdef.book.notebookfile import read_executed, run_id
 from advdef.book.publish import publish
 from advdef.book.repository import InputError, Repository
 from advdef.book.run import Execution, reproduce, reproduce_all
+from advdef.papers.snn import cpu
 from advdef.store.files import HeldError
 
 # Writes its record, as GOOD does, and then waits where it is told to.
@@ -301,26 +305,25 @@ def test_settings_of_the_user_do_not_reach_the_kernel(tmp_path: Path, monkeypatc
 
 
 def test_a_home_that_cannot_be_written_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    repository = checkout.make(tmp_path / "root", {"01_shows": SHOWS})
+    plots = f"{checkout.PARAMETERS}\n# %%\nimport matplotlib.pyplot as plt\n\nplt.plot([0, 1])\nplt.show()\n"
+    repository = checkout.make(tmp_path / "root", {"01_plots": plots})
     home = tmp_path / "file"
     home.touch()  # even for the superuser, nothing can be written below a file
     for name in ("MPLCONFIGDIR", "IPYTHONDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(home / "home"))
-    assert "image/png" in shown(repository)[1]
+    done = reproduce(repository, "plots")
+    assert done.failure is None, done.failure
+    assert "image/png" in checkout.outputs(done.notebook)
 
 
-def test_compiled_functions_need_no_folder() -> None:
-    code = """
-import numpy as np
-from numba.core import caching
-
-caching.CacheImpl._locator_classes = []  # as where neither the package nor the home can be written
-from advdef.papers.snn import cpu as _cpu
-
-out = np.empty((2, 3), np.float32)
-_cpu.spikes(np.ones((2, 3), np.float32), out, np.float32([0.5]), np.float32(1))
-assert out.sum() == 6
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def test_compiled_functions_need_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where neither the package nor the home can be written: a copy of the module, with nowhere to keep anything."""
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
+    spec = importlib.util.spec_from_file_location("compiled_anew", cpu.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+    out = np.empty((2, 3), np.float32)
+    module.spikes(np.ones((2, 3), np.float32), out, np.float32([0.5]), np.float32(1))
+    assert out.sum() == 6
