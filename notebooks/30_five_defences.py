@@ -17,7 +17,7 @@
 # %% [markdown]
 # # Five defences, one protocol
 #
-# Each paper measured its defence on networks, data and budgets of its own, so their numbers cannot be laid side by side. Here they can: the five
+# Each paper measured its defence on networks, data and budgets of its own, so their numbers cannot be laid side by side. Here they can, for one data set, one small network and one seed: the five
 # defences stand before the **same attackers**, on the same images, with the same budgets. Beside them stand the classifier without any
 # defence, and the plainest defence there is, training on attacked images.
 #
@@ -75,7 +75,7 @@ plotting.use_style()
 # ## How much is computed
 #
 # The same code runs in four sizes; the numbers on this page come from the profile named in the table's caption. In the table, *train* are the training images of
-# classifiers, restorer and purifier (None: all; in the smaller profiles they are not equally many, as the restorer and the purifier are dear to train), *epochs* those of each, *derivatives* the stand-ins for that of a spike, *images* the test images under attack,
+# classifiers, restorer and purifier (None: all; in the smaller profiles they are not equally many, as the restorer and the purifier are expensive to train), *epochs* those of each, *derivatives* the stand-ins for that of a spike, *images* the test images under attack,
 # *few* those on which every attack is tried on every image. Wide tables scroll sideways.
 
 # %%
@@ -221,8 +221,8 @@ plotting.threat_panels(worst)
 plt.show()
 
 # %% [markdown]
-# A line may fall off a cliff between two budgets. For a quantiser the cliff has an address, its threshold: on images with a dark background and two levels, no
-# background pixel can flip before eps reaches the distance to the threshold, and all of them can after. The thresholds, learned (TQ) and given (CQ), stand in a table above. This is why a curve is shown, and not one
+# A curve may drop suddenly between two budgets. For a quantiser this happens where eps reaches the distance from common pixel values to a threshold: on images with a dark background and two levels, no
+# background pixel can flip before, and all of them can after. The thresholds, learned (TQ) and given (CQ), stand in a table above. This is why a curve is shown, and not one
 # budget that somebody chose.
 #
 # ## Which attack broke what
