@@ -248,7 +248,8 @@ class TestTheSearch:
             assert statuses(*found) == ["pass", "fire"]
 
     def test_a_loss_that_still_grows_fires(self, honest: Defense, batch: Batch) -> None:
-        run = partial(checks.loss_plateau, honest, *batch, eps=0.1, generator=draws())
+        few = (part[:30] for part in batch)
+        run = partial(checks.loss_plateau, honest, *few, eps=0.1, generator=draws())
         found = run(attack=partial(pgd, steps=60)), run(attack=partial(pgd, steps=60, step_size=1e-3))
         assert statuses(*found) == ["pass", "fire"]
         early = [run(attack=partial(pgd, steps=60, stop_early=True, **way)) for way in ({}, {"step_size": 1e-3})]

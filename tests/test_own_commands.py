@@ -11,16 +11,14 @@ import safetensors.torch
 import torch
 from cases import each
 from PIL import Image
-from test_report import SMALL_CHECKS
 from torch import nn
 from typer.testing import CliRunner, Result
 
-from advdef import checks
 from advdef.cli import app
 from advdef.data import Dataset
 from advdef.evaluation.attacked import AttackedImages
 
-QUICK = ("--eps", "0.1", "--images", "6", "--steps", "1", "--queries", "0")
+QUICK = ("--eps", "0.1", "--images", "6", "--steps", "1", "--queries", "0", "--rounds", "0")
 MODULE = """
 import torch
 from networks import small_network
@@ -67,9 +65,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, _trained_network: nn.Sequent
 
 
 @pytest.fixture
-def here(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
-    if "processes" not in request.node.name:  # which compute whole rows of checks
-        monkeypatch.setattr(checks, "row", SMALL_CHECKS)
+def here(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ADVDEF_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(place)
     return tmp_path

@@ -15,6 +15,7 @@ import yaml
 from torch import Tensor, nn
 
 import advdef
+from advdef import checks
 from advdef.book.notebookfile import parameter_defaults, read_pair
 from advdef.book.repository import Repository
 from advdef.book.run import out_of_step
@@ -159,6 +160,7 @@ def test_the_code_shown_to_readers_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)  # where one of them saves a report
+    monkeypatch.setattr(checks, "QUICK", checks.BRIEF)
     pytest.importorskip("pyautoattack")
     pytest.importorskip("foolbox")
     with torch.random.fork_rng():

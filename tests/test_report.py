@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
-from unittest.mock import patch
 
 import matplotlib.pyplot as plt
 import pytest
@@ -16,7 +15,7 @@ import torch
 from cases import each
 from torch import Tensor, nn
 
-from advdef import checks, compare, read_report, robustness, wrap
+from advdef import compare, read_report, robustness, wrap
 from advdef.data import Dataset, Split
 from advdef.defenses import BitDepth, Defense, Undefended
 from advdef.evaluation import correct
@@ -27,18 +26,7 @@ from advdef.report.defences import TRAINED, DefenceName, defended
 from advdef.report.report import Report, ReportError, plot_reports
 
 EPS = 0.1
-SMALL_CHECKS = partial(
-    checks.row,
-    effort=replace(checks.BRIEF, queries=20, more_queries=20, few_images=2, inner=20),
-)
 quick = partial(robustness, eps=EPS, images=10, steps=2, queries=0, rounds=1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _small_checks() -> Iterator[None]:
-    """What the checks find is asked in test_checks; here a row of them is needed."""
-    with patch.object(checks, "row", SMALL_CHECKS):
-        yield
 
 
 @pytest.fixture(scope="module")

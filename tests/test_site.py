@@ -110,21 +110,24 @@ def test_the_source_tree(repository: Repository, tmp_path: Path) -> None:
     assert yaml.safe_load((tmp_path / "out/_config.yml").read_text())["execute"] == {"execute_notebooks": "off"}
 
 
-@pytest.mark.parametrize("old", [True, False])
-def test_a_page_whose_run_is_older_than_its_rules_says_so(repository: Repository, tmp_path: Path, old: bool) -> None:
+@pytest.mark.parametrize(("rules", "hits", "old"), [(True, "1f", True), (False, None, True), (False, "1f", False)])
+def test_a_page_whose_run_is_older_than_its_rules_or_kept_no_hits_says_so(
+    repository: Repository, tmp_path: Path, rules: bool, hits: str | None, old: bool
+) -> None:
     toc = "format: jb-book\nroot: book/intro\nparts:\n  - chapters:\n    - file: notebooks/01_good\n"
     (tmp_path / "_toc.yml").write_text(toc)
     facts: dict[str, Any] = {"date": "2026-01-01<script>\n```\n", "commit": None, "device_name": "x", "seed": 0}
     facts |= {"python": "3", "versions": {}}
     verdict: dict[str, Any] = {"claim": "good-G1", "sentence": "s", "source": "paper", "evidence": "e"}
     verdict["verdict"] = "undecided"
-    verdict |= {"attacker": "", "images": None, "seeds": None, "conditions": [], "old_rules": old}
+    verdict |= {"attacker": "", "images": None, "seeds": None, "conditions": [], "old_rules": rules}
     record: dict[str, Any] = {
         "paper": "good",
         "dataset": "digits",
         "profile": "smoke",
         "verdicts": [verdict],
         "networks": [],
+        "results": [{"hits": hits}],
     }
     record |= {"provenance": facts | {"wall_seconds": 1}}
     assemble(repository, tmp_path / "out", notebooks={}, records=[record])

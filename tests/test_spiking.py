@@ -1077,7 +1077,7 @@ def test_a_mix_has_the_mean_of_the_gradients_and_the_same_values(images: Tensor)
     expected = torch.stack([gradient / size for gradient, size in zip(pulled, sizes, strict=True)]).mean(0)
     assert not pulled[1][0].any()  # this image has no gradient through the rectangle
     assert_close(input_gradient(found, images), expected)
-    assert torch.equal(found(images), net(images))
+    assert_close(found(images), net(images))  # but for rounding, as all copies are one batch
     with torch.no_grad():
         assert torch.equal(found(images), net(images))
     assert kinds(net) == ["rectangle"] * 3 + ["arctan"]

@@ -40,6 +40,7 @@ __all__ = [
     "robustness",
 ]  # fmt: skip
 
+_SHORT = 10  # steps below which an evaluation is a first look
 _CHECKED = {*checks.FAST, "D3"} - {"B1", "E2"}  # training mode is refused; that it is one network, the limits say
 _TOLD = (NaNGradientWarning, NoGradientWarning, StoreWarning)
 _PART = "judged"
@@ -63,7 +64,7 @@ def robustness(
         defence: A name of :mod:`advdef.report.defences`, or a function that puts one's own in front of the model.
         name: What the report calls the defence. Default: its name.
         images: How many test images are attacked, drawn at random but always the same.
-        steps: Steps of each strong attack, before they grow by need.
+        steps: Steps of each strong attack, before they grow by need. Below ten the checks are brief as well.
         restarts: Random starts of each strong attack, likewise.
         queries: Queries of the Square attack, likewise; it needs the extra ``eval``, and 0 leaves it out.
         rounds: How often the adaptive attacker may go on with twice the effort, as long as that breaks images
@@ -199,8 +200,9 @@ def image_parts(images: int) -> list[slice]:
 def check_attack(
     case: Deployed, test: Split, found: Mapping[Threat, Outcome], effort: JudgingEffort, *, resume: Path | None
 ) -> list[Check]:
-    """The row of checks of the direct attacker."""
-    x, y, eps, few = test.float_images(), test.labels, found["direct"].eps, slice(checks.QUICK.images)
+    """The row of checks of the direct attacker; where its attacks are short, so are the checks."""
+    size = checks.BRIEF if effort.steps < _SHORT else checks.QUICK
+    x, y, eps, few = test.float_images(), test.labels, found["direct"].eps, slice(size.images)
     plain = {"FGSM": partial(fgsm), "PGD": suites.cleverhans()["PGD"]}
     single = evaluate(
         case.defence, direct(case.defence, plain), x[few], y[few], eps=eps, generator=effort.numbers(2),
@@ -210,7 +212,8 @@ def check_attack(
     card["randomised"] = "what the defence draws" if is_random(case.defence) else "nothing"
     return checks.row(
         case.defence, x, y, eps=eps, generator=effort.numbers(3), single=single, direct=found["direct"],
-        oblivious=found["oblivious"], adaptive=found["adaptive"], card=card, only=_CHECKED, resume=resume,
+        oblivious=found["oblivious"], adaptive=found["adaptive"], card=card, effort=size,
+        only=_CHECKED, resume=resume,
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ __all__ = ["Stabilization"]
 
 _PROFILES: dict[str, dict[str, Any]] = {
     "smoke": dict(
-        datasets=("digits",), networks=("SmallResNet-8",), train=600, epochs=2, batch=32,
+        datasets=("digits",), networks=("SmallResNet-8",), train=600, epochs=4, batch=32,
         train_steps=1, train_step_size=1.0, ramp=1, probe=100, probe_steps=1, seeds=2,
         ablations=("weight 0",),
         pairs=60, measuring=4, substituted=20, draws=1, occluded=10, images=24,

@@ -38,7 +38,8 @@ class Through(nn.Module):
 class Mixed(nn.Module):
     """A model with its own values, and the mean of the gradients that several surrogates give it.
 
-    It is an expectation over derivatives. Each gets a copy of the batch, and all copies pass the model together. As
+    It is an expectation over derivatives. Each gets a copy of the batch, and all copies pass the model together, so
+    that values with a gradient may round otherwise than those of the model. As
     derivatives differ in size by orders of magnitude, each image's gradient is divided by its mean size before the mean
     is taken. Every entry of ``surrogates`` is as of :class:`Through`; one alone per layer. Raises what that raises, and
     ValueError for no entry.
