@@ -219,7 +219,7 @@ notebook.table(
     f"Accuracy of {len(images)} images at eps {show_eps(EPS)}, with 95 % intervals; of the random defence, the mean over ten fresh draws",
 )
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Apparent (squares) and true (diamonds) robust accuracy of one network behind four planted faults, and alone; bars are 95 % Wilson intervals. The length of the grey line is the error of the naive evaluation.", "name": "fig-apparent"}, "image": {"alt": "Dot chart with one line per defence. For the honest network both marks lie together at the left. For every broken defence the square lies to the right of its diamond, furthest for those without a usable gradient."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Apparent (squares) and true (diamonds) robust accuracy of one network behind four planted faults, and alone; bars are 95 % Wilson intervals. The length of the grey line is the error of the naive evaluation.", "name": "fig-apparent"}, "image": {"alt": "Dot chart with one line per defence. For the honest network both marks lie together at the left. For the broken defences without a usable gradient the square lies far to the right of its diamond; for the random one they lie close together where the attacks that follow one draw suffice."}}
 figure, panel = plt.subplots(figsize=(6.7, 2.8))
 for line, measured in enumerate(outcomes.values()):
     seems, true = measured["direct"].interval, measured["adaptive"].interval
@@ -336,7 +336,7 @@ notebook.table(pd.DataFrame(rows), "Expected and fired")
 #
 # **Random input.** B2 compares passes, and they differ. Now a success may be luck: PGD returns an image that was misclassified
 # once, and the next draw forgives it; one long step can beat many short ones (C1), and accuracy can rise with
-# eps (C5); images made without the noise may do better than those made through it (C9). B8 fires because predictions move even
+# eps (C5). B8 fires because predictions move even
 # between neighbours. Checks that compare two counts would only compare draws, so once
 # B2 has fired they do not run: the dashes in this column. The cure is the mean over the noise: D1 shows how many draws it takes, D2
 # that nothing is left once the noise is frozen.
