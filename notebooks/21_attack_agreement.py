@@ -278,9 +278,9 @@ notebook.table(
 )
 
 # %% [markdown]
-# What to make of it, from trials; where the table above is empty, its run is older than this section. With few passes the likely classes should come first: the order by distance costs a gradient for each class before the attack
+# What to make of it. With few passes the likely classes should come first: the order by distance costs a gradient for each class before the attack
 # begins. Our search for the closest image (`minimal`) needs a run for each radius, so it is no match for DDN or FAB where passes are
-# few, though it begins near the boundary (`search="outwards"`; by bisection of the whole range it found next to nothing with 60 passes). It is there
+# few, though it begins near the boundary (`search="outwards"`; by bisection of the whole range it found, in a trial that is on no record, next to nothing with 60 passes). It is there
 # for attacks that have no other way to a smallest budget. Where an attack may stop early it makes fewer passes than it is allowed.
 
 # %% [markdown]
