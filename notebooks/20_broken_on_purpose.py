@@ -245,9 +245,9 @@ plt.show()
 
 # %% [markdown]
 # What an attack goes through tells a fault from robustness: PGD on the margin, pass by pass. Where the gradient is missing, the lines
-# stay flat; through the surrogate of the quantiser they rise at once, with the same decisions.
+# stay flat; through the surrogate of the quantiser they rise, with the same decisions.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Loss, margin and size of the perturbation at each pass of PGD: medians over the images, and the middle half of them. The grey lines are the boundary and the budget.", "name": "fig-traces"}, "image": {"alt": "Three panels against the pass of the attack. Behind the hard quantiser and the detached network loss and margin stay where they began; on the honest network and through the identity they rise in the first passes."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Loss, margin and size of the perturbation at each pass of PGD: medians over the images, and the middle half of them. The grey lines are the boundary and the budget.", "name": "fig-traces"}, "image": {"alt": "Three panels against the pass of the attack. Behind the hard quantiser and the detached network loss and margin stay where they began; on the honest network and through the identity they rise within the first twenty passes."}}
 SHOWN = {
     "honest": defences["honest"],
     "hard quantiser, as deployed": defences["hard quantiser"],
