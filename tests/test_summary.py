@@ -7,8 +7,10 @@ from typing import Any
 
 import nbformat
 import pytest
+import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from advdef.book.endings import library_comparisons
 from advdef.book.furniture import furnished, gallery
 from advdef.book.records import read_records
 from advdef.book.repository import Repository
@@ -16,6 +18,7 @@ from advdef.book.summary import conclusion, in_short
 from advdef.evaluation import Results
 from advdef.evaluation.results import Row
 from advdef.papers import PAPERS
+from advdef.statistics import paired_difference
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = read_records(Repository(ROOT).committed_results)
@@ -118,6 +121,21 @@ def test_the_page_of_planted_faults_concludes_which_checks_told_them_apart() -> 
     assert "**scaled** seems to keep 95\u00a0% [1, 99] and keeps 2\u00a0% [1, 99]" in said
     assert "Checks that fired: B5.\n" in said
     assert "the checks that fire there, E2," in said
+
+
+def test_libraries_are_compared_on_the_hits_where_a_run_kept_them() -> None:
+    results = Results()
+    about: dict[str, Any] = dict(part="agreement", dataset="mnist", model="cnn", defence="undefended", attack="MIM")
+    about |= dict(threat="direct", norm="Linf", eps=0.1, seed=0, beside="foolbox")
+    ours, theirs = (torch.arange(100) < n for n in (60, 40))
+    results.add_hits(ours, library="advdef", **about)
+    results.add_hits(theirs, library="foolbox", **about)
+    (found,) = library_comparisons(record(paper="attack_agreement", results=results))
+    assert found["other"] == {"library": "foolbox"}
+    assert [found[n] for n in ("value", "low", "high")] == list(vars(paired_difference(ours, theirs)).values())
+    said = conclusion("attack_agreement", [record(paper="attack_agreement", results=results)])
+    assert "MIM (Linf 0.1, foolbox) +20.0 [+11" in said
+    assert "no difference was seen" in in_short("attack_agreement", [record(paper="attack_agreement", results=results)])
 
 
 def test_the_page_of_other_libraries_concludes_where_they_part() -> None:

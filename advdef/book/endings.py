@@ -8,8 +8,9 @@ from typing import Any
 from advdef.book.markup import as_text, budget, data_name
 from advdef.book.records import Record, three_attacker_rows
 from advdef.evaluation.results import WORST_CASE
+from advdef.statistics import paired_difference
 
-__all__ = ["ENDINGS", "share_in_words"]
+__all__ = ["ENDINGS", "library_comparisons", "share_in_words"]
 
 _HONEST = "honest"
 _MANY = 8  # comparisons that differ, one by one
@@ -52,9 +53,21 @@ def _fired(record: Record, defence: str) -> list[str]:
     return [c["id"] for c in record["checks"] if c["defence"] == defence and c["status"] == "fire"]
 
 
+def library_comparisons(record: Record) -> list[dict[str, Any]]:
+    """The paired difference of each attack to that of another library, as recorded or, without that, from the hits."""
+    results, found = record["results"], list(record["comparisons"])
+    for row in results if not found else ():
+        if row.get("hits") and row.get("library") == row.get("beside") is not None:
+            told = {"mine": {"library": "advdef"}, "other": {"library": row["library"]}}
+            told["where"] = {name: row[name] for name in ("dataset", "attack", "norm", "eps", "beside")}
+            ours, theirs = (results.hits(**told["where"], **told[side]) for side in ("mine", "other"))
+            found.append(told | vars(paired_difference(ours, theirs)))
+    return found
+
+
 def _agreement(record: Record) -> str:
     """With which libraries the attacks agree, and where they do not."""
-    found = record["comparisons"]
+    found = library_comparisons(record)
     if not found:
         return ""
     libraries = dict.fromkeys(one["other"]["library"] for one in found)

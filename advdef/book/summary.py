@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from advdef.book.dumbbells import ByThreat, dumbbells
-from advdef.book.endings import ENDINGS, share_in_words
+from advdef.book.endings import ENDINGS, library_comparisons, share_in_words
 from advdef.book.markup import as_text, budget, data_name, raw
 from advdef.book.records import COMPARISON, Record, three_attacker_rows
 from advdef.claims import VerdictWord, badge
@@ -204,7 +204,7 @@ def _broken(record: Record) -> list[str]:
 
 def _agreement(record: Record) -> list[str]:
     """What the page that compares attacks with other libraries' found."""
-    found = record["comparisons"]
+    found = library_comparisons(record)
     weaker, stronger = (sum(c["low"] > 0 for c in found), sum(c["high"] < 0 for c in found))
     if not found:
         return []
