@@ -52,7 +52,7 @@ def _given_back(what: str, results: Results, case: str, attacker: Attacker = "ob
 
 
 def _known(worst: Results) -> Condition:
-    return _given_back("worst case of all that it tries", worst, _KNOWS, "adaptive")
+    return _given_back("worst case of all that was tried", worst, _KNOWS, "adaptive")
 
 
 def _exceeds(shares: Mapping[str, Tensor], others: Iterable[str], case: str = "") -> list[Condition]:
@@ -73,7 +73,7 @@ def _over_fast_at(worst: Results, case: str, bound: float = 0.0) -> Condition:
 def restores_the_five_attacks(replay: Results, worst: Results) -> list[Condition]:
     """TRN gives back at least half of the accuracy that an attack at the main eps took from the bare classifier. Cases
     are an attacker who ignores the defence, with each of FGSM, FFGSM, BIM, MIM and PGD, and one who knows it, with the
-    worst case of all that it tries. Half is itself the bound, without a further margin.
+    worst case of all that was tried. Half is itself the bound, without a further margin.
 
     Raises ValueError where one of these was not tried.
     """
