@@ -1,10 +1,12 @@
 """What differs between devices: their random numbers, when they are done, and how exactly they compute unless told."""
 
 import ctypes
+import platform
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor
 
 __all__ = [
     "accelerators", "asks_now", "autocasting", "exact", "forked", "full_precision", "has_float64", "keep_freed_memory",
-    "reduced_precision", "wait_for",
+    "processor", "reduced_precision", "wait_for",
 ]  # fmt: skip
 
 # since torch 2.9, beside the older settings, which do not reach all of these once one of them has been set
@@ -47,6 +49,14 @@ def keep_freed_memory() -> bool:
     tell = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD; an older C library takes at most 32 MiB for the first
     return tell is not None and bool((tell(-3, 1 << 30) or tell(-3, 1 << 25)) and tell(-1, 1 << 30))
+
+
+def processor() -> str:
+    """The name of the processor, as far as the system tells it: two of one architecture may round differently."""
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text("utf-8").splitlines() if known.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def asks_now(step: int, device: torch.device) -> bool:

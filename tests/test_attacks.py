@@ -199,8 +199,11 @@ def test_going_through_the_classes_is_never_weaker_than_its_first_class(network:
     assert 0 < int(left[1].sum()) < int(left[0].sum())
 
 
-def test_stopping_early_never_goes_on_to_the_next_class(network: nn.Module, batch: Pair) -> None:
+def test_stopping_early_never_goes_on_to_the_next_class(
+    network: nn.Module, batch: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images, labels = batch[0][:20], batch[1][:20]
+    monkeypatch.setattr("advdef.attacks.composed.TOGETHER", 1)
     seen: list[int] = []
 
     def watched(model: nn.Module, images: Tensor, labels: Tensor, **options: Any) -> Tensor:
@@ -571,7 +574,7 @@ def test_starts_together_find_what_they_find_one_after_the_other(
         for early in (False, True)
     ]
     together = [attack(network, images, labels, generator=seeded()) for attack in attacks]
-    monkeypatch.setattr("advdef.attacks.restarts._TOGETHER", 1)
+    monkeypatch.setattr("advdef.attacks.restarts.TOGETHER", 1)
     for attack, found in zip(attacks, together, strict=True):
         alone = attack(network, images, labels, generator=seeded())
         assert torch.allclose(found, alone, atol=1e-6), attack
@@ -579,3 +582,20 @@ def test_starts_together_find_what_they_find_one_after_the_other(
             broken = network(found).argmax(1) != labels
             assert torch.equal(broken, network(alone).argmax(1) != labels)
         assert 0 < int(broken.sum()) < 40
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_classes_together_find_what_they_find_one_after_the_other(
+    early: bool, network: nn.Module, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = digits.test.float_images()[:40], digits.test.labels[:40]
+    inner = partial(apgd, steps=6, restarts=2, loss="dlr")
+
+    def found() -> Tensor:
+        return each_class(network, images, labels, eps=0.06, attack=inner, stop_early=early, generator=seeded())
+
+    together = found()
+    monkeypatch.setattr("advdef.attacks.composed.TOGETHER", 1)
+    alone = found()
+    assert torch.allclose(together, alone, atol=1e-6)
+    assert 0 < int(correct(network, together, labels).sum()) < 40

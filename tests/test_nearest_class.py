@@ -59,7 +59,8 @@ def still(model: nn.Module, images: Tensor, labels: Tensor, **options: Any) -> T
     return images
 
 
-def test_without_a_gradient_the_likely_classes_come_first() -> None:
+def test_without_a_gradient_the_likely_classes_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("advdef.attacks.composed.TOGETHER", 1)
     images, labels = random_batch()
     model, seen = Detached(net()), []
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from advdef.attacks.attack import Attack, describe, norm_of
 from advdef.attacks.losses import margin, wrong_classes
-from advdef.contract import ask, borrowed, check_logits, cleaned, slope, validate
+from advdef.attacks.restarts import TOGETHER
+from advdef.contract import ask, borrowed, check_logits, cleaned, counts_passes, slope, validate
 from advdef.norms import BallNorm, Norm, size
 
 __all__ = ["ClassOrder", "Search", "each_class", "minimal", "warm_started"]
@@ -36,10 +37,12 @@ def each_class(
     stop_early: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Run a targeted attack towards each of the nearest wrong classes in turn; any wrong class counts as success.
+    """Run a targeted attack towards each of the nearest wrong classes; any wrong class counts as success.
 
     The untargeted loss is drawn to the nearest class; raising one class at a time finds what that runs past (APGD-T of
-    https://arxiv.org/abs/2003.01690). Of all runs, each image's result with the largest margin is returned.
+    https://arxiv.org/abs/2003.01690). Of all runs, each image's result with the largest margin is returned. For all
+    classes an image has the same random starts. Classes that fit into a batch of 128 are tried at once, with the
+    results that they have one after the other, unless the model counts its passes to draw random numbers.
 
     Args:
         model: Maps images to logits (N, K).
@@ -77,18 +80,30 @@ def each_class(
                     model, images[attacked], labels[attacked], targets[attacked], norm_of(attack) or "Linf"
                 )
                 targets[attacked] = near
-        for target in targets[:, :classes].unbind(1):
+        source = torch.default_generator if generator is None else generator
+        state, left = source.get_state(), targets[:, :classes]
+        while left.shape[1]:
             rows = torch.arange(len(images), device=images.device)
             if stop_early:
                 rows = rows[best_margin <= 0]
             if len(rows) == 0:
                 break
+            count = 1 if counts_passes(model) else max(1, TOGETHER // len(rows))
+            now, left = left[:, :count], left[:, count:]
+            several = rows.repeat(now.shape[1])
+            source.set_state(state)
             found = attack(
-                model, images[rows], labels[rows], eps=budget.expand(len(images))[rows], targets=target[rows],
-                any_wrong=True, stop_early=stop_early, generator=generator,
+                model, images[several], labels[several], eps=budget.expand(len(images))[several],
+                targets=now[rows].T.flatten(), any_wrong=True, stop_early=stop_early,
+                generator=generator,
             )  # fmt: skip
             with torch.no_grad():
-                reached = margin(ask(model, found), labels[rows])
+                reached = margin(ask(model, found), labels[several]).unflatten(0, (-1, len(rows)))
+            won, chosen = reached > 0, reached.argmax(0)
+            if stop_early:  # the first class that succeeded, as if the later ones had not been tried
+                chosen = torch.where(won.any(0), won.int().argmax(0), chosen)
+            each = torch.arange(len(rows), device=rows.device)
+            found, reached = found.unflatten(0, (-1, len(rows)))[chosen, each], reached[chosen, each]
             better = reached > best_margin[rows]
             best[rows] = torch.where(better[:, None, None, None], found, best[rows])
             best_margin[rows] = torch.where(better, reached, best_margin[rows])

@@ -11,9 +11,10 @@ from advdef.contract import ask, borrowed, check_logits, counts_passes, own, val
 from advdef.draws import fresh_seed, image_keys
 from advdef.norms import Ball, BallNorm, ball, spread
 
-__all__ = ["Ascent", "best_of_restarts", "keep_best"]
+__all__ = ["TOGETHER", "Ascent", "best_of_restarts", "keep_best"]
 
-_TOGETHER = 128  # images in a batch up to which several runs are made at once: few images cost hardly less than these
+TOGETHER = 128
+"""Images in a batch up to which several runs are made at once: few images cost hardly less than these."""
 
 
 class Ascent(Protocol):
@@ -101,7 +102,7 @@ def best_of_restarts(
                 rows = rows[best_score <= 0]
             if len(rows) == 0:
                 break
-            runs = min(restarts - done, max(1, _TOGETHER // len(rows))) if done and together else 1
+            runs = min(restarts - done, max(1, TOGETHER // len(rows))) if done and together else 1
             several = rows.repeat(runs)
             near = around.of(several)
             if done == 0 and start is not None:

@@ -12,6 +12,7 @@ import torch
 
 import advdef
 from advdef.data import DATASETS, Dataset
+from advdef.devices import processor
 from advdef.store import tally
 from advdef.training.loop import precision
 
@@ -30,7 +31,7 @@ def provenance(data: Dataset, *, seed: int) -> dict[str, Any]:
     return {
         "seed": seed,
         "device": device.type,
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "training_precision": str(precision(device)).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),

@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import distributions
@@ -16,6 +16,7 @@ import torch
 
 from advdef.book.markup import raw, rows_of
 from advdef.book.provenance import source_commit
+from advdef.devices import processor
 from advdef.store import write_atomically
 
 __all__ = ["GOALS", "SpeedGoal", "keep_speed", "read_speed", "speed_page"]
@@ -190,7 +191,7 @@ def _run(device: torch.device) -> dict[str, Any]:
     on_gpu = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if on_gpu else device.type,
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "system": f"{sys.platform} {platform.machine()}",
@@ -205,11 +206,3 @@ def _version(package: str) -> str | None:
     """The version of a package, which may lie in the folder of libraries that ours are compared with."""
     path = [*sys.path, os.environ.get("ADVDEF_PEERS", "")]
     return next((found.version for found in distributions(name=package, path=path)), None)
-
-
-def _processor() -> str:
-    """The processor's name, as far as the system tells it."""
-    known = Path("/proc/cpuinfo")
-    lines: Sequence[str] = known.read_text("utf-8").splitlines() if known.exists() else ()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

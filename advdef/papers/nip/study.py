@@ -253,7 +253,7 @@ class InversePerturbation(AttackedNetworks):
         told = dict(goal="any wrong class", norm="Linf", knowledge="all", eps=self.half, randomised="nothing")
         return checks.row(
             defence, images, labels, eps=self.half, generator=self.draws(15), single=single, **left, card=told,
-            seeds=len(self.seeds), resume=self.resume, **checks.asked_for(self.settings["checks"]),
+            seeds=len(self.seeds), resume=self.resume, **checks.asked_for(self.settings["checks"], "D3", "D4"),
         )  # fmt: skip
 
     def stages(self) -> Iterator[Sequence[Task]]:

@@ -87,5 +87,5 @@ NOISES = ("noise", "noise, 10 draws")
 TESTED = ("V1 self", V2)
 """Those that the six tests look at."""
 
-CHECKED = (*TESTED, "V2 majority")
+CHECKED = (*TESTED, "V2 majority", "AT")
 """Those with a row of checks."""

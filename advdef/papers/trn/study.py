@@ -93,7 +93,7 @@ LEAKING = ("image only", "TRN", "stack", "oracle map")
 BLANK: tuple[Literal["noise", "grey"], ...] = ("noise", "grey")
 """Those images."""
 
-CHECKED = ("image only", "TRN")
+CHECKED = ("image only", "TRN", "Fast-AT")
 """The defences with a row of checks."""
 
 _SHARD = 250
@@ -294,7 +294,7 @@ class Restorers(Networks):
         return checks.row(
             self.defence(name, self.seed), images, labels, eps=self.eps, generator=self.draws(9),
             single=self.single(name), **three, card=told, seeds=1,
-            resume=self.resume, **checks.asked_for(self.settings["checks"]),
+            resume=self.resume, **checks.asked_for(self.settings["checks"], "D3", "D4"),
         )  # fmt: skip
 
     def stages(self) -> Iterator[Sequence[Task]]:
