@@ -20,6 +20,7 @@ from advdef.data import Dataset
 from advdef.defenses import Defense, Undefended
 from advdef.defenses.broken import Detached, RandomInput, ScaledLogits
 from advdef.evaluation import Attempt, Outcome, UnsoundAttack, direct, evaluate, oblivious
+from advdef.evaluation.holes.later import FOUND_LATER
 from advdef.evaluation.outcomes import SearchEffort, SearchEnd
 from advdef.papers.nip.baselines import NoiseVote
 from advdef.papers.qusecnets.defence import Quantized
@@ -403,6 +404,8 @@ class TestTheReport:
         for check, held in ((checks.settings_recorded, "guaranteed"), (checks.cost_counted, "pass")):
             assert statuses(check([sound]), check([bare])) == [held, "fire"]
             assert first.name in check([bare]).detail
+        replayed = replace(first, name=FOUND_LATER, forwards=0)  # which asks nothing
+        assert checks.cost_counted([replace(sound, findings=(*sound.findings, replayed))]).status == "pass"
 
 
 class Turned(torch.autograd.Function):

@@ -29,6 +29,7 @@ def write(folder: Path, seed: int, lead: float, *, share: float = 0.5) -> None:
         seed=seed,
     )  # fmt: skip
     ran = {"seed": seed, "date": "d", "commit": None, "device_name": "x", "python": "3", "versions": {}}
+    ran["cached"] = {"entries": 2, "seconds": 5.0}
     told = {
         "schema": 3, "paper": "qusecnets", "dataset": "mnist", "profile": "laptop", "run": f"run{seed}", "networks": [],
         "provenance": ran | {"wall_seconds": 10.0}, "values": {}, "comparisons": [], "checks": [], "costs": [],
@@ -53,6 +54,7 @@ def test_runs_average_over_networks_and_share_their_images(tmp_path: Path) -> No
     assert record["verdicts"][0]["verdict"] == "undecided"
     assert record["provenance"]["seeds"] == [0, 3, 6]
     assert record["provenance"]["wall_seconds"] == 30.0
+    assert record["provenance"]["cached"] == {"entries": 6, "seconds": 15.0}
     assert len(record["results"]) == 3
     assert "mnist-laptop seeds 0, 3, 6" in verdict_lines([record])
     (row,) = over_runs(record)

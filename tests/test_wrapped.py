@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from advdef import wrap
 from advdef.attacks import pgd
 from advdef.data.torchvision_wheel import torchvision
+from advdef.report.bring import load_weights
 from advdef.taps import default_taps
 
 IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -104,3 +107,11 @@ def test_taps_are_those_that_one_names_and_torchvisions_networks_are_taken() -> 
     assert default_taps(wrapped) == ("model.layer4", "model.avgpool")
     with torch.no_grad():
         assert wrapped(IMAGES.repeat(1, 1, 4, 4)).shape == (4, 7)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_wrapped_network_takes_its_weights_or_those_of_the_network_inside(inside: bool, tmp_path: Path) -> None:
+    kept, wrapped = (wrap(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).eval(), mean=0.5) for _ in range(2))
+    safetensors.torch.save_file((kept.model if inside else kept).state_dict(), file := tmp_path / "kept.safetensors")
+    load_weights(wrapped, file)
+    assert torch.equal(wrapped.model[1].weight, kept.model[1].weight)

@@ -38,6 +38,8 @@ def together(records: Sequence[Record]) -> Record:
         "seeds": [facts["seed"] for facts in every],
         "wall_seconds": round(sum(facts["wall_seconds"] for facts in every), 1),
     }
+    if all("cached" in told for told in every):
+        facts["cached"] = {k: sum(told["cached"][k] for told in every) for k in first["provenance"]["cached"]}
     verdicts = [_verdict(verdict, runs) for verdict in first["verdicts"]]
     return dict(first) | {"results": Results(rows.values()), "provenance": facts, "verdicts": verdicts}
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from advdef.checks.result import Check, judged
 from advdef.evaluation import Outcome
+from advdef.evaluation.holes.later import FOUND_LATER
 
 __all__ = ["cost_counted", "settings_recorded", "threat_model_stated", "uncertainty_stated"]
 
@@ -40,10 +41,11 @@ def settings_recorded(outcomes: Sequence[Outcome]) -> Check:
 def cost_counted(outcomes: Sequence[Outcome]) -> Check:
     """E6: every attack that was tried on any image has its time and its forward passes on record.
 
-    Backward passes are not asked for, as some attacks need none. After
-    https://github.com/jeromerony/adversarial-library, ``utils/attack_utils.py``.
+    Backward passes are not asked for, as some attacks need none; nor is anything of breaks that a search for holes
+    found, whose replay asks nothing. After https://github.com/jeromerony/adversarial-library,
+    ``utils/attack_utils.py``.
     """
-    findings = [finding for outcome in outcomes for finding in outcome.findings]
+    findings = [finding for outcome in outcomes for finding in outcome.findings if finding.name != FOUND_LATER]
     # what weaker attacks or a smaller eps left may be nothing, which costs nothing
     uncounted = sorted({f.name for f in findings if bool(f.tried.any()) and (f.forwards == 0 or f.seconds <= 0)})
     total = sum(finding.forwards for finding in findings)

@@ -128,7 +128,8 @@ def made_by(name: str, *arguments: Any) -> Any:
 def load_weights(model: nn.Module, path: Path, *, trust: bool = False) -> None:
     """Put weights from a safetensors file, or with ``trust`` from a pickled one (.pt, .pth, .bin), into a network.
 
-    A pickled file can run any code when it is read. Raises ValueError, in one line, for a file that is none, and for
+    A pickled file can run any code when it is read. Of a wrapped network, the weights may be those of the network
+    inside. Raises ValueError, in one line, for a file that is none, and for
     weights that are not those of the network; OSError.
     """
     if path.suffix == ".safetensors":
@@ -155,6 +156,8 @@ def load_weights(model: nn.Module, path: Path, *, trust: bool = False) -> None:
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise ValueError(f"{path} holds no weights by name (a state_dict)")
     weights = {name.removeprefix("module."): value for name, value in weights.items()}  # of nn.DataParallel
+    if isinstance(model, Wrapped) and not weights.keys() & model.state_dict().keys():
+        model = model.model  # what is kept are mostly the weights of the network alone
     try:
         model.load_state_dict(weights)
     except RuntimeError as failure:
