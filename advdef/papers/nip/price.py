@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from advdef.data import Split
 from advdef.defenses.base import Defense, reseed
+from advdef.devices import exact
 from advdef.evaluation import Cost, correct, cost
 from advdef.store import kept, key
 
@@ -48,7 +49,7 @@ def affordable(
     ``resume`` is a folder that keeps what was found.
     """
     asked, images = [classifier, *defences.values()], [benign.float_images()]
-    before, *after = right_on(asked, images, benign.labels, resume=resume).double().mean((1, 2)).tolist()
+    before, *after = exact(right_on(asked, images, benign.labels, resume=resume)).mean((1, 2)).tolist()
     return tuple(step for step, left in zip(defences, after, strict=True) if left >= before - 0.01 - 1e-9)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from advdef import checks
 from advdef.attacks import fgsm, pgd
 from advdef.defenses import Defense, Undefended
+from advdef.devices import exact
 from advdef.evaluation import Attempt, Cost, Outcome, Threat, direct, evaluate, oblivious, three_curves
 from advdef.evaluation.outcomes import joined_curves
 from advdef.grid import Task, once, seeded_name, shards
@@ -136,7 +137,7 @@ class InversePerturbation(AttackedNetworks):
         x, y = self.known_images()
         versions = [x, *(self.on_known_images(kind, attack) for attack in ("PGD-min", "PGD"))]
         right = price.right_on([self.defence(kind, name, self.seed)], versions, y, resume=self.resume)
-        return right.double().mean().item()
+        return exact(right).mean().item()
 
     def named(self, kind: str) -> dict[str, str]:
         """The best variant and baselines on training images, by what they are."""

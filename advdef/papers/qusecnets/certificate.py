@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advdef.contract import check_logits
+from advdef.devices import exact
 
 __all__ = ["certified"]
 
@@ -42,14 +43,15 @@ def certified(network: nn.Module, low: Tensor, high: Tensor, labels: Tensor) -> 
         for layer in layers[:-1]:
             bounds = bounds.after(layer)
         last = bounds.after(layers[-1])
-        weight = layers[-1].weight.double()
+        weight = exact(layers[-1].weight)
+        true = labels.to(weight.device)
         # each row: true class minus another class, as one linear map, so that shared terms cancel
-        apart = weight[labels][:, None] - weight[None]
-        bias = weight.new_zeros(len(weight)) if layers[-1].bias is None else layers[-1].bias.double()
+        apart = weight[true][:, None] - weight[None]
+        bias = weight.new_zeros(len(weight)) if layers[-1].bias is None else exact(layers[-1].bias)
         margins = (apart @ bounds.centre[..., None])[..., 0] - (apart.abs() @ bounds.radius[..., None])[..., 0]
-        margins = margins + bias[labels][:, None] - bias[None]
-        doubt = last.error + last.error.gather(1, labels[:, None])
-        return (margins > doubt).scatter(1, labels[:, None], True).all(1)
+        margins = margins + bias[true][:, None] - bias[None]
+        doubt = last.error + last.error.gather(1, true[:, None])
+        return (margins > doubt).scatter(1, true[:, None], True).all(1).to(labels.device)
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class _Bounds:
 
     @staticmethod
     def between(low: Tensor, high: Tensor) -> "_Bounds":
-        bottom, top = low.double(), high.double()
+        bottom, top = exact(low), exact(high)
         rounding = torch.finfo(low.dtype).eps  # twice that of one operation
         return _Bounds((bottom + top) / 2, (top - bottom) / 2, torch.zeros_like(bottom), rounding)
 
@@ -84,7 +86,7 @@ class _Bounds:
             )
         else:
             raise TypeError(f"no interval bounds for {type(layer).__name__}")
-        weight, bias = layer.weight.double(), None if layer.bias is None else layer.bias.double()
+        weight, bias = exact(layer.weight), None if layer.bias is None else exact(layer.bias)
         size = weight.abs()
         largest = apply(self.centre.abs() + self.radius + self.error, size, None if bias is None else bias.abs())
         error = apply(self.error, size) + (weight[0].numel() + 2) * self.rounding * largest
