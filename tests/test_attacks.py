@@ -355,7 +355,8 @@ def test_restarts_only_help(network: nn.Module, batch: Pair) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::advdef.contract.NoGradientWarning")
-def test_restarts_attack_what_is_left() -> None:
+def test_restarts_attack_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("advdef.attacks.restarts.TOGETHER", 4)  # so all starts of four images are too many
     seen: list[int] = []
 
     class Watched(nn.Module):
@@ -368,6 +369,10 @@ def test_restarts_attack_what_is_left() -> None:
     images = torch.stack([torch.full((1, 2, 2), v) for v in (0.1, 0.9, 0.2, 0.8)])
     pgd(Watched(), images, torch.zeros(4, dtype=torch.int64), eps=0.01, steps=2, restarts=3, generator=seeded())
     assert seen == [4, *[4] * 3, *[2 * 2] * 3]  # the second and the third start of two images, together
+    seen.clear()
+    monkeypatch.undo()
+    pgd(Watched(), images, torch.zeros(4, dtype=torch.int64), eps=0.01, steps=2, restarts=3, generator=seeded())
+    assert seen == [4, *[4 * 3] * 3]
 
 
 def test_pgd_starts_where_it_is_told() -> None:

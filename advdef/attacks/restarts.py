@@ -71,9 +71,10 @@ def best_of_restarts(
 ) -> Tensor:
     """Check the input, run ``ascend`` from each start, and return each image's best iterate.
 
-    Runs after the first attack only what ``model`` still gets right. ``together`` allows several of them in one batch,
-    with the results that they have one after the other; then the ``rows`` of ``ascend`` are places in that batch. A
-    model that counts its passes to draw random numbers has one run at a time. All other parameters are those of
+    Runs after the first attack only what ``model`` still gets right. ``together`` allows several runs in one batch, all
+    of them for few images and else those after the first, with the results that they have one after the other; then
+    the ``rows`` of ``ascend`` are places in that batch. A model that counts its passes to draw random numbers has one
+    run at a time. All other parameters are those of
     :func:`advdef.attacks.pgd`.
     """
     images, labels, budget = validate(images, labels, eps, norm=norm)
@@ -102,16 +103,14 @@ def best_of_restarts(
                 rows = rows[best_score <= 0]
             if len(rows) == 0:
                 break
-            runs = min(restarts - done, max(1, TOGETHER // len(rows))) if done and together else 1
+            runs = min(restarts - done, TOGETHER // len(rows)) if together else 1
+            runs = max(1, runs if done or runs == restarts else 1)  # most images need one run: all only if they fit
             several = rows.repeat(runs)
             near = around.of(several)
-            if done == 0 and start is not None:
-                point = own(start)[rows]
-            elif random_start or done:
-                seeds = range(done, done + runs)
-                point = near.sample(torch.cat([image_keys(images[rows], seed, number) for number in seeds]))
-            else:
-                point = images[rows]
+            given = images if start is None else own(start)
+            begun = [given[rows]] if done == 0 and (start is not None or not random_start) else []
+            drawn = [image_keys(images[rows], seed, number) for number in range(done + len(begun), done + runs)]
+            point = torch.cat([*begun, *(around.of(rows).sample(keys) for keys in drawn)])
             run = partial(ascend, model, near, goal.of(several), steps=steps, loss=loss, stop_early=stop_early)
             if runs == 1:
                 run(rows, near.project(point), best, best_score)

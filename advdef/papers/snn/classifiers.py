@@ -7,6 +7,7 @@ layer is linear, so the mean over time is taken before it. Both save work and ch
 from collections.abc import Sequence
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advdef.papers.snn.layers import SqueezeExcitation, ThresholdNorm, over_time
@@ -74,7 +75,7 @@ class _Block(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         # A 1x1 convolution of stride 2 looks at these positions alone; why it is not written so, ResNet's block says.
-        seen = maps[:, :, :: self.stride, :: self.stride]
+        seen = maps if self.stride == 1 else F.avg_pool2d(maps, 1, self.stride)
         summed: Tensor = self.second(self.first(maps)) + self.shortcut(seen)
         return summed
 
