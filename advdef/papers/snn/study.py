@@ -232,7 +232,7 @@ class SpikingPurification(SpikingNetworks):
         each = evaluate(defence, through, eps=eps, generator=self._draws(9), exhaustive=True, **self._on())
         found = three_curves(
             defence, budgets=[eps], generator=self._draws(10), steps=self.settings["strong"],
-            rounds=self.settings["rounds"], queries=self.settings["queries"],
+            rounds=self.settings["rounds"], decisive=self.eps, queries=self.settings["queries"],
             more=stopping({"APGD, DLR": self._apgd["APGD, DLR"]}),
             transfer={k: self.network(k, self.seed) for k in _SOURCES if (k, self.seed) != (name, seed)},
             known=[{eps: each}], **self._on(),
