@@ -47,7 +47,7 @@ if "google.colab" in sys.modules:
 
 # %% tags=["parameters"]
 profile = "smoke"  # smoke, laptop, gpu or paper; what is shown below may be another
-dataset = None  # one of advdef's data sets; None: those of the profile
+dataset = None  # folder:PATH, npz:FILE, or one of advdef's data sets; None: those of the profile
 seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
 eps = None  # the main budget in Linf; None: the page's own
@@ -91,7 +91,7 @@ plotting.use_style()
 # ## How much is computed
 #
 # The same code runs in four sizes. The numbers on this page come from the profile named in the table's caption. Attacks
-# run on images drawn at random from the test set, always the same ones.
+# run on images drawn at random from the test set, always the same ones. The network takes square images with an even side of at least 28.
 
 # %%
 PROFILES = Quantization.profiles
@@ -319,7 +319,8 @@ notebook.table(
 # uses the hard layer forward and the slope of something smooth backward: the identity, or the soft layer at a hardness that
 # may grow during the attack. The **level-space attack** needs no slope of the quantiser: within eps, pixel $p$ can reach every level
 # between $Q(x_p - \varepsilon)$ and $Q(x_p + \varepsilon)$ and nothing else, so it searches that box of levels with the
-# gradient of the network alone, tries single changes and pairs, and maps what it finds back to pixels exactly. It is a heuristic: on networks small enough to try every combination, it misses about one breakable image in five thousand (none in the tests). **Square** {cite}`andriushchenko2020square` uses no gradient.
+# gradient of the network alone, tries single changes and pairs, and maps what it finds back to pixels exactly. It is a heuristic. On the fifteen tiny networks of `tests/test_brute_force.py`, where
+# every combination of levels can be tried, it breaks all images that can be broken; what it misses on larger ones is not known. **Square** {cite}`andriushchenko2020square` uses no gradient.
 # Through each of these slopes run PGD and Auto-PGD {cite}`croce2020reliable`, each with two losses.
 # Images crafted on the undefended twin are replayed as well. The adaptive number is the worst case per image over
 # all of this and all that the other two attackers found.

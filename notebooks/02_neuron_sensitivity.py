@@ -49,7 +49,7 @@ if "google.colab" in sys.modules:
 
 # %% tags=["parameters"]
 profile = "smoke"  # smoke, laptop, gpu or paper; what is shown below may be another
-dataset = None  # one of advdef's data sets; None: that of the profile
+dataset = None  # folder:PATH, npz:FILE, or one of advdef's data sets; None: that of the profile
 seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
 eps = None  # the main budget in Linf; None: the page's own
@@ -91,7 +91,8 @@ plotting.use_style()
 # ## How much is computed
 #
 # The same code runs in four sizes. The numbers on this page come from the profile named in the table's caption. Attacks
-# run on images drawn at random from the test set, always the same ones; neurons are chosen on training images.
+# run on images drawn at random from the test set, always the same ones; neurons are chosen on training images. The VGG-16 of
+# `gpu` and `paper` takes images whose sides are multiples of 32.
 
 # %%
 PROFILES = Stabilization.profiles

@@ -48,7 +48,7 @@ if "google.colab" in sys.modules:
 
 # %% tags=["parameters"]
 profile = "smoke"  # smoke, laptop, gpu or paper; what is shown below may be another
-dataset = None  # one of advdef's data sets; None: those of the profile
+dataset = None  # folder:PATH, npz:FILE, or one of advdef's data sets; None: those of the profile
 seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
 eps = None  # the main budget in Linf; None: the page's own
@@ -85,7 +85,8 @@ plotting.use_style()
 # ## How much is computed
 #
 # The same code runs in four sizes. The numbers on this page come from the profile named in the table's caption. Attacked images are drawn
-# at random from the test set, always the same ones; banks of directions are fitted, and step sizes chosen, on training images.
+# at random from the test set, always the same ones; banks of directions are fitted, and step sizes chosen, on training images. Data
+# that no profile names meet LeNet-5, which takes even sides from 28 to 64.
 
 # %%
 choice = dict(dataset=dataset, seed=seed, device=device)

@@ -46,7 +46,7 @@ if "google.colab" in sys.modules:
 
 # %% tags=["parameters"]
 profile = "smoke"  # smoke, laptop, gpu or paper; what is shown below may be another
-dataset = None  # one of advdef's data sets; None: those of the profile
+dataset = None  # folder:PATH, npz:FILE, or one of advdef's data sets; None: those of the profile
 seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
 eps = None  # the main budget in Linf; None: the page's own
@@ -130,6 +130,7 @@ def keep(case, hits, attacks=None, **about):
 # The same code runs in four sizes. The numbers on this page come from the profile named in the table's caption. Test images are drawn at random, always the
 # same ones; restorers are trained and chosen on training images alone. In the table, *datasets* names the classifier of each data set, *others* are the further classifiers of TRN-7, *train* the images that restorers see (None: all), *strong* the steps and starts of APGD, *wide* the images for slow
 # attacks, *clean* the images without an attack for TRN-6, *least* the settings of C&W, *classes* the target classes, *curve* the number of budgets in the ladder, and *timed* the batch and the runs of the cost table. Wide tables scroll sideways.
+# LeNet-5 takes images with even sides from 28 to 64, and the CleverHans CNN of `laptop` square ones.
 
 # %%
 PROFILES = Restorers.profiles

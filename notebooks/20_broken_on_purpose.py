@@ -45,7 +45,7 @@ if "google.colab" in sys.modules:
 
 # %% tags=["parameters"]
 profile = "smoke"  # smoke, laptop, gpu or paper; what is shown below may be another
-dataset = None  # one of advdef's data sets; None: those of the profile
+dataset = None  # folder:PATH, npz:FILE, or one of advdef's data sets; None: those of the profile
 seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
 eps = None  # the main budget in Linf; None: the page's own
@@ -79,7 +79,8 @@ plotting.use_style()
 # %% [markdown]
 # ## How much is computed
 #
-# The same code runs in four sizes. The numbers on this page come from the profile named in the table's caption.
+# The same code runs in four sizes. The numbers on this page come from the profile named in the table's caption. The network takes square images with an even
+# side of at least 28.
 
 # %%
 PROFILES = {

@@ -18,10 +18,7 @@
 # A defence looks strong if the attack is weak, and an attack may be weak because somebody wrote it wrongly. DEEPSEC
 # {cite}`ling2019deepsec` compared many defences with attacks of its own, and its FGSM, BIM and PGD broke fewer images than those of
 # other libraries did ([issue 3](https://github.com/ryderling/DEEPSEC/issues/3),
-# [issue 15](https://github.com/ryderling/DEEPSEC/issues/15)). The remedy is cheap: run somebody else's code on the same network, the
-# same images and with the same settings, and count.
-#
-# This page does that for the attacks that do most of the work in this book.
+# [issue 15](https://github.com/ryderling/DEEPSEC/issues/15)). So this page runs other people's code for the attacks that do most of the work in this book, on the same network and images, with the same settings, and counts.
 #
 # ```{admonition} What is compared, and how
 # :class: note
@@ -30,8 +27,7 @@
 # [torchattacks](https://github.com/Harry24k/adversarial-attacks-pytorch) and
 # [ART](https://github.com/Trusted-AI/adversarial-robustness-toolbox). No library is taken at its word, ours included: an image
 # counts as broken if it lies in the budget and in $[0, 1]$ and the network, asked once more, is wrong. The last two libraries
-# are no part of the book's installation (one pins an old version of a package that others need, the other is large), so rows that
-# need them may be empty (`nox -s reproduce -- attack_agreement` installs both in `.nox/peers`, and finds them there; without nox, set `ADVDEF_PEERS` to that folder). This page tests no claim of a paper and gives no verdict.
+# are not installed with the book, so rows that need them may be empty: `nox -s reproduce -- attack_agreement` installs both in `.nox/peers` and finds them there; without nox, set `ADVDEF_PEERS` to that folder. This page tests no claim of a paper and gives no verdict.
 # ```
 
 # %% tags=["remove-cell", "skip-execution"]
@@ -48,7 +44,7 @@ if "google.colab" in sys.modules:
 
 # %% tags=["parameters"]
 profile = "smoke"  # smoke, laptop, gpu or paper; what is shown below may be another
-dataset = None  # one of advdef's data sets; None: those of the profile
+dataset = None  # folder:PATH, npz:FILE, or one of advdef's data sets; None: those of the profile
 seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
 eps = None  # the main budget in Linf; None: the page's own
@@ -79,8 +75,8 @@ plotting.use_style()
 # %% [markdown]
 # ## How much is computed
 #
-# The same code runs in four sizes. The numbers on this page come from the profile named in the table's caption. The budgets in
-# Linf and L2 leave roughly one to two thirds of the images standing, where a weaker attack would show.
+# The same code runs in four sizes. The numbers on this page come from the profile named in the table's caption. The network takes square images with an even side of at least 28
+# (in `smoke` also smaller ones), and the targeted DLR loss of pyautoattack needs four classes. Budgets in Linf and L2 leave some images standing, where a weaker attack would show.
 
 # %%
 PROFILES = {
@@ -263,12 +259,12 @@ notebook.table(
     "it may stop early), and its local optimality",
 )
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Robust accuracy against the forward and backward passes that an attack may make for an image: lower is stronger. Thick lines with circles are ours.", "name": "fig-passes"}, "image": {"alt": "Two panels, Linf and L2, with a line for each attack that falls from left to right as more passes are allowed. Most gradient attacks meet at the same level; Square and the searches for the closest image need more passes to come there."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Robust accuracy against the forward and backward passes that an attack may make for an image: lower is stronger. Thick lines with circles are ours.", "name": "fig-passes"}, "image": {"alt": "Two panels, Linf and L2, with a line for each attack that falls from left to right as more passes are allowed. Most gradient attacks meet at nearly the same level; Square and most searches for the closest image need more passes to come there, or stay above it."}}
 figures.passes_and_accuracy(next(iter(spent.values())))
 plt.show()
 
 # %% [markdown]
-# Which of ours is best where: those that leave the fewest images at each budget, and the best of the other libraries.
+# The attacks of ours that leave the fewest images at each budget, and the best of the other libraries:
 
 # %% tags=["hide-input"]
 rows = [{"data": k} | row for k, these in spent.items() for row in strongest(these)]
@@ -278,12 +274,10 @@ notebook.table(
 )
 
 # %% [markdown]
-# What to make of it. With few passes the likely classes should come first: the order by distance costs a gradient for each class before the attack
+# With few passes the likely classes should come first: the order by distance costs a gradient for each class before the attack
 # begins. Our search for the closest image (`minimal`) needs a run for each radius, so it is no match for DDN or FAB where passes are
-# few, though it begins near the boundary (`search="outwards"`; by bisection of the whole range it found, in a trial that is on no record, next to nothing with 60 passes). It is there
-# for attacks that have no other way to a smallest budget. Where an attack may stop early it makes fewer passes than it is allowed.
-
-# %% [markdown]
+# few; it is there for attacks that have no other way to a smallest budget.
+#
 # ## Agreement is not truth
 #
 # Two libraries can share a mistake. So the tests also ask a question whose answer is known: a linear classifier falls exactly
@@ -292,9 +286,8 @@ notebook.table(
 #
 # $$d(x) = \frac{z_y(x) - z_k(x)}{\lVert w_y - w_k \rVert_q}.$$
 #
-# An attack with a smaller budget must break nothing, and one with a little more everything. The tests do this for all attacks, several
-# classes and shapes (`tests/test_attacks.py`, `tests/test_classic_attacks.py`, `tests/test_adapters.py`); here are the six that do
-# most of the work.
+# An attack with a smaller budget must break nothing, and one with a little more everything. The tests do this for more attacks, classes
+# and shapes (`tests/test_attacks.py`, `tests/test_classic_attacks.py`, `tests/test_adapters.py`); here are six attacks.
 
 # %% tags=["hide-input"]
 draws = torch.Generator().manual_seed(seed)
@@ -331,14 +324,12 @@ notebook.table(
 # %% [markdown]
 # ## Where a library is wrong
 #
-# Not every disagreement is ours. Two attacks of torchattacks are left out of the table above, and two rows stay in it for what they
-# show. What follows was measured in this run.
+# Two attacks of torchattacks are left out of the table above, and two rows stay in it for what they show. The table below is of this run.
 #
 # **Carlini & Wagner** {cite}`carlini2017towards` replace a pixel by the hyperbolic tangent of a free variable. For a pixel of exactly 0 or
-# 1 that variable is infinite and its gradient zero, so torchattacks never moves such a pixel; most of an image of digits is of that
-# kind. The last column shows it. How many images are broken depends on more than that: torchattacks runs with one fixed weight of the
-# loss, while the row *C&W, foolbox*, which is our adapter, searches for the weight, in a range of pixels widened by 0.02 on both sides,
-# so that black and white pixels can move.
+# 1 that variable is infinite and its gradient zero, so torchattacks never moves such a pixel, as the last column shows; most of an image of digits is of that
+# kind. The row *C&W, foolbox* is our adapter: it widens the range of pixels by 0.02 on both sides, so that black and white ones can move. It also searches for the weight of the
+# loss, which torchattacks keeps fixed.
 #
 # **DeepFool** {cite}`moosavi2016deepfool` steps to the boundary and, in the end, a little beyond it. torchattacks goes beyond in each
 # step and stops at the first point that it sees misclassified, however near to the boundary that is. The column *broken* says how

@@ -43,7 +43,7 @@ if "google.colab" in sys.modules:
 
 # %% tags=["parameters"]
 profile = "smoke"  # smoke, laptop, gpu or paper; what is shown below may be another
-dataset = None  # one of advdef's data sets; None: that of the profile
+dataset = None  # folder:PATH, npz:FILE, or one of advdef's data sets; None: that of the profile
 seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
 eps = None  # the main budget in Linf; None: the page's own
@@ -76,7 +76,7 @@ plotting.use_style()
 #
 # The same code runs in four sizes; the numbers on this page come from the profile named in the table's caption. In the table, *train* are the training images of
 # classifiers, restorer and purifier (None: all; in the smaller profiles they are not equally many, as the restorer and the purifier are expensive to train), *epochs* those of each, *derivatives* the stand-ins for that of a spike, *images* the test images under attack,
-# *few* those on which every attack is tried on every image. Wide tables scroll sideways.
+# *few* those on which every attack is tried on every image. Wide tables scroll sideways. The purifier takes images whose sides are multiples of 4.
 
 # %%
 PROFILES = FiveDefences.profiles
@@ -167,8 +167,8 @@ notebook.table(
 # ## Three attackers
 #
 # The rules are those of [the protocol](../book/protocol.md): the **oblivious** attacker crafts on the undefended classifier, with four ordinary attacks; the **direct** one has those and stronger ones, all with the gradient that the deployed
-# defence gives; the **adaptive** one runs the stronger ones on every surrogate, has attacks made for this defence, images replayed from the undefended and from the adversarially trained
-# network, noise and Square, and all that the other two found. So from *direct* to *adaptive* only the knowledge of the defence, and what needs no gradient, is added. An image is robust when nothing broke it.
+# defence gives; the **adaptive** one runs the stronger ones on every surrogate, has attacks made for this defence, images replayed from the undefended network, AT and SNS
+# (except from the defence itself), noise and Square, and all that the other two found. So from *direct* to *adaptive* only the knowledge of the defence, and what needs no gradient of it, is added. An image is robust when nothing broke it.
 
 # %% tags=["hide-input"]
 clean_test = study.data.test.sample(2_000)
@@ -216,7 +216,7 @@ notebook.table(
     f"Differences in points over the same {len(Y)} images, with 95 % intervals",
 )
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Robust accuracy against eps, one panel per attacker and one colour per defence, with 95 % Wilson intervals; points are moved sideways a little so that none hides another. The right panel is the one that counts.", "name": "fig-five"}, "image": {"alt": "Three panels of accuracy against eps for the oblivious, direct and adaptive attacker; each has one line for the undefended classifier, for adversarial training and for each of the five defences. Lines fall from left to right, and further down in the panel of the adaptive attacker."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Robust accuracy against eps, one panel per attacker and one colour per defence, with 95 % Wilson intervals; points are moved sideways a little so that none hides another. The right panel is the one that counts.", "name": "fig-five"}, "image": {"alt": "Three panels of accuracy against eps for the oblivious, direct and adaptive attacker; each has one line for the undefended classifier, for adversarial training and for each form of the five defences. Lines fall from left to right, and further down in the panel of the adaptive attacker."}}
 plotting.threat_panels(worst)
 plt.show()
 
@@ -251,7 +251,7 @@ for k in tqdm(DEFENCES, desc="kinds", leave=False):
     table[k]["of"] = int(outcome.clean.sum())
 notebook.table(
     pd.DataFrame(table).T.rename_axis("defence").reset_index(),
-    f"Images broken by each kind of attack at eps {named(EPS)}, and (in parentheses) by no other kind; *of* are the images that were right before",
+    f"Images broken by each kind of attack at eps {named(EPS)}, and (in parentheses) by no other kind; the last column counts the images that were right before",
 )
 
 # %% [markdown]
@@ -289,7 +289,9 @@ notebook.table(
 # ## Sanity checks
 #
 # The row of each defence under the *direct* attack. A check that fires is a reason to distrust the direct number above, and the reason why the adaptive one is there; what each means is in [the
-# protocol](../book/protocol.md). E2 fires for all of them, as one seed was trained. B8 fires where a little noise moves the margin by more than the check likes, which many ordinary networks do.
+# protocol](../book/protocol.md). E2 fires for all of them, as one seed was trained. B8 fires where a little noise moves the margin by more than the check likes, as it does for the undefended classifier.
+# The hard thresholds of CQ and TQ pass no gradient (B4, B5), so the direct attacker has nothing to follow: Square, which needs no gradient, and replayed images break some of what it left (C7, C9). The adaptive attacker
+# has the gradients of the surrogates (D3); the table of kinds above says whether Square is still the only one that breaks an image.
 
 # %% tags=["hide-input"]
 found = {(name, k): study.checks(k) for k in tqdm(DEFENCES, desc="checks", leave=False)}

@@ -347,10 +347,10 @@ def test_a_defence_that_tells_only_the_class_is_attacked(row: Row) -> None:
 
 
 @each_attack(DEPLOYED)
-def test_the_iterate_that_it_likes_best_is_returned(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("advdef.attacks.restarts.TOGETHER", 1)  # else it sees runs that later ones would not have had
+def test_the_iterate_that_it_likes_best_is_returned(row: Row) -> None:
     network, model, (images, labels) = tiny(3).double(), net().double(), random_batch(1)
-    with watched(model) as seen:
+    with watched(model) as seen, pytest.MonkeyPatch.context() as patched:
+        patched.setattr("advdef.attacks.restarts.TOGETHER", 1)  # else runs are seen that come too late to count
         found = row(model, images.double(), labels, eps=row.eps, network=network, stop_early=False, generator=seeded())
     with torch.no_grad():
         best = torch.cat([margin(model(x), labels) for x in seen]).max()
