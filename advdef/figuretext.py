@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.collections import PathCollection
-from matplotlib.container import BarContainer, ErrorbarContainer
+from matplotlib.container import BarContainer, Container, ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
@@ -23,8 +26,8 @@ _BEND = 0.1  # of the range of a line, and it is told that it goes up or down on
 def figure_in_words(figure: Figure) -> str:
     """What a figure shows, panel by panel, in at most 900 characters.
 
-    A line is told by its ends and, where it bends, by its highest or lowest point; bars and a few points one by one; a
-    table of colours by its extremes; of images what stands over them, which may be nothing.
+    A line is told by its ends and, where it bends, by its highest or lowest point; bars and a few points or marks one
+    by one; a table of colours by its extremes; of images what stands over them, which may be nothing.
 
     >>> figure = Figure()
     >>> axes = figure.subplots()
@@ -48,7 +51,7 @@ def _panel(axes: Axes, names: dict[tuple[str, ...], str]) -> str:
     bars = [_bars(axes, found) for found in axes.containers if isinstance(found, BarContainer)]
     lines = [said for line in _lines(axes) if (said := _line(line, names))]
     points = [said for found in axes.collections if isinstance(found, PathCollection) if (said := _points(found))]
-    shown = [*bars, *lines, *points, *_tables(axes)]
+    shown = [*bars, *lines, *_marks(axes, names), *points, *_tables(axes)]
     if not shown:
         return ""
     across = axes.get_xlabel()
@@ -66,8 +69,15 @@ def _panel(axes: Axes, names: dict[tuple[str, ...], str]) -> str:
 
 def _lines(axes: Axes) -> list[Line2D]:
     """The lines that join measured points: neither those of a grid nor the bars of an interval."""
-    drawn = (line for line in axes.lines if line.get_transform() == axes.transData)
-    return [line for line in drawn if len(np.atleast_1d(line.get_xdata())) > 1]
+    return [line for line in _drawn(axes) if _joined(line)]
+
+
+def _drawn(axes: Axes) -> list[Line2D]:
+    return [line for line in axes.lines if line.get_transform() == axes.transData]
+
+
+def _joined(line: Line2D) -> bool:
+    return line.get_linestyle() != "None" and len(np.atleast_1d(line.get_xdata())) > 1
 
 
 def _style(line: Line2D) -> tuple[str, ...]:
@@ -78,19 +88,24 @@ def _named(figure: Figure) -> Iterator[tuple[tuple[str, ...], str]]:
     """What the legend of one panel calls a line, for the panels that look alike without one."""
     for axes in figure.axes:
         for found in axes.containers:
-            if isinstance(found, ErrorbarContainer) and found[0] is not None:
-                yield _style(found[0]), str(found.get_label())
+            if isinstance(found, ErrorbarContainer) and found[0] is not None and _said(found):
+                yield _style(found[0]), _said(found)
         for line in axes.lines:
-            if not str(line.get_label()).startswith("_"):
-                yield _style(line), str(line.get_label())
+            if _said(line):
+                yield _style(line), _said(line)
+
+
+def _said(drawn: Artist | Container) -> str:
+    """What a legend calls something; "" where it would not name it."""
+    label = str(drawn.get_label() or "")
+    return "" if label.startswith("_") else label
 
 
 def _line(line: Line2D, names: dict[tuple[str, ...], str]) -> str:
-    label = str(line.get_label())
-    name = names.get(_style(line), "") if label.startswith("_") else label
+    name = _said(line) or names.get(_style(line), "")
     values = np.asarray(line.get_ydata(), float)
     values = values[np.isfinite(values)]
-    if not name or name.startswith("_") or len(values) < 2 or line.get_linestyle() == "None":
+    if not name or len(values) < 2:
         return ""
     first, last, low, high = values[0], values[-1], values.min(), values.max()
     bend = _BEND * max(high - low, 1e-12)
@@ -108,7 +123,7 @@ def _bars(axes: Axes, bars: BarContainer) -> str:
     lying = bars.orientation == "horizontal"
     values = [float(bar.get_width() if lying else bar.get_height()) for bar in bars]
     ticks = [tick.get_text() for tick in (axes.get_yticklabels() if lying else axes.get_xticklabels())]
-    name = "" if str(bars.get_label()).startswith("_") else f"{bars.get_label()} "
+    name = f"{_said(bars)} " if _said(bars) else ""
     if len(values) > _MANY:
         return f"{name}bars from {_short(min(values))} to {_short(max(values))}"
     if len(ticks) == len(values):
@@ -117,13 +132,61 @@ def _bars(axes: Axes, bars: BarContainer) -> str:
 
 
 def _points(points: PathCollection) -> str:
-    name, places = str(points.get_label()), np.ma.getdata(points.get_offsets())
-    if name.startswith("_") or not len(places):
-        return ""
+    name, places = _said(points), np.ma.getdata(points.get_offsets())
+    return _scattered(name, places) if name and len(places) else ""
+
+
+def _scattered(name: str, places: NDArray[np.float64]) -> str:
     if len(places) <= 3:
         return f"{name} at " + ", ".join(f"({_short(x)}, {_short(y)})" for x, y in places)
     x, y = np.nanmean(places, 0)
     return f"{name}, {len(places)} points around ({_short(x)}, {_short(y)})"
+
+
+def _marks(axes: Axes, names: dict[tuple[str, ...], str]) -> list[str]:
+    """Marks that no line joins, with their intervals or without: those that look alike are told together.
+
+    Where an axis has names in the place of numbers, each mark has the name that it stands nearest to.
+    """
+    alike: dict[str, list[NDArray[np.float64]]] = {}
+    for line in _drawn(axes):
+        name = names.get(_style(line), "")
+        if name and np.size(line.get_xdata()) and not _joined(line):
+            alike.setdefault(name, []).append(
+                np.column_stack([np.atleast_1d(ends).astype(float) for ends in line.get_data()])
+            )
+    told = []
+    for name, found in alike.items():
+        places = np.concatenate(found)
+        for which, axis in ((1, axes.yaxis), (0, axes.xaxis)):
+            if rows := _rows(axis):
+                told.append(f"{name} {_by_row(places[:, which], places[:, 1 - which], rows)}")
+                break
+        else:
+            told.append(_scattered(name, places))
+    return told
+
+
+def _rows(axis: Axis) -> dict[float, str]:
+    """The names that stand at an axis in the place of numbers, by where they stand."""
+    named = {
+        float(place): tick.get_text() for place, tick in zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=False)
+    }
+    return named if any(re.search(r"[^\W\d_]{2}", name) for name in named.values()) else {}
+
+
+def _by_row(places: NDArray[np.float64], values: NDArray[np.float64], rows: dict[float, str]) -> str:
+    found: dict[str, list[float]] = {}
+    for place, value in zip(places, values, strict=True):
+        found.setdefault(rows[min(rows, key=lambda row: abs(row - place))], []).append(float(value))
+    if len(found) > _MANY:
+        return _span(values.tolist(), f", in {len(found)} rows")
+    return ", ".join(f"{name} {_span(mine)}" for name, mine in found.items())
+
+
+def _span(values: Sequence[float], more: str = "") -> str:
+    low, high = _short(min(values)), _short(max(values))
+    return (low if low == high else f"{low} to {high}") + more
 
 
 def _tables(axes: Axes) -> list[str]:

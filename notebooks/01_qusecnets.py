@@ -69,6 +69,7 @@ from advdef.book import page as notebook
 from advdef.book.glue import record
 from advdef.book.page import show_eps
 from advdef.contract import watched
+from advdef.devices import exact
 from advdef.evaluation import (
     ATTACKERS,
     Attempt,
@@ -410,7 +411,7 @@ for name in page.data:
             k: torch.stack(
                 [
                     torch.stack(
-                        [o.robust.double() for o in curves[name][s][k][threat].values()]
+                        [exact(o.robust) for o in curves[name][s][k][threat].values()]
                     ).mean(0)
                     for s in SEEDS
                 ]
@@ -450,9 +451,10 @@ SHARES = {}  # data set -> levels -> share of pixels that can flip, for each eps
 for name, data in page.data.items():
     images = data.test.sample(200).float_images()
     for levels in (2, 4, 16):
+        quantizer = Quantizer(levels).to(images.device)
         moved = [
             (low < high).float().mean().item()
-            for low, high in (Quantizer(levels).interval(images, e) for e in sizes)
+            for low, high in (quantizer.interval(images, e) for e in sizes)
         ]
         SHARES.setdefault(name, {})[levels] = moved
         record(f"{name}/flippable/{levels}", float(np.mean(moved)), kind="number")

@@ -67,6 +67,7 @@ from advdef import plotting
 from advdef.book import page as notebook
 from advdef.book.glue import record
 from advdef.book.page import show_eps
+from advdef.devices import exact
 from advdef.evaluation import ATTACKERS, Results, correct
 from advdef.evaluation.results import WORST_CASE
 from advdef.papers.sensitivity import (
@@ -337,7 +338,7 @@ notebook.table(
 lost = {k: study.occluded(k) for k in study.plain}
 images, labels = x[: P["occluded"]], y[: P["occluded"]]
 hits = {k: correct(nets[k, seed].model, images, labels) for k in study.plain}
-intact = {k: float(right.double().mean()) for k, right in hits.items()}
+intact = {k: float(exact(right).mean()) for k, right in hits.items()}
 figure = figures.draw_occlusion(lost, study.shares_lost, intact)
 plt.show()
 
@@ -518,7 +519,7 @@ for (k, s), outcome in single.items():
         hits, part="trade-off", defence=k, model=MAIN, threat="direct",
         attack="PGD and C&W loss", eps=EPS, norm=outcome.norm, seed=s,
     )  # fmt: skip
-    points[k, s] = outcome.clean_interval.value, hits.double().mean().item()
+    points[k, s] = outcome.clean_interval.value, exact(hits).mean().item()
 WEIGHTS = ("weight 0", "SNS 0.1", "weight 0.3", "SNS", "weight 3", "weight 10")
 sweep = [k for k in WEIGHTS if (k, seed) in nets]
 figure = figures.draw_trade_off(points, methods=METHODS, seed=seed, sweep=sweep)

@@ -54,6 +54,13 @@ QUESTIONS = {
 """What readers ask the search for, and how the name of one of the first two pages begins that it has to find."""
 
 
+DECIDES = (
+    "adaptive %", "adaptive − AT", "made for it", "multiply-adds, of undefended", "clean accuracy %", "front",
+    "ours leave, %", "broken at 1.05 times the optimum, %", "local optimality", "measured", "now",
+)  # fmt: skip
+"""Columns that decide wherever they stand, the first of these in a table that has several."""
+
+
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the site, rendered from the committed notebooks."""
@@ -122,6 +129,7 @@ class Seen:
     phone_width: int
     too_wide: list[str]
     undecided: list[str]  # captions of tables that mark no column, or more than one
+    wrong: list[str]  # captions of tables in which another column decides than should
     hidden: dict[int, list[str]]  # captions of tables whose deciding column is out of sight, by the window's width
     findings: dict[str, list[str]]  # of axe-core, by theme, where it looked
 
@@ -136,6 +144,9 @@ SHIFTS = """
 UNDECIDED = """() => [...document.querySelectorAll("table.results")]
     .filter(t => t.tHead.rows[0].cells.length > 1 && t.querySelectorAll("thead .deciding").length != 1)
     .map(t => t.caption.textContent)"""
+MARKED = """() => [...document.querySelectorAll("table.results:has(thead .deciding)")].map(t => [
+    t.caption.textContent, [...t.tHead.rows[0].cells].map(c => c.textContent.trim()),
+    t.querySelector("thead .deciding").textContent.trim()])"""
 HIDDEN = """() => [...document.querySelectorAll("table.results:has(.deciding)")].filter(table => {
     if (!table.offsetParent) return false;  // in what is folded
     const [key, deciding] = [".key", ".deciding"].map(k => table.querySelector(`thead ${k}`).getBoundingClientRect());
@@ -206,6 +217,9 @@ def seen(request: pytest.FixtureRequest, window: BrowserContext, address: str, s
     facts["phone_width"] = page.evaluate("document.documentElement.scrollWidth")
     facts["too_wide"] = page.evaluate(TOO_WIDE, WIDTH)
     facts["undecided"], facts["hidden"] = page.evaluate(UNDECIDED), {}
+    facts["wrong"] = [
+        caption for caption, names, marked in page.evaluate(MARKED) if marked != _due(caption, names, marked)
+    ]
     for window_ in (PHONE, TABLET, WIDE):
         page.set_viewport_size(window_)
         facts["hidden"][window_["width"]] = page.evaluate(HIDDEN)
@@ -224,6 +238,12 @@ def seen(request: pytest.FixtureRequest, window: BrowserContext, address: str, s
         ]
     yield Seen(findings=findings, **facts)
     page.close()
+
+
+def _due(caption: str, names: list[str], marked: str) -> str:
+    """The column that should decide in a table; the one that is marked where nothing says so."""
+    profile = re.search(r"this page: profile (\w+)", caption)
+    return profile[1] if profile else next((name for name in DECIDES if name in names), marked)
 
 
 def _sent(file: Path) -> int:
@@ -251,6 +271,7 @@ def test_a_page_is_whole(seen: Seen) -> None:
         "drawings without a title": [number for number, title in enumerate(seen.drawings) if not title],
         "too wide for a phone": seen.too_wide if seen.phone_width > WIDTH + 1 else [],
         "tables that do not say what decides": seen.undecided,
+        "tables in which another column decides": seen.wrong,
         **{f"deciding column out of sight at {width}": tables for width, tables in seen.hidden.items()},
         **{f"axe, {theme}": findings for theme, findings in seen.findings.items()},
         "bytes": [] if 10_000 < seen.bytes_sent < 2_000_000 else [seen.bytes_sent],

@@ -9,10 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from advdef.evaluation import Results
 from advdef.figuretext import figure_in_words
-from advdef.plotting import image_grid, threat_panels
+from advdef.peers.agreement import Comparison
+from advdef.peers.budgets import Contestant, Spent
+from advdef.peers.figures import ours_and_theirs, passes_and_accuracy
+from advdef.plotting import WIDTH, image_grid, threat_panels
 
 ROOT = Path(__file__).resolve().parents[1]
 IN_A_NOTEBOOK = """
@@ -70,6 +74,50 @@ def test_bars_points_tables_and_images() -> None:
     assert "D1: a table of values from -0.5 to 1." in told
     images = image_grid({"clean": torch.rand(2, 1, 4, 4)}, columns=["5 → 3", "7 → 7"])
     assert figure_in_words(images) == "Over the columns of images: 5 → 3; 7 → 7."
+
+
+def test_marks_that_no_line_joins_are_told_by_the_name_of_their_row_or_their_place() -> None:
+    figure = Figure()
+    rows, single = figure.subplots(1, 2)
+    for line, (seems, true) in enumerate([(96.0, 2.0), (61.0, 60.0)]):
+        rows.plot([true, seems], [line, line], color="0.8")
+        for label, marker, value, shift in (("apparent", "s", seems, -0.1), ("true", "D", true, 0.1)):
+            told = label if line == 0 else None
+            rows.errorbar(value, line + shift, xerr=[[1], [1]], fmt=marker, color="#000000", capsize=2, label=told)
+    rows.set_yticks([0, 1], ["scaled", "honest"])
+    rows.set(xlabel="accuracy, %")
+    for place in ((0.9, 0.3), (0.8, 0.4)):
+        single.plot(*place, "o", color="#009E73", label="SNS" if place[0] == 0.9 else None)
+    single.plot([0.1, 0.2, 0.3, 0.6], [0, 0, 0, 0.4], ls="", marker="^", label="AT")
+    single.errorbar([0.1], [0.5], yerr=[[0.1], [0.1]], marker="v", label="TRN")
+    assert figure_in_words(figure) == (
+        "accuracy, %: apparent scaled 96, honest 61; true scaled 2, honest 60. "
+        "SNS at (0.9, 0.3), (0.8, 0.4); AT, 4 points around (0.3, 0.1); TRN at (0.1, 0.5)."
+    )
+
+
+def test_many_marks_in_named_rows_are_told_by_their_ends() -> None:
+    figure = Figure()
+    panel = figure.subplots()
+    panel.plot([0.5, -6, 7], [0, 1, 1], ls="", marker="o", label="foolbox")
+    panel.plot(range(13), range(13), ls="", marker="s", label="art")
+    panel.plot([], [], ls="", marker="^", label="nothing")
+    panel.set_yticks(range(13), ["PGD Linf", "MIM L2", *(f"attack {number}" for number in range(11))])
+    assert figure_in_words(figure) == "foolbox PGD Linf 0.5, MIM L2 -6 to 7; art 0 to 12, in 13 rows."
+
+
+def test_the_figures_of_other_libraries_fit_the_page_and_have_words() -> None:
+    hits = torch.arange(10) < 5
+    pairs = [
+        Comparison("PGD", "Linf", eps, "foolbox", "1", hits, torch.arange(10) < left, 1.0, 1.0, "")
+        for eps, left in ((0.1, 5), (0.2, 6))
+    ]
+    passes = torch.tensor([20.0, 200.0])
+    spent = Spent(Contestant("PGD", "advdef", "Linf", len), 0.1, (20, 200), passes, hits.expand(2, 10))
+    for figure in (ours_and_theirs([pairs]), passes_and_accuracy([spent])):
+        assert figure.get_figwidth() <= WIDTH
+        assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 8
+        assert "PGD" in figure_in_words(figure)
 
 
 def test_a_long_text_is_cut_at_a_word() -> None:

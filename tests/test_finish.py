@@ -88,7 +88,17 @@ def test_a_page_of_prose_says_what_it_was_rendered_from(tmp_path: Path) -> None:
     finish(site(tmp_path), BOOK)
     page = (tmp_path / "book/intro.html").read_text()
     assert 'href="https://git.org/advdef/commit/1234567890"><code>1234567</code>' in page
-    assert "note   = {advdef, commit 1234567}" in page
+    assert "year   = {2026},\n" in page
+    assert "note   = {advdef, commit 1234567, last run of 2026-01-02}" in page
+
+
+def test_a_browser_that_draws_no_svg_gets_an_icon_too(tmp_path: Path) -> None:
+    icon = site(tmp_path) / "_static/icon.png"
+    icon.parent.mkdir()
+    icon.write_bytes(b"")
+    finish(tmp_path, BOOK)
+    page = (tmp_path / "book/intro.html").read_text()
+    assert '<link rel="icon" type="image/png" sizes="180x180" href="../_static/icon.png">' in page
 
 
 def test_a_page_tells_other_sites_what_it_is(tmp_path: Path) -> None:
@@ -100,6 +110,28 @@ def test_a_page_tells_other_sites_what_it_is(tmp_path: Path) -> None:
     assert 100 < len(described) <= 202
     assert '<link rel="canonical" href="https://x.org/advdef/notebooks/04_trn.html">' in page
     assert "<loc>https://x.org/advdef/book/intro.html</loc>" in (tmp_path / "sitemap.xml").read_text()
+
+
+def test_a_page_is_described_by_its_first_paragraph_and_not_by_the_line_under_its_title(tmp_path: Path) -> None:
+    site(tmp_path)
+    for page, kind in (("book/intro", 'id="index-0"'), ("notebooks/04_trn", 'class="launch"')):
+        path, more = tmp_path / f"{page}.html", f"<p {kind}>{'What stands first. ' * 4}</p>"
+        path.write_text(path.read_text().replace("</h1>", f"</h1>{more}"))
+    finish(tmp_path, BOOK)
+    described = [
+        (tmp_path / f"{page}.html").read_text().partition('<meta name="description" content="')[2]
+        for page in ("book/intro", "notebooks/04_trn")
+    ]
+    assert described[0].startswith("What stands first.")
+    assert described[1].startswith("Words of the page.")
+
+
+def test_the_line_over_the_verdicts_names_data_sets_as_prose_does(tmp_path: Path) -> None:
+    page = site(tmp_path) / "notebooks/04_trn.html"
+    line = '<div class="verdicts"><p><em>Verdicts of this run (fashion_mnist and cifar10)</em></p></div>'
+    page.write_text(page.read_text().replace("</h1>", f"</h1>{line}"))
+    finish(tmp_path, BOOK)
+    assert "Verdicts of this run (Fashion-MNIST and CIFAR-10)" in page.read_text()
 
 
 def test_images_have_their_size(tmp_path: Path) -> None:

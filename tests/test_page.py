@@ -169,6 +169,8 @@ def test_a_page_holds_its_settings_data_and_runs(recorded: dict[str, Any]) -> No
     assert recorded["run_line"][0] == page.run_line
     assert page.draws(2).initial_seed() == 3_002
     assert "400" in page.profiles()._repr_html_()
+    told = Page("nip", {"smoke": PROFILES["smoke"] | {"curve": {1: (0.1, 8 / 255)}}}, "smoke").profiles()
+    assert "1: (0.1, 8/255)" in told._repr_html_()
     for wrong, said in [
         (lambda: Page("nip", PROFILES, "huge"), "unknown profile 'huge'"),
         (lambda: Page("nip", PROFILES, "smoke", dataset="imagenet"), "no data set 'imagenet'"),

@@ -139,6 +139,7 @@ def test_the_archive_and_the_page_on_citing_say_the_same() -> None:
     assert {key: archived[key] for key in ("title", "keywords")} == {k: citation[k] for k in ("title", "keywords")}
     assert archived["creators"] == citation["authors"]
     assert archived["license"] == citation["license"]
+    assert archived["version"] == citation["version"]
     assert archived["description"] == " ".join(citation["abstract"].split())
     papers = [found["identifier"].removeprefix("arXiv:") for found in archived["related_identifiers"]]
     assert papers == [paper.arxiv for paper in PAPERS]

@@ -101,7 +101,7 @@ def test_the_source_tree(repository: Repository, tmp_path: Path) -> None:
     made = {
         f"book/_generated/{name}.md"
         for name in (
-            "cards", "claims", "conclusion", "explorer", "finding", "headline", "holes", "limits", "matrix", "papers",
+            "cards", "claims", "conclusion", "earlier", "explorer", "finding", "headline", "holes", "limits", "matrix", "papers",
             "pictures", "record", "rules", "schema", "slider", "speed", "status", "verdicts",
         )
     }  # fmt: skip

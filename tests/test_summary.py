@@ -15,10 +15,11 @@ from advdef.book.furniture import furnished, gallery
 from advdef.book.records import read_records
 from advdef.book.repository import Repository
 from advdef.book.summary import conclusion, in_short
+from advdef.claims import Claim, Condition, decide
 from advdef.evaluation import Results
 from advdef.evaluation.results import Row
 from advdef.papers import PAPERS
-from advdef.statistics import paired_difference
+from advdef.statistics import Interval, paired_difference
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = read_records(Repository(ROOT).committed_results)
@@ -45,7 +46,7 @@ def record(**changes: Any) -> dict[str, Any]:
 
 
 def verdict(claim: str, word: str) -> dict[str, Any]:
-    return {"claim": claim, "verdict": word, "sentence": f"{claim} <holds>."}
+    return {"claim": claim, "verdict": word, "sentence": f"{claim} <holds>.", "evidence": "", "conditions": []}
 
 
 def test_a_page_says_what_each_attacker_left_how_its_claims_fared_and_shows_it() -> None:
@@ -65,6 +66,17 @@ def test_the_conclusion_has_each_claim_under_its_word() -> None:
     assert said.count("\n````") == said.count("````") == 2  # what opens and what closes a block have their own lines
     assert "TRN-9" in rest.partition("Not testable here: TRN-11.")[0]
     assert conclusion("trn", [record(verdicts=[])]) == ""
+
+
+def test_the_conclusion_has_the_number_that_decided_a_claim() -> None:
+    rows = (("eps 0.1", "TRN − AT", (-0.3, -0.4, -0.2)), ("eps 0.2", "TRN − JPEG", (-0.2, -0.4, -0.01)))
+    conditions = [Condition.above(what, Interval(*ends), case=case) for case, what, ends in rows]
+    about = Claim("TRN-9", "trn", "TRN is hard to bypass.", "paper")
+    decided = [decide(about, "mnist", found).as_record() for found in (conditions, conditions[:1])]
+    told = "eps 0.1, TRN − AT: -30.0 [-40.0, -20.0]</small></li>"
+    assert f"bypass. <small>{told}" in conclusion("trn", [record(verdicts=decided[:1])])
+    runs = [record(verdicts=decided[1:]), record(dataset="cifar10", verdicts=[verdict("TRN-9", "contradicted")])]
+    assert f"bypass. <small>MNIST, {told}" in conclusion("trn", runs[::-1])
 
 
 def test_a_figure_says_what_it_shows() -> None:
@@ -99,7 +111,9 @@ def test_every_paper_of_the_committed_records_has_both(paper: str) -> None:
 
 @pytest.mark.parametrize("paper", ["broken_on_purpose", "attack_agreement", "your_classifier"])
 def test_the_other_pages_say_what_they_found_too(paper: str) -> None:
-    assert "**" in in_short(paper, COMMITTED)
+    said = in_short(paper, COMMITTED)
+    assert "**" in said
+    assert said.count('<figure class="finding">') == 1
     assert in_short(paper, [record(paper=paper, results=Results(), comparisons=[])]) == ""
     assert conclusion(paper, COMMITTED).startswith("## Conclusion\n\n")
     assert conclusion(paper, [record(paper=paper, results=Results(), comparisons=[], checks=[])]) == ""
@@ -139,17 +153,22 @@ def test_libraries_are_compared_on_the_hits_where_a_run_kept_them() -> None:
 
 
 def test_the_page_of_other_libraries_concludes_where_they_part() -> None:
-    def compared(library: str, value: float) -> dict[str, Any]:
-        where = {"attack": "MIM", "norm": "Linf", "eps": 0.1, "beside": library}
+    def compared(library: str, value: float, attack: str = "MIM") -> dict[str, Any]:
+        where = {"attack": attack, "norm": "Linf", "eps": 0.1, "beside": library}
         told = {"mine": {"library": "advdef"}, "other": {"library": library}, "where": where}
         return told | {"value": value, "low": value - 0.02, "high": value + 0.02}
 
     found = [compared("foolbox", 0.0), compared("foolbox", 0.05), compared("art", -0.4)]
-    said = conclusion("attack_agreement", [record(paper="attack_agreement", comparisons=found)])
+    found.append(compared("art", 0.3, "universal"))  # another algorithm of that name
+    run = record(paper="attack_agreement", comparisons=found)
+    said = conclusion("attack_agreement", [run])
     assert (
         "**foolbox**: no difference seen in 1 of 2 comparisons; ours left fewer images right in 0, more in 1." in said
     )
     assert "MIM (Linf 0.1, art) -40.0 [-42.0, -38.0]; MIM (Linf 0.1, foolbox) +5.0 [+3.0, +7.0]." in said
+    assert "**art**: no difference seen in 0 of 1 comparisons" in said
+    assert "another algorithm of that name: universal (art)." in said
+    assert "In **1 of 3** comparisons with the same attack" in in_short("attack_agreement", [run])
 
 
 def page() -> nbformat.NotebookNode:

@@ -14,9 +14,11 @@ from advdef.book.page import table
 from advdef.book.tables import presented
 
 
-def shown(frame: pd.DataFrame, caption: str = "Accuracy", *, index: bool = False) -> tuple[str, dict[str, str]]:
+def shown(
+    frame: pd.DataFrame, caption: str = "Accuracy", *, index: bool = False, stem: str = "04_trn"
+) -> tuple[str, dict[str, str]]:
     page = f"<p>before</p>{table(frame, caption, index=index).data}<p>after</p>"
-    return presented(page, prefix="04-", folder="../_static/tables/", stem="04_trn")
+    return presented(page, prefix=f"{stem[:2]}-", folder="../_static/tables/", stem=stem)
 
 
 def heads(page: str) -> list[tuple[str, str]]:
@@ -66,11 +68,52 @@ def test_the_deciding_column_and_the_labels_of_a_row_are_marked() -> None:
         (["training s", "worst case %"], "worst case %"),
         (["oblivious %", "adaptive %", "adaptive − undefended"], "adaptive %"),
         (["proven robust %", "robust to the adaptive attacker %"], "robust to the adaptive attacker %"),
+        (["direct − adaptive", "adaptive − undefended", "adaptive − AT"], "adaptive − AT"),
+        (["replayed", "direct", "surrogates", "made for it", "Square", "noise", "of"], "made for it"),
+        (["further parameters", "training s", "multiply-adds, of undefended"], "multiply-adds, of undefended"),
+        (["training s", "adaptive attack s", "forward passes"], "training s"),
+        (["left by direct", "then broken by", "left"], "left"),
+        (["parameters", "clean accuracy %", "trained in s"], "clean accuracy %"),
+        (["images", "middle", "front, activation of matched", "front", "front, size"], "front"),
+        (["passes", "best of ours", "ours leave, %", "others leave, %"], "ours leave, %"),
+        (["images", "broken at 0.99 times the optimum, %", "broken at 1.05 times the optimum, %"],
+         "broken at 1.05 times the optimum, %"),
+        (["wanted", "measured", "goal"], "measured"),
+        (["area under the curve", "flagged %", "if flagged images are refused: wrong and not refused %"],
+         "if flagged images are refused: wrong and not refused %"),
+        (["without most sensitive %", "without random %", "sensitive cost more than random by"],
+         "sensitive cost more than random by"),
+        (["forward passes", "one image, ms", "times the bare classifier"], "times the bare classifier"),
+        (["clean %", "clean, − its own", "PGD %", "PGD, − its own"], "PGD, − its own"),
     ],
-)
+)  # fmt: skip
 def test_what_decides(columns: list[str], deciding: str) -> None:
     frame = pd.DataFrame({"defence": ["a", "b"], **{name: ["1.0", "+2.0"] for name in columns}})
     assert [name for name, kinds in heads(shown(frame)[0]) if "deciding" in kinds] == [deciding]
+
+
+@pytest.mark.parametrize(
+    ("stem", "caption", "columns", "deciding"),
+    [
+        ("01_qusecnets", "Gain in points", ["undefended %", "CQ", "TQ", "CQ released"], "TQ"),
+        ("01_qusecnets", "Sanity checks", ["mnist undefended", "mnist TQ", "mnist AT"], "MNIST TQ"),
+        ("03_nip", "Success", ["none: DSR %", "fooled %", "V2 mean-logit: DSR %"], "V2 mean-logit: DSR %"),
+        ("21_attack_agreement", "The profiles; this page: profile gpu, seed 0", ["smoke", "laptop", "gpu"], "gpu"),
+        ("20_broken_on_purpose", "Sanity checks; B2 fired", ["honest", "random input"], "honest"),
+    ],
+)
+def test_what_a_page_is_about_decides(stem: str, caption: str, columns: list[str], deciding: str) -> None:
+    """The defence of its paper, or the profile of its run; names of things that are beside each other label no row."""
+    frame = pd.DataFrame({name: ["pass" if name == "honest" else "1.0"] for name in columns}, index=["x"])
+    page, _ = shown(frame, caption, index=True, stem=stem)
+    assert [name for name, kinds in heads(page) if "deciding" in kinds] == [deciding]
+    assert not [name for name, kinds in heads(page) if "label" in kinds]
+
+
+def test_a_result_in_words_decides_and_labels_no_row() -> None:
+    frame = pd.DataFrame({"defence": ["a"], "test": ["it holds still"], "result": ["fails"], "numbers": ["6 % / 6 %"]})
+    names = dict(heads(shown(frame)[0]))
+    assert ("label" in names["test"], "deciding" in names["result"]) == (True, True)
 
 
 def test_in_a_wide_table_the_deciding_column_comes_first_but_not_in_its_data() -> None:

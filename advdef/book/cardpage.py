@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
-from advdef.book.markup import budget, data_name, raw, rows_of, share
+from advdef.book.markup import budget, data_name, in_percent, raw, rows_of, share, unrounded
 from advdef.claims import VerdictWord, badge
 
 __all__ = ["FLAGS", "card_page"]
@@ -53,8 +53,10 @@ def _section(file: str, card: _Card) -> str:
     name = html.escape(card["defence"])
     told = paper["title"] if paper else {"AT": "adversarial training"}.get(card["defence"], str(card["defence"]))
     title = name if told == card["defence"] else f"{name}: {html.escape(told)}"
-    kept = "; ".join(f"eps {budget(point['eps'])}: {100 * point['adaptive']:.0f}\u00a0%" for point in card["curve"])
-    adaptive, oblivious, clean = (f"{100 * ours[k]['accuracy']:.0f}\u00a0%" for k in ("adaptive", "oblivious", "clean"))
+    kept = "; ".join(f"eps {budget(point['eps'])}: {in_percent(point['adaptive'])}\u00a0%" for point in card["curve"])
+    adaptive, oblivious, clean = (
+        f"{in_percent(unrounded(ours[k]).value)}\u00a0%" for k in ("adaptive", "oblivious", "clean")
+    )
     left = (
         f"Keeps <strong>{adaptive}</strong> of {ours['adaptive']['n']} images right against an attacker who knows it, "
         f"{oblivious} against one who does not, and {clean} without an attack. By budget, against the first: {kept}."

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
+from advdef.book.markup import in_percent, unrounded
 from advdef.book.records import COMPARISON, Record, three_attacker_rows
 from advdef.book.repository import PROFILES, InputError
 from advdef.claims import claims
@@ -36,7 +37,7 @@ def own_pages(records: Iterable[Record]) -> list[dict[str, str]]:
             row = {"page": page, "data": record["dataset"], "network": model, "eps": f"{eps:.3g}"}
             for threat in ATTACKERS:
                 beside = (worst.get((d, model, eps)) for d in (defence, paper.undefended, paper.adversarial))
-                shown = ("–" if found is None else f"{100 * found[threat]['accuracy']:.0f}" for found in beside)
+                shown = ("–" if found is None else in_percent(unrounded(found[threat]).value) for found in beside)
                 row[f"{threat} %"] = " / ".join(shown)
             rows.append(row | {"images": str(worst[defence, model, eps]["adaptive"]["n"])})
     return rows

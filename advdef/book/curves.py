@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping
 
-from advdef.book.markup import budget, data_name, raw
+from advdef.book.markup import budget, data_name, in_percent, raw, unrounded
 from advdef.book.records import Record
 from advdef.evaluation.results import WORST_CASE, Row
 from advdef.evaluation.threats import ATTACKERS, Threat
@@ -105,7 +105,7 @@ def _panel(threat: Threat, rows: _Curves, looks: Mapping[str, tuple[str, str]], 
             f'<g data-defence="{number}" style="--line: {colour}"><path class="line" d="M{line}"/>'
             f'<path class="bar" d="{bars}"/>{points}</g>'
         )
-        ends = [f"{100 * row['accuracy']:.0f} %" for row in found.values()]
+        ends = [f"{in_percent(unrounded(row).value)} %" for row in found.values()]
         told.append(f"{name} {ends[0]} to {ends[-1]}")
     title = html.escape(
         f"An attacker who {_KNOWS[threat]}, eps {budget(budgets[0])} to {budget(largest)}: {'; '.join(told)}"
@@ -117,8 +117,8 @@ def _panel(threat: Threat, rows: _Curves, looks: Mapping[str, tuple[str, str]], 
 
 
 def _told(name: str, eps: float, row: Row) -> str:
-    accuracy, low, high = (100 * row[key] for key in ("accuracy", "low", "high"))
+    share, _, interval = f"{unrounded(row)}".partition(" ")
     return (
-        f"{name}, eps {budget(eps)}: {accuracy:.1f}\u00a0% [{low:.1f}, {high:.1f}] of {row['n']} images right under an "
+        f"{name}, eps {budget(eps)}: {share}\u00a0% {interval} of {row['n']} images right under an "
         f"attacker who {_KNOWS[row['threat']]}"
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from advdef.book.markup import data_name, raw, rows_of
+from advdef.book.markup import data_name, data_named, raw, rows_of
 from advdef.book.records import Record, Scale, scale
 from advdef.claims import SOURCES, Claim, Condition, VerdictWord, all_claims, badge, expected_wrong
 from advdef.papers import PAPERS, how_decided
@@ -175,6 +175,6 @@ def _decision(verdict: Mapping[str, Any], dataset: str, size: Scale) -> str:
     if len(conditions) > 1:
         lines = (f"{c.case}: {c.told}" if c.case else c.told for c in conditions)
         where = f"{html.escape(verdict['claim'])}, {name}"
-        listed = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+        listed = "".join(f"<li>{html.escape(data_named(line))}</li>" for line in lines)
         listed = f"<details><summary>{len(conditions)} conditions ({where})</summary><ul>{listed}</ul></details>"
-    return f"<li>{head}<br>{html.escape(verdict['evidence'])}{listed}</li>"
+    return f"<li>{head}<br>{html.escape(data_named(verdict['evidence']))}{listed}</li>"

@@ -6,6 +6,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from advdef.book.markup import in_percent, unrounded
 from advdef.evaluation.threats import ATTACKERS, Threat
 
 __all__ = ["ByThreat", "dumbbells"]
@@ -34,7 +35,7 @@ def dumbbells(groups: Sequence[tuple[str, Sequence[tuple[str, ByThreat]]]], abou
             parts.append(f'<text class="group" x="{_LEFT}" y="{y - 6}">{html.escape(title)}</text>')
         for name, found in rows:
             parts += _row(name, found, y + 32)
-            shares = ", ".join(f"{threat} {100 * found[threat]['accuracy']:.0f} %" for threat in ATTACKERS)
+            shares = ", ".join(f"{threat} {in_percent(unrounded(found[threat]).value)} %" for threat in ATTACKERS)
             told.append(f"{f'{title}, ' if title else ''}{name} {shares}")
             y += _STEP
     axis = []
@@ -52,10 +53,11 @@ def dumbbells(groups: Sequence[tuple[str, Sequence[tuple[str, ByThreat]]]], abou
 
 
 def _row(name: str, found: ByThreat, y: int) -> list[str]:
-    values = {threat: found[threat]["accuracy"] for threat in ATTACKERS}
+    exact = {threat: unrounded(found[threat]) for threat in ATTACKERS}
+    values = {threat: interval.value for threat, interval in exact.items()}
     parts = [
         f'<text class="name" x="{_LEFT}" y="{y - 14}">{html.escape(name)}</text>',
-        f'<text class="value" x="{_RIGHT}" y="{y - 14}">{100 * values["adaptive"]:.0f} %</text>',
+        f'<text class="value" x="{_RIGHT}" y="{y - 14}">{in_percent(exact["adaptive"].value)} %</text>',
         f'<path class="gap" d="M{_x(min(values.values())):.1f} {y}H{_x(max(values.values())):.1f}"/>',
     ]
     parts += [
@@ -63,9 +65,8 @@ def _row(name: str, found: ByThreat, y: int) -> list[str]:
         for threat in ATTACKERS
     ]
     told = "; ".join(
-        f"{threat} {100 * found[threat]['accuracy']:.0f} % "
-        f"[{100 * found[threat]['low']:.0f}, {100 * found[threat]['high']:.0f}]"
-        for threat in ATTACKERS
+        f"{threat} {in_percent(one.value)} % [{in_percent(one.low)}, {in_percent(one.high)}]"
+        for threat, one in exact.items()
     )
     return [
         f"<g><title>{html.escape(f'{name}: {told}')}</title>",

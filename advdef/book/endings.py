@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from advdef.book.markup import as_text, budget, data_name
+from advdef.book.markup import as_text, budget, data_name, in_percent, unrounded
 from advdef.book.records import Record, three_attacker_rows
 from advdef.evaluation.results import WORST_CASE
-from advdef.statistics import paired_difference
+from advdef.evaluation.threats import Threat
+from advdef.peers.figures import ANOTHER_ALGORITHM
+from advdef.statistics import Interval, paired_difference
 
-__all__ = ["ENDINGS", "library_comparisons", "share_in_words"]
+__all__ = ["ENDINGS", "library_comparisons", "share_in_words", "worst_by_defence"]
 
 _HONEST = "honest"
 _MANY = 8  # comparisons that differ, one by one
@@ -18,8 +20,9 @@ _MANY = 8  # comparisons that differ, one by one
 
 def share_in_words(row: Mapping[str, Any], *, short: bool = False) -> str:
     """The accuracy in a row of results in whole percent, with its interval unless ``short``."""
-    value = f"{100 * row['accuracy']:.0f}\u00a0%"
-    return value if short else f"{value} [{100 * row['low']:.0f}, {100 * row['high']:.0f}]"
+    found = unrounded(row)
+    value = f"{in_percent(found.value)}\u00a0%"
+    return value if short else f"{value} [{in_percent(found.low)}, {in_percent(found.high)}]"
 
 
 def _broken(record: Record) -> str:
@@ -54,7 +57,19 @@ def _fired(record: Record, defence: str) -> list[str]:
 
 
 def library_comparisons(record: Record) -> list[dict[str, Any]]:
-    """The paired difference of each attack to that of another library, as recorded or, without that, from the hits."""
+    """The paired difference of each attack to the same one of another library, as recorded or else from the hits.
+
+    What another library does by another algorithm is not the same attack, and is left out.
+    """
+    return [one for one in _every_comparison(record) if _pair(one) not in ANOTHER_ALGORITHM]
+
+
+def _pair(one: Mapping[str, Any]) -> tuple[str, str]:
+    """The attack of a comparison, and the library that ours was compared with."""
+    return one["where"]["attack"], one["other"]["library"]
+
+
+def _every_comparison(record: Record) -> list[dict[str, Any]]:
     results, found = record["results"], list(record["comparisons"])
     for row in results if not found else ():
         if row.get("hits") and row.get("library") == row.get("beside") is not None:
@@ -89,6 +104,10 @@ def _agreement(record: Record) -> str:
         )
     else:
         told.append("- In no comparison does the 95\u00a0% interval of the paired difference lie beside zero.")
+    others = dict.fromkeys(pair for one in _every_comparison(record) if (pair := _pair(one)) in ANOTHER_ALGORITHM)
+    if others:
+        named = ", ".join(f"{as_text(attack)} ({as_text(library)})" for attack, library in others)
+        told.append(f"- Not counted, as the library has another algorithm of that name: {named}.")
     images = record["results"].rows[0]["n"]
     last = (
         f"Each comparison is over the same {images} images of {data_name(record['dataset'])}. Agreement is not proof: "
@@ -98,17 +117,14 @@ def _agreement(record: Record) -> str:
 
 
 def _difference(one: Mapping[str, Any]) -> str:
-    where, (value, low, high) = one["where"], (100 * one[key] for key in ("value", "low", "high"))
+    where, found = one["where"], Interval(one["value"], one["low"], one["high"])
     size = budget(where["eps"]) if where["norm"] == "Linf" else f"{where['eps']:g}"
-    return (
-        f"{as_text(where['attack'])} ({as_text(where['norm'])} {size}, {as_text(one['other']['library'])}) "
-        f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
-    )
+    return f"{as_text(where['attack'])} ({as_text(where['norm'])} {size}, {as_text(one['other']['library'])}) {found:+}"
 
 
 def _yours(record: Record) -> str:
     """What the defences gave the network of the page, and whether AutoAttack found more."""
-    rows = _by_defence(record, "judged")
+    rows = worst_by_defence(record, "judged")
     if "undefended" not in rows:
         return ""
     alone = rows.pop("undefended")
@@ -131,9 +147,9 @@ def _yours(record: Record) -> str:
     return "\n\n".join([first, "\n".join(told), last])
 
 
-def _by_defence(record: Record, part: str) -> dict[str, dict[str, Mapping[str, Any]]]:
-    """Worst cases by defence and attacker in one part of a record."""
-    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+def worst_by_defence(record: Record, part: str) -> dict[str, dict[Threat, Mapping[str, Any]]]:
+    """Worst cases by defence and attacker in one part of a record, of the defences that all attackers met."""
+    found: dict[str, dict[Threat, Mapping[str, Any]]] = {}
     for row in record["results"]:
         if row["part"] == part and row["attack"] == WORST_CASE:
             found.setdefault(row["defence"], {})[row["threat"]] = row

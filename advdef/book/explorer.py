@@ -19,7 +19,7 @@ from torch import Tensor
 
 from advdef.book.cards import comparison_of
 from advdef.book.finding import ROW_NAMES
-from advdef.book.markup import as_text, budget, data_name, raw, rows_of
+from advdef.book.markup import as_text, budget, data_name, in_percent, raw, rows_of
 from advdef.book.records import COMPARISON, Record
 from advdef.evaluation.answered import Answered
 from advdef.evaluation.packed import read_packed
@@ -298,7 +298,7 @@ def _answers(answers: Answers, looked: Looked, row: int) -> list[list[int] | int
         elif name not in answers.confidence:
             found.append([int(answers.classes[name][row])])
         else:
-            found.append([int(answers.classes[name][row]), round(100 * float(answers.confidence[name][row]))])
+            found.append([int(answers.classes[name][row]), int(in_percent(float(answers.confidence[name][row])))])
     return found
 
 

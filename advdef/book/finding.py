@@ -8,7 +8,7 @@ from typing import Any
 
 from advdef.book.cards import comparison_of, difference_at
 from advdef.book.dumbbells import ByThreat, dumbbells
-from advdef.book.markup import as_text, data_name, raw, rows_of, share
+from advdef.book.markup import as_text, data_name, in_percent, raw, rows_of, share, unrounded
 from advdef.book.records import COMPARISON, Record, scale, three_attacker_rows
 from advdef.papers import PAPERS
 
@@ -108,8 +108,8 @@ def _sentence(cards: Mapping[str, Mapping[str, Any]], comparison: Record, images
         return float(card["ours"]["oblivious"]["accuracy"] - card["ours"]["adaptive"]["accuracy"])
 
     worst = max(cards.values(), key=lost)
-    before, after = (100 * worst["ours"][threat]["accuracy"] for threat in ("oblivious", "adaptive"))
+    before, after = (in_percent(unrounded(worst["ours"][threat]).value) for threat in ("oblivious", "adaptive"))
     return (
-        f"**{some if better else none}**{rest} {as_text(worst['defence'])} keeps {before:.0f}\u00a0% of {images} "
-        f"images right against an attacker who does not know of it, and {after:.0f}\u00a0% once the attacker does."
+        f"**{some if better else none}**{rest} {as_text(worst['defence'])} keeps {before}\u00a0% of {images} "
+        f"images right against an attacker who does not know of it, and {after}\u00a0% once the attacker does."
     )

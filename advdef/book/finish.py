@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from advdef.book.icons import with_few_icons
-from advdef.book.markup import data_name
+from advdef.book.markup import data_name, data_named
 from advdef.book.records import Record, images_file
 from advdef.book.tables import presented
 from advdef.grid import Asked
@@ -25,6 +25,9 @@ _TABLES, _RECORDS = "_static/tables", "_static/records"
 _ICON = "_static/icon.png"
 _COLAB = r"https://colab\.research\.google\.com/github/[^\"/]*/[^\"/]*"
 _DESCRIBED = 200  # characters
+_PARAGRAPH = re.compile(r"<p((?:\s[^>]*)?)>(.*?)</p>", re.DOTALL)
+_RUN_LINE = re.compile(r'<div class="verdicts"><p><em>[^<]*')
+_LAUNCH = ' class="launch"'
 _LOCAL = re.compile(r'\b(href|src|action|data-content_root)="(?!https?:|//|#|mailto:|data:)([^"]*)"')
 
 
@@ -89,6 +92,7 @@ def _finished(page: Path, name: str, pages: Path, book: Book) -> tuple[str, dict
         _mended(page.read_text(encoding="utf-8")), prefix=prefix, folder=f"{up}{_TABLES}/", stem=page.stem
     )
     text = _launched(text, name, book)
+    text = _RUN_LINE.sub(lambda line: data_named(line[0]), text)
     text = re.sub(r"<img\b[^>]*>", lambda image: _sized(image[0], page.parent), text)
     text = text.replace("</head>", f"{_head(text, name, book, icon=(pages / _ICON).is_file())}</head>", 1)
     if "</article>" in text:
@@ -126,7 +130,7 @@ def _launched(page: str, name: str, book: Book) -> str:
         return page
     profile = html.escape(records[0]["profile"])
     line = (
-        f'<p class="launch"><a href="{address[0]}">Open in Colab</a> or '
+        f'<p{_LAUNCH}><a href="{address[0]}">Open in Colab</a> or '
         f'<a href="../book/rerun.html">run it yourself</a>. This page shows the profile <em>{profile}</em>; a notebook '
         "begins with <em>smoke</em>, a small one that takes minutes, as its first code cell says.</p>"
     )
@@ -169,6 +173,7 @@ def _head(page: str, name: str, book: Book, *, icon: bool) -> str:
     lines = [f'<meta name="description" content="{said}">', '<meta property="og:type" content="article">']
     up = "../" * name.count("/")
     if icon:
+        lines.append(f'<link rel="icon" type="image/png" sizes="180x180" href="{up}{_ICON}">')
         lines.append(f'<link rel="apple-touch-icon" href="{up}{_ICON}">')
     told = {"og:title": title, "og:description": said, "og:site_name": html.escape(book.title, quote=True)}
     if book.address:
@@ -186,9 +191,9 @@ def _title(page: str) -> str:
 
 
 def _description(page: str) -> str:
-    """The first words of a page."""
+    """The first words of a page, but for the line that leads to its notebook."""
     _, _, article = page.partition("<article")
-    found = (_text(part) for part in re.findall(r"<p>(.*?)</p>|<li><p>(.*?)</p>", article, re.DOTALL) for part in part)
+    found = (_text(said) for kind, said in _PARAGRAPH.findall(article) if kind != _LAUNCH)
     said = next((text for text in found if len(text) > 40), "")
     return said if len(said) <= _DESCRIBED else f"{said[: said.rfind(' ', 0, _DESCRIBED)]} …"
 
@@ -198,8 +203,11 @@ def _facts(page: str, name: str, up: str, book: Book) -> str:
     records = book.records.get(Path(name).stem, ())
     title, where = _title(page), f"{book.address}{name}"
     told, note = "", book.title
+    date = max((one["provenance"]["date"][:10] for every in book.records.values() for one in every), default="")
     if book.commit:
         told, note = f"<p>Text of commit {_commit(book.commit, book)}.</p>", f"{book.title}, commit {book.commit[:7]}"
+    if date:
+        note += f", last run of {date}"
     if records:
         facts: Mapping[str, Any] = records[0]["provenance"]
         date, commit = facts["date"][:10], facts["commit"] or ""
@@ -221,7 +229,7 @@ def _facts(page: str, name: str, up: str, book: Book) -> str:
     if not title or not Path(name).parent.name:
         return ""
     key = re.sub(r"\W+", "-", Path(name).stem.lower())
-    year = f"\n  year   = {{{records[0]['provenance']['date'][:4]}}}," if records else ""
+    year = f"\n  year   = {{{date[:4]}}}," if date else ""
     url = f"\n  url    = {{{where}}}," if book.address else ""
     entry = (
         f"@misc{{advdef-{key},\n  author = {{{{{book.author}}}}},\n  title  = {{{title}}},{year}{url}\n"

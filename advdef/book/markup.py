@@ -3,16 +3,19 @@
 import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 from advdef.norms import show_eps
+from advdef.statistics import Interval, wilson
 
-__all__ = ["as_text", "budget", "data_name", "raw", "rows_of", "share"]
+__all__ = ["as_text", "budget", "data_name", "data_named", "in_percent", "raw", "rows_of", "share", "unrounded"]
 
 _ROUNDED = 1e-6
+_KEPT = 5.1e-5  # a record keeps four digits of a share
 _NAMES = {
-    "cifar10": "CIFAR-10", "digits": "digits", "fashion_mnist": "Fashion-MNIST", "gtsrb": "GTSRB", "mnist": "MNIST",
-    "svhn": "SVHN",
+    "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "digits": "digits", "fashion_mnist": "Fashion-MNIST",
+    "gtsrb": "GTSRB", "mnist": "MNIST", "svhn": "SVHN",
 }  # fmt: skip
 
 
@@ -25,6 +28,15 @@ def data_name(dataset: str) -> str:
     return _NAMES.get(dataset, dataset)
 
 
+def data_named(text: str) -> str:
+    """Words with the names of data sets as prose writes them.
+
+    >>> data_named("the claim is about cifar10, fashion_mnist")
+    'the claim is about CIFAR-10, Fashion-MNIST'
+    """
+    return re.sub(rf"\b({'|'.join(_NAMES)})\b", lambda found: data_name(found[1]), text)
+
+
 def budget(eps: float) -> str:
     """A budget as :func:`advdef.norms.show_eps` writes it, though records keep six digits of it.
 
@@ -35,9 +47,30 @@ def budget(eps: float) -> str:
     return show_eps(step if abs(step - eps) < _ROUNDED else eps)
 
 
+def in_percent(share: float) -> str:
+    """A share in whole percent, rounded half up.
+
+    >>> in_percent(0.665), in_percent(0.805), in_percent(1 / 3)
+    ('67', '81', '33')
+    """
+    return str((100 * Decimal(repr(share))).quantize(Decimal(1), ROUND_HALF_UP))
+
+
+def unrounded(row: Mapping[str, Any]) -> Interval:
+    """The accuracy in a row of results with its interval, before the record rounded them, where it is of a count.
+
+    >>> f"{unrounded({'accuracy': 0.8025, 'low': 0.7845, 'high': 0.8194, 'n': 2000}).low:.6f}"
+    '0.784479'
+    """
+    kept = Interval(row["accuracy"], row["low"], row["high"])
+    counted = wilson(round(row["n"] * kept.value), row["n"])
+    same = all(abs(vars(counted)[name] - value) < _KEPT for name, value in vars(kept).items())
+    return counted if same else kept
+
+
 def share(row: Mapping[str, Any]) -> str:
-    """The accuracy in a row of results in percent, with its interval."""
-    return f"{100 * row['accuracy']:.1f} [{100 * row['low']:.1f},\u00a0{100 * row['high']:.1f}]"
+    """The accuracy in a row of results in percent, with its interval, as the tables of the notebooks have it."""
+    return f"{unrounded(row)}".replace(", ", ",\u00a0")
 
 
 def raw(markup: str) -> str:

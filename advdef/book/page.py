@@ -182,7 +182,7 @@ class Page:
 
     def profiles(self) -> HTML:
         """The table of the profiles' settings, folded."""
-        frame, caption = pd.DataFrame(self._profiles).map(str), f"The profiles; this page: {self.run_line}"
+        frame, caption = pd.DataFrame(self._profiles).map(_setting), f"The profiles; this page: {self.run_line}"
         title = f"The settings of this run: profile {self.profile}"
         return HTML(f"<details><summary>{title}</summary>{table(frame, caption, index=True).data}</details>")
 
@@ -255,6 +255,15 @@ class Page:
             elif name in self._studies:
                 save_images_of_study(self._studies[name], record_file, run.facts, limit=limit)
         return provenance_table(self.runs.values())
+
+
+def _setting(value: Any) -> str:
+    """A setting as text, with numbers as budgets are written."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {_setting(one)}" for name, one in value.items())
+    if isinstance(value, tuple | list):
+        return f"({', '.join(map(_setting, value))})"
+    return show_eps(value) if isinstance(value, float) else str(value)
 
 
 def _warn_of_size(data: Dataset) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from advdef.book.cardpage import FLAGS, card_page
 from advdef.book.cards import card_schema, cards, reference_cards
 from advdef.book.decisions import Chapter, matrix, rules_page, verdicts_page
+from advdef.book.earlier import earlier_table
 from advdef.book.finding import finding, headline, limits
 from advdef.book.markup import rows_of
 from advdef.book.records import Record, record_schema
@@ -25,14 +26,15 @@ def generated(
     pages: Sequence[Chapter],
     searches: Sequence[Searched] = (),
     speed: Mapping[str, Mapping[str, Any]] | None = None,
+    earlier: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, str]:
     """Files to write into the folder of prose pages, by name: fragments that these include, and the cards.
 
     >>> sorted(generated([], []))
-    ['_generated/cards.md', '_generated/claims.md', '_generated/conclusion.md', '_generated/finding.md',
-     '_generated/headline.md', '_generated/holes.md', '_generated/limits.md', '_generated/matrix.md',
-     '_generated/papers.md', '_generated/record.md', '_generated/rules.md', '_generated/schema.md',
-     '_generated/speed.md', '_generated/status.md', '_generated/verdicts.md']
+    ['_generated/cards.md', '_generated/claims.md', '_generated/conclusion.md', '_generated/earlier.md',
+     '_generated/finding.md', '_generated/headline.md', '_generated/holes.md', '_generated/limits.md',
+     '_generated/matrix.md', '_generated/papers.md', '_generated/record.md', '_generated/rules.md',
+     '_generated/schema.md', '_generated/speed.md', '_generated/status.md', '_generated/verdicts.md']
     """
     made, beside = cards(records), reference_cards(records)
     return {
@@ -42,6 +44,7 @@ def generated(
         "_generated/rules.md": rules_page(),
         "_generated/status.md": _status(records, pages),
         "_generated/cards.md": card_page(made | beside),
+        "_generated/earlier.md": earlier_table(records, earlier),
         "_generated/finding.md": finding(records, made),
         "_generated/headline.md": headline(records, made),
         "_generated/holes.md": _holes(searches),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from advdef.book.dumbbells import ByThreat
+from advdef.book.markup import in_percent, unrounded
 from advdef.evaluation.threats import ATTACKERS
 
 __all__ = ["preview"]
@@ -25,7 +26,9 @@ def preview(rows: Sequence[tuple[str, ByThreat]], title: str, path: Path) -> Non
         for threat, share in zip(ATTACKERS, shares, strict=True):
             mark, colour = _MARKS[threat]
             axes.plot(share, line, mark, color=colour, ms=13, mfc=colour if threat == "adaptive" else "white", mew=3)
-        axes.text(103, line, f"{shares[-1]:.0f} %", fontsize=20, va="center", weight="bold")
+        axes.text(
+            103, line, f"{in_percent(unrounded(found['adaptive']).value)} %", fontsize=20, va="center", weight="bold"
+        )
     axes.set(xlim=(-3, 112), ylim=(len(rows) - 0.4, -0.6), xticks=range(0, 101, 25))
     axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=18)
     axes.set_xticklabels([f"{percent} %" for percent in range(0, 101, 25)], fontsize=16)

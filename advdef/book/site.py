@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from advdef.book.decisions import Chapter
+from advdef.book.earlier import read_earlier
 from advdef.book.explorer import explorer_files, looked_at
 from advdef.book.finding import compared
 from advdef.book.finish import Book, finish
@@ -132,7 +133,10 @@ def assemble(
     searches = [search for folder in folders for search in read_searches(folder)]
     measured = root / "book" / "speed.json"
     speed = read_speed(measured) if measured.is_file() else {}
-    made = generated(records, list(_pages(repository, target)), searches, speed) | explorer_files(looked_at(records))
+    made = generated(
+        records, list(_pages(repository, target)), searches, speed, read_earlier(root / "book" / "earlier.json")
+    )
+    made |= explorer_files(looked_at(records))
     for paper, path in repository.notebooks.items():
         page = target / "notebooks" / path.name
         if page.is_file():

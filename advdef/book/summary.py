@@ -6,15 +6,14 @@ import html
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 from advdef.book.dumbbells import ByThreat, dumbbells
-from advdef.book.endings import ENDINGS, library_comparisons, share_in_words
-from advdef.book.markup import as_text, budget, data_name, raw
+from advdef.book.endings import ENDINGS, share_in_words
+from advdef.book.markup import as_text, budget, data_name, in_percent, raw, unrounded
+from advdef.book.openings import OPENINGS
 from advdef.book.records import COMPARISON, Record, three_attacker_rows
 from advdef.claims import VerdictWord, badge
-from advdef.evaluation.results import WORST_CASE
-from advdef.evaluation.threats import ATTACKERS
 from advdef.papers import PAPERS, Paper
 
 __all__ = ["conclusion", "in_short", "papers_in_short", "shown_by_curves"]
@@ -49,8 +48,8 @@ def in_short(paper: str, records: Sequence[Record], comparison: Sequence[str] = 
         return ""
     if paper == COMPARISON:
         return _box(*comparison)
-    if paper in _OTHERS:
-        return _box(*_OTHERS[paper](mine[0]))
+    if paper in OPENINGS:
+        return _box(*OPENINGS[paper](mine[0]))
     known = next((known for known in PAPERS if known.id == paper), None)
     shown = [found for record in mine if known and (found := _three(record, known))]
     told = [f"- {_told(_own(known), found)}" for found in shown if known]
@@ -101,17 +100,17 @@ def conclusion(paper: str, records: Sequence[Record]) -> str:
     if paper in ENDINGS:
         endings = [said for record in records if record["paper"] == paper and (said := ENDINGS[paper](record))]
         return "\n\n".join(["## Conclusion", *endings]) + "\n" if endings else ""
-    by_word: dict[str, dict[str, list[str]]] = {}
+    by_word: dict[str, dict[str, dict[str, str]]] = {}
     sentences = {}
     for record in (record for record in records if record["paper"] == paper):
         for verdict in record["verdicts"]:
             sentences[verdict["claim"]] = verdict["sentence"]
-            found = by_word.setdefault(verdict["verdict"], {})
-            found.setdefault(verdict["claim"], []).append(data_name(record["dataset"]))
+            found = by_word.setdefault(verdict["verdict"], {}).setdefault(verdict["claim"], {})
+            found[data_name(record["dataset"])] = _number(verdict)
     parts = []
     for word, lead in _LEAD.items():
         if word in by_word:
-            lines = (_claim(id, sentences[id], names) for id, names in by_word[word].items())
+            lines = (_claim(id, sentences[id], numbers) for id, numbers in by_word[word].items())
             parts.append(f"<p>{badge(word)} {lead}</p><ul>{''.join(lines)}</ul>")  # type: ignore[arg-type]
     untested = [id for id in by_word.get("not testable here", {}) if not any(id in by_word.get(w, {}) for w in _LEAD)]
     if untested:
@@ -120,9 +119,23 @@ def conclusion(paper: str, records: Sequence[Record]) -> str:
     return f"## Conclusion\n\n{raw(''.join(parts))}\n{about}\n" if parts else ""
 
 
-def _claim(id: str, sentence: str, datasets: Sequence[str]) -> str:
-    where = html.escape(f"{id} ({', '.join(datasets)})")
-    return f'<li><a href="../book/verdicts.html#{html.escape(id.lower())}">{where}</a>: {html.escape(sentence)}</li>'
+def _claim(id: str, sentence: str, numbers: Mapping[str, str]) -> str:
+    """A claim with the number that decided it by data set, where the run has one."""
+    where, known = html.escape(f"{id} ({', '.join(numbers)})"), {name: told for name, told in numbers.items() if told}
+    told = "; ".join(known.values() if len(numbers) == 1 else (f"{name}, {told}" for name, told in known.items()))
+    more = f" <small>{html.escape(told)}</small>" if told else ""
+    link = f'<a href="../book/verdicts.html#{html.escape(id.lower())}">{where}</a>'
+    return f"<li>{link}: {html.escape(sentence)}{more}</li>"
+
+
+def _number(verdict: Mapping[str, Any]) -> str:
+    """What decided a verdict: the conditions that its evidence quotes, with their numbers; "" where it has none."""
+    quoted = []
+    for condition in verdict.get("conditions", ()):
+        told, case = f"{condition['what']}: {condition.get('number', '')}", condition.get("case", "")
+        if f"{told}, wanted" in verdict["evidence"]:
+            quoted.append(f"{case}, {told}" if case and f"{case}: {told}" in verdict["evidence"] else told)
+    return "; ".join(dict.fromkeys(quoted))
 
 
 def _box(*paragraphs: str) -> str:
@@ -151,7 +164,7 @@ def _three(record: Record, paper: Paper) -> _Shown | None:
     budgets = sorted(eps for found, eps in own if found == model)
     names = {paper.undefended: "no defence", paper.adversarial: "adversarial training", paper.own: _own(paper)}
     rows = {told: worst[k, model, budgets[-1]] for k, told in names.items() if (k, model, budgets[-1]) in worst}
-    smallest = worst[paper.own, model, budgets[0]]["adaptive"]["accuracy"]
+    smallest = unrounded(worst[paper.own, model, budgets[0]]["adaptive"]).value
     return _Shown(data_name(record["dataset"]), budgets[-1], rows, (budgets[0], smallest) if budgets[1:] else None)
 
 
@@ -170,7 +183,7 @@ def _told(own: str, shown: _Shown) -> str:
     few = ""
     if shown.least:
         smallest, left = shown.least
-        few = f" Against one who knows it, {100 * left:.0f}\u00a0% stay right at eps {budget(smallest)}."
+        few = f" Against one who knows it, {in_percent(left)}\u00a0% stay right at eps {budget(smallest)}."
     return (
         f"**{as_text(shown.dataset)}**, eps {budget(shown.eps)}: of {mine['adaptive']['n']} images, {as_text(own)} "
         f"keeps {share_in_words(mine['oblivious'], short=True)} right against an attacker who does not know of it and "
@@ -183,51 +196,3 @@ def _picture(shown: Sequence[_Shown]) -> str:
         return ""
     groups = [(f"{one.dataset}, eps {budget(one.eps)}", [*one.rows.items()]) for one in shown]
     return raw(dumbbells(groups, "Images still right under attack, with 95 % intervals."))
-
-
-def _broken(record: Record) -> list[str]:
-    """What the page of planted faults found."""
-    rows = [(defence, found) for (defence, _, _), found in three_attacker_rows(record).items()]
-    planted = [found for defence, found in rows if defence != "honest"]
-    if not planted:
-        return []
-    apparent, true = (max(found[t]["accuracy"] for found in planted) for t in ("direct", "adaptive"))
-    images = planted[0]["direct"]["n"]
-    said = (
-        f"Behind a planted fault, a network without any defence seems to keep up to **{100 * apparent:.0f}\u00a0%** of "
-        f"{images} images right under an ordinary attack. An attacker who knows the fault leaves at most "
-        f"**{100 * true:.0f}\u00a0%**. The checks on this page are there to tell the two apart."
-    )
-    about = f"Images still right: {data_name(record['dataset'])}, one network, alone (honest) and behind faults."
-    return [said, raw(dumbbells([("", rows)], about))]
-
-
-def _agreement(record: Record) -> list[str]:
-    """What the page that compares attacks with other libraries' found."""
-    found = library_comparisons(record)
-    weaker, stronger = (sum(c["low"] > 0 for c in found), sum(c["high"] < 0 for c in found))
-    if not found:
-        return []
-    return [
-        f"In **{len(found) - weaker - stronger} of {len(found)}** comparisons with the same attack of another library, "
-        f"no difference was seen: the 95\u00a0% interval of the paired difference contains zero. In {stronger} ours "
-        f"left fewer images right, in {weaker} more."
-    ]
-
-
-def _yours(record: Record) -> list[str]:
-    """What the page for a reader's own network found of the one that it shows."""
-    rows = [row for row in record["results"] if row["part"] == "judged" and row["defence"] == "undefended"]
-    found = {row["threat"]: row for row in rows if row["attack"] == WORST_CASE}
-    right = next((row for row in rows if row["threat"] == "clean"), None)
-    if right is None or not set(ATTACKERS) <= set(found):
-        return []
-    return [
-        f"The network shown here keeps **{share_in_words(right, short=True)}** of {right['n']} images right without an "
-        f"attack and **{share_in_words(found['adaptive'])}** against all attacks at eps "
-        f"{budget(found['adaptive']['eps'])}. Put yours in its place: a few lines give the "
-        "same three attackers, the same intervals and the same checks."
-    ]
-
-
-_OTHERS = {"broken_on_purpose": _broken, "attack_agreement": _agreement, "your_classifier": _yours}

@@ -9,9 +9,10 @@ import io
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from advdef.book.markup import data_name
+from advdef.book.markup import data_named
+from advdef.papers import PAPERS
 
 __all__ = ["presented"]
 
@@ -22,13 +23,22 @@ _INTERVAL = re.compile(r"([-+−]?[\d.]+)\s*(\[[^\]]*\])$")
 _NUMBER = re.compile(r"[-+−±<>≥≤]?\s?\d|–$")
 _DATA = ("data", "dataset")
 _CONSTANT = ("network", "eps")
-_LABELS = ("eps", "step", "seed", "classes", "time steps", "norm", "set to", "attack", "attacker")
-_DECIDING = (
-    "adaptive %", "true %", "worst case %", "tries everything %", ".*, all rungs %",
-    ".*adaptive.*", "result", "mean of five %", r"all \d+", ".*dsr.*", "fooled %", "lead over .*",
-    ".* − .*", "difference",
+_LABELS = ("eps", "step", "seed", "classes", "time steps", "norm", "set to", "attack", "attacker", "image")
+_INDEX = ("check", "setting")  # what stands over the names of rows that have no header
+_WORST_CASES = (
+    "adaptive %", "true %", "worst case %", "tries everything %", ".*, all rungs %", "adaptive − at",
+    ".*adaptive.* %", "adaptive", "adaptive − .*", "result", "measured",
 )  # fmt: skip
-"""What the header of a deciding column is, the surest first; without one, the first number decides."""
+_OTHERS = (
+    "mean of five %", r"all \d+", ".*dsr.*", "fooled %", "lead over .*", ".* cost more than .*", "pgd, − .*", ".* − .*",
+    "difference", "against .*, points", "left", "now", "ours leave, %", "local optimality", "broken at 1.05 .*",
+    "broken %", "made for it", "pgd and own attacks.*", "of these silent", "if flagged .*", "stable step %",
+    "transferred, d4", "rank correlation.*", "correlation .*", "inside at the end, d1", "cosine to .*", "front",
+    "here, .*", r"pgd(-20)?( %|: psnr)?", "purifier and classifier: .*", "times .*", ".*multiply-adds.*",
+    "broken by autoattack alone", "wrong when asked again",
+)  # fmt: skip
+_COUNTS = ("images", "parameters", "features", "fooled", "seeds", "passes", "choices", "epoch taken")
+"""What the header of a column is that says how much was done, and not what came out."""
 _ASIDE = ("The three profiles", "How each claim is decided", "Provenance of this run")
 """How the caption of a table begins that few readers look for: it is folded."""
 _FOLDED = 12  # rows that are shown of a long table
@@ -42,6 +52,7 @@ class _Table:
     kind: str
     head: list[str]
     rows: list[list[str]]
+    own: str  # the defence that its page is about
 
 
 def presented(page: str, *, prefix: str, folder: str, stem: str) -> tuple[str, dict[str, str]]:
@@ -50,12 +61,15 @@ def presented(page: str, *, prefix: str, folder: str, stem: str) -> tuple[str, d
     A table gets the number ``prefix`` and its place on the page, an anchor, the name of its data set in the caption,
     and links to its data as CSV and JSON in ``folder``, an address that ends in "/". Of several data sets, each has a
     part of its own. The column that decides is marked, and so are those that label a row; style sheets do the rest.
+    ``stem`` is the name of the page's file; on the page of a paper, the column of its defence decides where none says
+    more.
     """
     files: dict[str, str] = {}
+    own = next((paper.own for paper in PAPERS if paper.notebook == stem), "")
 
     def present(match: re.Match[str]) -> str:
         number = len(files) // 2 + 1
-        table = _read(match[0])
+        table = _read(match[0], own)
         name = f"{stem}-table-{number}"
         files[f"{name}.csv"], files[f"{name}.json"] = _csv(table), _json(table)
         take = (
@@ -70,23 +84,18 @@ def presented(page: str, *, prefix: str, folder: str, stem: str) -> tuple[str, d
     return _TABLE.sub(present, page), files
 
 
-def _read(markup: str) -> _Table:
+def _read(markup: str, own: str) -> _Table:
     caption = re.search(r"<caption>(.*?)</caption>", markup, re.DOTALL)
     head, _, body = markup.partition("</thead>")
     heads = [[cell[1] for cell in _CELL.findall(row)] for row in _ROW.findall(head)]
     # a named index stands in a row of its own
-    names = [next((_named(cell) for cell in column if _text(cell)), "") for column in zip(*heads, strict=False)]
+    names = [next((data_named(cell) for cell in column if _text(cell)), "") for column in zip(*heads, strict=False)]
     if names and not _text(names[0]):
         names[0] = "check" if caption and "checks" in caption[1].lower() else "setting"
     rows = [[cell[1] for cell in _CELL.findall(row)] for row in _ROW.findall(body)]
     kind = re.search(r'class="([^"]*)"', markup)
-    told, rows = _named(caption[1]) if caption else "", [row for row in rows if len(row) == len(names)]
-    return _Table(told, kind[1] if kind else "", names, rows)
-
-
-def _named(text: str) -> str:
-    """Words with the names of data sets as prose writes them."""
-    return re.sub(r"\b(fashion_mnist|cifar10|mnist|gtsrb|svhn)\b", lambda found: data_name(found[1]), text)
+    told, rows = data_named(caption[1]) if caption else "", [row for row in rows if len(row) == len(names)]
+    return _Table(told, kind[1] if kind else "", names, rows, own)
 
 
 def _parts(table: _Table) -> Iterable[_Table]:
@@ -94,7 +103,8 @@ def _parts(table: _Table) -> Iterable[_Table]:
     if table.head[:1] and _text(table.head[0]) in _DATA and len(table.head) > 2:
         for name in dict.fromkeys(row[0] for row in table.rows):
             rows = [row[1:] for row in table.rows if row[0] == name]
-            yield _shorter(_Table(f"{_named(name)}. {table.caption}", table.kind, table.head[1:], rows))
+            caption = f"{data_named(name)}. {table.caption}"
+            yield _shorter(replace(table, caption=caption, head=table.head[1:], rows=rows))
     else:
         yield table
 
@@ -107,7 +117,8 @@ def _shorter(table: _Table) -> _Table:
     name, (value,) = _text(table.head[0]), same
     told = value if name == "network" else f"{name} {value}"
     begin, _, rest = table.caption.partition(". ")
-    return _shorter(_Table(f"{begin}, {told}. {rest}", table.kind, table.head[1:], [row[1:] for row in table.rows]))
+    rows = [row[1:] for row in table.rows]
+    return _shorter(replace(table, caption=f"{begin}, {told}. {rest}", head=table.head[1:], rows=rows))
 
 
 def _part(table: _Table, number: str, *, first: bool) -> str:
@@ -158,21 +169,37 @@ def _part(table: _Table, number: str, *, first: bool) -> str:
 
 def _also(name: str, value: str) -> str:
     """A label beside the first one; a number says what it is of."""
-    return f"{name} {value}" if _NUMBER.match(_text(value)) else _named(value)
+    return f"{name} {value}" if _NUMBER.match(_text(value)) else data_named(value)
 
 
 def _roles(table: _Table) -> tuple[int, int | None]:
     """How many columns at the left label a row, and which of the others decides."""
-    numeric = _numeric_columns(table)
-    columns = range(1, len(table.head))
-    labels = next((c for c in columns if c in numeric and _text(table.head[c]).lower() not in _LABELS), None)
-    if labels is None:
-        return 1, 1 if len(table.head) > 1 else None
     names = [_text(name).lower() for name in table.head]
-    for wanted in _DECIDING:
-        if (found := next((c for c in columns if c >= labels and re.fullmatch(wanted, names[c])), None)) is not None:
-            return labels, found
-    return labels, labels
+    index = names[0] in _INDEX  # then columns are things of one kind, and not kinds of numbers
+    numeric = set() if index else _numeric_columns(table)
+    wanted = _wanted(table)
+    found = {column: _place(name, wanted) for column, name in enumerate(names) if column}
+    if not found:
+        return 1, None
+    sure = len(wanted) - len(_OTHERS)
+    results = (c for c in found if (c in numeric and names[c] not in _LABELS) or found[c] < sure)
+    labels = 1 if index else next(results, 1)
+    others = [column for column in found if column >= labels]
+    # without a header that says so, the first number that tells what came out
+    return labels, min(others, key=lambda c: (found[c], c not in numeric, names[c] in _COUNTS, c))
+
+
+def _place(name: str, wanted: Sequence[str]) -> int:
+    """Which of the headers wanted a name is, the last one's successor where it is none."""
+    return next((place for place, one in enumerate(wanted) if re.fullmatch(one, name)), len(wanted))
+
+
+def _wanted(table: _Table) -> list[str]:
+    """What the header of the deciding column is, the surest first."""
+    profile, own = re.search(r"this page: profile (\w+)", table.caption), re.escape(table.own.lower())
+    shown = [profile[1].lower()] if profile else []
+    mine = [own, f"{own}: .*", rf"\S+ {own}"] if own else []
+    return [*shown, *_WORST_CASES, *mine, *_OTHERS]
 
 
 def _numeric_columns(table: _Table) -> set[int]:
@@ -191,9 +218,9 @@ def _wordy(table: _Table, column: int) -> bool:
 def _value(content: str) -> str:
     """A cell with its interval in small print, which a style sheet puts under the number; Python's lists as lists."""
     if content[:1] in "([{" and (told := _listed(html.unescape(content))):
-        return _named(html.escape(told, quote=False))
+        return data_named(html.escape(told, quote=False))
     found = _INTERVAL.fullmatch(content.strip())
-    return f'{found[1]} <small class="ci">{found[2]}</small>' if found else _named(content)
+    return f'{found[1]} <small class="ci">{found[2]}</small>' if found else data_named(content)
 
 
 def _listed(content: str) -> str:

@@ -8,8 +8,12 @@ from matplotlib.figure import Figure
 from advdef.devices import exact
 from advdef.peers.agreement import Comparison
 from advdef.peers.budgets import Spent
+from advdef.plotting import WIDTH
 
-__all__ = ["ours_and_theirs", "passes_and_accuracy"]
+__all__ = ["ANOTHER_ALGORITHM", "ours_and_theirs", "passes_and_accuracy"]
+
+ANOTHER_ALGORITHM = frozenset({("single pixel", "torchattacks"), ("universal", "art"), ("JSMA", "art")})
+"""Attacks of other libraries that have the name of one of ours and find their images in another way."""
 
 _COLOURS = {"foolbox": "#0072B2", "pyautoattack": "#D55E00", "torchattacks": "#009E73", "art": "#CC79A7"}
 _DASHES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (8, 2, 2, 2)))
@@ -18,9 +22,9 @@ _ANOTHER_ALGORITHM = {("single pixel", "torchattacks"), ("universal", "art"), ("
 
 def ours_and_theirs(found: Iterable[Sequence[Comparison]]) -> Figure:
     """Our robust accuracy against the peers', and the difference where both sides have the same algorithm."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8), width_ratios=(1, 1.2))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.8), width_ratios=(1, 1.2))
     shown = [c for comparisons in found for c in comparisons if c.theirs is not None]
-    same = [c for c in shown if (c.attack, c.peer) not in _ANOTHER_ALGORITHM]
+    same = [c for c in shown if (c.attack, c.peer) not in ANOTHER_ALGORITHM]
     lines = list(dict.fromkeys(f"{c.attack} {c.norm}" for c in same))
     left.axline((0, 0), slope=1, color="0.7", lw=1, zorder=0)
     right.axvspan(-1, 1, color="0.9", lw=0, zorder=0)
@@ -43,7 +47,7 @@ def ours_and_theirs(found: Iterable[Sequence[Comparison]]) -> Figure:
 def passes_and_accuracy(found: Sequence[Spent]) -> Figure:
     """Robust accuracy against the passes that an attack may make for an image: a panel per norm, a line per attack."""
     norms = list(dict.fromkeys(one.attack.norm for one in found))
-    figure, axes = plt.subplots(len(norms), 1, figsize=(6.7, 3.2 * len(norms)), squeeze=False, sharex=True)
+    figure, axes = plt.subplots(len(norms), 1, figsize=(WIDTH, 3.2 * len(norms)), squeeze=False, sharex=True)
     for panel, norm in zip(axes[:, 0], norms, strict=True):
         mine = [one for one in found if one.attack.norm == norm]
         for one in mine:
@@ -58,6 +62,6 @@ def passes_and_accuracy(found: Sequence[Spent]) -> Figure:
         panel.set(ylabel=f"robust accuracy, {norm}", xscale="log", ylim=(-0.03, 1.03))
         panel.set_xticks(mine[0].budgets, [f"{most:,}" for most in mine[0].budgets])
         panel.minorticks_off()
-        panel.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        panel.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes[-1, 0].set_xlabel("forward and backward passes allowed for each image")
     return figure
