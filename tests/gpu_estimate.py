@@ -100,8 +100,14 @@ def all_tasks(tasks: Iterable[Task]) -> list[Task]:
 
 
 def one_pass(model: nn.Module, shape: tuple[int, int, int]) -> float:
-    """Multiply-adds of one image."""
-    return multiply_adds(model.eval(), torch.rand(2, *shape))
+    """Multiply-adds of one image, counted once for all networks of the same layers."""
+    key = f"{model} {shape}"
+    if key not in _COUNTED:
+        _COUNTED[key] = multiply_adds(model.eval(), torch.rand(2, *shape))
+    return _COUNTED[key]
+
+
+_COUNTED: dict[str, float] = {}
 
 
 def counted(study: Any) -> float:

@@ -102,7 +102,7 @@ def assert_within(images: Tensor, found: Tensor, row: Row, eps: float | Tensor) 
 
 @each_attack()
 def test_the_ball_and_the_box_are_kept_and_nothing_gets_worse(row: Row) -> None:
-    for seed, scale in enumerate((0.0, 0.001, 0.03, 0.1, 0.3, 1.0)):
+    for seed, scale in enumerate((0.0, 0.03, 1.0) if row.library else (0.0, 0.001, 0.03, 0.1, 0.3, 1.0)):
         model, images, eps = tiny(seed, row.shape), edgy(row.shape, seed), scale * MUCH[row.norm]
         labels = model(images).argmax(1)
         labels[0] = (labels[0] + 1) % 4  # wrong already

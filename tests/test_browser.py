@@ -182,7 +182,12 @@ def window(browser: Browser) -> Iterator[BrowserContext]:
     context.close()
 
 
-@pytest.fixture(scope="module", params=PAGES)
+ALIKE = [name for name in PAGES if name.startswith("book/api/") and name != OF_THE_REFERENCE]
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=[pytest.mark.thorough] * (name in ALIKE[1:])) for name in PAGES]
+)
 def seen(request: pytest.FixtureRequest, window: BrowserContext, address: str, site: Path) -> Iterator[Seen]:
     sync_playwright = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-core is not installed")
     axe = sync_playwright.Axe()
@@ -226,10 +231,8 @@ def seen(request: pytest.FixtureRequest, window: BrowserContext, address: str, s
     page.evaluate(ONE_OF_EACH)
     page.add_style_tag(content="*, ::before, ::after { transition: none !important }")  # nobody waits for colours
     findings = {}
-    alike = request.param.startswith("book/api/") and request.param != OF_THE_REFERENCE
-    looked_at = not alike or request.config.getoption("all")
-    themes = {"light": {}} | ({"dark": OF_COLOURS} if request.param in DARK or request.config.getoption("all") else {})
-    for theme, rules in themes.items() if looked_at else ():
+    looked_at = request.param in DARK or request.config.getoption("all")
+    for theme, rules in {"light": {}, "dark": OF_COLOURS}.items() if looked_at else ():
         page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
         findings[theme] = [
             f"{found['impact']}: {found['id']} ({len(found['nodes'])} places, the first {found['nodes'][0]['target']})"
@@ -412,8 +415,10 @@ def test_the_explorer_is_there_or_says_how_to_make_it(visit: Visit) -> None:
     assert visit.errors == []
 
 
-@pytest.mark.parametrize("name", ["index", "book/explorer", "book/protocol", "notebooks/03_nip"])
-@pytest.mark.parametrize("window", [PHONE, WIDE], ids=["phone", "wide"])
+@pytest.mark.parametrize(
+    ("name", "window"),
+    [("index", WIDE), *((name, PHONE) for name in ("index", "book/explorer", "book/protocol", "notebooks/03_nip"))],
+)
 def test_a_page_stands_still_while_it_loads(visit: Visit, name: str, window: ViewportSize) -> None:
     """What a web vital counts: how far things move that nobody moved, and when the largest thing is painted."""
     visit.page.set_viewport_size(window)

@@ -330,7 +330,8 @@ def test_each_defence_withstands_there_what_it_withstands_on_the_cpu(
     monkeypatch.setattr(threats, "_DRAWS", 3)
     images, labels = digits.test.float_images()[:IMAGES], digits.test.labels[:IMAGES]
     told, wrong = {}, []
-    for name, build in BUILD.items():
+    kind = int(has_float64(device))
+    for name, build in BUILD.items() if REAL else list(BUILD.items())[kind::2]:  # the other kind of device has the rest
         here = attacked(build(network).eval(), images, labels)
         moved = build(copy.deepcopy(network).to(device)).to(device).eval()
         there = attacked(moved, images.to(device), labels.to(device))

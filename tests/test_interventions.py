@@ -276,7 +276,7 @@ def layers(draw: st.DrawFn) -> Layer:
     return torch.tensor(values), indices(*chosen)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(layers(), st.integers(0, 1000))
 def test_matched_energy_is_within_half_a_neurons_energy_and_takes_chosen_ones_only_when_it_must(
     layer: Layer, seed: int
@@ -301,7 +301,7 @@ def test_as_much_energy_takes_more_of_the_less_sensitive_neurons() -> None:
     assert control.min() >= 2
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(layers(), st.integers(0, 1000))
 def test_matched_activations_are_as_many_neurons_and_chosen_ones_only_when_no_others_are_left(
     layer: Layer, seed: int

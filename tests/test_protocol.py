@@ -114,7 +114,7 @@ def test_the_adaptive_attacker_keeps_what_was_known(network: nn.Module, asked: t
 
 
 def test_without_queries_no_gradient_free_search(network: nn.Module, asked: tuple[Tensor, Tensor]) -> None:
-    found = three_attackers(Undefended(network), *asked, eps=0.1, generator=seeded(), steps=3, queries=0)
+    found = three_attackers(Undefended(network), *asked, eps=0.1, generator=seeded(), steps=3, queries=0, rounds=0)
     assert not any("Square" in name for name in names(found["adaptive"]))
 
 

@@ -26,14 +26,14 @@ from advdef.report.defences import TRAINED, DefenceName, defended
 from advdef.report.report import Report, ReportError, plot_reports
 
 EPS = 0.1
-quick = partial(robustness, eps=EPS, images=10, steps=2, queries=0, rounds=1)
+quick = partial(robustness, eps=EPS, images=10, steps=2, queries=0, rounds=0)
 
 
 @pytest.fixture(scope="module")
 def _reports(_trained_network: nn.Sequential, digits: Dataset) -> dict[str, Report]:
     network = _trained_network.eval()
     return {
-        "undefended": quick(network, digits),
+        "undefended": quick(network, digits, rounds=1),
         "bitdepth": quick(network, digits, defence="bitdepth"),
         "noise": quick(network, digits, defence=partial(NoiseVote, step=0.1), name="noise"),
     }
@@ -244,7 +244,7 @@ def test_l2_two_classes_and_images_of_ones_own(network: nn.Sequential, digits: D
     two = digits.test.labels < 2
     split = Split(digits.test.images[two], digits.test.labels[two])
     pair = wrap(network, output=lambda logits: logits[:, 1] - logits[:, 0])
-    report = robustness(pair, split, eps=3.0, norm="L2", images=12, steps=3, queries=0)
+    report = robustness(pair, split, eps=3.0, norm="L2", images=12, steps=3, queries=0, rounds=0)
     assert report.facts["data"]["classes"] == 2
     assert "none ran in L2" in str(report)
     assert report.interval().value < report.interval("clean").value
