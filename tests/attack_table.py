@@ -45,7 +45,7 @@ from advdef.contract import ask
 from advdef.norms import Norm
 from advdef.papers.nip.attacks import candidates, precompensated, two_conditions
 from advdef.papers.qusecnets.attacks import level_space
-from advdef.papers.qusecnets.defence import Quantized
+from advdef.papers.qusecnets.defence import Quantized, annealed
 from advdef.papers.qusecnets.quantizer import Quantizer
 from advdef.papers.sensitivity.attacks import feature_adversary, feature_routing, neuron_targeted
 from advdef.papers.snn.attacks import both_branches, in_turn, unnoticed
@@ -99,6 +99,11 @@ def level_spaced(model: nn.Module, images: Tensor, labels: Tensor, **options: An
     quantizer = beside(images, QUANTIZER)
     given = {"network": model, "quantizer": quantizer, "steps": 6, "repairs": 3}
     return level_space(Quantized(model, quantizer), images, labels, **{**given, **options})
+
+
+def hardened(model: nn.Module, images: Tensor, labels: Tensor, **options: Any) -> Tensor:
+    """Behind the same."""
+    return annealed(Quantized(model, beside(images, QUANTIZER)), images, labels, steps=8, **options)
 
 
 OFFSETS = 0.1 * torch.randn(3, 2, 3, 3, generator=seeded(5))
@@ -262,6 +267,7 @@ ATTACKS: Mapping[str, Row] = {
     "fab": _pyautoattack(attack=partial(fab, steps=5), draws=None, unbounded=True),
     "autoattack": _pyautoattack(attack=shortened, by_itself=False),
     # made for a defence
+    "annealed": Row(attack=hardened, never_worse=False, follows=False),
     "level space": Row(attack=level_spaced, draws=None, never_worse=False),
     "candidates": _deployed(attack=partial(added, loss="worst", sampled=2, restarts=2, stop_early=True)),
     "candidates in L2": _deployed(attack=partial(added, norm="L2", loss="agree"), norm="L2"),

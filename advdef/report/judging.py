@@ -41,7 +41,7 @@ __all__ = [
 ]  # fmt: skip
 
 _SHORT = 10  # steps below which an evaluation is a first look
-_CHECKED = {*checks.FAST, "D3"} - {"B1", "E2"}  # training mode is refused; that it is one network, the limits say
+_CHECKED = {*checks.FAST, "D3", "D4"} - {"B1", "E2"}  # training mode is refused; that it is one network, the limits say
 _TOLD = (NaNGradientWarning, NoGradientWarning, StoreWarning)
 _PART = "judged"
 _PART_OF = 100  # images

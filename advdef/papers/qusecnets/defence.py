@@ -20,7 +20,7 @@ from advdef.norms import spread
 from advdef.papers.qusecnets.attacks import level_space
 from advdef.papers.qusecnets.quantizer import Quantizer
 
-__all__ = ["Quantized", "through_identity"]
+__all__ = ["Quantized", "annealed", "through_identity"]
 
 
 class Quantized(Defense):
@@ -101,8 +101,17 @@ def annealed(
     """BPDA whose soft surrogate hardens during the attack: one stage of PGD per ``hardness``, each from where the last
     ended.
 
-    ``steps`` are divided equally among the stages. Each of the ``restarts`` begins at a random point; those after the
-    first attack what ``model`` still gets right. All other parameters are those of :func:`advdef.attacks.pgd`.
+    Args:
+        model: The quantised network.
+        images: (N, C, H, W), in [0, 1].
+        labels: (N,), int64.
+        eps: Radius of the ball, in Linf; a number, or one per image (N,).
+        steps: Steps of all stages together, which share them equally.
+        restarts: Runs, each from a random point; those after the first attack what ``model`` still gets right.
+        hardness: The slope of the surrogate in each stage.
+        generator: Source of all random numbers. Default: torch's own.
+
+    Returns each image's point with the largest margin. Raises ValueError for fewer than one restart.
     """
     if restarts < 1:
         raise ValueError(f"restarts must be at least 1, not {restarts}")
