@@ -18,12 +18,9 @@ that the process itself was given: a shared machine's second core comes and goes
 the clock of an idle machine with many cores the ratios can be smaller. With ADVDEF_BENCH_DEVICE=cuda all of it runs on
 a GPU, in float32 without TF32, and our step in bfloat16 too; kernels are compiled in runs that do not count.
 
-On two cores of a shared machine snntorch's loop takes 1.8 to 2.5 (LIF) and 4.0 to 4.4 times (MLF3) as long as ours,
-spikingjelly 1.8 to 2.2 and 3.1 to 4.3 times. For the backward pass our network keeps the same for three levels as for
-one, three numbers for each neuron and step; at four steps the loop keeps 2.4 (LIF) and 5.8 times as much (MLF3),
-spikingjelly 1.5 and 3.0 times. Calling convolutions and norms once per time step costs 1.2 to 1.4 times, and the
-neurons alone are 7 to 9 (LIF) and 12 to 14 times (MLF3) as fast as snntorch's. Of our step, convolutions take 54 %
-(LIF) and 46 % (MLF3), neurons 20 % and 33 %, norms 12 % and 8 %.
+Measured ratios stand in book/speed.json. For the backward pass our network keeps the same for three levels as for one,
+three numbers for each neuron and step; at four steps the loop keeps 2.4 (LIF) and 5.8 times as much (MLF3), spikingjelly
+1.5 and 3.0 times.
 
 On one H100 a network of 6 blocks and width 32 met the goal of 3 times with MLF3; with LIF the test failed, and whether
 by the ratio or by the comparison before it was not kept. A step there is bound by launching kernels, about 2 ms for
