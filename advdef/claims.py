@@ -180,8 +180,16 @@ class Condition:
     ) -> "Condition":  # fmt: skip
         """The whole interval lies above ``bound``.
 
-        ``images`` or ``seeds`` say over how many the interval is, and what would decide it is told in these; over both,
-        use :meth:`compare`. ``show`` writes the number.
+        Args:
+            what: What was measured, as "TRN − image only, PGD".
+            interval: The number with its 95 % interval.
+            bound: What it is compared with.
+            margin: The smallest difference that would matter, in the unit of the interval; 0 where there is none.
+            case: Which case of the claim this belongs to; "" belongs to all.
+            attacker: Whom it was measured under.
+            images: How many images are behind the interval; an undecided condition then says how many would decide it.
+            seeds: How many trained networks are behind it, likewise. For an interval over both, use :meth:`compare`.
+            show: Writes the number.
         """
         found = cls(what, interval, bound, "above", margin, case, attacker, images, seeds, number=show(interval))
         return found._planned(interval if seeds is None else None, interval if seeds is not None else None)
@@ -199,7 +207,15 @@ class Condition:
     ) -> "Condition":  # fmt: skip
         """More of the same images are right than under a control, by more than ``bound``.
 
-        Hits are (N,), or (S, N) of S trained networks, for whose interval other networks and other images count.
+        Args:
+            what: What was measured, as "TRN − image only, PGD".
+            treated: Hits (N,); or (S, N) of S trained networks, for whose interval other networks and other images
+                count.
+            control: Hits of the control on the same images, of the same shape.
+            bound: By how much more, as a share.
+            margin: The smallest difference that would matter, as a share; 0 where there is none.
+            case: Which case of the claim this belongs to; "" belongs to all.
+            attacker: Whom it was measured under.
         """
         over_images, networks = paired_difference(treated, control), len(treated) if treated.dim() == 2 else 1
         interval, between = over_images, None

@@ -143,7 +143,18 @@ def interval_line(
     axes: Axes, places: Sequence[float], intervals: Sequence[Interval], *, colour: str, label: str | None = None,
     style: str = "-", marker: str = ".", width: float = 1.5,
 ) -> None:  # fmt: skip
-    """A line through the values at these places, with a pale band for their intervals."""
+    """A line through the values at these places, with a pale band for their intervals.
+
+    Args:
+        axes: Where it is drawn.
+        places: Where each interval stands on the x-axis.
+        intervals: What is drawn: values with their intervals.
+        colour: The colour of line and band.
+        label: The line's name in a legend. Default: it has none.
+        style: matplotlib's style of the line.
+        marker: matplotlib's marker of each value.
+        width: The line's width in points.
+    """
     axes.plot(
         places, [i.value for i in intervals], style, marker=marker, color=colour, label=label, linewidth=width
     )  # fmt: skip

@@ -44,7 +44,7 @@ if "google.colab" in sys.modules:
 
 # %% tags=["parameters"]
 profile = "smoke"  # smoke, laptop, gpu or paper; what is shown below may be another
-dataset = None  # one of advdef's data sets; None: that of the profile
+dataset = None  # folder:PATH, npz:FILE, or one of advdef's data sets; None: that of the profile
 seed = 0
 device = None  # cpu, cuda or mps; None: a GPU if there is one
 eps = None  # the main budget in Linf; None: the page's own
@@ -85,7 +85,7 @@ plotting.use_style()
 #
 # The same code runs in four sizes. The numbers on this page come from the profile named in the table's caption. Test images are drawn at random, always the same ones; the last *held* training images are in nobody's training and set the detector's
 # threshold. In the table, *T* are the time steps, *train* the images of all trainings (None: all but the held ones), *pairs* those of purifiers, *U-Net* and *extractor* the channels, *images* the test images of attacks on the bare
-# classifier, *few* those of expensive attacks and of attackers who know the defence, *networks* the seeds of LIF and SE-MLF3, *inner* the steps of PGD in adversarial training, *strong* the steps of APGD and of all strong attacks by those who know, *derivatives* those that attackers try for a spike. Wide tables scroll sideways.
+# classifier, *few* those of expensive attacks and of attackers who know the defence, *networks* the seeds of LIF and SE-MLF3, *inner* the steps of PGD in adversarial training, *strong* the steps of APGD and of all strong attacks by those who know, *derivatives* those that attackers try for a spike. Wide tables scroll sideways. The purifier takes images whose sides are multiples of 4.
 
 # %%
 PROFILES = SpikingPurification.profiles
@@ -601,7 +601,7 @@ page.rules()
 # - Attackers who know the defence meet one network of each kind, on as many images as the captions say. JPEG, bit depth, the median and the blur did not meet such attackers here; the page on NIP shows how such filters fall to one who knows them.
 # - The derivatives are a few of many; each further one can only lower the numbers. The *membrane* derivative takes its spread from one image, where the attack that it is modelled on takes it over a batch; the *adaptive* one takes means over time, where its model takes them over the steps of an attack.
 # - Seconds of training are wall times, in the run shown beside other work that did not slow all trainings alike. They decide nothing.
-# - One norm, no corruptions, one random start for PGD and APGD; APGD with DLR goes through the derivative of training alone. But for SNN-2, the verdicts use the first seed.
+# - One norm, no corruptions. Strong attacks have one random start at first; where the search goes on by need, those on the images nearest to breaking have five or more, through the two stand-ins that brought most images there. The networks that SNN-2 compares do not go on by need. But for SNN-2, the verdicts use the first seed.
 # - The end-to-end variant was trained on single steps, its purifier alone; adversarial training of purifier and classifier together was not tried.
 #
 # What would change a verdict: the paper's own layers, losses and training, and an evaluation of it that differentiates through the purifier.
@@ -609,7 +609,7 @@ page.rules()
 # ## Why such an evaluation looks good
 #
 # The images and the budget are the same in every column; only the attacker changes (for FGSM-AT, which has nothing in front of it, not knowing only means fewer attacks). Where the identity does better than differentiation, the purifier would be hiding its gradient. The first one attacks the classifier and has never heard of the purifier, which is what the purifier was trained for. The second takes the purifier's gradient for the identity, one line of code. The third lets automatic differentiation run
-# through it, which needs no trick at all. The last one tries all that this book has.
+# through it, which needs no trick at all. The last one is the adaptive attacker of this page.
 
 # %% tags=["hide-input"]
 rows = []

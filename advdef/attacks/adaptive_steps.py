@@ -39,8 +39,25 @@ def sa_pgd(
     but at most ``step_size``. That size is halved at the checkpoints of Auto-PGD, whatever the loss did. Constants are
     those of the authors' code.
 
-    ``step_size`` is that of the first steps, relative to eps; positive. All other parameters and the contract are those
-    of :func:`advdef.attacks.pgd`.
+    Args:
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), float32 or float64, in [0, 1].
+        labels: (N,), int64: the true classes.
+        eps: Radius of the ball in pixel units; a number, or one per image (N,).
+        steps: Number of gradient steps in each run, at least 1.
+        step_size: Largest size of the first steps, relative to eps; positive.
+        restarts: Number of runs, at least 1. Those after the first begin at random points, and attack the images that
+            have not reached their goal.
+        loss: What is ascended: "ce" (cross-entropy), "margin" (largest wrong logit minus the true one) or "dlr" (the
+            margin, made independent of the scale of the logits).
+        targets: (N,), int64: the class that each image is to be taken for. Default: any but its label.
+        any_wrong: Aim at the targets, but count any wrong class as success.
+        random_start: Begin the first run at a random point of the ball; else at the image.
+        start: (N, C, H, W), finite: where the first run begins, moved into the ball. Default: as ``random_start`` says.
+        stop_early: Drop an image from the batch once its goal is reached.
+        generator: Source of all random numbers. Default: torch's own.
+
+    The contract is that of :mod:`advdef.attacks.gradient`.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     >>> x = sa_pgd(model, torch.full((1, 1, 2, 2), 0.5), torch.tensor([0]), eps=0.1, steps=3)
@@ -73,8 +90,22 @@ def adaptive_ascent(
 ) -> None:
     """One run of stable adaptive PGD: an :class:`advdef.attacks.restarts.Ascent`.
 
-    ``relative`` is the size of the first steps relative to eps. ``networks`` have the values of the model and other
-    gradients; they take turns, a step each (default: the model alone). All other parameters are those of every ascent.
+    It attacks M of N images; all arguments but ``best`` and ``best_score`` are those of these M alone.
+
+    Args:
+        model: Maps images to logits.
+        around: The balls around the attacked images.
+        goal: What the attack wants of them.
+        rows: (M,): their places among all N images.
+        point: (M, C, H, W): where the run begins, inside the balls.
+        best: (N, C, H, W): each image's best iterate so far; written at ``rows``.
+        best_score: (N,): the score of that iterate (:meth:`advdef.attacks.losses.Goal.score`); written at ``rows``.
+        steps: Number of gradient steps.
+        loss: What is ascended: "ce", "margin" or "dlr".
+        stop_early: Leave an image as it is once its goal is reached, and drop it from the run.
+        relative: Largest size of the first steps, relative to eps.
+        networks: Stand-ins that have the values of the model and other gradients; they take turns, a step each.
+            Default: the model alone.
     """
     turns, mean, square = networks or (model,), torch.zeros_like(point), torch.zeros_like(point)
     for step, size in enumerate((*_sizes(steps), 0.0)):

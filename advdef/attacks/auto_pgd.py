@@ -43,13 +43,24 @@ def apgd(
     goes on from the best point with half the step.
 
     Args:
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), float32 or float64, in [0, 1].
+        labels: (N,), int64: the true classes.
+        eps: Radius of the ball in pixel units; a number, or one per image (N,).
+        norm: "Linf" or "L2".
         steps: Number of gradient steps in each run, at least 1.
-        restarts: Number of runs, each from a random point. Those after the first attack what ``model`` still gets
-            right.
-        loss: "ce" (cross-entropy), "margin" or "dlr".
-        start: (N, C, H, W): where the first run begins, moved into the ball. Default: a random point of the ball.
+        restarts: Number of runs, at least 1, each from a random point. Those after the first attack the images that
+            have not reached their goal.
+        loss: What is ascended: "ce" (cross-entropy), "margin" (largest wrong logit minus the true one) or "dlr" (the
+            margin, made independent of the scale of the logits).
+        targets: (N,), int64: the class that each image is to be taken for. Default: any but its label.
+        any_wrong: Aim at the targets, but count any wrong class as success.
+        start: (N, C, H, W), finite: where the first run begins, moved into the ball. Default: a random point of the
+            ball.
+        stop_early: Drop an image from the batch once its goal is reached.
+        generator: Source of all random numbers. Default: torch's own.
 
-    All other parameters and the contract are those of :func:`advdef.attacks.pgd`.
+    The contract is that of :mod:`advdef.attacks.gradient`.
     """
     return best_of_restarts(
         auto_ascent, model, images, labels, eps=eps, norm=norm, steps=steps, restarts=restarts, loss=loss,
@@ -91,7 +102,22 @@ def auto_ascent(
     loss: LossName,
     stop_early: bool,
 ) -> None:
-    """An :class:`advdef.attacks.restarts.Ascent` with momentum that halves its steps where they lead nowhere."""
+    """An :class:`advdef.attacks.restarts.Ascent` with momentum that halves its steps where they lead nowhere.
+
+    It attacks M of N images; all arguments but ``best`` and ``best_score`` are those of these M alone.
+
+    Args:
+        model: Maps images to logits.
+        around: The balls around the attacked images.
+        goal: What the attack wants of them.
+        rows: (M,): their places among all N images.
+        point: (M, C, H, W): where the run begins, inside the balls.
+        best: (N, C, H, W): each image's best iterate so far; written at ``rows``.
+        best_score: (N,): the score of that iterate (:meth:`advdef.attacks.losses.Goal.score`); written at ``rows``.
+        steps: Number of gradient steps.
+        loss: What is ascended: "ce", "margin" or "dlr".
+        stop_early: Leave an image as it is once its goal is reached, and drop it from the run.
+    """
 
     def look(point: Tensor, *, climb: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Who has not reached its goal, loss and gradient at a point, which is kept where it is the best so far."""

@@ -44,7 +44,16 @@ def fgsm(
 ) -> Tensor:
     """Fast gradient sign method (https://arxiv.org/abs/1412.6572): one step of size eps from the image. Draws nothing.
 
-    All parameters are those of :func:`advdef.attacks.pgd`.
+    Args:
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), float32 or float64, in [0, 1].
+        labels: (N,), int64: the true classes.
+        eps: Radius of the ball in pixel units; a number, or one per image (N,).
+        norm: "Linf" or "L2".
+        targets: (N,), int64: the class that each image is to be taken for. Default: any but its label.
+        generator: Not used; there so that all attacks are called alike.
+
+    The contract is that of :mod:`advdef.attacks.gradient`.
     """
     return pgd(
         model, images, labels, eps=eps, norm=norm, steps=1, step_size=1.0, targets=targets, random_start=False,
@@ -64,8 +73,16 @@ def ffgsm(
 ) -> Tensor:
     """Fast FGSM (https://arxiv.org/abs/2001.03994): one step from a random point of the Linf ball.
 
-    ``step_size`` is relative to eps; a step of 1.25 eps is cut off at the ball. All other parameters are those of
-    :func:`advdef.attacks.pgd`.
+    Args:
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), float32 or float64, in [0, 1].
+        labels: (N,), int64: the true classes.
+        eps: Radius of the ball in pixel units; a number, or one per image (N,).
+        step_size: Size of the step, relative to eps; positive. A step that leads out of the ball ends at its edge.
+        targets: (N,), int64: the class that each image is to be taken for. Default: any but its label.
+        generator: Source of all random numbers. Default: torch's own.
+
+    The contract is that of :mod:`advdef.attacks.gradient`.
     """
     return pgd(model, images, labels, eps=eps, steps=1, step_size=step_size, targets=targets, generator=generator)
 
@@ -83,10 +100,23 @@ def bim(
     stop_early: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Basic iterative method (https://arxiv.org/abs/1607.02533): PGD that begins at the image itself.
+    """Basic iterative method (https://arxiv.org/abs/1607.02533): PGD that begins at the image itself. Draws nothing.
 
-    The defaults are those of Cleverhans v3.0.1 (10 steps of 0.05 for eps 0.3). All parameters are those of
-    :func:`advdef.attacks.pgd`; ``step_size`` is relative to eps.
+    The defaults are those of Cleverhans v3.0.1 (10 steps of 0.05 for eps 0.3).
+
+    Args:
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), float32 or float64, in [0, 1].
+        labels: (N,), int64: the true classes.
+        eps: Radius of the ball in pixel units; a number, or one per image (N,).
+        norm: "Linf" or "L2".
+        steps: Number of gradient steps, at least 1.
+        step_size: Size of a step, relative to eps; positive.
+        targets: (N,), int64: the class that each image is to be taken for. Default: any but its label.
+        stop_early: Drop an image from the batch once its goal is reached.
+        generator: Not used; there so that all attacks are called alike.
+
+    The contract is that of :mod:`advdef.attacks.gradient`.
     """
     return pgd(
         model, images, labels, eps=eps, norm=norm, steps=steps, step_size=step_size, targets=targets,
@@ -109,10 +139,24 @@ def mim(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Momentum iterative method (https://arxiv.org/abs/1710.06081): steps along an accumulated, normalised gradient.
+    Draws nothing.
 
-    The defaults are those of Cleverhans v3.0.1 (10 steps of 0.06 for eps 0.3). ``decay`` is the factor by which the
-    accumulated gradient is multiplied before the new one is added. All other parameters are those of
-    :func:`advdef.attacks.pgd`; ``step_size`` is relative to eps.
+    The defaults are those of Cleverhans v3.0.1 (10 steps of 0.06 for eps 0.3).
+
+    Args:
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), float32 or float64, in [0, 1].
+        labels: (N,), int64: the true classes.
+        eps: Radius of the ball in pixel units; a number, or one per image (N,).
+        norm: "Linf" or "L2".
+        steps: Number of gradient steps, at least 1.
+        step_size: Size of a step, relative to eps; positive.
+        decay: Factor by which the accumulated gradient is multiplied before the new one is added.
+        targets: (N,), int64: the class that each image is to be taken for. Default: any but its label.
+        stop_early: Drop an image from the batch once its goal is reached.
+        generator: Not used; there so that all attacks are called alike.
+
+    The contract is that of :mod:`advdef.attacks.gradient`.
     """
     return pgd(
         model, images, labels, eps=eps, norm=norm, steps=steps, step_size=step_size, momentum=decay, targets=targets,
@@ -195,8 +239,21 @@ def steepest_ascent(
 ) -> None:
     """One run with steps of a fixed size: the :class:`advdef.attacks.restarts.Ascent` of the gradient family.
 
-    ``relative`` is the size of a step relative to eps, ``momentum`` the factor of the accumulated gradient (None: no
-    momentum). All other parameters are those of every ascent.
+    It attacks M of N images; all arguments but ``best`` and ``best_score`` are those of these M alone.
+
+    Args:
+        model: Maps images to logits.
+        around: The balls around the attacked images.
+        goal: What the attack wants of them.
+        rows: (M,): their places among all N images.
+        point: (M, C, H, W): where the run begins, inside the balls.
+        best: (N, C, H, W): each image's best iterate so far; written at ``rows``.
+        best_score: (N,): the score of that iterate (:meth:`advdef.attacks.losses.Goal.score`); written at ``rows``.
+        steps: Number of gradient steps.
+        loss: What is ascended: "ce", "margin" or "dlr".
+        stop_early: Leave an image as it is once its goal is reached, and drop it from the run.
+        relative: Size of a step, relative to eps.
+        momentum: Factor of the accumulated gradient, as ``decay`` in :func:`advdef.attacks.mim`; None: no momentum.
     """
     velocity = torch.zeros_like(point)
     for step in range(steps + 1):
@@ -236,8 +293,17 @@ def rfgsm(
 ) -> Tensor:
     """R+FGSM (https://arxiv.org/abs/1705.07204), in Linf: a random step of eps / 2, then a gradient step of eps / 2.
 
-    The random step is eps / 2 up or down for each value of the image. All parameters and the contract are those of
-    :func:`advdef.attacks.pgd`.
+    The random step is eps / 2 up or down for each value of the image.
+
+    Args:
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), float32 or float64, in [0, 1].
+        labels: (N,), int64: the true classes.
+        eps: Radius of the ball in pixel units; a number, or one per image (N,).
+        targets: (N,), int64: the class that each image is to be taken for. Default: any but its label.
+        generator: Source of all random numbers. Default: torch's own.
+
+    The contract is that of :mod:`advdef.attacks.gradient`.
     """
     images, labels, budget = validate(images, labels, eps)
     keys = image_keys(images, fresh_seed(generator))

@@ -71,11 +71,30 @@ def best_of_restarts(
 ) -> Tensor:
     """Check the input, run ``ascend`` from each start, and return each image's best iterate.
 
-    Runs after the first attack only what ``model`` still gets right. ``together`` allows several runs in one batch, all
-    of them for few images and else those after the first, with the results that they have one after the other; then
-    the ``rows`` of ``ascend`` are places in that batch. A model that counts its passes to draw random numbers has one
-    run at a time. All other parameters are those of
-    :func:`advdef.attacks.pgd`.
+    Args:
+        ascend: Makes one run from one start.
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), float32 or float64, in [0, 1].
+        labels: (N,), int64: the true classes.
+        eps: Radius of the ball in pixel units; a number, or one per image (N,).
+        norm: "Linf" or "L2".
+        steps: Number of gradient steps in each run, at least 1.
+        restarts: Number of runs, at least 1. Those after the first begin at random points, and attack the images that
+            have not reached their goal.
+        loss: What is ascended: "ce" (cross-entropy), "margin" (largest wrong logit minus the true one) or "dlr" (the
+            margin, made independent of the scale of the logits).
+        targets: (N,), int64: the class that each image is to be taken for; None: any but its label.
+        any_wrong: Aim at the targets, but count any wrong class as success.
+        random_start: Begin the first run at a random point of the ball; else at the image.
+        start: (N, C, H, W), finite: where the first run begins, moved into the ball; None: as ``random_start`` says.
+        stop_early: Drop an image from the batch once its goal is reached.
+        generator: Source of all random numbers; None: torch's own.
+        together: Allow several runs in one batch: all of them for few images, else those after the first. Each image
+            gets what it would get from one run after the other; the ``rows`` of ``ascend`` are then places in that
+            batch. A model that counts its passes to draw random numbers has one run at a time all the same.
+
+    The contract is that of :mod:`advdef.attacks.gradient`. Raises ValueError for fewer than one step or run, for an
+    unknown loss, and for a start of another shape or with values that are not finite.
     """
     images, labels, budget = validate(images, labels, eps, norm=norm)
     if steps < 1 or restarts < 1:

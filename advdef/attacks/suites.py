@@ -162,7 +162,17 @@ def at_most(
     largest: float,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Run ``attack`` at eps, but at most at ``largest``: for one that needs a finite budget in an unbounded run."""
+    """Run ``attack`` at eps, but at most at ``largest``: for one that needs a finite budget in an unbounded run.
+
+    Args:
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), float32 or float64, in [0, 1].
+        labels: (N,), int64: the true classes.
+        eps: The budget in the norm of ``attack``: one number. Infinity is allowed.
+        attack: The attack that is run.
+        largest: The largest budget that it gets.
+        generator: Source of all random numbers. Default: torch's own.
+    """
     return attack(model, images, labels, eps=min(eps, largest), generator=generator)
 
 

@@ -129,7 +129,18 @@ def compute(
     runs: list[PageRun], profile: Profile, *, device: str | None, jobs: int, scheduler: str | None, tls: str | None,
     threads: int,
 ) -> None:  # fmt: skip
-    """Compute what is missing of these runs; raises `InputError`, and typer's exit where a task failed."""
+    """Compute what is missing of these runs; raises `InputError`, and typer's exit where a task failed.
+
+    Args:
+        runs: Which runs of pages; of a page that has no study, nothing is computed.
+        profile: The size of the runs.
+        device: "cpu" or "cuda", on each worker. None: cpu.
+        jobs: Processes of this machine, where there is no scheduler.
+        scheduler: A dask scheduler, as ``tcp://127.0.0.1:8786``. None: processes of this machine.
+        tls: Three files with commas between them, for a scheduler at ``tls://``: the authority's certificate, this
+            side's, and its key. None: no certificates.
+        threads: Threads of each task.
+    """
     if cells := _cells(runs, profile, device):
         finish(spread_out(cells, jobs=jobs, scheduler=scheduler, tls=tls, threads=threads))
 

@@ -70,6 +70,21 @@ def record_schema() -> dict[str, Any]:
 class Run:
     """What one notebook finds on one data set, for ``<results>/<paper>/<dataset>-<profile>-seed<k>.json``.
 
+    Attributes:
+        paper: The page, by its name.
+        profile: The size of the run: "smoke", "laptop", "gpu" or "paper".
+        data: The data set.
+        seed: The first seed.
+        results: What attacks left of defences: a row for each attack, or for the worst of all.
+        comparisons: Paired differences of hits on the same images; :meth:`compare` adds them.
+        checks: Checks of evaluations; :meth:`add_checks` adds them.
+        costs: What defences cost; :meth:`add_cost` adds it.
+        values: Further values, by the names that the page gives them.
+        networks: The trained networks; :meth:`add_network` adds them.
+        verdicts: What the run decided.
+        parameters: What was asked for in the place of the profile's settings: "eps", "images" or "seeds".
+        started: When it began, in seconds of :func:`time.perf_counter`.
+
     Raises ValueError where ``advdef reproduce`` executes the notebook of another paper (``$ADVDEF_PAPER``).
     """
 
@@ -103,7 +118,18 @@ class Run:
         self, outcome: Outcome, *, part: str, defence: str, threat: Threat, model: str, seed: int | None = None,
         **more: Any,
     ) -> None:  # fmt: skip
-        """A row for the worst case under ``threat`` and one per attack there, as in :meth:`Results.add`."""
+        """A row for the worst case under ``threat`` and one per attack there, as in :meth:`Results.add`; the data set
+        is the run's.
+
+        Args:
+            outcome: What an evaluation found.
+            part: The table or figure of the page that the rows are for.
+            defence: The defence's name.
+            threat: What the attacker knows.
+            model: The network's name.
+            seed: The seed of the training. Default: the run's.
+            **more: Further columns of plain values that tell these rows from others.
+        """
         self.results.add(
             outcome, part=part, dataset=self.data.name, model=model, defence=defence, threat=threat,
             seed=self.seed if seed is None else seed, **more,
@@ -121,7 +147,21 @@ class Run:
         self, hits: torch.Tensor, *, part: str, defence: str, model: str, threat: Threat, attack: str,
         eps: float | None, norm: Norm | None = None, seed: int | None = None, **more: Any,
     ) -> None:  # fmt: skip
-        """One row for the (N,) images that are right under one attack, as in :meth:`Results.add_hits`."""
+        """One row for the images that are right under one attack, as in :meth:`Results.add_hits`; the data set is the
+        run's.
+
+        Args:
+            hits: (N,) booleans, N > 0: which images are right.
+            part: The table or figure of the page that the row is for.
+            defence: The defence's name.
+            model: The network's name.
+            threat: What the attacker knows; "clean" where there is none.
+            attack: The attack's name; "none" without an attack.
+            eps: The budget; None for an attack that looks for the least change.
+            norm: The norm of eps.
+            seed: The seed of the training. Default: the run's.
+            **more: Further columns of plain values that tell this row from others.
+        """
         self.results.add_hits(
             hits, part=part, dataset=self.data.name, model=model, defence=defence, threat=threat, attack=attack,
             eps=eps, norm=norm, seed=self.seed if seed is None else seed, **more,

@@ -91,12 +91,21 @@ def reproduce(
     """Execute the notebook of a paper in a profile, in the folder that its data set and seed have in ``build/``.
 
     Page and records of an earlier such run are replaced, together, when the notebook has succeeded; both bear the id of
-    the run. One that was interrupted or failed keeps its evaluations, and the next one goes on from them. `parameters`
-    are further notebook parameters (dataset, seed, device); `threads` how many the notebook may use (default: torch's
-    choice); `from_the_grid` lets it read evaluations from the store, where a grid has put them; `cell_timeout` and
-    `timeout` say how many seconds one cell and all of them may take (default: any). Raises `InputError` for an unknown
-    paper or parameter, and HeldError where another process is at the same run; a failing cell is no exception, but the
-    `failure` of the result.
+    the run. One that was interrupted or failed keeps its evaluations, and the next one goes on from them.
+
+    Args:
+        repository: The checkout that has the notebook.
+        paper: The page, by its name.
+        profile: The size of the run.
+        parameters: Further notebook parameters: "dataset", "seed" and "device", say.
+        threads: How many the notebook may use. Default: torch's choice.
+        from_the_grid: Read evaluations from the store, where a grid has put them.
+        cell_timeout: How many seconds one cell may take. Default: any.
+        timeout: How many seconds all cells may take. Default: any.
+        progress: Show a bar.
+
+    Raises `InputError` for an unknown paper or parameter, and HeldError where another process is at the same run; a
+    failing cell is no exception, but the `failure` of the result.
     """
     ((paper, path),) = repository.select([paper]).items()
     notebook = read_pair(path)
@@ -158,11 +167,23 @@ def reproduce_all(
     timeout: float | None = None,
     progress: bool = False,
 ) -> Iterator[Execution]:
-    """:func:`reproduce` for several runs or papers, `jobs` at a time; yields each as it ends.
+    """:func:`reproduce` for several runs or papers; yields each as it ends.
 
-    Notebooks that run side by side have a process and one thread each, and no progress bars. Raises `InputError` for
-    fewer than one job, and what :func:`reproduce` raises; where there are several, that is the failure of its notebook,
-    and the others go on.
+    Notebooks that run side by side have a process and one thread each, and no progress bars.
+
+    Args:
+        repository: The checkout that has the notebooks.
+        runs: What to execute: runs, or pages by name.
+        profile: The size of the runs.
+        parameters: Further notebook parameters of all runs; where a run has its own, these count.
+        jobs: How many notebooks run side by side, at least 1.
+        from_the_grid: Read evaluations from the store, where a grid has put them.
+        cell_timeout: How many seconds one cell may take. Default: any.
+        timeout: How many seconds all cells of a notebook may take. Default: any.
+        progress: Show a bar, where notebooks run one after the other.
+
+    Raises `InputError` for fewer than one job, and what :func:`reproduce` raises; where there are several, that is the
+    failure of its notebook, and the others go on.
     """
     if jobs < 1:
         raise InputError(f"jobs must be at least 1, not {jobs}")
@@ -235,11 +256,22 @@ def execute(
 ) -> Execution:
     """Execute a notebook in this interpreter's environment, but without the user's settings of Jupyter and plots.
 
-    Its working directory is `folder`. While it runs, the file is ``NAME.partial.ipynb``. On success it becomes
-    `destination`; when a cell fails, ends the kernel, is left out, or takes longer than `cell_timeout` seconds (or all
-    cells longer than `timeout`), it becomes ``NAME.failed.ipynb``. A kernel that dies before the first cell, or does
-    not answer, is started once more. What the kernel process itself says goes to ``NAME.log``. Raises OSError that
-    names the path where that cannot be written.
+    While it runs, the file is ``NAME.partial.ipynb``. On success it becomes `destination`; when a cell fails, ends the
+    kernel, is left out, or takes too long, it becomes ``NAME.failed.ipynb``. A kernel that dies before the first cell,
+    or does not answer, is started once more. What the kernel process itself says goes to ``NAME.log``.
+
+    Args:
+        notebook: The notebook.
+        destination: The file that it is to become, ``NAME.ipynb``.
+        paper: The page that it is, by its name.
+        parameters: Notebook parameters; those that differ from its defaults are injected.
+        environment: Variables that the kernel gets besides those of this process.
+        folder: Its working directory.
+        cell_timeout: How many seconds one cell may take. Default: any.
+        timeout: How many seconds all cells may take. Default: any.
+        progress: Show a bar.
+
+    Raises `InputError` for an unknown parameter, and OSError that names the path where a file cannot be written.
     """
     destination.parent.mkdir(parents=True, exist_ok=True)
     partial, failed = (destination.with_suffix(f".{state}.ipynb") for state in ("partial", "failed"))

@@ -28,7 +28,19 @@ __all__ = ["searched"]
 def searched(
     cell: Cell, study: Study, name: str, *, profile: str, minutes: float, eps: float | None, folder: Path
 ) -> list[dict[str, Any]]:
-    """Search one defence at each budget; what was found goes into the folder, and a line for each into the table."""
+    """Search one defence at each budget; what was found goes into the folder, and a line for each into the table.
+
+    Args:
+        cell: The page on a data set with a seed.
+        study: What the page computes there.
+        name: The defence, one of the study's cases.
+        profile: The size of the page.
+        minutes: How long the defence is searched, divided among its budgets.
+        eps: The budget that is searched. None: all that the page has.
+        folder: Where breaks are kept.
+
+    Returns the lines of the table. Raises `InputError` for an eps that the page has not.
+    """
     say(f"{name} on {cell.dataset}: what the page's attackers leave ...")
     case = study.case(name)
     budgets = sorted(case.adaptive) if eps is None else [known for known in case.adaptive if abs(known - eps) < 1e-6]

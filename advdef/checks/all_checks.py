@@ -35,7 +35,8 @@ class Effort:
         few_images: Images of C8 and C12, each of which needs thousands of passes.
         steps: Steps of PGD.
         restarts: Restarts of PGD in C3.
-        queries: Queries of Square in C7; ``more_queries`` where the gradient is approximate.
+        queries: Queries of Square in C7, where the defence has no stand-ins.
+        more_queries: The same where it has some, as its gradient is approximate then.
         draws: Points of noise in C10.
         jumps: Steps of HopSkipJump in C8.
         perturbations: Perturbations of B8.

@@ -179,7 +179,17 @@ def _floats(images: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A loaded data set; `shape` is (C, H, W), `checksum` 16 hex digits of a sha256 over its pixels and labels."""
+    """A loaded data set.
+
+    Attributes:
+        name: Its name, a key of `DATASETS`, or of one's own `folder-NAME`, `npz-NAME` or "own".
+        train: Training images and labels; there may be none.
+        test: Test images and labels.
+        num_classes: How many classes there are.
+        shape: That of an image, (C, H, W).
+        class_names: What the classes are called, in the order of the labels.
+        checksum: 16 hex digits of a sha256 over all pixels and labels.
+    """
 
     name: str
     train: Split

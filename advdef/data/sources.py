@@ -43,7 +43,14 @@ class BundleError(ValueError):
 class DatasetInfo:
     """What is known of a data set before it is loaded; the sizes are those originally published.
 
-    ``checksum`` is that of the published images and labels in their order, where it is known to us.
+    Attributes:
+        shape: That of an image, (C, H, W).
+        class_names: What the classes are called, in the order of the labels.
+        train_size: How many training images there are.
+        test_size: How many test images there are.
+        torchvision_class: What torchvision calls it; "" where it has none.
+        torchvision_files: torchvision's files, under its root.
+        checksum: That of the published images and labels in their order; "" where we do not know it.
     """
 
     shape: tuple[int, int, int]

@@ -43,7 +43,29 @@ def three_attackers(
     more: Suite | None = None, norm: BallNorm = "Linf", draws: int = 10, batch_size: int = 250,
     resume: Path | None = None, progress: bool = False,
 ) -> dict[Threat, Outcome]:  # fmt: skip
-    """What each of the three attackers leaves of a defence at one budget; arguments as in :func:`three_curves`.
+    """What each of the three attackers leaves of a defence at one budget, the worst case for every image.
+
+    Args:
+        defence: What is judged, as it is deployed.
+        images: (N, C, H, W), in [0, 1].
+        labels: (N,), int64.
+        eps: The budget, a size in ``norm``.
+        generator: Gives the seed; the same seed gives the same outcome, whatever the batch size.
+        steps: Steps of each strong attack and of the defence's own attacks, before they grow by need.
+        restarts: Random starts of each, likewise.
+        queries: Queries of the Square attack (extra ``eval``), likewise; 0 leaves it out.
+        rounds: How often the adaptive attacker may go on, each time with twice the effort, as long as that breaks
+            images. The first round has twice the steps, five times the restarts and ten times the queries.
+        transfer: Other models by name; what the strong suite makes on them is replayed on the defence.
+        more: Further attacks on the deployed defence, for the adaptive attacker.
+        norm: "Linf" or "L2".
+        draws: Passes that judge a defence which draws random numbers.
+        batch_size: How many images are attacked at a time.
+        resume: A folder that keeps what is finished, so that the same call goes on from there.
+        progress: Show a bar.
+
+    Returns the outcomes by attacker; ``search`` of the adaptive one says whether it converged. Raises what
+    :func:`~advdef.evaluation.evaluate` raises.
 
     >>> from advdef.defenses import BitDepth
     >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))

@@ -105,9 +105,23 @@ class Results:
         self, hits: Tensor, *, part: str, dataset: str, model: str, defence: str, threat: Threat, attack: str,
         eps: float | None, seed: int, norm: Norm | None = None, **more: Any,
     ) -> None:  # fmt: skip
-        """A row for what is right, (N,) booleans, N > 0; ``eps`` is None for an attack that looks for the least change.
+        """A row for the images that are right under one attack.
 
-        The other arguments are those of :meth:`add`. Raises TypeError and ValueError for hits that are none.
+        Args:
+            hits: (N,) booleans, N > 0: which images are right.
+            part: The table or figure of the page that the row is for.
+            dataset: The data set's name.
+            model: The network's name.
+            defence: The defence's name.
+            threat: What the attacker knows; "clean" where there is none.
+            attack: The attack's name; "none" without an attack.
+            eps: The budget; None for an attack that looks for the least change.
+            seed: The seed of the training.
+            norm: The norm of eps.
+            **more: Further columns of plain values that tell this row from others.
+
+        Raises TypeError for hits that are no booleans (N,), and ValueError where there is no image, or where a row of
+        the same attack on the same defence says something else.
         """
         where = _where(part, dataset, model, defence, threat, norm, eps, seed) | more
         packed = pack_hits(hits)

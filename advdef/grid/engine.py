@@ -27,8 +27,17 @@ _LIVES = 4  # a task that was at work whenever that many workers died is what ki
 class Item:
     """A task of a cell on its way through a grid.
 
-    ``stored`` is a task that was done before; ``files`` hold its results, and those of what it stands on; ``seconds``
-    are what it took, whenever that was; ``error`` says why it failed.
+    Attributes:
+        cell: The study that it is of.
+        task: The call.
+        key: What its mark in the store is kept under.
+        after: The tasks that it stands on.
+        state: "waiting", "running", "stored" (it was done before), "done" or "failed".
+        files: The files of its results and of those that it stands on, under the store's root. Images to learn from are
+            among them only for the task that names them.
+        seconds: What it took, whenever that was.
+        error: Why it failed.
+        lives: How many workers may still die while at it; when the last one has, it has failed.
     """
 
     cell: Cell

@@ -191,8 +191,15 @@ def shards(images: int, size: int) -> list[slice]:
 class Cell:
     """A study by name: of one page, on one data set, with one seed.
 
-    ``page`` is what people call it, ``study`` is "module:class"; ``checksum`` is that of the data set, and another one
-    elsewhere is an error.
+    Attributes:
+        page: What people call it.
+        study: Its class, as "module:class".
+        dataset: The data set, by its name.
+        checksum: That of the data set; another one elsewhere is an error.
+        settings: What the study is made with: the settings of its profile.
+        seed: The first seed.
+        device: Where it computes: "cpu" or "cuda:0", say.
+        main: Whether this is the page's first data set, on which some pages do more.
     """
 
     page: str

@@ -33,8 +33,17 @@ class WorkerDiffers(RuntimeError):
 class Order:
     """One task as it travels, and all that a worker has to agree on; it holds names, numbers and bytes alone.
 
-    ``files`` are results that the task stands on, for a worker that has not got them; with ``send`` the worker sends
-    back what it made, as it keeps no folder together with whoever gave the order.
+    Attributes:
+        cell: The study that the task is of.
+        call: The study's method.
+        arguments: Its arguments, plain values.
+        label: The name that its mark in the store has.
+        key: What that mark is kept under.
+        threads: With how many threads it is computed.
+        code: A hash of the package's code, which must be the worker's as well.
+        versions: Versions of packages, and torch's settings, which must be the worker's as well.
+        files: Results that the task stands on, by name, for a worker that has not got them.
+        send: Whether the worker sends back what it made, as it keeps no folder together with whoever gave the order.
     """
 
     cell: Cell
@@ -62,7 +71,17 @@ class Done:
 def order(
     cell: Cell, call: str, arguments: tuple[Any, ...], key: Key, *, threads: int, files: Mapping[str, bytes], send: bool
 ) -> Order:
-    """An order from this process."""
+    """An order from this process, with its code and versions.
+
+    Args:
+        cell: The study that the task is of.
+        call: The study's method.
+        arguments: Its arguments, plain values.
+        key: What its mark in the store is kept under.
+        threads: With how many threads it is computed.
+        files: Results that the task stands on, by name, for a worker that has not got them.
+        send: Whether the worker sends back what it made.
+    """
     versions = {name: text for name, text in environment().items() if name not in _OWN}
     label = f"{cell.label} {call}"
     return Order(cell, call, arguments, label, key, threads, code_of_package(), versions, files, send)

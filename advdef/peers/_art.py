@@ -23,9 +23,18 @@ def art_jsma(
     targets: Tensor,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """What ART calls the saliency map attack; ``eps`` counts values, which are the pixels of a grey image.
+    """What ART calls the saliency map attack.
 
     It takes the two values with the largest slope of the target's logit, without the paper's condition on the others.
+
+    Args:
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), float32 or float64, in [0, 1].
+        labels: (N,), int64: the true classes.
+        eps: How many values may change (L0): those of a grey image are its pixels.
+        theta: What a step adds to a value.
+        targets: (N,), int64: the class that each image is to be taken for.
+        generator: Source of all random numbers. Default: torch's own.
     """
     evasion = module("art.attacks.evasion")
 
@@ -54,8 +63,18 @@ def art_universal(
 ) -> Tensor:
     """One perturbation for all images, built on one image after the other (https://arxiv.org/abs/1610.08401).
 
-    ``rounds`` over the images, with a step of FGSM for each that is still right: with ART's DeepFool, its default, it
-    is slower and weaker.
+    It takes a step of FGSM for each image that is still right: with ART's DeepFool, its default, it is slower and
+    weaker.
+
+    Args:
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), float32 or float64, in [0, 1].
+        labels: (N,), int64: the true classes.
+        eps: Radius of the ball in pixel units: one number for all images.
+        norm: "Linf" or "L2".
+        rounds: How often it goes over the images.
+        step_size: Size of a step of FGSM, relative to eps.
+        generator: Source of all random numbers. Default: torch's own.
     """
     evasion = module("art.attacks.evasion")
 

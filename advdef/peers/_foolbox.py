@@ -37,7 +37,18 @@ def foolbox_bim(
     step_size: float = 1 / 6,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Basic iterative method; its last iterate."""
+    """Basic iterative method; its last iterate.
+
+    Args:
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), float32 or float64, in [0, 1].
+        labels: (N,), int64: the true classes.
+        eps: Radius of the ball in pixel units: one number for all images.
+        norm: "Linf" or "L2".
+        steps: Number of gradient steps.
+        step_size: Size of a step, relative to eps.
+        generator: Gives the library its seed. Default: torch's own.
+    """
     kind = getattr(module("foolbox.attacks"), f"{norm}BasicIterativeAttack")
     attack = kind(steps=steps, rel_stepsize=step_size, random_start=False)
     return _foolbox(model, images, labels, attack, eps=eps, norm=norm, generator=generator)
@@ -55,7 +66,20 @@ def foolbox_pgd(
     start: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Projected gradient descent; its last iterate. ``start`` is for images that the model all gets right."""
+    """Projected gradient descent; its last iterate.
+
+    Args:
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), float32 or float64, in [0, 1].
+        labels: (N,), int64: the true classes.
+        eps: Radius of the ball in pixel units: one number for all images.
+        norm: "Linf" or "L2".
+        steps: Number of gradient steps.
+        step_size: Size of a step, relative to eps. Default: 2.5 / steps, at most 1.
+        start: (N, C, H, W): where it begins, for images that the model all gets right. Default: a random point of the
+            ball.
+        generator: Gives the library its seed. Default: torch's own.
+    """
     relative = min(1.0, 2.5 / steps) if step_size is None else step_size
     kind = getattr(module("foolbox.attacks"), f"{norm}ProjectedGradientDescentAttack")
     attack = kind(steps=steps, rel_stepsize=relative, random_start=True)
@@ -79,8 +103,18 @@ def foolbox_mim(
 ) -> Tensor:
     """Momentum iterative method; its last iterate.
 
-    Foolbox accumulates the directions of its steps, signs in Linf; ``as_published`` makes it accumulate gradients, each
-    divided by its L1 norm (https://arxiv.org/abs/1710.06081, eq. 6).
+    Args:
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), float32 or float64, in [0, 1].
+        labels: (N,), int64: the true classes.
+        eps: Radius of the ball in pixel units: one number for all images.
+        norm: "Linf" or "L2".
+        steps: Number of gradient steps.
+        step_size: Size of a step, relative to eps.
+        decay: Factor by which what was accumulated is multiplied before the new is added.
+        as_published: Accumulate gradients, each divided by its L1 norm (https://arxiv.org/abs/1710.06081, eq. 6).
+            Foolbox itself accumulates the directions of its steps, which are signs in Linf.
+        generator: Gives the library its seed. Default: torch's own.
     """
     kind = getattr(module("foolbox.attacks"), f"{norm}MomentumIterativeFastGradientMethod")
     attack = kind(steps=steps, rel_stepsize=step_size, momentum=decay)

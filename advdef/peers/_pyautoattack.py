@@ -25,7 +25,20 @@ def pyautoattack_apgd(
     start: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Auto-PGD. ``start`` is for images that the model all gets right."""
+    """Auto-PGD.
+
+    Args:
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), float32 or float64, in [0, 1].
+        labels: (N,), int64: the true classes.
+        eps: Radius of the ball in pixel units: one number for all images.
+        norm: "Linf" or "L2".
+        steps: Number of gradient steps.
+        loss: What is ascended: "ce" (cross-entropy) or "dlr".
+        start: (N, C, H, W): where it begins, for images that the model all gets right. Default: a random point of the
+            ball.
+        generator: Gives the library its seed. Default: torch's own.
+    """
     library = module("pyautoattack.autopgd_base")
 
     def run(peer: nn.Module, images: Tensor, goal: Goal, seed: int) -> Tensor:
@@ -49,7 +62,18 @@ def pyautoattack_apgd_t(
     classes: int = 9,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Auto-PGD with the targeted DLR loss, towards each of the ``classes`` most likely wrong classes."""
+    """Auto-PGD with the targeted DLR loss, towards each of the most likely wrong classes.
+
+    Args:
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), float32 or float64, in [0, 1].
+        labels: (N,), int64: the true classes.
+        eps: Radius of the ball in pixel units: one number for all images.
+        norm: "Linf" or "L2".
+        steps: Number of gradient steps towards each class.
+        classes: How many wrong classes are tried; more than K - 1 means all.
+        generator: Gives the library its seed. Default: torch's own.
+    """
     library = module("pyautoattack.autopgd_base")
 
     def run(peer: nn.Module, images: Tensor, goal: Goal, seed: int) -> Tensor:

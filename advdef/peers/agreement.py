@@ -35,10 +35,18 @@ __all__ = ["Comparison", "Pair", "agreement", "pairs"]
 
 @dataclass(frozen=True)
 class Pair:
-    """One attack, ours and that of a peer (one of ``advdef.peers.PEERS``), with equal settings.
+    """One attack, ours and that of a peer, with equal settings.
 
-    Both are handed what they ``share``: a random ``start``, or as ``targets`` each image's likeliest wrong class, which
-    then is what must be reached.
+    Attributes:
+        attack: What both are called.
+        norm: The norm of eps.
+        eps: The budgets at which they are compared.
+        peer: The library, one of ``advdef.peers.PEERS``.
+        ours: Our attack.
+        theirs: The peer's, called like ours.
+        note: What else is to be known of the two.
+        share: What both are handed: "start", a random point where they begin; or "targets", each image's likeliest
+            wrong class, which then is what must be reached. None: nothing.
     """
 
     attack: str
@@ -55,8 +63,17 @@ class Pair:
 class Comparison:
     """What a pair did at one eps.
 
-    ``ours`` and ``theirs`` (N,) are true where the model is right and the attack failed. The seconds include the check
-    of what was found. Without the peer ``theirs`` is None and ``note`` says why.
+    Attributes:
+        attack: What both are called.
+        norm: The norm of eps.
+        eps: The budget.
+        peer: The library.
+        version: Its version; "" where it is missing.
+        ours: (N,) booleans: the model is right, and our attack failed.
+        theirs: (N,) booleans: the same for the peer's; None where it is missing.
+        seconds: How long ours took, with the check of what it found.
+        their_seconds: The same for the peer's; None where it is missing.
+        note: The pair's note or, where the peer is missing, what to do.
     """
 
     attack: str

@@ -141,7 +141,18 @@ def robustness(
 
 @dataclass(frozen=True)
 class JudgingEffort:
-    """How much is tried on each image; the names are those of :func:`robustness`."""
+    """How much is tried on each image; the names are those of :func:`robustness`.
+
+    Attributes:
+        steps: Steps of each strong attack, before they grow by need. Below ten the checks are brief as well.
+        restarts: Random starts of each strong attack, likewise.
+        queries: Queries of the Square attack, likewise; 0 leaves it out.
+        rounds: How often the adaptive attacker may go on with twice the effort, as long as that breaks images.
+        epochs: Of each training that the defence needs.
+        seed: Of trainings and attacks.
+        draws: Passes that judge a defence which draws random numbers.
+        batch_size: How many images are attacked at a time.
+    """
 
     steps: int = 50
     restarts: int = 1
@@ -172,7 +183,17 @@ def meet_attackers(
     resume: Path | None,
     progress: bool = False,
 ) -> dict[Threat, Outcome]:
-    """What each of the three attackers leaves of a defence; on many images, of one part of them after the other."""
+    """What each of the three attackers leaves of a defence; many images are attacked in parts, one after the other.
+
+    Args:
+        case: The defence.
+        test: The images that are attacked, and their labels.
+        effort: How much is tried.
+        eps: The budget, a size in ``norm``.
+        norm: "Linf" or "L2".
+        resume: A folder that keeps what is finished, so that the same call goes on from there; None keeps nothing.
+        progress: Show a bar.
+    """
     found = [
         meet_attackers_on(case, test, rows, effort, eps=eps, norm=norm, resume=resume, progress=progress)
         for rows in image_parts(len(test))
@@ -184,7 +205,18 @@ def meet_attackers_on(
     case: Deployed, test: Split, rows: slice, effort: JudgingEffort, *, eps: float, norm: BallNorm, resume: Path | None,
     progress: bool = False,
 ) -> dict[Threat, Outcome]:  # fmt: skip
-    """The same on some of the images, as one process does it."""
+    """What each of the three attackers leaves of a defence on one part of the images.
+
+    Args:
+        case: The defence.
+        test: All images that are attacked, and their labels.
+        rows: The part of them that is attacked here.
+        effort: How much is tried.
+        eps: The budget, a size in ``norm``.
+        norm: "Linf" or "L2".
+        resume: A folder that keeps what is finished, so that the same call goes on from there; None keeps nothing.
+        progress: Show a bar.
+    """
     return three_attackers(
         case.defence, test.float_images()[rows], test.labels[rows], eps=eps, norm=norm, generator=effort.numbers(1),
         steps=effort.steps, restarts=effort.restarts, queries=effort.queried, rounds=effort.rounds, draws=effort.draws,
@@ -246,7 +278,21 @@ def deployed(
     defence: str | Callable[[nn.Module], Defense] = "undefended", name: str | None = None, epochs: int = 5,
     seed: int = 0,
 ) -> Deployed:  # fmt: skip
-    """The defence that :func:`robustness` judges, and the data on its device; arguments and errors as there."""
+    """The defence that :func:`robustness` judges, and the data on its device.
+
+    Args:
+        model: Maps images (N, C, H, W) in [0, 1] to logits (N, K), in evaluation mode. A defence is judged as it is.
+        data: A data set, its test images alone (a ``Split``), or a name as :func:`advdef.data.load` takes it.
+        eps: The budget that trainings are for, a size in ``norm``.
+        norm: "Linf" or "L2".
+        defence: A name of :mod:`advdef.report.defences`, or a function that puts one's own in front of the model.
+        name: What the report calls the defence. Default: its name.
+        epochs: Of each training that the defence needs.
+        seed: Of each training.
+
+    Raises TypeError and ValueError, as :func:`robustness` does, for a model, data or a defence that would give a wrong
+    number.
+    """
     data = load(data) if isinstance(data, str) else data
     if not isinstance(data, Dataset | Split):
         what = "Split.from_loader(loader)" if hasattr(data, "__iter__") else "load(name)"

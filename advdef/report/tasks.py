@@ -112,7 +112,18 @@ def judging_cell(
     brought: Brought, data: Dataset, defences: Sequence[str], eps: float, norm: BallNorm, images: int,
     effort: JudgingEffort, content: str,
 ) -> JudgingCell:  # fmt: skip
-    """What is to be judged, for a grid; ``content`` stands for all that a name may mean something else by later."""
+    """What is to be judged, for a grid.
+
+    Args:
+        brought: The network and its data, as a command names them.
+        data: That data set.
+        defences: Names of :mod:`advdef.report.defences`, or ``module:function``.
+        eps: The budget, a size in ``norm``.
+        norm: "Linf" or "L2".
+        images: How many test images are attacked.
+        effort: How much is tried.
+        content: A hash of network and defences: what their names stand for now, and may not later.
+    """
     settings = dict(
         brought=asdict(brought), defences=tuple(defences), eps=eps, norm=norm, images=images, effort=asdict(effort),
         content=content,

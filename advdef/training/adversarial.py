@@ -53,8 +53,17 @@ def train_at(
 ) -> dict[str, Tensor]:
     """PGD adversarial training (https://arxiv.org/abs/1706.06083).
 
-    ``alpha`` is the weight of the clean images in the loss: 0 for attacked images alone, 0.5 for both alike. All other
-    parameters, ``options`` among them, and what is returned are those of :func:`fit_pairs`.
+    Args:
+        model: The network to train, in place.
+        split: Training images and labels.
+        eps: Linf budget of the inner attack, in pixel units.
+        steps: Gradient steps of the inner attack, at least 1.
+        epochs: Passes over the split.
+        generator: Source of all random numbers.
+        alpha: Weight of the clean images in the loss: 0 for attacked images alone, 0.5 for both alike.
+        **options: Go to :func:`fit_pairs`.
+
+    Returns ``{"loss": (epochs,)}``, and raises what :func:`fit_pairs` raises.
     """
     return fit_pairs(model, split, eps=eps, steps=steps, epochs=epochs, generator=generator, alpha=alpha, **options)
 
@@ -72,9 +81,20 @@ def train_alp(
 ) -> dict[str, Tensor]:
     """Adversarial logit pairing (https://arxiv.org/abs/1803.06373): AT plus the squared distance of the logits.
 
-    ``weight`` is that of the distance. Its squares are summed over the K classes, so a weight here is worth K times one
-    for their mean. All other parameters, ``options`` among them, and what is returned are those of :func:`fit_pairs`.
     Logit pairing without adversarial training was broken by https://arxiv.org/abs/1807.10272.
+
+    Args:
+        model: The network to train, in place.
+        split: Training images and labels.
+        eps: Linf budget of the inner attack, in pixel units.
+        steps: Gradient steps of the inner attack, at least 1.
+        epochs: Passes over the split.
+        generator: Source of all random numbers.
+        weight: Weight of the distance. Its squares are summed over the K classes, so a weight here is worth K times one
+            for their mean.
+        **options: Go to :func:`fit_pairs`.
+
+    Returns ``{"loss": (epochs,)}``, and raises what :func:`fit_pairs` raises.
     """
     return fit_pairs(
         model, split, eps=eps, steps=steps, epochs=epochs, generator=generator, weight=weight,
@@ -96,7 +116,19 @@ def train_trades(
     """TRADES (https://arxiv.org/abs/1901.08573): CE on clean images plus ``weight`` times KL(F(x) || F(x')).
 
     The inner attack ascends that divergence, from a point next to the image, as its gradient is zero at the image
-    itself. All other parameters, ``options`` among them, and what is returned are those of :func:`fit_pairs`.
+    itself.
+
+    Args:
+        model: The network to train, in place.
+        split: Training images and labels.
+        eps: Linf budget of the inner attack, in pixel units.
+        steps: Gradient steps of the inner attack, at least 1.
+        epochs: Passes over the split.
+        generator: Source of all random numbers.
+        weight: Weight of the divergence.
+        **options: Go to :func:`fit_pairs`.
+
+    Returns ``{"loss": (epochs,)}``, and raises what :func:`fit_pairs` raises.
     """
     return fit_pairs(
         model, split, eps=eps, steps=steps, epochs=epochs, generator=generator, alpha=1.0, weight=weight,

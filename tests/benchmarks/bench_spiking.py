@@ -19,8 +19,8 @@ the clock of an idle machine with many cores the ratios can be smaller. With ADV
 a GPU, in float32 without TF32, and our step in bfloat16 too; kernels are compiled in runs that do not count.
 
 Measured ratios stand in book/speed.json. For the backward pass our network keeps the same for three levels as for one,
-three numbers for each neuron and step; at four steps the loop keeps 2.4 (LIF) and 5.8 times as much (MLF3), spikingjelly
-1.5 and 3.0 times.
+three numbers for each neuron and step; at four steps the loop keeps 2.4 (LIF) and 5.8 times as much (MLF3),
+spikingjelly 1.5 and 3.0 times.
 
 On one H100 a network of 6 blocks and width 32 met the goal of 3 times with MLF3; with LIF the test failed, and whether
 by the ratio or by the comparison before it was not kept. A step there is bound by launching kernels, about 2 ms for

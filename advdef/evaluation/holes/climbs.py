@@ -76,7 +76,22 @@ def cosine_ascent(
     loss: LossName,
     stop_early: bool,
 ) -> None:
-    """An :class:`advdef.attacks.restarts.Ascent` whose steps shrink from half of eps to nothing, along a cosine."""
+    """An :class:`advdef.attacks.restarts.Ascent` whose steps shrink from half of eps to nothing, along a cosine.
+
+    It attacks M of N images; all arguments but ``best`` and ``best_score`` are those of these M alone.
+
+    Args:
+        model: Maps images to logits.
+        around: The balls around the attacked images.
+        goal: What the attack wants of them.
+        rows: (M,): their places among all N images.
+        point: (M, C, H, W): where the run begins, inside the balls.
+        best: (N, C, H, W): each image's best iterate so far; written at ``rows``.
+        best_score: (N,): the score of that iterate (:meth:`advdef.attacks.losses.Goal.score`); written at ``rows``.
+        steps: Number of gradient steps.
+        loss: What is ascended.
+        stop_early: Leave an image as it is once its goal is reached.
+    """
     pace = 0.25 * (1 + torch.cos(torch.arange(steps) * (torch.pi / steps)))
     for step in range(steps + 1):
         last = step == steps

@@ -38,9 +38,18 @@ def replay_breaks(
     norm: Norm = "Linf",
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """What was found for each of the images (N, C, H, W), where it lies within eps; elsewhere the image itself.
+    """What was found for each of the images, where it lies within eps; elsewhere the image itself.
 
     Draws nothing and asks nothing: whether it still fools the model is for the judge to say.
+
+    Args:
+        model: Not used; there so that all attacks are called alike.
+        images: (N, C, H, W), float32 or float64, in [0, 1].
+        labels: (N,), int64.
+        eps: Largest perturbation that counts, in ``norm``.
+        found: The points that were found, by their images.
+        norm: The norm of eps.
+        generator: Not used; there so that all attacks are called alike.
     """
     images, _, _ = validate(images, labels, eps, norm=norm)
     return _within(found.of(images), images, eps, norm)

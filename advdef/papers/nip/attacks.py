@@ -43,18 +43,30 @@ def candidates(
 ) -> Tensor:
     """Attack all images clip(x + offset, 0, 1) at once, whichever of them a defence goes by.
 
+    In the gradient the clip is the identity (BPDA, https://arxiv.org/abs/1802.00420).
+
     Args:
         model: The defence; it only judges.
+        images: (N, C, H, W), float32 or float64, in [0, 1].
+        labels: (N,), int64: the true classes.
+        eps: Radius of the ball in pixel units; a number, or one per image (N,).
         network: The bare classifier, whose loss on the candidates is ascended.
         offsets: (J, C, H, W), in pixel units: all that the defence may add.
         loss: What is ascended: "sum", the sum of the candidates' cross-entropies; "worst", their smallest margin, which
             is positive when all of them are wrong; or "agree", the smallest lead of one wrong class, that with the
             largest mean logit over the candidates of the clean image.
-        sampled: Use so many candidates, drawn anew for each point. Default: all J.
+        sampled: Use so many candidates, 1 to J, drawn anew for each point. Default: all J.
+        norm: "Linf" or "L2".
+        steps: Number of gradient steps in each run, at least 1.
+        step_size: Size of a step, relative to eps; positive. Default: 2.5 / steps, at most 1.
+        restarts: Number of runs, at least 1. Those after the first begin at random points, and attack what ``model``
+            still gets right.
+        random_start: Begin the first run at a random point of the ball; else at the image.
+        stop_early: Drop an image from the batch once ``model`` gets it wrong.
+        generator: Source of all random numbers. Default: torch's own.
 
-    In the gradient the clip is the identity (BPDA, https://arxiv.org/abs/1802.00420). All other parameters and the
-    contract are those of :func:`advdef.attacks.pgd`. Raises ValueError for offsets unlike the images or not finite, an
-    unknown loss, and ``sampled`` outside 1..J.
+    The contract is that of :mod:`advdef.attacks.gradient`. Raises ValueError for offsets unlike the images or not
+    finite, an unknown loss, and ``sampled`` outside 1..J.
 
     >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     >>> image, label = torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])
@@ -132,14 +144,25 @@ def precompensated(
 
     Args:
         model: The defence; it only judges, and is asked once for each share and class.
+        images: (N, C, H, W), float32 or float64, in [0, 1].
+        labels: (N,), int64: the true classes.
+        eps: Radius of the ball in pixel units; a number, or one per image (N,).
         network: The bare classifier.
         offset: What the defence adds to points (N, C, H, W) that it takes for classes (N,); asked once, at x*.
         shares: How much of the offset is taken off, each tried in turn, 0 or more. 0 submits x* itself; between 0 and
             1, both what the look-up sees and what it makes of that stay near x*.
         classes: How many wrong classes are tried, at least 1.
+        norm: "Linf" or "L2".
+        steps: Number of gradient steps in each run of PGD, at least 1.
+        step_size: Size of a step, relative to eps; positive. Default: 2.5 / steps, at most 1.
+        restarts: Number of runs of PGD towards each class, at least 1. Those after the first begin at random points,
+            and attack the images that ``network`` does not take for that class yet.
+        random_start: Begin the first run at a random point of the ball; else at the image.
+        stop_early: Leave out, from the start, the images that ``model`` gets wrong anyway.
+        generator: Source of all random numbers. Default: torch's own.
 
-    All other parameters and the contract are those of :func:`advdef.attacks.pgd`. Raises ValueError for ``classes``
-    below 1, shares that are none, negative or not finite, and an offset of another shape than the points.
+    The contract is that of :mod:`advdef.attacks.gradient`. Raises ValueError for ``classes`` below 1, shares that are
+    none, negative or not finite, and an offset of another shape than the points.
 
     >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     >>> image, label = torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])
@@ -192,13 +215,24 @@ def two_conditions(
 
     Args:
         model: The defence; it only judges.
+        images: (N, C, H, W), float32 or float64, in [0, 1].
+        labels: (N,), int64: the true classes.
+        eps: Radius of the ball in pixel units; a number, or one per image (N,).
         network: The bare classifier.
         offset: What the defence adds to points (N, C, H, W) that it takes for classes (N,). It is asked anew at each
             step, and is a constant of the gradient, in which the clip is the identity.
         classes: How many wrong classes are tried, at least 1.
+        norm: "Linf" or "L2".
+        steps: Number of gradient steps in each run, at least 1.
+        step_size: Size of a step, relative to eps; positive. Default: 2.5 / steps, at most 1.
+        restarts: Number of runs towards each class, at least 1. Those after the first begin at random points, and
+            attack what ``model`` still gets right.
+        random_start: Begin the first run at a random point of the ball; else at the image.
+        stop_early: Drop an image from the batch once ``model`` gets it wrong.
+        generator: Source of all random numbers. Default: torch's own.
 
-    All other parameters and the contract are those of :func:`advdef.attacks.pgd`. Raises ValueError for ``classes``
-    below 1 and an offset of another shape than the points.
+    The contract is that of :mod:`advdef.attacks.gradient`. Raises ValueError for ``classes`` below 1 and an offset of
+    another shape than the points.
 
     >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     >>> image, label = torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])

@@ -39,12 +39,21 @@ _IMAGES_IN_A_PASS = 250  # more do not fit into the caches of a CPU; a GPU gets 
 
 
 class NIPSelf(AddedOffset):
-    """V1: adds each image's own inverse perturbation for its predicted class, times ``step`` (RMS, in pixel units).
+    """V1: adds each image's own inverse perturbation for its predicted class.
 
-    It strengthens what speaks for the prediction; on an adversarial image, for the wrong class. A negative step weakens
-    it. ``front``, ``tail``, ``tail_slice``, ``layer`` and ``score`` are those of
-    :func:`advdef.papers.nip.influence.inverse_direction`. Raises ValueError for a layer that the classifier does not
-    have.
+    It strengthens what speaks for the prediction; on an adversarial image, for the wrong class.
+
+    Args:
+        classifier: The classifier.
+        step: Size of what is added (RMS, in pixel units). A negative one weakens what speaks for the prediction.
+        front: How many features, or as a float which share of them, count as the front, which is strengthened.
+        tail: The same for the tail, which is weakened.
+        tail_slice: Which features the tail is: the "lowest", or "skipping"
+            (:func:`advdef.papers.nip.influence.front_and_tail`).
+        layer: The layer of the features. Default: the last in the classifier's ``taps``.
+        score: Influence is that on the "logit" or on the "probability" of the class.
+
+    Raises ValueError for a layer that the classifier does not have.
     """
 
     def __init__(

@@ -80,13 +80,22 @@ def front_and_tail_shifts(
     match_seed: int,
     noise_seed: int | None,
 ) -> dict[str, Tensor]:
-    """How far attacked images (N, C, H, W) move front and tail, 5 % of the features each, by influence on labels (N,).
+    """How far attacked images move front and tail, 5 % of the features each, by influence on the labels.
 
     Returns mean changes (N,) in units of the mean activation. "middle", "front" and "tail" are those of the features;
     "front, matched" of other features, of the middle (:func:`advdef.papers.nip.shift.matched`); "front, noise" of the
-    same features under noise as long as the perturbation; the tail has both. All but the first have their mean size
-    as "..., size". "front, activation of matched" is the activation of the matched features, as a share of the set's.
-    Noise is left out without a seed, and where none in [0, 1] is as long as a perturbation.
+    same features under noise as long as the perturbation; the tail has both. All but the first have their mean size as
+    "..., size". "front, activation of matched" is the activation of the matched features, as a share of the set's.
+    Noise is also left out where none in [0, 1] is as long as a perturbation.
+
+    Args:
+        model: The classifier.
+        images: (N, C, H, W), in [0, 1].
+        adversarial: (N, C, H, W): the same images, attacked.
+        labels: (N,), int64.
+        layer: The layer of the features: the last in the model's ``taps``, whose influence is measured.
+        match_seed: Seed of the draw of matched features.
+        noise_seed: Seed of the noise; None leaves it out.
     """
     clean, after = (features(model, x, layer) for x in (images, adversarial))
     noisy = None
@@ -123,9 +132,19 @@ def shifts_of_fooled(
     match_seed: int,
     noise_seed: int,
 ) -> dict[str, dict[str, Tensor]]:
-    """:func:`front_and_tail_shifts` by attack, where it fooled at least ``least`` images; NaN for the others.
+    """:func:`front_and_tail_shifts` by attack and part, (n,) each: NaN for the images that the attack did not fool.
 
-    Attacks may have been made on the first images alone. AUNA, which is noise itself, has no noise beside it.
+    Attacks that fooled fewer than ``least`` images are left out. AUNA, which is noise itself, has no noise beside it.
+
+    Args:
+        model: The classifier.
+        images: (N, C, H, W), in [0, 1].
+        attacked: By attack, (n, C, H, W): the first n images, attacked.
+        labels: (N,), int64.
+        layer: The layer of the features: the last in the model's ``taps``.
+        least: How many images an attack has to fool.
+        match_seed: Seed of the draw of matched features.
+        noise_seed: Seed of the noise.
     """
     found = {}
     for attack, adversarial in attacked.items():
@@ -206,9 +225,16 @@ def oracle_by_step(
     noises: int,
     resume: Path | None = None,
 ) -> dict[float, dict[str, Tensor]]:
-    """:func:`oracle_and_controls` by step, on the attacked images (N, C, H, W) that fool a classifier; {} if none.
+    """:func:`oracle_and_controls` by step, on the attacked images that fool a classifier; {} if none.
 
-    ``resume`` is a folder that keeps what was found.
+    Args:
+        classifier: The classifier.
+        images: (N, C, H, W), in [0, 1].
+        adversarial: (N, C, H, W): the same images, attacked.
+        labels: (N,), int64.
+        steps: Sizes of what is added (RMS, in pixel units).
+        noises: Of how many noises one control takes the best.
+        resume: A folder that keeps what was found; None keeps nothing.
     """
     fooled = reach(classifier, images, adversarial, labels).fooled
     if not fooled.any():
@@ -268,9 +294,17 @@ def under_settings(
 ) -> tuple[float, dict[str, float]]:
     """What other settings of :func:`advdef.papers.nip.influence.inverse_direction` change.
 
-    First the mean cosine of the directions of a ``sample`` (M, C, H, W) to those of the default settings. Then, of
-    images (N, C, H, W) that the classifier has right, the percentages that are right at ``step``: of the ``attacked``
-    versions by V0 and by V1, and of the images themselves by V1.
+    First the mean cosine of the directions of a sample to those of the default settings. Then the percentages of images
+    that are right: attacked, with V0 and with V1, and as they are, with V1.
+
+    Args:
+        model: The classifier.
+        sample: (M, C, H, W), in [0, 1]: the images whose directions are compared.
+        images: (N, C, H, W), in [0, 1]: images that the classifier gets right.
+        attacked: By attack, (N, C, H, W): the same images, attacked.
+        labels: (N,), int64.
+        step: Size of what is added (RMS, in pixel units).
+        settings: The settings, by their names there.
     """
     default, changed = (inverse_direction(model, sample, **chosen).flatten(1) for chosen in ({}, settings))
     twin = inverse_direction(model, images, **settings)
@@ -302,10 +336,18 @@ def direction_facts(directions: Tensor) -> dict[str, float]:
 class InfluenceFacts:
     """Medians and shares of influence on the predicted class, over images.
 
-    ``sure`` counts predictions of a probability above 0.99; the medians, of the largest influence, are over these
-    (NaN: there are none). ``agreement`` is the mean share of the ``front`` largest features by logit that are among
-    those by probability. ``silent`` is the share of features that are zero; ``against`` and ``against_skipping`` are
-    those of images where both definitions of a tail of 5 have negative influence alone.
+    Attributes:
+        features: How many features there are.
+        silent: Share of them that are zero.
+        against: Share of images whose five features of smallest influence (a tail of 5, "lowest") all have a negative
+            one.
+        against_skipping: The same for the five next ones (a tail of 5, "skipping").
+        sure: How many predictions have a probability above 0.99.
+        on_probability: Median over these of the largest influence on the probability, by size; NaN where there are
+            none.
+        on_logit: The same for influence on the logit.
+        front: How many features count as the front in ``agreement``.
+        agreement: Mean share of the front by influence on the logit that is in the front by that on the probability.
     """
 
     features: int

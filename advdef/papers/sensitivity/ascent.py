@@ -61,13 +61,27 @@ def ascend_features(
     """Ascend an objective of features, and return each image's best iterate by the margin of ``model``.
 
     Args:
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), float32 or float64, in [0, 1].
+        labels: (N,), int64: the true classes.
+        eps: Radius of the ball in pixel units; a number, or one per image (N,).
         begin: Makes the objective of a run.
         layers: The layers of ``network`` that the objective sees.
-        network: A network that runs once in each forward pass of ``model``. Default: the model itself.
+        network: A network that runs once in each forward pass of ``model``. None: the model itself.
+        norm: "Linf" or "L2".
+        steps: Number of gradient steps in each run, at least 1.
+        step_size: Size of a step, relative to eps; positive. None: 2.5 / steps, at most 1.
+        restarts: Number of runs, at least 1. Those after the first begin at random points, and attack the images that
+            have not reached their goal.
+        random_start: Begin the first run at a random point of the ball; else at the image.
+        stop_early: Drop an image from the batch once its goal is reached.
+        generator: Source of all random numbers; None: torch's own.
         reference: Maps rows of the batch to images whose features are kept for comparison. Default: the images of these
             rows.
+        targets: (N,), int64: the class that each image is to be taken for. Default: any but its label.
+        any_wrong: Aim at the targets, but count any wrong class as success.
 
-    All other parameters and the contract are those of :func:`advdef.attacks.pgd`.
+    The contract is that of :mod:`advdef.attacks.gradient`.
     """
     if step_size is not None and not 0 < step_size < float("inf"):
         raise ValueError(f"step_size must be positive and finite, not {step_size}")

@@ -44,13 +44,25 @@ def feature_adversary(
     largest margin is returned, whatever its distance.
 
     Args:
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), float32 or float64, in [0, 1].
+        labels: (N,), int64: the true classes.
+        eps: Radius of the ball in pixel units; a number, or one per image (N,).
         guides: (M, C, H, W), in [0, 1]: where guides are drawn from.
         guide_labels: (M,), int64: their labels.
         layers: Names of layers of ``network``.
         network: A network that runs once in each pass of ``model``. Default: the model itself.
+        norm: "Linf" or "L2".
+        steps: Number of gradient steps in each run, at least 1.
+        step_size: Size of a step, relative to eps; positive. Default: 2.5 / steps, at most 1.
+        restarts: Number of runs, at least 1. Those after the first begin at random points, and attack what ``model``
+            still gets right.
+        random_start: Begin the first run at a random point of the ball; else at the image.
+        stop_early: Drop an image from the batch once ``model`` gets it wrong.
+        generator: Source of all random numbers. Default: torch's own.
 
-    All other parameters and the contract are those of :func:`advdef.attacks.pgd`. Raises ValueError for an unknown
-    layer, guides of another shape than the images, and a label for which there is no guide.
+    The contract is that of :mod:`advdef.attacks.gradient`. Raises ValueError for an unknown layer, guides of another
+    shape than the images, and a label for which there is no guide.
     """
     images, labels, _ = validate(images, labels, eps, norm=norm)
     guides, guide_labels, _ = validate(guides, guide_labels, 0.0)
@@ -107,15 +119,26 @@ def neuron_targeted(
     whole model.) Any wrong class counts as success.
 
     Args:
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), float32 or float64, in [0, 1].
+        labels: (N,), int64: the true classes.
+        eps: Radius of the ball in pixel units; a number, or one per image (N,).
         layer: A layer of ``network`` that gives units (N, C).
         head: (K, C): the weights that make logits of these units.
         units: (k,), int64: which units count.
-        classes: How many wrong classes are tried.
+        classes: How many wrong classes are tried, at least 1; more than K - 1 means all.
         network: A network that runs once in each pass of ``model``. Default: the model itself.
+        norm: "Linf" or "L2".
+        steps: Number of gradient steps in each run, at least 1.
+        step_size: Size of a step, relative to eps; positive. Default: 2.5 / steps, at most 1.
+        restarts: Number of runs towards each class, at least 1. Those after the first begin at random points, and
+            attack what ``model`` still gets right.
+        random_start: Begin the first run at a random point of the ball; else at the image.
+        stop_early: Drop an image from the batch once ``model`` gets it wrong.
+        generator: Source of all random numbers. Default: torch's own.
 
-    All other parameters and the contract are those of :func:`advdef.attacks.pgd`. Raises ValueError for an unknown
-    layer, for one that does not give (N, C), for a head that does not fit it and the logits, and for units that it does
-    not have.
+    The contract is that of :mod:`advdef.attacks.gradient`. Raises ValueError for an unknown layer, for one that does
+    not give (N, C), for a head that does not fit it and the logits, and for units that it does not have.
     """
     if not len(units):
         raise ValueError("no units")
@@ -176,13 +199,25 @@ def feature_routing(
     of the layer's activations on the clean image.
 
     Args:
+        model: Maps images to logits (N, K).
+        images: (N, C, H, W), float32 or float64, in [0, 1].
+        labels: (N,), int64: the true classes.
+        eps: Radius of the ball in pixel units; a number, or one per image (N,).
         chosen: The neurons that were held still: int64 indices (k,) by layer of ``network``.
         gamma: Weight of the change of all other neurons; 0 or more.
         eta: Weight by which a change of the chosen ones counts against it; 0 or more.
         network: A network that runs once in each pass of ``model``. Default: the model itself.
+        norm: "Linf" or "L2".
+        steps: Number of gradient steps in each run, at least 1.
+        step_size: Size of a step, relative to eps; positive. Default: 2.5 / steps, at most 1.
+        restarts: Number of runs, at least 1. Those after the first begin at random points, and attack what ``model``
+            still gets right.
+        random_start: Begin the first run at a random point of the ball; else at the image.
+        stop_early: Drop an image from the batch once ``model`` gets it wrong.
+        generator: Source of all random numbers. Default: torch's own.
 
-    All other parameters and the contract are those of :func:`advdef.attacks.pgd`. Raises ValueError for an unknown
-    layer, an index that it does not have, and a gamma or eta that is negative or not finite.
+    The contract is that of :mod:`advdef.attacks.gradient`. Raises ValueError for an unknown layer, an index that it
+    does not have, and a gamma or eta that is negative or not finite.
 
     >>> _ = torch.manual_seed(1)  # with neurons that are active
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))

@@ -55,11 +55,21 @@ def restored_accuracy(
 ) -> dict[str, Tensor]:
     """How often each attacked image is right when some neurons of one layer get their clean activations back.
 
-    By control, (shares, layers, N) in [0, 1]. ``ranking`` has sensitivities (C,) of the layers. Besides the most and
-    the least sensitive share of a layer's neurons there are ``draws`` sets of random ones: as many as carry the same
-    change of ``turned`` (the sum of absolute values, L1), as many as carry the same energy (the sum of squares), as
-    many as the most sensitive, and as many of like activation, whose results are averaged. The generator is a CPU one.
-    A folder ``resume`` keeps the result. Raises as :func:`~advdef.papers.sensitivity.interventions.substitute` does.
+    Returns the accuracy by control (:data:`CONTROLS`), (shares, layers, N) in [0, 1]. Besides the most and the least
+    sensitive share of a layer's neurons there are four kinds of random ones: as many ("random"), as many of like
+    activation ("equally active"), and as many as carry the same change of the pairs: as a sum of absolute values, L1
+    ("equal change"), or of squares ("equal energy").
+
+    Args:
+        model: The network.
+        turned: Images and their adversarial partners.
+        ranking: Sensitivities (C,) by layer.
+        shares: Which shares of a layer's neurons are substituted, each in (0, 1].
+        draws: How many sets of random neurons of each kind are averaged.
+        generator: Source of all random numbers, on the CPU.
+        resume: A folder that keeps what was found; None keeps nothing.
+
+    Raises as :func:`~advdef.papers.sensitivity.interventions.substitute` does.
     """
     asked: dict[str, Any] = dict(model=model, turned=turned, ranking=dict(ranking), shares=tuple(shares), draws=draws)
     return kept_call(resume, _restored, device=turned.images.device, generator=generator, **asked)
@@ -138,14 +148,25 @@ def occluded_accuracy(
 ) -> dict[tuple[Mode, str], dict[str, Tensor]]:
     """How often each image is right when a share of one layer's neurons is set to zero, or to their mean.
 
-    By mode, chosen neurons and accuracy, (shares, layers, N) in [0, 1]; images (N, C, H, W), labels (N,). Means are
-    those on the images ``reference``. ``ranking`` has sensitivities (C,) of the layers: the most or the least sensitive
-    share is occluded, or random neurons, for which ``draws`` sets are averaged: as many, or as many as lose as much
-    activation on ``reference`` (equal change: the sum of absolute differences, equal energy: of squares). Accuracy is
-    "clean"; with an ``attack``, which makes adversarial images for a network, there is also, for neurons at zero, that
-    on the examples of the intact network ("replayed") and on those of the occluded one ("attacked anew"). The generator
-    is a CPU one. A folder ``resume`` keeps the result. Raises as
-    :class:`~advdef.papers.sensitivity.interventions.Ablated` does.
+    Returns the accuracy by mode and chosen neurons (:data:`OCCLUDED`), and then by kind, (shares, layers, N) in [0, 1].
+    Occluded are the most or the least sensitive share, or random neurons: as many, or as many as lose as much
+    activation on ``reference``: as a sum of absolute differences ("equal change") or of squares ("equal energy"). The
+    kind is "clean"; with an ``attack`` there is also, for neurons at zero, the accuracy on the examples of the intact
+    network ("replayed") and on those of the occluded one ("attacked anew").
+
+    Args:
+        model: The network.
+        images: (N, C, H, W), in [0, 1].
+        labels: (N,), int64.
+        ranking: Sensitivities (C,) by layer.
+        shares: Which shares of a layer's neurons are occluded, each in (0, 1].
+        draws: How many sets of random neurons of each kind are averaged.
+        generator: Source of all random numbers, on the CPU.
+        reference: (M, C, H, W): images on which mean activations are taken.
+        attack: Makes adversarial versions of ``images`` for a network. Default: none.
+        resume: A folder that keeps what was found; None keeps nothing.
+
+    Raises as :class:`~advdef.papers.sensitivity.interventions.Ablated` does.
     """
     asked: dict[str, Any] = dict(model=model, images=images, labels=labels, ranking=dict(ranking), attack=attack)
     drawn: dict[str, Any] = dict(shares=tuple(shares), draws=draws, generator=generator, reference=reference)

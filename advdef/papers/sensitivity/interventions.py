@@ -139,10 +139,19 @@ def mean_change(
 ) -> dict[str, Tensor]:
     """How much each neuron's activation is changed when it is overwritten, (C,) by layer, on the CPU.
 
-    The mean over images (N, C, H, W) and positions of the difference to the ``power`` of 1 (its absolute value, L1) or
-    2 (its square, the energy): from the activation on the ``partners`` of the images, or from ``values`` (C,) by layer,
-    by default zero. Neurons of one layer have as many positions, so that such numbers add up over them. Raises as
-    :func:`mean_activations` does, and ValueError for partners of another shape.
+    It is a mean over images and positions. Neurons of one layer have as many positions, so that such numbers add up
+    over them.
+
+    Args:
+        model: The network; asked in evaluation mode.
+        images: (N, C, H, W), in [0, 1].
+        layers: Names of layers.
+        power: 1 for the absolute difference (L1), 2 for its square (the energy).
+        partners: (N, C, H, W): images whose activations are written. Default: ``values`` are.
+        values: By layer, (C,): what is written where there are no partners. Default: zero.
+        batch_size: How many images are asked at a time.
+
+    Raises as :func:`mean_activations` does, and ValueError for partners of another shape.
     """
     if partners is not None and partners.shape != images.shape:
         raise ValueError(f"images and partners must pair up, not {tuple(images.shape)} and {tuple(partners.shape)}")

@@ -66,8 +66,17 @@ def measure_under(
 ) -> SensitivityMeter:
     """:func:`measure` on the pairs that :func:`make_pairs` makes of the images that the model gets right.
 
-    The folder ``resume`` keeps what the meter holds, and not the pairs, which are large; this needs a ``generator``.
-    Parameters and errors are those of the two.
+    Args:
+        model: What is attacked and measured, in the layers of its ``taps``.
+        images: (N, C, H, W), in [0, 1].
+        labels: (N,), int64.
+        attack: The attack.
+        eps: Its budget, in its own norm.
+        generator: What random attacks draw from.
+        resume: A folder that keeps what the meter holds, and not the pairs, which are large; this needs a
+            ``generator``.
+
+    Raises what the two raise.
     """
     asked: dict[str, Any] = dict(model=model, images=images, labels=labels, attack=attack, eps=eps, generator=generator)
     return SensitivityMeter.of(kept_call(resume, _sums_under, device=images.device, **asked))

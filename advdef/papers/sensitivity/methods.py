@@ -60,10 +60,18 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 def method(
     name: str, taps: Sequence[str], *, eps: float, steps: int, step_size: float, ramp: int, probe: int, probe_steps: int
 ) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """What trains a network with these layers by a method or an ablation, and all its settings but the budget.
+    """The function that trains a network by a method or an ablation, and its settings: those given here that it takes,
+    and its own.
 
-    The parameters are those of :func:`~advdef.papers.sensitivity.training.train_sns`; of them, each method takes those
-    that it has.
+    Args:
+        name: A key of ``METHODS`` or of ``ABLATIONS``.
+        taps: The layers of the network, from which some ablations choose.
+        eps: Linf budget of the inner attack, in pixel units.
+        steps: Its gradient steps.
+        step_size: Size of a step, relative to eps.
+        ramp: Over how many epochs the weight of a penalty rises.
+        probe: On how many images SNS measures sensitivity.
+        probe_steps: Steps of PGD that it attacks these with.
     """
     function, own = METHODS[name] if name in METHODS else (train_sns, ABLATIONS[name])
     if "layers" in own:

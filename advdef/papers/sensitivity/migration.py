@@ -15,12 +15,16 @@ __all__ = ["Migration", "migration", "selections", "share_inside"]
 
 @dataclass(frozen=True)
 class Migration:
-    """Where the change of a network went whose training held some neurons; all but ``selections`` are shares in [0, 1].
+    """Where change went in a network whose training held some neurons; shares are in [0, 1], and means over layers.
 
-    ``turnover`` is the common share (Jaccard) of one selection and the next, averaged (None where there was one), and
-    ``ever`` the share of neurons that were ever held. ``then`` is what the neurons held last had of the sensitivity
-    (as measured in training) when they were chosen; ``now`` and ``now_standardized`` are what they have of it in the
-    finished network, by D1 and D4; ``kept`` is the common share of them and its top tenth.
+    Attributes:
+        selections: How often neurons were chosen.
+        turnover: Common share (Jaccard) of one selection and the next, averaged; None where there was one.
+        ever: Share of neurons that were ever held.
+        then: Share of the sensitivity, as measured in training, that the neurons held last had when they were chosen.
+        now: Share that they have in the finished network, of the sensitivity "absolute" (D1).
+        now_standardized: Share that they have there of the sensitivity "standardized" (D4).
+        kept: Common share (Jaccard) of them and the most sensitive tenth there.
     """
 
     selections: int

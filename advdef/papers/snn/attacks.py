@@ -40,8 +40,23 @@ def in_turn(
     What one derivative of a spike does not see another one may, and the accumulated gradient is of all of them: a mix
     of derivatives within one attack, in the manner of MDSE (https://arxiv.org/abs/2209.03358).
 
-    ``networks`` are the stand-ins, at least one, each with the values of ``model``. All other parameters and the
-    contract are those of :func:`advdef.attacks.sa_pgd`. Raises ValueError for no stand-in.
+    Args:
+        model: The defence; it only judges.
+        images: (N, C, H, W), float32 or float64, in [0, 1].
+        labels: (N,), int64: the true classes.
+        eps: Radius of the ball in pixel units; a number, or one per image (N,).
+        networks: The stand-ins, at least one, each with the values of ``model``.
+        steps: Number of gradient steps in each run, at least 1.
+        step_size: Largest size of the first steps, relative to eps; positive.
+        restarts: Number of runs, at least 1. Those after the first begin at random points, and attack what ``model``
+            still gets right.
+        loss: What is ascended: "ce" (cross-entropy), "margin" (largest wrong logit minus the true one) or "dlr" (the
+            margin, made independent of the scale of the logits).
+        random_start: Begin the first run at a random point of the ball; else at the image.
+        stop_early: Drop an image from the batch once ``model`` gets it wrong.
+        generator: Source of all random numbers. Default: torch's own.
+
+    The contract is that of :mod:`advdef.attacks.gradient`. Raises ValueError for no stand-in.
     """
     if not networks:
         raise ValueError("there must be a stand-in")
@@ -77,9 +92,20 @@ def both_branches(
 
     Args:
         model: The defence; it only judges.
+        images: (N, C, H, W), float32 or float64, in [0, 1].
+        labels: (N,), int64: the true classes.
+        eps: Radius of the ball in pixel units; a number, or one per image (N,).
         branches: Modules that map images to logits, at least one.
+        norm: "Linf" or "L2".
+        steps: Number of gradient steps in each run, at least 1.
+        step_size: Size of a step, relative to eps; positive. Default: 2.5 / steps, at most 1.
+        restarts: Number of runs, at least 1. Those after the first begin at random points, and attack what ``model``
+            still gets right.
+        random_start: Begin the first run at a random point of the ball; else at the image.
+        stop_early: Drop an image from the batch once ``model`` gets it wrong.
+        generator: Source of all random numbers. Default: torch's own.
 
-    All other parameters and the contract are those of :func:`advdef.attacks.pgd`. Raises ValueError for no branches.
+    The contract is that of :mod:`advdef.attacks.gradient`. Raises ValueError for no branches.
 
     >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     >>> image, label = torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])
@@ -130,14 +156,25 @@ def unnoticed(
 
     Args:
         model: The defence; it only judges.
+        images: (N, C, H, W), float32 or float64, in [0, 1].
+        labels: (N,), int64: the true classes.
+        eps: Radius of the ball in pixel units; a number, or one per image (N,).
         network: The bare classifier: images to logits.
         distance: What the detector measures: images -> (N,).
         threshold: Up to which distance the detector stays quiet.
         weight: Weight of the detector's term, 0 or more.
         enough: The lead, in logits, beyond which more gains nothing; positive.
+        norm: "Linf" or "L2".
+        steps: Number of gradient steps in each run, at least 1.
+        step_size: Size of a step, relative to eps; positive. Default: 2.5 / steps, at most 1.
+        restarts: Number of runs, at least 1. Those after the first begin at random points, and attack what ``model``
+            still gets right.
+        random_start: Begin the first run at a random point of the ball; else at the image.
+        stop_early: Drop an image from the batch once ``model`` gets it wrong.
+        generator: Source of all random numbers. Default: torch's own.
 
-    All other parameters and the contract are those of :func:`advdef.attacks.pgd`. Raises ValueError for a weight that
-    is negative or not finite, and for an ``enough`` that is not positive.
+    The contract is that of :mod:`advdef.attacks.gradient`. Raises ValueError for a weight that is negative or not
+    finite, and for an ``enough`` that is not positive.
     """
     if not 0 <= weight < float("inf"):
         raise ValueError(f"weight must be finite and not negative, not {weight}")

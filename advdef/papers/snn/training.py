@@ -196,9 +196,20 @@ def train_rat(
 ) -> dict[str, Tensor]:
     """Adversarial training with weights that are drawn towards orthonormal rows after each step.
 
-    ``beta`` is the size of that draw, see :func:`orthogonalise`; all other parameters, ``options`` among them, and what
-    is returned are those of :func:`advdef.training.train_at`. The original has no weight decay. Raises what the two
-    raise.
+    The original has no weight decay.
+
+    Args:
+        model: The network to train, in place.
+        split: Training images and labels.
+        eps: Linf budget of the inner attack, in pixel units.
+        steps: Gradient steps of the inner attack, at least 1.
+        epochs: Passes over the split.
+        generator: Source of all random numbers.
+        beta: Size of the draw towards orthonormal rows, finite and not negative; see :func:`orthogonalise`.
+        **options: Go to :func:`advdef.training.train_at`; not ``after_step``, which is used here.
+
+    Returns ``{"loss": (epochs,)}``. Raises what :func:`advdef.training.train_at` raises, and ValueError for another
+    beta.
     """
     _check_beta(beta)
     follow = partial(orthogonalise, model, beta, generator=generator)

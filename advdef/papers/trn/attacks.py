@@ -39,13 +39,24 @@ def decoy(
 
     Args:
         model: The defence; it only judges.
+        images: (N, C, H, W), float32 or float64, in [0, 1].
+        labels: (N,), int64: the true classes.
+        eps: Radius of the ball in pixel units; a number, or one per image (N,).
         network: The bare classifier: images to logits.
         through: A stand-in for the defence that can be differentiated: images to logits.
         weight: Weight of the second term, 0 or more.
         lead: By how many logits the classifier is to be right, 0 or more.
+        norm: "Linf" or "L2".
+        steps: Number of gradient steps in each run, at least 1.
+        step_size: Size of a step, relative to eps; positive. Default: 2.5 / steps, at most 1.
+        restarts: Number of runs, at least 1. Those after the first begin at random points, and attack what ``model``
+            still gets right.
+        random_start: Begin the first run at a random point of the ball; else at the image.
+        stop_early: Drop an image from the batch once ``model`` gets it wrong.
+        generator: Source of all random numbers. Default: torch's own.
 
-    All other parameters and the contract are those of :func:`advdef.attacks.pgd`. Raises ValueError for a weight or a
-    lead that is negative or not finite.
+    The contract is that of :mod:`advdef.attacks.gradient`. Raises ValueError for a weight or a lead that is negative or
+    not finite.
 
     >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     >>> image, label = torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])

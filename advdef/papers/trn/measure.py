@@ -153,7 +153,15 @@ def study_maps(
 ) -> MapStudy:
     """Compare gradient maps at ``adversarial`` images with the true label's and with what was added to ``images``.
 
-    Both are (N, C, H, W), ``labels`` (N,); ``classifier`` is frozen; ``resume`` is a folder that keeps what is found.
+    Args:
+        classifier: The frozen classifier.
+        images: (N, C, H, W), in [0, 1].
+        labels: (N,), int64.
+        adversarial: (N, C, H, W): the same images, attacked.
+        estimates: Which labels stand in for the unknown one, see :class:`advdef.papers.trn.maps.GradientMap`; not
+            "stack".
+        batch_size: How many images are asked at a time.
+        resume: A folder that keeps what was found; None keeps nothing.
     """
     names = ["true, delta", *(name for label in estimates for name in (str(label), f"{label}, delta"))]
 

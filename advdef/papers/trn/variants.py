@@ -84,8 +84,17 @@ def train_variant(
 ) -> tuple[nn.Module | None, Training]:
     """The maps of a variant in front of a frozen classifier, and its restorer, trained or from the cache.
 
-    ``variant`` is a name in ``VARIANTS``, ``size`` one in :data:`advdef.papers.trn.models.SIZES`; ``seed`` draws the
-    first weights, the order of the images and the pairs. See :func:`advdef.papers.trn.training.train_restorer`.
+    Args:
+        variant: A name in ``VARIANTS``.
+        classifier: The frozen classifier.
+        data: The data set on whose training images it learns.
+        recipe: What is done to images before the restorer sees them.
+        size: A name in :data:`advdef.papers.trn.models.SIZES`.
+        epochs: Passes over the images.
+        learning_rate: That of the optimiser.
+        seed: Seed of the first weights, the order of the images and the pairs.
+
+    Raises what :func:`advdef.papers.trn.training.train_restorer` raises.
     """
     chosen, channels = VARIANTS[variant], data.shape[0]
     maps = _MAPS[chosen.maps](classifier)
