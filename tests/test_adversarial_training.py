@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
@@ -429,3 +430,32 @@ def test_settings_that_make_no_sense_are_refused(part: Split, options: dict[str,
     with pytest.raises(ValueError, match=message):
         fit_pairs(model, part, generator=seeded(), **BRIEF | options)
     assert torch.equal(model[1].weight, linear()[1].weight)
+
+
+# Images held out
+
+
+def test_the_weights_that_were_best_on_images_held_out_are_kept(network: nn.Module, digits: Dataset) -> None:
+    model, kept = copy.deepcopy(network), adversarial_training._HeldOut(digits.test.head(60))
+    look = partial(kept.look, model, model, eps=0.02, steps=2, step_size=0.5)
+    for scale in (0.0, 1.0, 0.0):
+        model.load_state_dict({name: scale * value for name, value in network.state_dict().items()})
+        look()
+    assert kept.robust[1] > 0.5 > kept.robust[0] == kept.robust[2]
+    assert all(torch.equal(value, kept.best[name]) for name, value in network.state_dict().items())
+
+
+def test_what_is_held_out_is_attacked_and_not_trained_on(part: Split) -> None:
+    told = {"eps": EPS, "steps": 2, "epochs": 2, "batch_size": 64}
+    found = train_at(one := small(), part, generator=seeded(), held=40, **told)
+    expected = train_at(two := small(), part.head(160), generator=seeded(), **told)
+    assert torch.equal(found["loss"], expected["loss"])
+    images, labels = part.float_images()[160:], part.labels[160:]
+    assert len(found["held"]) == 2
+    assert found["held"].max() <= correct(two, images, labels).double().mean() + 0.1
+    if found["held"][1] >= found["held"][0]:
+        assert all(torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items())
+    assert "held" not in expected
+    for held in (-1, 200):
+        with pytest.raises(ValueError, match="of 200 images from 0 to 199 can be held out"):
+            train_at(small(), part, generator=seeded(), held=held, **told)

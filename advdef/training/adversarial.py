@@ -164,9 +164,14 @@ def fit_pairs(
     eps_ramp: int = 0,
     through: Callable[[nn.Module], nn.Module] | None = None,
     before_epoch: Callable[[int, float], None] | None = None,
+    held: int = 0,
     **options: Any,
 ) -> dict[str, Tensor]:
     """Train with the loss of :mod:`advdef.training.adversarial`; returns ``{"loss": (epochs,)}``.
+
+    With ``held``, also "held": (epochs,), the share of the images held out that was right under attack after each
+    epoch. It shows whether more epochs would help, and the weights of the best epoch stay
+    (https://arxiv.org/abs/2002.11569: a network that goes on learning may lose robustness again).
 
     Args:
         model: The network to train, in place.
@@ -188,6 +193,8 @@ def fit_pairs(
         through: Makes of the model what the inner attack differentiates. Default: the model itself; a surrogate of it
             where the model has no useful gradient.
         before_epoch: Called with the number of the epoch, from 0, and its weight before it begins.
+        held: How many images of the split, the last ones, are held out: they are attacked after each epoch at the
+            whole budget, with twice the steps. Default: none.
         **options: Go to :func:`advdef.training.fit`.
 
     Raises ValueError for settings that make no sense, and what ``fit`` raises.
@@ -199,10 +206,18 @@ def fit_pairs(
         raise ValueError(f"{needed}: {seen}, step_size {step_size}")  # nor may any be NaN
     if weight > 0 and penalty is None:
         raise ValueError("a weight needs a penalty")
-    now, budget = weight, eps
+    if not 0 <= held < len(split):
+        raise ValueError(f"of {len(split)} images from 0 to {len(split) - 1} can be held out, not {held}")
+    now, budget, used = weight, eps, len(split) - held
+    kept, split = _HeldOut(Split(split.images[used:], split.labels[used:])), split.head(used)
+
+    def look() -> None:
+        kept.look(model, model if through is None else through(model), eps=eps, steps=2 * steps, step_size=step_size)
 
     def begin(epoch: int) -> None:
         nonlocal now, budget
+        if held and epoch:
+            look()
         now = weight * min(1.0, epoch / ramp) if ramp else weight
         budget = eps * min(1.0, (epoch + 1) / eps_ramp) if eps_ramp else eps
         if before_epoch is not None:
@@ -230,7 +245,29 @@ def fit_pairs(
         return loss
 
     losses = fit(model, split, epochs=epochs, generator=generator, objective=objective, before_epoch=begin, **options)
-    return {"loss": torch.tensor(losses)}
+    if not held:
+        return {"loss": torch.tensor(losses)}
+    look()
+    model.load_state_dict(kept.best)
+    return {"loss": torch.tensor(losses), "held": torch.tensor(kept.robust)}
+
+
+class _HeldOut:
+    """Images that nobody trains on, what share of them was right under attack so far, and the weights of the best."""
+
+    def __init__(self, split: Split) -> None:
+        self.split, self.robust, self.best = split, list[float](), dict[str, Tensor]()
+
+    def look(self, model: nn.Module, target: nn.Module, *, eps: float, steps: int, step_size: float) -> None:
+        """Attack the images through ``target``, and keep the model's weights if it was never better."""
+        draws, right = torch.Generator().manual_seed(0), 0
+        for images, labels in self.split.batches(250):
+            found = ascend(target, images, _ce_to(labels), eps=eps, steps=steps, step_size=step_size, generator=draws)
+            with borrowed(model, quiet=True, exact=False), torch.no_grad():
+                right += int((model(found).argmax(1) == labels).sum())
+        self.robust.append(right / len(self.split))
+        if self.robust[-1] >= max(self.robust):
+            self.best = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
 def ascend(
