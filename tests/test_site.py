@@ -101,8 +101,8 @@ def test_the_source_tree(repository: Repository, tmp_path: Path) -> None:
     made = {
         f"book/_generated/{name}.md"
         for name in (
-            "cards", "claims", "conclusion", "earlier", "explorer", "finding", "headline", "holes", "limits", "matrix",
-            "papers", "pictures", "record", "rules", "schema", "slider", "speed", "status", "verdicts",
+            "cards", "claims", "conclusion", "control", "earlier", "explorer", "finding", "headline", "holes", "limits",
+            "matrix", "papers", "pictures", "record", "rules", "schema", "slider", "speed", "status", "verdicts",
         )
     }  # fmt: skip
     book = {f"book/{page}.md" for page in ("intro", "verdicts", "records")}

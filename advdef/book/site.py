@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from advdef.book.control import control_table, read_control
 from advdef.book.decisions import Chapter
 from advdef.book.earlier import read_earlier
 from advdef.book.explorer import explorer_files, looked_at
@@ -136,6 +137,7 @@ def assemble(
     made = generated(
         records, list(_pages(repository, target)), searches, speed, read_earlier(root / "book" / "earlier.json")
     )
+    made |= {"_generated/control.md": control_table(read_control(root / "book" / "control.json"))}
     made |= explorer_files(looked_at(records))
     for paper, path in repository.notebooks.items():
         page = target / "notebooks" / path.name

@@ -34,7 +34,7 @@ _OTHERS = (
     "difference", "against .*, points", "left", "now", "ours leave, %", "local optimality", "broken at 1.05 .*",
     "broken %", "made for it", "pgd and own attacks.*", "of these silent", "if flagged .*", "stable step %",
     "transferred, d4", "rank correlation.*", "correlation .*", "inside at the end, d1", "cosine to .*", "front",
-    "here, .*", r"pgd(-20)?( %|: psnr)?", "purifier and classifier: .*", "times .*", ".*multiply-adds.*",
+    "here %", "here, .*", r"pgd(-20)?( %|: psnr)?", "purifier and classifier: .*", "times .*", ".*multiply-adds.*",
     "broken by autoattack alone", "wrong when asked again",
 )  # fmt: skip
 _COUNTS = ("images", "parameters", "features", "fooled", "seeds", "passes", "choices", "epoch taken")
