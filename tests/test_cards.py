@@ -363,7 +363,7 @@ def test_the_matrix_links_each_word_to_the_section_that_decides_it(tmp_path: Pat
     first = next(claim for claim in all_claims() if claim.id == "TRN-1")
     assert f'<a href="../notebooks/04_trn.html#{first.section}"><span class="verdict mixed">mixed</span></a>' in text
     assert 'title="not testable here">–</span>' in text  # TRN-2 on CIFAR-10
-    assert "at most 0.1 of them wrong" in text
+    assert "would make at most 0.1 wrong" in text
 
 
 @pytest.mark.parametrize(

@@ -332,6 +332,10 @@ class TestTheSearch:
         assert statuses(*map(checks.adaptive_search_converged, ended)) == ["pass", "fire"]
         assert checks.adaptive_search_converged(ended[1]).detail.startswith("still falling at 8 steps")
         assert statuses(*map(checks.adaptive_search_converged, (None, sound))) == ["not run"] * 2
+        found = replace(sound.findings[0], name=FOUND_LATER, broken=torch.arange(len(sound.robust)) < 2)
+        missed = checks.adaptive_search_converged(replace(ended[0], findings=(*ended[0].findings, found)))
+        assert missed.status == "fire"
+        assert missed.detail.endswith("; a search for holes then broke 2")
 
     @pytest.mark.filterwarnings("ignore::advdef.contract.NoGradientWarning")
     def test_an_attack_that_misses_a_planted_example_fires(

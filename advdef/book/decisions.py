@@ -92,7 +92,8 @@ def _counted(verdicts: Sequence[Mapping[str, Any]]) -> str:
     wrong = expected_wrong([verdict["verdict"] for verdict in verdicts if not verdict.get("old_rules")])
     old = sum(bool(verdict.get("old_rules")) for verdict in verdicts)
     why = f" {old} of the undecided (°) are of runs that did not measure what today's rules ask for." if old else ""
-    return raw(f"<p>{told}. Chance alone would be expected to get at most {wrong:.1f} of them wrong.{why}</p>\n")
+    chance = f"Of the decided ones, the choice of images and networks would make at most {wrong:.1f} wrong on average."
+    return raw(f"<p>{told}. {chance}{why}</p>\n")
 
 
 def _matrix(chapter: Chapter, records: Sequence[Record], page: str) -> str:

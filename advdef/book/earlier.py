@@ -9,6 +9,7 @@ from typing import Any
 
 from advdef.book.markup import budget, data_name, rows_of
 from advdef.book.records import Record
+from advdef.evaluation.holes.later import FOUND_LATER
 from advdef.evaluation.results import WORST_CASE
 
 __all__ = ["earlier_table", "read_earlier"]
@@ -37,7 +38,7 @@ def earlier_table(records: Sequence[Record], earlier: Sequence[Mapping[str, Any]
         found = [(row, known[about]) for row in rows if (about := _about(row, record["paper"])) in known]
         sizes = Counter(now["eps"] for now, _ in found)
         main = max(sizes, key=lambda eps: (sizes[eps], eps), default=None)
-        body += [_line(record, now, before) for now, before in found if now["eps"] == main]
+        body += [_line(record, now, before, _later(record, now)) for now, before in found if now["eps"] == main]
     if not body:
         return "No page has been run again yet.\n"
     head = ["page", "data", "defence", "eps", "before", "now", "how the search ends"]
@@ -48,8 +49,15 @@ def _about(row: Mapping[str, Any], paper: str) -> tuple[Any, ...]:
     return (*(row.get(name, paper) for name in _NAMED), round(row["eps"], 4))
 
 
-def _line(record: Record, now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
+def _later(record: Record, now: Mapping[str, Any]) -> int:
+    """How many images a search for holes broke after the page's own attackers."""
+    where = ("part", "dataset", "model", "defence", "threat", "eps", "seed")
+    same = (row for row in record["results"] if all(row.get(name) == now.get(name) for name in where))
+    return sum(row.get("broken", 0) for row in same if row.get("attack") == FOUND_LATER)
+
+
+def _line(record: Record, now: Mapping[str, Any], before: Mapping[str, Any], later: int) -> list[str]:
     left = (f"{row['correct']} of {row['n']}" for row in (before, now))
-    ended = now.get("search") or "nothing was left"
+    ended = (now.get("search") or "nothing was left") + (f"; a search for holes then broke {later}" if later else "")
     told = record["paper"], data_name(record["dataset"]), now["defence"], budget(now["eps"]), *left, ended
     return [html.escape(cell) for cell in told]

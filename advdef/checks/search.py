@@ -13,6 +13,7 @@ from advdef.checks.result import Check, attacked, few, judged, not_run
 from advdef.contract import ask, borrowed
 from advdef.defenses.base import Defense
 from advdef.evaluation import Outcome
+from advdef.evaluation.holes.later import FOUND_LATER
 
 __all__ = [
     "adaptive_search_converged",
@@ -248,10 +249,13 @@ def targeted_adds_nothing(
 
 
 def adaptive_search_converged(adaptive: Outcome | None) -> Check:
-    """C14: the adaptive attacker's last round, with twice the steps, starts and queries, broke nothing (ours).
+    """C14: the adaptive attacker's last round, with twice the steps, starts and queries, broke nothing, and neither
+    did a later search for holes (ours).
 
     The rounds are those of :mod:`advdef.evaluation.escalation`.
     """
     if adaptive is None or adaptive.search is None:
         return not_run("C14", "no search that goes on by need")
-    return judged("C14", adaptive.search.converged, str(adaptive.search))
+    later = sum(int(finding.broken.sum()) for finding in adaptive.findings if finding.name == FOUND_LATER)
+    more = f"; a search for holes then broke {later}" if later else ""
+    return judged("C14", adaptive.search.converged and not later, f"{adaptive.search}{more}")

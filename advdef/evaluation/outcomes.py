@@ -34,11 +34,13 @@ class SearchEnd:
         effort: How long its attacks went on.
         images: How many images it looked at, those nearest to breaking first.
         broke: How many of them it broke.
+        at_most: Whether only some of several parts of the images needed as much effort as that.
     """
 
     effort: SearchEffort
     images: int
     broke: int
+    at_most: bool = False
 
     @property
     def converged(self) -> bool:
@@ -50,13 +52,15 @@ class SearchEnd:
 
         >>> str(SearchEnd(SearchEffort(100, 5, 5_000), images=16, broke=0))
         'converged at 100 steps, 5 restarts, 5,000 queries: broke none of the nearest 16'
+        >>> str(SearchEnd(SearchEffort(100, 5, 5_000), images=16, broke=0, at_most=True))
+        'converged at 100 steps, 5 restarts, 5,000 queries or fewer: broke none of the nearest 16'
         >>> str(SearchEnd(SearchEffort(100, 5, 0), images=32, broke=3))
         'still falling at 100 steps, 5 restarts: broke 3 of 32'
         """
         if not self.images:
             return "nothing was left"
         told = [f"{self.effort.steps} steps", f"{self.effort.restarts} restarts", f"{self.effort.queries:,} queries"]
-        at = ", ".join(told if self.effort.queries else told[:2])
+        at = ", ".join(told if self.effort.queries else told[:2]) + (" or fewer" if self.at_most else "")
         if self.converged:
             return f"converged at {at}: broke none of the nearest {self.images}"
         return f"still falling at {at}: broke {self.broke} of {self.images}"
@@ -255,4 +259,5 @@ def _last(parts: Sequence[SearchEnd | None]) -> SearchEnd | None:
     falling = [part for part in found if not part.converged]
     efforts = [part.effort for part in falling or [part for part in found if part.images] or found]
     dearest = max(efforts, key=lambda effort: (effort.steps, effort.restarts, effort.queries))
-    return SearchEnd(dearest, sum(part.images for part in found), sum(part.broke for part in found))
+    images, broke = sum(part.images for part in found), sum(part.broke for part in found)
+    return SearchEnd(dearest, images, broke, at_most=len(set(efforts)) > 1)
