@@ -22,11 +22,13 @@ def read_earlier(file: Path) -> list[dict[str, Any]]:
     return list(json.loads(file.read_text("utf-8"))) if file.is_file() else []
 
 
-def earlier_table(records: Sequence[Record], earlier: Sequence[Mapping[str, Any]]) -> str:
+def earlier_table(
+    records: Sequence[Record], earlier: Sequence[Mapping[str, Any]], links: Mapping[str, str] | None = None
+) -> str:
     """A line for each worst case that is known from before and was measured again, at one budget of each record.
 
     The budget is that at which most defences are compared, the largest of several. A record that does not say how
-    its searches ended is from before itself, and has no line.
+    its searches ended is from before itself, and has no line. ``links`` are what to call the pages, in HTML.
     """
     known = {_about(row, row["paper"]): row for row in earlier}
     body = []
@@ -38,7 +40,9 @@ def earlier_table(records: Sequence[Record], earlier: Sequence[Mapping[str, Any]
         found = [(row, known[about]) for row in rows if (about := _about(row, record["paper"])) in known]
         sizes = Counter(now["eps"] for now, _ in found)
         main = max(sizes, key=lambda eps: (sizes[eps], eps), default=None)
-        body += [_line(record, now, before, _later(record, now)) for now, before in found if now["eps"] == main]
+        page = (links or {}).get(record["paper"], html.escape(record["paper"]))
+        mine = [(now, before) for now, before in found if now["eps"] == main]
+        body += [[page, *_line(record, now, before, _later(record, now))] for now, before in mine]
     if not body:
         return "No page has been run again yet.\n"
     head = ["page", "data", "defence", "eps", "before", "now", "how the search ends"]
@@ -59,5 +63,5 @@ def _later(record: Record, now: Mapping[str, Any]) -> int:
 def _line(record: Record, now: Mapping[str, Any], before: Mapping[str, Any], later: int) -> list[str]:
     left = (f"{row['correct']} of {row['n']}" for row in (before, now))
     ended = (now.get("search") or "nothing was left") + (f"; a search for holes then broke {later}" if later else "")
-    told = record["paper"], data_name(record["dataset"]), now["defence"], budget(now["eps"]), *left, ended
+    told = data_name(record["dataset"]), now["defence"], budget(now["eps"]), *left, ended
     return [html.escape(cell) for cell in told]

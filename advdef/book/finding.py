@@ -22,6 +22,7 @@ ROW_NAMES = {"undefended": "no defence", "AT": "adversarial training"} | {
 """What the first page calls the defences of the comparison, in order."""
 
 _COUNTS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven"}
+_NAMED = 3  # comparisons that are named one by one
 _NONE = "No run has compared the defences yet.\n"
 
 
@@ -98,11 +99,16 @@ def _sentence(cards: Mapping[str, Mapping[str, Any]], comparison: Record, images
     leads = [
         difference_at(comparison, eps, {"defence": d} | adaptive, {"defence": "AT"} | adaptive) for d, eps in pairs
     ]
-    unknown = sum(lead["low"] <= 0 <= lead["high"] for lead in leads)
+    unknown = [
+        f"{d} at {eps:.3g}" for (d, eps), lead in zip(pairs, leads, strict=True) if lead["low"] <= 0 <= lead["high"]
+    ]
     count = _COUNTS.get(len(cards), str(len(cards)))
     none = f"None of the {count} defences was seen to beat adversarial training."
     some = f"{' and '.join(better)} beat{'s' if len(better) == 1 else ''} adversarial training at some budget."
-    rest = f" In {unknown} of {len(leads)} comparisons the interval cannot tell." if unknown else ""
+    which = f": {', '.join(unknown)}" if len(unknown) <= _NAMED else ""
+    budgets = len({eps for _, eps in pairs})
+    of = f"{len(leads)} comparisons ({count} defences, {_COUNTS.get(budgets, budgets)} budgets)"
+    rest = f" In {len(unknown)} of {of} the interval cannot tell{which}." if unknown else ""
 
     def lost(card: Mapping[str, Any]) -> float:
         return float(card["ours"]["oblivious"]["accuracy"] - card["ours"]["adaptive"]["accuracy"])

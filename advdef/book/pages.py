@@ -37,6 +37,7 @@ def generated(
      '_generated/schema.md', '_generated/speed.md', '_generated/status.md', '_generated/verdicts.md']
     """
     made, beside = cards(records), reference_cards(records)
+    links = {p.paper: f'<a href="../notebooks/{p.stem}.html">{html.escape(p.title)}</a>' for p in pages}
     return {
         "_generated/matrix.md": matrix(records, pages),
         "_generated/claims.md": matrix(records, pages, page="verdicts.html"),
@@ -44,10 +45,10 @@ def generated(
         "_generated/rules.md": rules_page(),
         "_generated/status.md": _status(records, pages),
         "_generated/cards.md": card_page(made | beside),
-        "_generated/earlier.md": earlier_table(records, earlier),
+        "_generated/earlier.md": earlier_table(records, earlier, links),
         "_generated/finding.md": finding(records, made),
         "_generated/headline.md": headline(records, made),
-        "_generated/holes.md": _holes(searches),
+        "_generated/holes.md": _holes(searches, links),
         "_generated/limits.md": limits(records),
         "_generated/conclusion.md": _conclusion(made),
         "_generated/papers.md": papers_in_short(records),
@@ -58,13 +59,15 @@ def generated(
     }
 
 
-def _holes(searches: Sequence[Searched]) -> str:
+def _holes(searches: Sequence[Searched], links: Mapping[str, str]) -> str:
     """One line for each search for holes: what the page's attackers had left, and what is left since."""
     if not searches:
         return "No page has been searched yet.\n"
-    rows = [["page", *searches[0].as_row(), "tried"]]
-    rows += [[s.page, *map(str, s.as_row().values()), f"{s.ways} in {s.minutes:.0f} min"] for s in searches]
-    head, *body = ([html.escape(cell) for cell in row] for row in rows)
+    body = []
+    for search in searches:
+        told = *map(str, search.as_row().values()), f"{search.ways} in {search.minutes:.0f} min"
+        body.append([links.get(search.page, html.escape(search.page)), *map(html.escape, told)])
+    head = ["page", *map(html.escape, searches[0].as_row()), "tried"]
     return rows_of("What searches for holes found, and in what they looked in vain", head, body)
 
 
