@@ -1,15 +1,18 @@
 """The figures that more than one notebook draws, in one style with one colour per defence."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from torch import Tensor
 
 from advdef.attacks import Trace
+from advdef.data.titles import data_named
 from advdef.evaluation import Results, Threat
 from advdef.figuretext import figure_in_words
 from advdef.statistics import Interval
@@ -135,8 +138,15 @@ def _as_svg_and_words() -> None:
         set_matplotlib_formats("svg", metadata={"Date": None})
         formatter = InteractiveShell.instance().display_formatter
         if formatter is not None:
-            words = formatter.formatters["text/plain"]
-            words.for_type(Figure, lambda figure, printer, cycle: printer.text(figure_in_words(figure) or repr(figure)))
+            formatter.formatters["text/plain"].for_type(Figure, _told)
+
+
+def _told(figure: Figure, printer: Any, cycle: bool) -> None:
+    """Call data sets in a figure what prose calls them, and print what it shows: before it is drawn."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_text(data_named(text.get_text()))
+    printer.text(data_named(figure_in_words(figure)) or repr(figure))
 
 
 def interval_line(

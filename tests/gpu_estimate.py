@@ -30,9 +30,9 @@ import torch
 from torch import nn
 
 from advdef.book.cells import study_of
-from advdef.book.markup import data_name
 from advdef.book.records import read_records
 from advdef.data import DATASETS, Dataset, Split
+from advdef.data.titles import data_name
 from advdef.evaluation import multiply_adds
 from advdef.grid.study import Task
 from advdef.models import CleverhansCNN

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib as mpl
@@ -10,6 +11,7 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
+from advdef import plotting
 from advdef.attacks import Trace
 from advdef.evaluation import ATTACKERS, Results
 from advdef.plotting import COLOURS, attack_traces, image_grid, robustness_curves, threat_panels
@@ -91,3 +93,15 @@ def test_a_trace_is_drawn_with_what_was_last_seen_of_an_image() -> None:
     assert margins.lines[0].get_ydata().tolist() == [-2.0, -1.0, 0.0]
     assert sizes.lines[-1].get_ydata() == [0.04, 0.04]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["deployed", "through the identity"]
+
+
+def test_a_figure_calls_data_sets_what_prose_calls_them() -> None:
+    figure, axes = plt.subplots()
+    axes.plot([0, 1], [0, 1], label="fashion_mnist, TRN")
+    axes.set_title("cifar10")
+    axes.legend()
+    said: list[str] = []
+    plotting._told(figure, SimpleNamespace(text=said.append), False)
+    assert (axes.get_title(), axes.get_legend().get_texts()[0].get_text()) == ("CIFAR-10", "Fashion-MNIST, TRN")
+    assert "Fashion-MNIST, TRN from 0 to 1" in said[0]
+    plt.close(figure)

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
-from advdef.book.markup import budget, data_name, in_percent, raw, rows_of, share, unrounded
+from advdef.book.markup import budget, in_percent, raw, rows_of, share, unrounded
 from advdef.claims import VerdictWord, badge
+from advdef.data.titles import data_name
 
 __all__ = ["FLAGS", "card_page"]
 

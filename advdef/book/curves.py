@@ -5,8 +5,9 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping
 
-from advdef.book.markup import budget, data_name, in_percent, raw, unrounded
+from advdef.book.markup import budget, in_percent, raw, unrounded
 from advdef.book.records import Record
+from advdef.data.titles import data_name
 from advdef.evaluation.results import WORST_CASE, Row
 from advdef.evaluation.threats import ATTACKERS, Threat
 from advdef.plotting import COLOURS

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from advdef.book.markup import data_name, data_named, raw, rows_of
+from advdef.book.markup import raw, rows_of
 from advdef.book.records import Record, Scale, scale
 from advdef.claims import SOURCES, Claim, Condition, VerdictWord, all_claims, badge, expected_wrong
+from advdef.data.titles import data_name, data_named
 from advdef.papers import PAPERS, how_decided
 
 __all__ = ["Chapter", "claim_card", "matrix", "rules_page", "verdicts_page"]

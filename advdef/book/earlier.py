@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from advdef.book.markup import budget, data_name, rows_of
+from advdef.book.markup import budget, rows_of
 from advdef.book.records import Record
+from advdef.data.titles import data_name
 from advdef.evaluation.holes.later import FOUND_LATER
 from advdef.evaluation.results import WORST_CASE
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from advdef.book.markup import as_text, budget, data_name, in_percent, unrounded
+from advdef.book.markup import as_text, budget, in_percent, unrounded
 from advdef.book.records import Record, three_attacker_rows
+from advdef.data.titles import data_name
 from advdef.evaluation.results import WORST_CASE
 from advdef.evaluation.threats import Threat
 from advdef.peers.figures import ANOTHER_ALGORITHM

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from advdef.book.cards import comparison_of
 from advdef.book.finding import ROW_NAMES
-from advdef.book.markup import as_text, budget, data_name, in_percent, raw, rows_of
+from advdef.book.markup import as_text, budget, in_percent, raw, rows_of
 from advdef.book.records import COMPARISON, Record
+from advdef.data.titles import data_name
 from advdef.evaluation.answered import Answered
 from advdef.evaluation.packed import read_packed
 from advdef.evaluation.threats import ATTACKERS, Threat

@@ -8,8 +8,9 @@ from typing import Any
 
 from advdef.book.cards import comparison_of, difference_at
 from advdef.book.dumbbells import ByThreat, dumbbells
-from advdef.book.markup import as_text, data_name, in_percent, raw, rows_of, share, unrounded
+from advdef.book.markup import as_text, in_percent, raw, rows_of, share, unrounded
 from advdef.book.records import COMPARISON, Record, scale, three_attacker_rows
+from advdef.data.titles import data_name
 from advdef.papers import PAPERS
 
 __all__ = ["ROW_NAMES", "compared", "finding", "headline", "limits"]

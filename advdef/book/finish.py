@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from advdef.book.icons import with_few_icons
-from advdef.book.markup import data_name, data_named
 from advdef.book.records import Record, images_file
 from advdef.book.tables import presented
+from advdef.data.titles import data_name, data_named
 from advdef.grid import Asked
 
 __all__ = ["Book", "finish"]

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advdef.book.curves import readable_curves
-from advdef.book.markup import as_text, data_name
+from advdef.book.markup import as_text
 from advdef.book.records import COMPARISON, Record
 from advdef.book.summary import conclusion, in_short, shown_by_curves
+from advdef.data.titles import data_name
 from advdef.papers import PAPERS
 
 if TYPE_CHECKING:

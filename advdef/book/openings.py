@@ -7,9 +7,10 @@ from typing import Any
 
 from advdef.book.dumbbells import dumbbells
 from advdef.book.endings import library_comparisons, share_in_words, worst_by_defence
-from advdef.book.markup import budget, data_name, in_percent, raw, unrounded
+from advdef.book.markup import budget, in_percent, raw, unrounded
 from advdef.book.records import Record, three_attacker_rows
 from advdef.book.strips import strips
+from advdef.data.titles import data_name
 from advdef.evaluation.results import WORST_CASE
 from advdef.evaluation.threats import ATTACKERS
 from advdef.statistics import Interval

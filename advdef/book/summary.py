@@ -10,10 +10,11 @@ from typing import Any, get_args
 
 from advdef.book.dumbbells import ByThreat, dumbbells
 from advdef.book.endings import ENDINGS, share_in_words
-from advdef.book.markup import as_text, budget, data_name, in_percent, raw, unrounded
+from advdef.book.markup import as_text, budget, in_percent, raw, unrounded
 from advdef.book.openings import OPENINGS
 from advdef.book.records import COMPARISON, Record, three_attacker_rows
 from advdef.claims import VerdictWord, badge
+from advdef.data.titles import data_name
 from advdef.papers import PAPERS, Paper
 
 __all__ = ["conclusion", "in_short", "papers_in_short", "shown_by_curves"]

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from advdef.book.markup import data_named
+from advdef.data.titles import data_named
 from advdef.papers import PAPERS
 
 __all__ = ["presented"]
