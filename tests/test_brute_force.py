@@ -16,7 +16,7 @@ from advdef.papers.qusecnets.certificate import certified
 from advdef.papers.qusecnets.defence import Quantized
 from advdef.papers.qusecnets.quantizer import Quantizer
 
-IMAGES, MOST = 60, 4096  # images of each network; combinations of levels, beyond which an image is left out
+IMAGES, MOST = 100, 4096  # images of each network; combinations of levels, beyond which an image is left out
 CASES = [
     ("linear", (2, 2, 3), 4, 0.2), ("linear", (1, 2, 3), 6, 0.2),
     ("mlp", (1, 2, 2), 3, 0.2), ("mlp", (2, 2, 2), 4, 0.1), ("mlp", (2, 2, 3), 6, 0.1), ("mlp", (2, 2, 3), 3, 0.2),

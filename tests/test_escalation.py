@@ -98,7 +98,7 @@ def test_searches_of_parts_are_one_search() -> None:
     bright = torch.full_like(IMAGES, 0.95)
     (late, _), (soon, _) = searched({10: 1}), searched({10: 1}, images=bright)
     together = Outcome.joined([late, soon])
-    assert together.search == SearchEnd(SearchEffort(20, 10, 200), images=4, broke=0)
+    assert together.search == SearchEnd(SearchEffort(20, 10, 200), images=4, broke=0, at_most=True)
     assert {f.name: int(f.tried.sum()) for f in together.findings} == {
         "nothing": 24, "brighten 10": 6, "brighten 20": 2,
     }  # fmt: skip

@@ -56,7 +56,7 @@ def test_a_grid_computes_all_that_the_page_asks_for(profile: str) -> None:
     (tasks,) = study.stages()
     found = {(task.call, *task.arguments): task for task in with_all_before(list(tasks))}
     assert all(callable(getattr(study, call)) for call, *_ in found)
-    shards = range(1 if profile in ("smoke", "gpu") else 2)
+    shards = range(2 if profile == "paper" else 1)
     alone = [*study.settings["levels"], *study.settings["trainings"]]
     assert found.keys() >= {
         *(("classifier", *key) for key in study.classifiers),
