@@ -239,7 +239,7 @@ def test_chance_decides_in_few_runs(images: int, conditions: int, seeds: int) ->
     So it is for the conditions of one case and for as many cases. Equivalence is left out: without an effect it is
     right.
     """
-    runs, draws = 300, torch.Generator().manual_seed(images + conditions)
+    runs, draws = 150, torch.Generator().manual_seed(images + conditions)
     words: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
     for _ in range(runs):
         pairs = torch.rand(conditions, 2, seeds, images, generator=draws).squeeze(2)

@@ -115,7 +115,7 @@ def test_where_nothing_was_broken_there_is_nothing_to_judge(tmp_path: Path) -> N
 
 def test_processes_find_what_one_process_finds(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = ("--eps", "0.1", "--images", "104", "--steps", "1", "--queries", "0", "--epochs", "1", "--rounds", "0")
-    asked = ("judge", *WEIGHTS[:3], "--data", "digits", *few, "--defence", "at", "--defence", "mine:noisy")
+    asked = ("judge", *WEIGHTS[:3], "--data", "digits", *few, "--defence", "at", "--defence", "bitdepth")
     reports, kept = [], []
     for jobs in ((), ("--jobs", "2")):
         monkeypatch.setenv("ADVDEF_CACHE", str(here / f"cache{len(jobs)}"))
@@ -128,7 +128,7 @@ def test_processes_find_what_one_process_finds(here: Path, monkeypatch: pytest.M
     assert "grid: 7 done, 0 from the store" in done.stderr
     assert kept[0] == kept[1]
     alone, shared = reports
-    assert sorted(alone) == sorted(shared) == ["digits-at.json", "digits-mine-noisy.json"]
+    assert sorted(alone) == sorted(shared) == ["digits-at.json", "digits-bitdepth.json"]
     for name, report in alone.items():
         for row in (row for found in (report, shared[name]) for row in found["results"]):
             row.pop("seconds", None)
@@ -199,13 +199,13 @@ def test_bad_input_is_one_line(here: Path, arguments: tuple[str, ...], options: 
 
 def test_images_of_another_defence_or_data_set_are_refused_in_one_line(here: Path) -> None:
     assert advdef("judge", *WEIGHTS, *QUICK, "--out", str(here), "--defence", "mine:noisy").exit_code == 0
-    assert advdef("judge", "mine:whole", *WEIGHTS[3:], *QUICK, "--out", str(here), "--defence", "tv").exit_code == 0
-    noisy, tv = (str(here / f"folder-pictures-{name}.safetensors") for name in ("mine-noisy", "tv"))
+    assert advdef("judge", "mine:whole", *WEIGHTS[3:], *QUICK, "--out", str(here), "--defence", "median").exit_code == 0
+    noisy, other = (str(here / f"folder-pictures-{name}.safetensors") for name in ("mine-noisy", "median"))
     network = ("--model", "mine:whole")
     for arguments, message in (
         ((noisy, *network), "of a defence of yours, NoiseVote: name it, --defence module:function"),
-        ((tv, *network, "--defence", "jpeg"), "of the defence tv, not of jpeg: leave --defence out"),
-        ((tv, "--data", "digits"), "is of other images than digits: of folder-pictures, says the file"),
+        ((other, *network, "--defence", "jpeg"), "of the defence median, not of jpeg: leave --defence out"),
+        ((other, "--data", "digits"), "is of other images than digits: of folder-pictures, says the file"),
     ):
         done = advdef("check", *arguments)
         assert done.exit_code == 2
