@@ -291,7 +291,11 @@ notebook.table(
 # The row of each defence under the *direct* attack. A check that fires is a reason to distrust the direct number above, and the reason why the adaptive one is there; what each means is in [the
 # protocol](../book/protocol.md). E2 fires for all of them, as one seed was trained. B8 fires where a little noise moves the margin by more than the check likes, as it does for the undefended classifier.
 # The hard thresholds of CQ and TQ pass no gradient (B4, B5), so the direct attacker has nothing to follow: Square, which needs no gradient, and replayed images break some of what it left (C7, C9). The adaptive attacker
-# has the gradients of the surrogates (D3); the table of kinds above says whether Square is still the only one that breaks an image.
+# has the gradients of the surrogates (D3); the table of kinds above says whether Square is still the only one that breaks an image. For the same reason they miss planted examples (C12), and CQ even an unlimited budget (C6).
+#
+# TRN computes a gradient in each pass (B6). D4 asks whether a defence falls to each of its stand-ins alone: those of CQ, TRN and the purifier differ widely, and the adaptive attacker takes all. E6 names
+# replayed breaks, which ask nothing. Checks that repeat an attack with more steps, starts or budgets (C2 to C5, C10, C13) and a few others do not run in this profile; more steps and starts are what the adaptive search by need tries (C14).
+# At the budgets below the largest one that search ends after its first round, so those numbers may lie further above the truth.
 
 # %% tags=["hide-input"]
 found = {(name, k): study.checks(k) for k in tqdm(DEFENCES, desc="checks", leave=False)}
