@@ -168,7 +168,6 @@ def note(key, value, n=None):
 
 
 def add_rows(found, **where):
-    """Rows for the outcomes of three attackers: those at eps, and those at other budgets."""
     for threat, curve in found.items():
         for eps, outcome in curve.items():
             part = "worst" if eps == EPS else "curve"

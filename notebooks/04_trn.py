@@ -116,12 +116,10 @@ def ahead(case, mine, other, **where):
 
 
 def keep(case, hits, attacks=None, **about):
-    """Rows of what is right, of clean images and of the oblivious attacker's."""
     for attack in hits if attacks is None else ("none", *attacks):
         threat = "clean" if attack == "none" else "oblivious"
-        row = {"attack": attack, "threat": threat, "model": case.kind}
-        row |= {"eps": case.budgets[attack]} | about
-        page.runs[case.name].add_hits(hits[attack], **row)
+        row = dict(threat=threat, model=case.kind, eps=case.budgets[attack]) | about
+        page.runs[case.name].add_hits(hits[attack], attack=attack, **row)
 
 
 # %% [markdown]
