@@ -18,7 +18,7 @@ def record(**told: Any) -> Any:
 
 def test_what_was_left_before_stands_beside_what_is_left_now() -> None:
     text = earlier_table([record()], [BEFORE])
-    assert "<td>CIFAR-10</td><td>&lt;AT&gt;</td><td>8/255</td><td>30 of 60</td><td>40 of 100</td>" in text
+    assert "<td>&lt;AT&gt;</td><td>nip</td><td>CIFAR-10</td><td>8/255</td><td>30 of 60</td><td>40 of 100</td>" in text
     assert "<td>converged at 100 steps</td>" in text
     for none in (earlier_table([record(search=None)], [BEFORE]), earlier_table([record()], [])):
         assert none == "No page has been run again yet.\n"

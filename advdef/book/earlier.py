@@ -43,10 +43,13 @@ def earlier_table(
         main = max(sizes, key=lambda eps: (sizes[eps], eps), default=None)
         page = (links or {}).get(record["paper"], html.escape(record["paper"]))
         mine = [(now, before) for now, before in found if now["eps"] == main]
-        body += [[page, *_line(record, now, before, _later(record, now))] for now, before in mine]
+        body += [
+            [html.escape(now["defence"]), page, *_line(record, now, before, _later(record, now))]
+            for now, before in mine
+        ]
     if not body:
         return "No page has been run again yet.\n"
-    head = ["page", "data", "defence", "eps", "before", "now", "how the search ends"]
+    head = ["defence", "page", "data", "eps", "before", "now", "how the search ends"]
     return rows_of("What the adaptive attacker left before, and what it leaves now", head, body)
 
 
@@ -64,5 +67,5 @@ def _later(record: Record, now: Mapping[str, Any]) -> int:
 def _line(record: Record, now: Mapping[str, Any], before: Mapping[str, Any], later: int) -> list[str]:
     left = (f"{row['correct']} of {row['n']}" for row in (before, now))
     ended = (now.get("search") or "nothing was left") + (f"; a search for holes then broke {later}" if later else "")
-    told = data_name(record["dataset"]), now["defence"], budget(now["eps"]), *left, ended
+    told = data_name(record["dataset"]), budget(now["eps"]), *left, ended
     return [html.escape(cell) for cell in told]

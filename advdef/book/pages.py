@@ -37,7 +37,9 @@ def generated(
      '_generated/schema.md', '_generated/speed.md', '_generated/status.md', '_generated/verdicts.md']
     """
     made, beside = cards(records), reference_cards(records)
-    links = {p.paper: f'<a href="../notebooks/{p.stem}.html">{html.escape(p.title)}</a>' for p in pages}
+    links = {
+        p.paper: f'<a href="../notebooks/{p.stem}.html" title="{html.escape(p.title)}">{p.stem[:2]}</a>' for p in pages
+    }
     return {
         "_generated/matrix.md": matrix(records, pages),
         "_generated/claims.md": matrix(records, pages, page="verdicts.html"),
