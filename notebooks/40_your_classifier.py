@@ -58,7 +58,8 @@
 # ```
 #
 # It prints a report of each defence, and writes it to `advdef-reports/`, with the attacked images beside it. Interrupted, the same command goes
-# on from what is finished; `--jobs 4` shares the work among processes. Begin with `--quick`, to see that all fits together: few images
+# on from what is finished; `--jobs 4` shares the work among processes. With `--transfer my_module:other`, which may be repeated, what
+# fools another network for the same classes is tried on yours, too; the pages of the papers take at least two. Begin with `--quick`, to see that all fits together: few images
 # and steps, unless you say how many. With `--quick --eps 2/255` both defences together took four minutes of one core for a ResNet-18 on 64 × 64 pixels. The command
 # computes on the CPU unless you say `--device cuda`. At 8/255 nearly every network that was not trained against attacks falls to 0 %; a smaller budget shows differences. `advdef judge --help` lists what else says how much is computed. In Python it is one call, `robustness`, which the cells below use.
 #
@@ -92,6 +93,7 @@ eps = None  # the budget in Linf; None: that of the profile
 images = None  # how many test images are attacked; None: as the profile says
 seeds = None  # one run has one seed; advdef reproduce --seeds N makes more
 defences = None  # names with spaces between them; None: those of the profile
+transfer = None  # module:function of other networks to transfer attacks from, with spaces between them; None: none
 
 # %% tags=["hide-input"]
 from functools import partial
@@ -108,8 +110,9 @@ from advdef.evaluation import correct
 from advdef.evaluation.attacked import read_attacked, rejudge
 from advdef.papers.nip.baselines import NoiseVote
 from advdef.report.bring import made_by
+from advdef.report.defences import DEFENCE_NAMES
+from advdef.report.deployed import deployed
 from advdef.report.example import small_network
-from advdef.report.judging import deployed
 from advdef.report.report import plot_reports
 
 plotting.use_style()
@@ -161,9 +164,10 @@ if model is None:
     page.add_network("small CNN", network)
 else:
     network = made_by(model).to(page.device)
+sources = [made_by(source).to(page.device) for source in (transfer or "").split()]
 judge = partial(
     robustness, network, data, eps=EPS, images=P["images"], steps=P["steps"], queries=P["queries"],
-    epochs=P["epochs"], seed=seed, resume=page.resume,
+    transfer=sources, epochs=P["epochs"], seed=seed, resume=page.resume,
 )  # fmt: skip
 report = judge()
 report
@@ -182,8 +186,12 @@ record("images", report.facts["data"]["images"])
 # draws random numbers, is attacked through the mean over its draws, and judged by draws that no attack saw.
 
 # %%
-names = (defences or P["defences"]).split()
-reports = {k: report if k == "undefended" else judge(defence=k) for k in names}
+keys = (defences or P["defences"]).split()
+asked = {DEFENCE_NAMES.get(k, k): k for k in keys}
+reports = {
+    name: report if k == "undefended" else judge(defence=k, name=name)
+    for name, k in asked.items()
+}
 noisy = partial(NoiseVote, step=P["noise"])
 reports["noise"] = judge(defence=noisy, name="noise")
 
@@ -195,7 +203,7 @@ X, Y = test.float_images(), test.labels
 behind = partial(deployed, network, data, eps=EPS, epochs=P["epochs"], seed=seed)
 page.add_attacked(
     [found.attacked_set(X) for found in reports.values()], X, Y,
-    lambda k: behind(defence=noisy if k == "noise" else k).defence,
+    lambda name: behind(defence=asked.get(name, noisy)).defence,
 )  # fmt: skip
 page.headline(
     compare(list(reports.values())),
@@ -211,7 +219,7 @@ plt.show()
 # knows more may seem to leave a little more.) What else a report holds, in sentences, for the last of the defences with a name:
 
 # %%
-reports[names[-1]]
+reports[list(asked)[-1]]
 
 # %% [markdown]
 # ## A second opinion

@@ -52,7 +52,7 @@ class TestNotebook:
         defaults = parameter_defaults(read_pair(path))
         of_all = {"profile": "smoke", "dataset": None, "seed": 0, "device": None}
         of_all |= {"eps": None, "images": None, "seeds": None}
-        further = dict.fromkeys(("model", "defences")) if path.stem == "40_your_classifier" else {}
+        further = dict.fromkeys(("model", "defences", "transfer")) if path.stem == "40_your_classifier" else {}
         assert defaults == of_all | further
 
     def test_the_set_up_cell_knows_the_address_of_the_configuration(self, path: Path) -> None:

@@ -21,8 +21,10 @@ from advdef.defenses import BitDepth, Defense, Undefended
 from advdef.evaluation import correct
 from advdef.evaluation.attacked import AttackedImages, AttackedImagesError, read_attacked, rejudge
 from advdef.models import SmallResNet
+from advdef.papers import PAPERS
 from advdef.papers.nip.baselines import NoiseVote
-from advdef.report.defences import TRAINED, DefenceName, defended
+from advdef.plotting import COLOURS
+from advdef.report.defences import DEFENCE_NAMES, TRAINED, DefenceName, defended
 from advdef.report.report import Report, ReportError, plot_reports
 
 EPS = 0.1
@@ -312,3 +314,10 @@ def test_layers_that_a_defence_needs_are_found_or_named(digits: Dataset) -> None
     odd = Dataset.from_splits(*(Split(s.images[..., :26], s.labels) for s in (few.test, few.train)))
     with pytest.raises(ValueError, match="multiples of 4"):
         defended("purifier", wrap(Pooled().eval()), odd, eps=EPS)
+
+
+def test_the_book_calls_a_defence_the_same_on_every_page() -> None:
+    assert set(DEFENCE_NAMES) == set(get_args(DefenceName))
+    of_papers = {form for paper in PAPERS for form in (paper.defence, *paper.forms)}
+    assert {"undefended", "AT", *of_papers} <= set(DEFENCE_NAMES.values())
+    assert of_papers <= set(COLOURS)

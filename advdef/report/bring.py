@@ -38,6 +38,7 @@ class Brought:
         size: What pictures of a folder are resized to, "64" or "48x64".
         channels: How many they are read with, 1 or 3.
         device: Where all of it lives.
+        transfer: ``module:function`` of each other network from which attacks are transferred.
     """
 
     data: str
@@ -50,6 +51,7 @@ class Brought:
     size: str | None = None
     channels: int | None = None
     device: str = "cpu"
+    transfer: tuple[str, ...] = ()
 
     def dataset(self) -> Dataset:
         """The data set; raises ValueError and DatasetUnavailable, in one line."""
@@ -66,19 +68,42 @@ class Brought:
 
     def network(self) -> nn.Module:
         """The network with its weights, normalised and on its device; raises ValueError, in one line."""
-        built = made_by(self.model)
-        if not isinstance(built, nn.Module):
-            raise ValueError(f"{self.model} must return a torch.nn.Module, not {type(built).__name__}")
+        built = _built(self.model)
         asked = any(value is not None for value in (self.mean, self.std, self.output))
         if asked and isinstance(built, Wrapped | Defense):
             raise ValueError(f"{self.model} returns a {type(built).__name__}: it has its own mean, std and output")
         if self.weights is not None:
             load_weights(built, self.weights, trust=self.trust)
             built.eval()  # built to hold weights that are trained
+        return self._ready(built)
+
+    def sources(self) -> tuple[nn.Module, ...]:
+        """The networks that attacks are transferred from, on the device, with the weights that their functions give.
+
+        A plain one is wrapped as the network is, with ``mean``, ``std`` and ``output``; a wrapped one stays as it is.
+        Raises ValueError, in one line.
+        """
+        found = []
+        for name in self.transfer:
+            built = _built(name)
+            try:
+                found.append(self._ready(built))
+            except ValueError as failure:
+                raise ValueError(f"{name}: {failure}") from failure
+        return tuple(found)
+
+    def _ready(self, built: nn.Module) -> nn.Module:
         if not isinstance(built, Wrapped | Defense):
             where = int(self.output) if self.output is not None and self.output.isdecimal() else self.output
             built = wrap(built, mean=_numbers(self.mean, 0.0), std=_numbers(self.std, 1.0), output=where)
         return built.to(self.device)
+
+
+def _built(name: str) -> nn.Module:
+    built = made_by(name)
+    if not isinstance(built, nn.Module):
+        raise ValueError(f"{name} must return a torch.nn.Module, not {type(built).__name__}")
+    return built
 
 
 def _numbers(text: str | None, default: float) -> float | list[float]:

@@ -64,6 +64,10 @@ def judge(
     restarts: Annotated[int, typer.Option(help="Random starts of each, at first.", min=1)] = 1,
     queries: Annotated[int, typer.Option(help="Queries of Square, at first; 0 leaves it out.", min=0)] = 500,
     rounds: Annotated[int, typer.Option(help="Most rounds with twice the effort, while that breaks.", min=0)] = 3,
+    transfer: Annotated[
+        list[str] | None,
+        typer.Option(help="Another network, module:function, whose adversarial images are tried too; may be repeated."),
+    ] = None,
     epochs: Annotated[int, typer.Option(help="Of each training that a defence needs.", min=1)] = 5,
     batch_size: Annotated[int, typer.Option(help="Images attacked at a time.", min=1)] = 100,
     quick: Annotated[
@@ -86,7 +90,8 @@ def judge(
     """Attack a network of yours on your images, alone and behind defences, and write a report of each.
 
     The same command goes on from what is finished, should it be interrupted. With --jobs several processes compute, or
-    with --scheduler the workers of a dask cluster; the reports are the same.
+    with --scheduler the workers of a dask cluster; the reports are the same. A network of --transfer brings its weights
+    itself; --mean, --std and --output are for it, too, unless its function wraps it.
     """
     budget, names = _number(eps), defence or ["undefended"]
     if quick:
@@ -103,18 +108,20 @@ def judge(
         import torch
 
         from advdef.book.gridcommand import spread_out
+        from advdef.report.attacking import JudgingEffort
         from advdef.report.bring import Brought, named_function
-        from advdef.report.judging import JudgingEffort, robustness
+        from advdef.report.judging import robustness
         from advdef.report.report import compare
         from advdef.report.tasks import judging_cell
         from advdef.store import cache_folder, key
 
         makers = {name: named_function(name) if ":" in name else name for name in names}
-        brought = Brought(data, model, weights, trust, mean, std, output, size, channels, device)
-        loaded, network = brought.dataset(), brought.network()
+        given = tuple(transfer or ())
+        brought = Brought(data, model, weights, trust, mean, std, output, size, channels, device, given)
+        loaded, network, sources = brought.dataset(), brought.network(), brought.sources()
         effort = JudgingEffort(steps, restarts, queries, rounds, epochs, seed=seed, batch_size=batch_size)
         if jobs is not None or scheduler is not None:
-            content = key("judge", network=network, defences=makers).digest
+            content = key("judge", network=network, defences=makers, transfer=sources).digest
             cell = judging_cell(brought, loaded, tuple(makers), budget, ball, images, effort, content)
             spread_out([cell], jobs=jobs or 1, scheduler=scheduler, tls=tls, threads=1)
             torch.set_num_threads(1)  # as those that computed it
@@ -123,7 +130,7 @@ def judge(
             say(f"[{number}/{len(makers)}] {name} on {loaded.name} ...")
             report = robustness(
                 network, loaded, eps=budget, norm=ball, defence=maker, images=images, resume=cache_folder("judged"),
-                progress=True, **vars(effort),
+                transfer=sources, progress=True, **vars(effort),
             )  # fmt: skip
             file = report.save(out / f"{loaded.name}-{re.sub(r'[^A-Za-z0-9_.]+', '-', name)}.json")
             say(f"{report}\n  Report: {file}\n")
@@ -170,7 +177,7 @@ def check(
         from advdef.evaluation.attacked import read_attacked, rejudge
         from advdef.evaluation.packed import is_packed
         from advdef.report.bring import Brought, named_function
-        from advdef.report.judging import deployed
+        from advdef.report.deployed import deployed
 
         if is_packed(file):
             if any(value is not None for value in (model, data, weights, mean, std, output, size, channels)):

@@ -31,13 +31,19 @@ from advdef.papers.trn.maps import GradientMap
 from advdef.taps import default_taps
 from advdef.training import train_at, trained
 
-__all__ = ["TRAINED", "DefenceName", "defended"]
+__all__ = ["DEFENCE_NAMES", "TRAINED", "DefenceName", "defended"]
 
 DefenceName = Literal[
     "undefended", "jpeg", "bitdepth", "median", "tv", "cq", "tq", "nip", "trn", "purifier", "sns", "at"
 ]
 """The defences that :func:`defended` builds: none, four that edit the image, those of the five papers (of QuSecNets
 with constant and with trained thresholds), and adversarial training."""
+
+DEFENCE_NAMES: Mapping[str, str] = MappingProxyType({
+    "undefended": "undefended", "jpeg": "JPEG", "bitdepth": "bit depth", "median": "median", "tv": "total variation",
+    "cq": "CQ", "tq": "TQ", "nip": "NIP", "trn": "TRN", "purifier": "purifier", "sns": "SNS", "at": "AT",
+})  # fmt: skip
+"""What the pages of the book call them."""
 
 TRAINED: Mapping[str, str] = MappingProxyType({
     "cq": "the network is trained on behind a quantiser with fixed thresholds",

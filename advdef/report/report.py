@@ -152,7 +152,12 @@ class Report:
         fired = [f"{check['id']} {check['title']} ({check['detail']})" for check in checks if check["status"] == "fire"]
         ran = sum(check["status"] != "not run" for check in checks)
         ended = self.results.one(threat="adaptive", attack=WORST_CASE).get("search")
+        sources = [
+            f"source {n} is {source['name']}, {source['right']} of {self.facts['data']['images']} images right"
+            for n, source in enumerate(self.facts.get("transfer", ()), start=1)
+        ]
         said = [f"The adaptive search: {ended}."] if ended else []
+        said += [f"Attacks were transferred from other networks: {'; '.join(sources)}."] if sources else []
         said += [f"Of {ran} checks of the direct attack fired: {'; '.join(fired) or 'none'}."] if ran else []
         return [*said, *self.facts["notes"], *(f"Not said: {limit}." for limit in self.facts["limits"])]
 

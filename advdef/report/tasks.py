@@ -17,9 +17,10 @@ from advdef.evaluation import Outcome, Threat
 from advdef.evaluation.outcomes import joined_curves
 from advdef.grid import Cell, DataDiffer, Study, Task, once
 from advdef.norms import BallNorm
+from advdef.report.attacking import JudgingEffort, check_attack, image_parts, meet_attackers_on
 from advdef.report.bring import Brought, named_function
 from advdef.report.defences import TRAINED
-from advdef.report.judging import Deployed, JudgingEffort, check_attack, deployed, image_parts, meet_attackers_on
+from advdef.report.deployed import Deployed, deployed
 from advdef.store import cache_folder
 
 __all__ = ["JudgedDefences", "JudgingCell", "judging_cell"]
@@ -41,12 +42,17 @@ class JudgedDefences(Study):
         return Brought(**self.settings["brought"]).network()
 
     @once
+    def sources(self) -> tuple[nn.Module, ...]:
+        """The networks that attacks are transferred from."""
+        return Brought(**self.settings["brought"]).sources()
+
+    @once
     def judged(self, name: str) -> Deployed:
         """A defence in front of it, trained where it needs to be."""
         maker: Any = named_function(name) if ":" in name else name
         return deployed(
             self.network(), self.data, eps=self.eps, norm=self.norm, defence=maker, epochs=self.effort.epochs,
-            seed=self.seed,
+            seed=self.seed, transfer=self.sources(),
         )  # fmt: skip
 
     def cases(self) -> dict[str, tuple[Any, ...]]:
@@ -57,6 +63,11 @@ class JudgedDefences(Study):
         """One of them."""
         (name,) = which
         return self.judged(name).defence
+
+    def relatives_of(self, *which: Any) -> Mapping[str, nn.Module]:
+        """The networks that attacks are transferred from, by name."""
+        (name,) = which
+        return self.judged(name).transfer
 
     def attacked_images(self) -> tuple[Tensor, Tensor]:
         """The images that the attackers meet, and their labels."""
@@ -115,14 +126,14 @@ def judging_cell(
     """What is to be judged, for a grid.
 
     Args:
-        brought: The network and its data, as a command names them.
+        brought: The network, its data and the networks of transferred attacks, as a command names them.
         data: That data set.
         defences: Names of :mod:`advdef.report.defences`, or ``module:function``.
         eps: The budget, a size in ``norm``.
         norm: "Linf" or "L2".
         images: How many test images are attacked.
         effort: How much is tried.
-        content: A hash of network and defences: what their names stand for now, and may not later.
+        content: A hash of all networks and defences: what their names stand for now, and may not later.
     """
     settings = dict(
         brought=asdict(brought), defences=tuple(defences), eps=eps, norm=norm, images=images, effort=asdict(effort),
