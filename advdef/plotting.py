@@ -18,7 +18,7 @@ from advdef.figuretext import figure_in_words
 from advdef.statistics import Interval
 
 __all__ = [
-    "COLOURS", "WIDTH", "attack_traces", "image_grid", "interval_line", "legend_below", "robustness_curves",
+    "COLOURS", "WIDTH", "attack_traces", "image_grid", "interval_line", "legend_below", "look", "robustness_curves",
     "threat_panels", "use_style", "visible_change",
 ]  # fmt: skip
 
@@ -97,6 +97,7 @@ COLOURS = {
 }
 # of defences without a colour of their own
 _OTHERS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#7F7F7F")
+_MARKERS = "osD^vPX*"
 THREAT_STYLES = {"oblivious": (":", "o"), "direct": ("--", "s"), "adaptive": ("-", "D")}
 
 
@@ -173,6 +174,17 @@ def interval_line(
     )
 
 
+def look(defence: str, number: int) -> tuple[str, str]:
+    """Colour and matplotlib's marker of a defence among others, which it has in all their figures.
+
+    ``number`` is its place among them, from 0.
+
+    >>> look("AT", 1)
+    ('#7F7F7F', 's')
+    """
+    return COLOURS.get(defence, _OTHERS[number % len(_OTHERS)]), _MARKERS[number % len(_MARKERS)]
+
+
 def legend_below(figure: Figure, axes: Axes, *, columns: int = 4) -> None:
     """The legend of one of a figure's panels below all of them, where it hides nothing."""
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
@@ -217,13 +229,13 @@ def threat_panels(results: Results) -> Figure:
     figure, axes = plt.subplots(1, len(threats), figsize=size, sharey=True, squeeze=False)
     for panel, threat in zip(axes[0], threats, strict=True):
         for number, defence in enumerate(defences):
-            colour = COLOURS.get(defence, _OTHERS[number % len(_OTHERS)])
+            colour, marker = look(defence, number)
             budgets, intervals = _by_budget(results.select(threat=threat, defence=defence))
             shift = 0.008 * budgets[-1] * (number - (len(defences) - 1) / 2)
             errors = [[i.value - i.low for i in intervals], [i.high - i.value for i in intervals]]
             panel.errorbar(
                 [eps + shift for eps in budgets], [i.value for i in intervals], yerr=errors, label=defence,
-                color=colour, marker="osD^vPX*"[number % 8], elinewidth=0.8, linewidth=1.4,
+                color=colour, marker=marker, elinewidth=0.8, linewidth=1.4,
             )  # fmt: skip
         panel.set(title=threat, xlabel="eps", ylim=(-0.03, 1.03), xticks=sorted(results.values("eps")))
         panel.xaxis.set_major_formatter("{x:.3g}")

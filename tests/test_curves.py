@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import pytest
+from matplotlib.colors import to_hex
+from matplotlib.markers import MarkerStyle
 
-from advdef.book.curves import readable_curves
+from advdef.book.curves import curve_rows, readable_curves
 from advdef.evaluation import Results
 from advdef.evaluation.results import Row
+from advdef.plotting import threat_panels
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -61,6 +67,62 @@ def test_higher_is_more_accurate_and_further_right_a_larger_budget() -> None:
 def test_one_budget_is_no_curve_and_a_table_of_worst_cases_is_one() -> None:
     assert readable_curves(record(budgets=(0.1,))) == ""
     assert readable_curves(record(part="worst")) == readable_curves(record())
+
+
+def test_a_budget_that_the_curves_leave_out_is_that_of_the_worst_cases() -> None:
+    worst = record(budgets=(0.1, 0.2), part="worst")["results"].rows
+    others = [row | {"defence": "other"} for row in worst if row["defence"] == "TRN"]
+    found = curve_rows(record() | {"results": Results([*worst, *others, *record()["results"]])})
+    assert len(found) == 2 * 3 * 3
+    assert {row["defence"] for row in found} == set(LEFT)
+    assert {row["part"] for row in found if row["eps"] == 0.1} == {"curve"}
+
+
+def corners(mark: str) -> list[tuple[float, float]]:
+    """The corners of a closed SVG path of straight lines."""
+    x = y = 0.0
+    found = []
+    for step, ends in re.findall(r"([MLHlhv])([^A-Za-z]*)", mark):
+        numbers = [float(number) for number in re.findall(r"-?[\d.]+", ends)]
+        if step in "hv":
+            numbers = [numbers[0], 0.0] if step == "h" else [0.0, numbers[0]]
+        if step == "H":
+            numbers.append(y)
+        x, y = (numbers[0], numbers[1]) if step.isupper() else (x + numbers[0], y + numbers[1])
+        found.append((x, y))
+    return found
+
+
+def in_a_square(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Points scaled into the unit square."""
+    scaled = []
+    for values in zip(*set(points), strict=True):
+        low, high = min(values), max(values)
+        scaled.append([(value - low) / (high - low) for value in values])
+    return sorted((round(x, 1), round(y, 1)) for x, y in zip(*scaled, strict=True))
+
+
+def test_a_defence_has_one_colour_and_one_mark_here_and_in_the_figure_of_the_notebook() -> None:
+    """Nine defences, some of which have no colour of their own."""
+    mpl.use("Agg")
+    names = ("undefended", "AT", "CQ", "one", "SNS", "NIP", "another", "purifier", "a ninth")
+    trn = [row for row in record()["results"] if row["defence"] == "TRN"]
+    results = Results(row | {"defence": name} for name in names for row in trn)
+    made = readable_curves(record() | {"results": results})
+    legend = re.findall(r'--line: (\S+?)"><path class="line"[^>]*/><path d="([^"]*)"/></g></svg>(.*?)</span>', made)
+    containers = threat_panels(results).axes[0].containers
+    for (colour, mark, name), container in zip(legend, containers, strict=True):
+        line = container.lines[0]
+        assert container.get_label() == name
+        assert to_hex(line.get_color()) == ("#000000" if colour == "currentColor" else colour.lower())
+        style = MarkerStyle(line.get_marker())
+        if line.get_marker() == "o":
+            assert "a3 3" in mark
+        else:
+            outline = style.get_path().transformed(style.get_transform()).vertices
+            assert in_a_square(corners(mark)) == in_a_square((x, -y) for x, y in outline.round(6).tolist())
+    assert len({mark for _, mark, _ in legend}) == 8
+    plt.close("all")
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -108,6 +109,47 @@ def test_the_source_tree(repository: Repository, tmp_path: Path) -> None:
     book = {f"book/{page}.md" for page in ("intro", "verdicts", "records")}
     assert copied == {"_config.yml", "_toc.yml", "README.md", "notebooks/01_good.ipynb"} | book | made
     assert yaml.safe_load((tmp_path / "out/_config.yml").read_text())["execute"] == {"execute_notebooks": "off"}
+
+
+SET_UP = 'if "google.colab" in sys.modules:\n    source = os.environ.get("ADVDEF_SOURCE", "git+https://git.org/a/b")'
+
+
+@pytest.mark.parametrize(("commit", "pinned"), [("1234567890ab", "@1234567890ab"), ("1234567890ab+", ""), (None, "")])
+def test_a_notebook_to_download_installs_the_package_of_the_commit_shown(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commit: str | None, pinned: str
+) -> None:
+    monkeypatch.setattr("advdef.book.site.source_commit", lambda: commit)
+    path = repository.notebooks["good"]
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.insert(1, nbformat.v4.new_code_cell(SET_UP, id="set-up"))
+    nbformat.write(notebook, path)
+    with (tmp_path / "_config.yml").open("a") as config:
+        config.write("repository:\n  url: https://git.org/a/b\n")
+    assemble(repository, tmp_path / "out", notebooks={})
+    cells = read_executed(tmp_path / "out/notebooks/01_good.ipynb").cells
+    assert f'"git+https://git.org/a/b{pinned}")' in cells[1].source
+    assert read_executed(path).cells[1].source == SET_UP
+
+
+def test_other_sites_are_told_one_address_of_the_first_page(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def built(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        if command[0] == "git":
+            return subprocess.CompletedProcess(command, 0, stdout="")
+        pages = Path(command[command.index("--path-output") + 1], "_build/html")
+        for name in ("book/intro", "book/verdicts", "index"):
+            (pages / name).parent.mkdir(parents=True, exist_ok=True)
+            (pages / f"{name}.html").write_text(f"<head></head><h1>{name}</h1>")
+        return subprocess.CompletedProcess(command, 0)
+
+    with (tmp_path / "_config.yml").open("a") as config:
+        config.write("html:\n  baseurl: https://x.org/\n")
+    monkeypatch.setattr("advdef.book.site.subprocess.run", built)
+    first = render(repository, tmp_path / "build/x")
+    listed = re.findall("<loc>(.*?)</loc>", (first.parent / "sitemap.xml").read_text())
+    assert listed == ["https://x.org/book/intro.html", "https://x.org/book/verdicts.html"]
+    assert '<link rel="canonical" href="https://x.org/book/intro.html">' in first.read_text()
 
 
 @pytest.mark.parametrize(("rules", "hits", "old"), [(True, "1f", True), (False, None, True), (False, "1f", False)])

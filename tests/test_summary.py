@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from advdef.book.endings import library_comparisons
-from advdef.book.furniture import furnished, gallery
+from advdef.book.furniture import figure_data, furnished, gallery
 from advdef.book.records import read_records
 from advdef.book.repository import Repository
 from advdef.book.summary import conclusion, in_short
@@ -187,6 +189,34 @@ def test_a_notebook_gets_its_finding_its_conclusion_and_folded_code() -> None:
     assert [cell.metadata["tags"] for cell in cells if cell.cell_type == "code"] == [["hide-input"], ["hide-cell"]]
     unchanged = furnished(page(), "nip", [record()]).cells
     assert [cell.source for cell in unchanged] == [cell.source for cell in page().cells]
+
+
+def drawn(name: str, told: str = "<Figure>", **more: str) -> nbformat.NotebookNode:
+    """A cell that draws a figure, and says something else."""
+    figure = {"figure": {"name": name, "caption": "Seen."}, "image": {"alt": "Marks."}}
+    shown = [{"image/svg+xml": "<svg/>", "text/plain": told}, *({kind: text} for kind, text in more.items())]
+    outputs = [new_output("display_data", data={kind.replace("_", "/"): t for kind, t in d.items()}) for d in shown]
+    return new_code_cell("plt.show()", outputs=outputs, metadata={"mystnb": figure})
+
+
+def test_a_figure_leads_to_its_numbers_where_they_are_rows_of_the_record() -> None:
+    def made() -> nbformat.NotebookNode:
+        return new_notebook(cells=[*page().cells[:1], drawn("fig-trn-gallery"), drawn("fig-trn-curves")])
+
+    files = figure_data(made(), "trn", [record(), record(paper="nip")])
+    assert sorted(files) == ["_static/figures/trn-figure-2.csv", "_static/figures/trn-figure-2.json"]
+    told = json.loads(files["_static/figures/trn-figure-2.json"])
+    lines = list(csv.DictReader(files["_static/figures/trn-figure-2.csv"].splitlines()))
+    assert told["caption"] == "Seen."
+    assert len(told["rows"]) == len(lines) == 3 * 3 * 2
+    wanted = {"defence": "TRN", "threat": "adaptive", "eps": "0.1", "correct": "10", "n": "100", "low": "0.01"}
+    assert any(wanted.items() <= line.items() for line in lines)
+    assert not {"hits", "seconds", "settings"} & set(lines[0])
+    sources = [cell.source for cell in furnished(made(), "trn", [record()]).cells]
+    (place,) = (i for i, source in enumerate(sources) if 'class="take"' in source)
+    assert sources[place - 1] == "plt.show()"
+    assert 'href="../_static/figures/trn-figure-2.csv" download' in sources[place]
+    assert '<figure class="curves">' in sources[place + 1]
 
 
 @pytest.mark.parametrize("kind", ["image/png", "image/svg+xml"])

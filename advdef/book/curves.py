@@ -10,17 +10,23 @@ from advdef.book.records import Record
 from advdef.data.titles import data_name
 from advdef.evaluation.results import WORST_CASE, Row
 from advdef.evaluation.threats import ATTACKERS, Threat
-from advdef.plotting import COLOURS
+from advdef.plotting import look
 
-__all__ = ["readable_curves"]
+__all__ = ["curve_rows", "readable_curves"]
 
 _Curves = Mapping[str, Mapping[Threat, Mapping[float, Row]]]
 
 _KNOWS = {"oblivious": "ignores the defence", "direct": "follows its gradient", "adaptive": "knows the defence"}
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 250, 180, 34, 230, 8, 156  # in units of a panel
 _APART = 38  # so far from each other are the names of budgets
-_OTHERS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#882255", "#7f7f7f")
-_MARKS = ("M-3 0a3 3 0 1 0 6 0a3 3 0 1 0 -6 0", "M-3 -3h6v6h-6z", "M0 -4l4 4l-4 4l-4 -4z", "M0 -4l4 7h-8z")
+_MARKS = {
+    "o": "M-3 0a3 3 0 1 0 6 0a3 3 0 1 0 -6 0", "s": "M-3 -3h6v6h-6z", "D": "M0 -4l4 4l-4 4l-4 -4z",
+    "^": "M0 -4l4 7h-8z", "v": "M0 4l-4 -7h8z",
+    "P": "M-1.3 -4h2.6v2.7h2.7v2.6h-2.7v2.7h-2.6v-2.7h-2.7v-2.6h2.7z",
+    "X": "M-2 -4l2 2l2 -2l2 2l-2 2l2 2l-2 2l-2 -2l-2 2l-2 -2l2 -2l-2 -2z",
+    "*": "M0 -4.8L1.1 -1.5H4.6L1.8 .6L2.8 3.9L0 1.9L-2.8 3.9L-1.8 .6L-4.6 -1.5H-1.1z",
+}  # fmt: skip
+"""Outlines of matplotlib's markers, so that a defence has the same one here and in a figure of the notebook."""
 
 
 def readable_curves(record: Record) -> str:
@@ -51,25 +57,38 @@ def readable_curves(record: Record) -> str:
     )
 
 
-def _curves(record: Record) -> _Curves:
-    """Worst cases of the first seed by defence, attacker and budget, where a defence met several budgets."""
+def curve_rows(record: Record) -> list[Row]:
+    """The rows that a record's curves show: worst cases of its first seed, of the defences that met several budgets.
+
+    Those of the part "curve", and of "worst" at budgets that it leaves out; where there is no such part, of "worst".
+    """
     seed = record["provenance"]["seed"]
     rows = [
         r for r in record["results"] if r["attack"] == WORST_CASE and r["seed"] == seed and r["threat"] in ATTACKERS
     ]
-    part = next((part for part in ("curve", "worst") if any(row["part"] == part for row in rows)), "")
-    rows = [row for row in rows if row["part"] == part]
+    parts = [[row for row in rows if row["part"] == part] for part in ("curve", "worst")]
+    drawn = {(row["defence"], row["model"]) for row in next(filter(None, parts), ())}
+    found: dict[tuple[str, str], dict[tuple[Threat, float], Row]] = {}
+    for row in (row for part in parts for row in part if (row["defence"], row["model"]) in drawn):
+        found.setdefault((row["defence"], row["model"]), {}).setdefault((row["threat"], row["eps"]), row)
+    several = (cases for cases in found.values() if len({eps for _, eps in cases}) > 1)
+    return [row for cases in several for row in cases.values()]
+
+
+def _curves(record: Record) -> _Curves:
+    """The rows of the curves by defence, attacker and budget."""
+    rows = curve_rows(record)
     models, found = {row["model"] for row in rows}, dict[str, dict[Threat, dict[float, Row]]]()
-    for row in sorted(rows, key=lambda row: row["eps"]):
+    for row in rows:
         name = row["defence"] if len(models) == 1 else f"{row['defence']}, {row['model']}"
         found.setdefault(name, {}).setdefault(row["threat"], {})[row["eps"]] = row
-    return {name: curves for name, curves in found.items() if max(map(len, curves.values())) > 1}
+    return {name: {t: dict(sorted(by_eps.items())) for t, by_eps in found[name].items()} for name in found}
 
 
 def _look(name: str, number: int) -> tuple[str, str]:
     """Colour and mark of a defence; black is the colour of text, so that both themes show it."""
-    colour = COLOURS.get(name, _OTHERS[number % len(_OTHERS)])
-    return "currentColor" if colour == "#000000" else colour, _MARKS[number % len(_MARKS)]
+    colour, marker = look(name, number)
+    return "currentColor" if colour == "#000000" else colour, _MARKS[marker]
 
 
 def _panel(threat: Threat, rows: _Curves, looks: Mapping[str, tuple[str, str]], largest: float) -> str:

@@ -54,7 +54,8 @@ class Book:
 
 def finish(pages: Path, book: Book) -> None:
     """Change the pages that Sphinx wrote in the folder ``pages``, and add the files that they lead to."""
-    found = [page for page in sorted(pages.rglob("*.html")) if page.relative_to(pages).parts[0] != "_static"]
+    left = "_static", "index.html"  # which leads to the introduction, and becomes a copy of it
+    found = [page for page in sorted(pages.rglob("*.html")) if page.relative_to(pages).parts[0] not in left]
     for records in book.records.values():
         for record in records:
             file = pages / _RECORDS / _file(record)

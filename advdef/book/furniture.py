@@ -1,24 +1,28 @@
-"""What the site adds to a notebook before it is rendered: its finding, its conclusion, and how much of it is folded."""
+"""What the site adds to a notebook before it is rendered: its finding, its conclusion, the data of its figures."""
 
 from __future__ import annotations
 
 import base64
+import csv
+import io
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advdef.book.curves import readable_curves
-from advdef.book.markup import as_text
+from advdef.book.curves import curve_rows, readable_curves
+from advdef.book.markup import as_text, raw
 from advdef.book.records import COMPARISON, Record
 from advdef.book.summary import conclusion, in_short, shown_by_curves
 from advdef.data.titles import data_name
+from advdef.evaluation.results import MEASURES, WORST_CASE, Row
 from advdef.papers import PAPERS
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-__all__ = ["furnished", "gallery"]
+__all__ = ["figure_data", "furnished", "gallery"]
 
 _LAST = re.compile(r"## .*provenance|page\.finish\(\)", re.IGNORECASE)
 _GALLERY = ("04_trn", "fig-trn-gallery")  # a notebook, and its figure of clean, attacked and restored images
@@ -33,37 +37,96 @@ _CURVES = (
 _SEEN = ("hide-input", "hide-cell", "remove-cell", "remove-input")
 
 
+def _part(record: Record, *parts: str, **where: tuple[Any, ...]) -> list[Row]:
+    """The rows of some parts whose columns have one of the values asked for."""
+    wanted = {"part": parts, **where}
+    return [row for row in record["results"] if all(row.get(name) in values for name, values in wanted.items())]
+
+
+_ROWS: Mapping[str, Callable[[Record], list[Row]]] = dict.fromkeys(_CURVES, curve_rows) | {
+    "fig-tradeoff": lambda record: _part(record, "trade-off"),
+    "fig-nip-tradeoff": lambda record: _part(record, "sweep"),
+    "fig-nip-elastic": lambda record: _part(record, "elastic"),
+    "fig-trn-eps": lambda record: _part(record, "eps", seed=(record["provenance"]["seed"],)),
+    "fig-trn-steps": lambda record: _part(record, "steps", attack=(WORST_CASE,)),
+    "fig-snn-steps": lambda record: _part(record, "steps", "large", attack=(WORST_CASE,)),
+    "fig-apparent": lambda record: _part(record, "worst", attack=(WORST_CASE,), threat=("direct", "adaptive")),
+    "fig-your-classifier": lambda record: _part(record, "judged", attack=("none", WORST_CASE)),
+}
+"""The rows of a record that a figure shows, by its name; others show images, or what is no row of results."""
+_MEASURED = ("n", "correct", "accuracy", "low", "high")
+
+
 def furnished(
     notebook: NotebookNode, paper: str, records: Sequence[Record], *, comparison: tuple[str, str] = ("", "")
 ) -> NotebookNode:
     """The notebook with what its records say in short under its title, and a conclusion before its provenance.
 
-    Code is folded. ``comparison`` is what the first page says of the comparison, and its conclusion. A page whose run
-    is older than the rules that judge its claims says so. The notebook given is changed.
+    Code is folded, and a figure leads to its data. ``comparison`` is what the first page says of the comparison, and
+    its conclusion. A page whose run is older than the rules that judge its claims says so. The notebook given is
+    changed.
     """
     from nbformat.v4 import new_markdown_cell
 
+    records = [record for record in records if record["paper"] == paper]
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])
         if cell.cell_type == "code" and not any(tag in _SEEN for tag in tags):
             cell.metadata["tags"] = [*tags, _FOLDED]
         _describe(cell, paper, records)
-    for place in [i for i, cell in enumerate(notebook.cells) if _figure(cell) in _CURVES][::-1]:
-        for record in [record for record in records if record["paper"] == paper][::-1]:
-            if curves := readable_curves(record):
-                notebook.cells.insert(place + 1, new_markdown_cell(curves))
+    for file, place in reversed(_figures(notebook, paper).items()):
+        figure = _figure(notebook.cells[place])
+        beside = [_data_links(file) if _rows(figure, records) else ""]
+        beside += [readable_curves(record) for record in records if figure in _CURVES]
+        notebook.cells[place + 1 : place + 1] = [new_markdown_cell(text) for text in beside if text]
     first = next((i for i, cell in enumerate(notebook.cells) if cell.cell_type == "markdown"), None)
     if first is not None and (opening := in_short(paper, records, comparison[:1])):
         title, _, rest = notebook.cells[first].source.partition("\n")
         notebook.cells[first].source = f"{title}\n\n{_index(paper, records)}{opening}\n{rest}"
     if note := _note(paper, records):
         notebook.cells.insert((first or 0) + 1, new_markdown_cell(note))
-    known = any(record["paper"] == COMPARISON for record in records)
-    ours = f"## Conclusion\n\n{comparison[1]}" if paper == COMPARISON and known else conclusion(paper, records)
+    ours = f"## Conclusion\n\n{comparison[1]}" if paper == COMPARISON and records else conclusion(paper, records)
     if ours:
         starts = (i for i, cell in enumerate(notebook.cells) if _LAST.match(cell.source))
         notebook.cells.insert(next(starts, len(notebook.cells)), new_markdown_cell(ours))
     return notebook
+
+
+def figure_data(notebook: NotebookNode, paper: str, records: Sequence[Record]) -> dict[str, str]:
+    """What figures of a notebook show, as CSV and JSON files by their names in the folder of prose pages.
+
+    It has those figures whose numbers are rows of the page's records.
+    """
+    mine, files = [record for record in records if record["paper"] == paper], dict[str, str]()
+    for name, place in _figures(notebook, paper).items():
+        cell = notebook.cells[place]
+        if rows := _rows(_figure(cell), mine):
+            written = io.StringIO()
+            table = csv.DictWriter(written, list(dict.fromkeys(c for row in rows for c in row)), lineterminator="\n")
+            table.writeheader()
+            table.writerows(rows)
+            content = {"caption": cell.metadata["mystnb"]["figure"].get("caption", ""), "rows": rows}
+            files[f"{name}.csv"] = written.getvalue()
+            files[f"{name}.json"] = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    return files
+
+
+def _figures(notebook: NotebookNode, paper: str) -> dict[str, int]:
+    """The places of the cells that draw figures, by the names of files with their data."""
+    places = [place for place, cell in enumerate(notebook.cells) if _figure(cell)]
+    return {f"_static/figures/{paper}-figure-{number}": place for number, place in enumerate(places, start=1)}
+
+
+def _data_links(file: str) -> str:
+    """A line that leads to the data of a figure, in Markdown."""
+    links = (f'<a href="../{file}.{kind}" download>{kind.upper()}</a>' for kind in ("csv", "json"))
+    return raw(f'<p class="take">The numbers of this figure as {" or ".join(links)}</p>\n')
+
+
+def _rows(figure: str, records: Iterable[Record]) -> list[Row]:
+    """What a figure shows of the records of its page: of what, and how many images were right."""
+    found = [row for record in records for row in _ROWS.get(figure, lambda _: [])(record)]
+    return [{k: v for k, v in row.items() if v is not None and (k in _MEASURED or k not in MEASURES)} for row in found]
 
 
 def _describe(cell: NotebookNode, paper: str, records: Sequence[Record]) -> None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -21,7 +21,7 @@ from advdef.book.earlier import read_earlier
 from advdef.book.explorer import explorer_files, looked_at
 from advdef.book.finding import compared
 from advdef.book.finish import Book, finish
-from advdef.book.furniture import furnished, gallery
+from advdef.book.furniture import figure_data, furnished, gallery
 from advdef.book.kernel import ends_with_us
 from advdef.book.notebookfile import LANGUAGE, read_executed, title, without_injected, write
 from advdef.book.pages import generated
@@ -32,6 +32,9 @@ from advdef.book.repository import Repository
 from advdef.book.speed import read_speed
 from advdef.evaluation.holes.summary import read_searches
 from advdef.store.files import held, naming, put_back, replace_folder
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 __all__ = ["SiteError", "assemble", "render", "toc_files", "warnings_in"]
 
@@ -113,7 +116,8 @@ def assemble(
 ) -> None:
     """Copy what the site is made of to `target`, at the same relative paths, with the notebooks as ``.ipynb`` only.
 
-    What is made of records comes to it. The configuration is told not to execute anything.
+    What is made of records comes to it. The configuration is told not to execute anything. The set-up cells install
+    the package of the commit that the site is rendered from: these notebooks are the ones that readers download.
     """
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
@@ -139,11 +143,15 @@ def assemble(
     )
     made |= {"_generated/control.md": control_table(read_control(root / "book" / "control.json"))}
     made |= explorer_files(looked_at(records))
+    address = (config.get("repository") or {}).get("url", "")
+    commit = source_commit() if address else None
     for paper, path in repository.notebooks.items():
         page = target / "notebooks" / path.name
         if page.is_file():
+            notebook = _pinned(read_executed(page), address, commit)
+            made |= figure_data(notebook, paper, records)
             found = made["_generated/finding.md"], made["_generated/conclusion.md"]
-            write(furnished(read_executed(page), paper, records, comparison=found), page)
+            write(furnished(notebook, paper, records, comparison=found), page)
     gallery(target)
     if rows := compared(records):
         preview(rows, "Images still right under attack", target / "book" / "_static" / "made" / "preview.png")
@@ -158,6 +166,15 @@ def _pages(repository: Repository, target: Path) -> Iterator[Chapter]:
         page = target / "notebooks" / path.name
         if page.is_file():
             yield Chapter(paper, path.stem, title(read_executed(page)))
+
+
+def _pinned(notebook: NotebookNode, address: str, commit: str | None) -> NotebookNode:
+    """A notebook, whose set-up cell now installs the package of a commit from that address, where it is one."""
+    if commit and not commit.endswith("+"):  # else it stands nowhere
+        for cell in notebook.cells:
+            if "google.colab" in cell.source:
+                cell.source = cell.source.replace(f'"git+{address}"', f'"git+{address}@{commit}"')
+    return notebook
 
 
 def toc_files(toc: Any) -> list[str]:

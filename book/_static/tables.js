@@ -1,4 +1,5 @@
 // Tables of results: sorted by a click on a header, and long ones folded. Without this script all rows are shown.
+// Pictures that are wider than a phone: where there is more of them is marked, as a style sheet does it for tables.
 (() => {
   const number = (cell) => {
     const text = cell.textContent.trim().replace("−", "-").replace(/,(?=\d{3})/g, "");
@@ -57,6 +58,25 @@
   const reachable = () => document.querySelectorAll("table.results").forEach((table) => {
     if (table.scrollWidth > table.clientWidth + 1) table.tabIndex = 0;
     else table.removeAttribute("tabindex");
+  });
+
+  // how much of a picture is out of sight at either side, up to the width of the shadow there
+  const mark = (figure) => {
+    const [rest, gone] = [figure.scrollWidth - figure.clientWidth, figure.scrollLeft];
+    const [box, picture] = [figure, figure.querySelector("img")].map((part) => part.getBoundingClientRect());
+    const set = (name, size) => figure.style.setProperty(`--${name}`, `${size}px`);
+    const shadow = (hidden) => Math.min(Math.max(hidden, 0), 14);
+    set("picture", picture.bottom - box.top);
+    set("before", shadow(gone));
+    set("behind", shadow(rest - gone));
+    figure.classList.toggle("wider", rest > 1);
+    if (rest > 1) figure.tabIndex = 0;
+    else figure.removeAttribute("tabindex");
+  };
+  const watch = new ResizeObserver((seen) => seen.forEach((entry) => mark(entry.target)));
+  document.querySelectorAll(".bd-article figure:not(.explorer):has(img)").forEach((figure) => {
+    figure.addEventListener("scroll", () => mark(figure), { passive: true });
+    watch.observe(figure);
   });
 
   document.querySelectorAll("table.results").forEach((table) => { sortable(table); foldable(table); });
