@@ -35,6 +35,7 @@ from advdef.attacks import (
     rfgsm,
     sa_pgd,
     single_pixel,
+    spsa,
     square,
     straight_through,
     uniform_noise,
@@ -249,6 +250,7 @@ ATTACKS: Mapping[str, Row] = {
     ),
     "jsma": Row(attack=jsma, norm="L0", draws=False, unbounded=True),
     "single pixel": Row(attack=partial(single_pixel, pixels=3), norm="L0", follows=False, unbounded=True),
+    "spsa": Row(attack=partial(spsa, steps=4, samples=8, restarts=2, stop_early=True), follows=False),
     "universal": Row(
         attack=partial(universal, steps=5), draws=False, by_itself=False, each_eps=False, never_worse=False
     ),

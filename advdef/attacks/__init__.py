@@ -9,6 +9,7 @@ from advdef.attacks.adaptive_steps import sa_pgd
 from advdef.attacks.attack import Attack, Suite, describe
 from advdef.attacks.auto_pgd import apgd
 from advdef.attacks.composed import each_class, minimal, warm_started
+from advdef.attacks.finite_differences import spsa
 from advdef.attacks.gradient import bim, ffgsm, fgsm, mim, pgd, rfgsm
 from advdef.attacks.libraries.foolbox import boundary, carlini_wagner, ddn, deepfool, ead, hop_skip_jump, pointwise
 from advdef.attacks.libraries.pyautoattack import autoattack, fab, square
@@ -50,6 +51,7 @@ __all__ = [
     "rfgsm",
     "sa_pgd",
     "single_pixel",
+    "spsa",
     "square",
     "stopping",
     "straight_through",

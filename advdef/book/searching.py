@@ -20,6 +20,7 @@ from advdef.evaluation.holes import Hunt, Judged, add_breaks, found_by, found_la
 from advdef.evaluation.holes.climbs import places
 from advdef.evaluation.holes.summary import Searched, add_search
 from advdef.grid import Cell, Study
+from advdef.papers.further import further_stand_ins
 from advdef.store import cache_folder, identity
 
 __all__ = ["searched"]
@@ -60,8 +61,9 @@ def searched(
         left = int(here.adaptive[budget].robust.sum())
         say(f"{name}, eps {budget:g}: {left} of {len(case.labels)} images are left; {share:.1f} minutes ...")
         found = hunt(
-            here, eps=budget, seed=cell.seed, minutes=share, more=_libraries(), resume=cache_folder("holes"), told=say
-        )
+            here, eps=budget, seed=cell.seed, minutes=share, more=_libraries(), through=further_stand_ins(case.defence),
+            resume=cache_folder("holes"), told=say,
+        )  # fmt: skip
         add_breaks(folder, _breaks(here, study, found, budget, told))
         # what counts is what the files hold, judged anew as the page will judge it
         breaks = [b for b in kept() if b.eps <= budget]

@@ -1,5 +1,6 @@
 """The models whose gradients the search for holes follows: the stand-ins of a defence, their mean, smoothed ones."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -60,11 +61,14 @@ class Smoothed(nn.Module):
         return replace_gradient(value, torch.stack([ask(self.model, images + self.sigma * n) for n in noise]).mean(0))
 
 
-def guides(defence: Defense, images: Tensor, labels: Tensor, *, eps: float) -> dict[str, Guide]:
+def guides(
+    defence: Defense, images: Tensor, labels: Tensor, *, eps: float, through: Mapping[str, nn.Module] | None = None
+) -> dict[str, Guide]:
     """All whose gradients may lead out of the defence, by name; at least the defence itself.
 
     A stand-in with other values than the defence lends it its gradient alone, unless the defence draws random numbers.
-    Left out is what has no gradient at any of the images (N, C, H, W).
+    ``through`` are further ones, each with the defence's own values. Left out is what has no gradient at any of the
+    images (N, C, H, W).
     """
     random = is_random(defence)
     exact = random or all(part.exact for part in defence.modules() if isinstance(part, Defense))
@@ -83,6 +87,7 @@ def guides(defence: Defense, images: Tensor, labels: Tensor, *, eps: float) -> d
     for share in (0.25, 1.0):
         smooth = Guide(Smoothed(first, share * eps), _COPIES * price)
         made[f"{label} under noise of {share:g} eps"] = smooth
+    made |= {name: Guide(target) for name, target in (through or {}).items()}
     alive = {name: guide for name, guide in made.items() if _leads(guide.model, images, labels)}
     return alive or {"the defence itself": made["the defence itself"]}
 

@@ -3,12 +3,12 @@
 import itertools
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from advdef.attacks.attack import Suite
 from advdef.attacks.losses import margin
@@ -40,6 +40,7 @@ def hunt(
     rounds: int | None = None,
     passes: int = 500,
     more: Suite | None = None,
+    through: Mapping[str, nn.Module] | None = None,
     draws: int = 10,
     resume: Path | None = None,
     told: Callable[[str], None] | None = None,
@@ -61,6 +62,7 @@ def hunt(
         passes: What each kind of way may cost in the first round, in passes of the defence for each image; each further
             round has twice as many.
         more: Further attacks, by name, such as those of other libraries.
+        through: Further stand-ins, by name, each with the defence's own values, whose gradients are followed as well.
         draws: Passes that judge a defence which draws random numbers.
         resume: A folder that keeps each result, so that the same search, begun again, goes on from there.
         told: Is given a line for each broken image.
@@ -79,7 +81,7 @@ def hunt(
         stack.enter_context(warnings.catch_warnings())
         for category in (NoGradientWarning, NaNGradientWarning):
             warnings.simplefilter("ignore", category)
-        ended = "nothing was left" if not len(search.rows()) else search.run(until, rounds, passes, more)
+        ended = "nothing was left" if not len(search.rows()) else search.run(until, rounds, passes, more, through)
         return search.found(ended)
 
 
@@ -118,11 +120,14 @@ class _Search:
         rows = torch.nonzero(self.left & ~self.broken)[:, 0]
         return rows[self.score[rows].argsort(descending=True, stable=True)]
 
-    def run(self, until: float | None, rounds: int | None, first: int, more: Suite | None) -> str:
+    def run(
+        self, until: float | None, rounds: int | None, first: int, more: Suite | None,
+        through: Mapping[str, nn.Module] | None,
+    ) -> str:  # fmt: skip
         """Search until everything is broken or the time or the rounds are over; says which."""
         rows = self.rows()
         with seeded(self.seed, self.images.device):
-            found = guides(self.judged.defence, self.images[rows], self.labels[rows], eps=self.eps)
+            found = guides(self.judged.defence, self.images[rows], self.labels[rows], eps=self.eps, through=through)
             classes = ask(self.judged.defence, self.images[rows[:1]]).shape[1]
         plain = [guide.model for guide in found.values() if guide.price == 1]
         self.guide = plain[min(1, len(plain) - 1)] if plain else next(iter(found.values())).model

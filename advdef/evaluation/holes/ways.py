@@ -11,6 +11,7 @@ from torch import nn
 
 from advdef.attacks.attack import Attack, Suite
 from advdef.attacks.composed import each_class
+from advdef.attacks.finite_differences import spsa
 from advdef.attacks.libraries.foolbox import boundary, carlini_wagner, ddn, deepfool, ead, hop_skip_jump
 from advdef.attacks.libraries.pyautoattack import autoattack, fab, square
 from advdef.attacks.wrappers import expectation
@@ -36,6 +37,7 @@ STARTS: tuple[StartName, ...] = (
 """Where a way may begin."""
 
 _QUERIES = 50  # of a gradient-free search, for each step of the others
+_PAIRS = 16  # of answers in a step of SPSA
 _FORWARD = 1 / 3  # what a pass without a gradient costs, in passes with one
 _AUTOATTACK = 4_000  # passes of AutoAttack on what it cannot break
 _DECISIONS = 1_000  # queries of an attack by decisions
@@ -130,6 +132,9 @@ def _scores(asked: nn.Module, norm: BallNorm, starts: tuple[StartName, ...], pri
         for pattern, start in product(PATTERNS, starts):
             name = f"squares from {start}" + ("" if pattern == "none" else f" under {pattern}")
             yield Way(name, "scores", asked, partial(patches, pattern=pattern), price, start=start, counts=size)
+        for reach in (0.01, 0.1):  # inside a cell of a quantiser, and beyond
+            estimated = partial(spsa, samples=_PAIRS, reach=reach)
+            yield Way(f"SPSA of reach {reach:g}", "scores", asked, estimated, (2 * _PAIRS + 1) / _QUERIES * price)
 
 
 def _libraries(guides: dict[str, Guide], norm: BallNorm, classes: int, *, random: bool, more: Suite) -> Iterator[Way]:

@@ -20,7 +20,7 @@ from advdef.norms import spread
 from advdef.papers.qusecnets.attacks import level_space
 from advdef.papers.qusecnets.quantizer import Quantizer
 
-__all__ = ["Quantized", "annealed", "through_identity"]
+__all__ = ["Quantized", "Ramped", "annealed", "through_identity"]
 
 
 class Quantized(Defense):
@@ -83,6 +83,29 @@ class _Surrogate(nn.Module):
         if torch.is_grad_enabled():
             soft = images if self.backward == "identity" else self.quantizer.soft(images, self.backward, clip=False)
             value = replace_gradient(value, soft)
+        return ask(self.network, value)
+
+
+class Ramped(nn.Module):
+    """The deployed values, with the slope of a ramp across each threshold: a piecewise linear quantiser.
+
+    With N levels a ramp is 1/N wide. Where thresholds are equidistant, ramps meet, and join the middles of the cells.
+    """
+
+    def __init__(self, defence: Quantized) -> None:
+        super().__init__()
+        self.network, self.quantizer = defence.network, defence.quantizer
+        self.training = defence.training
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, K)."""
+        levels = self.quantizer.levels
+        with torch.no_grad():
+            value = self.quantizer(images)
+        if torch.is_grad_enabled():
+            each = (t.reshape(-1, 1, 1) for t in self.quantizer.thresholds.detach().unbind(-1))
+            ramps = [(levels * (images - threshold) + 0.5).clamp(0, 1) for threshold in each]
+            value = replace_gradient(value, torch.stack(ramps).sum(0) / (levels - 1))
         return ask(self.network, value)
 
 

@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from advdef.attacks.wrappers import replace_gradient
 from advdef.contract import ask
-from advdef.papers.snn.neurons import LayerRules, neurons_of, rules_of, using
+from advdef.defenses.base import with_parts
+from advdef.papers.snn.layers import over_time
+from advdef.papers.snn.neurons import Firing, LayerRules, neurons_of, rules_of, using
 from advdef.papers.snn.surrogates import Surrogate
 
-__all__ = ["Mixed", "Through", "spiking_stand_ins"]
+__all__ = ["Mixed", "Through", "clamped", "spiking_stand_ins"]
 
 
 class Through(nn.Module):
@@ -90,3 +92,29 @@ def spiking_stand_ins(
     except ValueError:
         return {}
     return {name: Through(model, chosen) for name, chosen in surrogates.items()}
+
+
+def clamped(model: nn.Module) -> nn.Module:
+    """A copy of a model, with its own values and the gradient of a network without spikes.
+
+    Each spiking layer hands on the gradient of its mean current over time, clamped to [0, K] for K levels: that of a
+    ReLU which ends at K. Raises ValueError for a model without spiking layers.
+    """
+    parts: dict[int, nn.Module] = {}
+    for layer in neurons_of(model).values():
+        neurons = _Clamped(layer.steps, thresholds=layer.thresholds, decay=layer.decay, surrogate=layer.surrogate)
+        parts[id(layer)] = neurons.train(layer.training)
+    return with_parts(model, parts)
+
+
+class _Clamped(Firing):
+    """Neurons with their own spikes, and the gradient of their clamped mean current."""
+
+    def forward(self, currents: Tensor, *, constant: bool = False) -> Tensor:
+        with torch.no_grad():
+            spikes = super().forward(currents, constant=constant)
+        if not torch.is_grad_enabled():
+            return spikes
+        mean = currents if constant else over_time(currents, self.steps)
+        rates = mean.clamp(0, len(self.thresholds))
+        return replace_gradient(spikes, rates.repeat(self.steps, *[1] * (rates.dim() - 1)))
