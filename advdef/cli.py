@@ -38,7 +38,7 @@ from advdef.book.terminal import guarded, need, render_site, report_run, say, st
 from advdef.report.commands import check, diff, judge
 
 if TYPE_CHECKING:
-    from advdef.book.run import Execution
+    from advdef.book.execution import Execution
 
 __all__ = ["app", "main"]
 

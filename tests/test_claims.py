@@ -262,7 +262,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         {"id": "b-1", "paper": "b", "sentence": "Three.", "source": "paper", "decided_by": "z"},
     ]
     (tmp_path / "claims.yml").write_text(yaml.safe_dump(rows))
-    monkeypatch.setattr("advdef.claims.resources.files", lambda package: tmp_path)
+    monkeypatch.setattr("advdef.claims.catalogue.resources.files", lambda package: tmp_path)
     return tmp_path / "claims.yml"
 
 
@@ -293,7 +293,7 @@ def test_the_package_carries_a_sound_table() -> None:
 
 def test_the_same_id_twice_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     row = {"id": "a-A1", "paper": "a", "sentence": "s", "source": "paper", "decided_by": "d"}
-    monkeypatch.setattr("advdef.claims.yaml.safe_load", lambda text: [row, row | {"id": "a-A2"}, row])
+    monkeypatch.setattr("advdef.claims.catalogue.yaml.safe_load", lambda text: [row, row | {"id": "a-A2"}, row])
     with pytest.raises(ValueError, match=r"more than one claim a-A1; keep one"):
         claims("a")
 

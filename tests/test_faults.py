@@ -16,7 +16,6 @@ import checkout
 import pytest
 from typer.testing import CliRunner
 
-from advdef.book import run
 from advdef.book.repository import Repository
 from advdef.book.run import reproduce, reproduce_all
 from advdef.book.site import SiteError, render
@@ -96,7 +95,7 @@ def test_a_kernel_that_dies_or_sleeps_at_its_start_is_started_once_more(
     python.chmod(0o755)
     monkeypatch.setattr("advdef.book.kernel.sys.executable", str(python))
     if failing == 2:
-        monkeypatch.setattr(run, "_START", 1)
+        monkeypatch.setattr("advdef.book.execution._START", 1)
     failure = reproduce(repository, "quick").failure
     assert mark.read_text().count("start") == 2
     assert (failure is None) == (told is None)

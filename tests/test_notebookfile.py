@@ -9,10 +9,11 @@ import checkout
 import nbformat
 import pytest
 
+from advdef.book.execution import changed_parameters
 from advdef.book.notebookfile import UNKNOWN, difference_note, parameter_defaults, read_executed, read_pair
 from advdef.book.publish import publish
 from advdef.book.repository import InputError, Repository
-from advdef.book.run import changed_parameters, out_of_step, reproduce
+from advdef.book.run import out_of_step, reproduce
 
 CONFLICT = "<<<<<<< HEAD\n{content}\n=======\n{{}}\n>>>>>>> theirs\n"
 

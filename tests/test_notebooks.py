@@ -17,11 +17,11 @@ import pytest
 from regression import compare, read_baseline, recorded_rows, recorded_values, report
 from variants import kernel_settings
 
+from advdef.book.execution import execute
 from advdef.book.notebookfile import read_pair
 from advdef.book.recordimages import PAGE_LIMIT, agreeing
 from advdef.book.records import images_file, read_record
 from advdef.book.repository import Repository
-from advdef.book.run import execute
 from advdef.data import load
 from advdef.evaluation import ATTACKERS
 from advdef.evaluation.attacked import rejudge

@@ -16,8 +16,8 @@ from regression import compare, read_baseline, report
 from test_notebooks import PAPERS, ROOT, found_in
 from variants import kernel_settings
 
+from advdef.book.execution import execute
 from advdef.book.notebookfile import read_executed, read_pair
-from advdef.book.run import execute
 
 pytestmark = pytest.mark.slow
 

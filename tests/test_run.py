@@ -10,9 +10,10 @@ import checkout
 import nbformat
 import pytest
 
+from advdef.book.execution import changed_parameters
 from advdef.book.notebookfile import parameter_defaults, read_pair
 from advdef.book.repository import InputError
-from advdef.book.run import changed_parameters, out_of_step, reproduce, reproduce_all, run_parameters
+from advdef.book.run import out_of_step, reproduce, reproduce_all, run_parameters
 
 FOLDERS = f"""{checkout.PARAMETERS}
 # %%

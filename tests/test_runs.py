@@ -20,10 +20,11 @@ import numpy as np
 import pytest
 from numba.core import caching
 
+from advdef.book.execution import Execution
 from advdef.book.notebookfile import read_executed, run_id
 from advdef.book.publish import publish
 from advdef.book.repository import InputError, Repository
-from advdef.book.run import Execution, reproduce, reproduce_all
+from advdef.book.run import reproduce, reproduce_all
 from advdef.papers.snn import cpu
 from advdef.store.files import HeldError
 

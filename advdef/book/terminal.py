@@ -15,8 +15,8 @@ from tabulate import tabulate
 from advdef.book.repository import InputError, Repository
 
 if TYPE_CHECKING:
+    from advdef.book.execution import Execution
     from advdef.book.records import Record
-    from advdef.book.run import Execution
 
 __all__ = ["guarded", "need", "render_site", "report_run", "say", "stop", "tolerant", "verdict_lines"]
 

@@ -22,8 +22,8 @@ def together(records: Sequence[Record]) -> Record:
     """One record of several, of one page on one data set in one profile, each with another seed.
 
     It has the rows of all. Each number of a verdict is the mean over the runs, with an interval for other networks and
-    other images (:func:`advdef.claims.pooled`), and from these follows the word. What runs record besides is that of
-    the first; ``provenance`` tells all seeds, and the time of all.
+    other images (:func:`~advdef.claims.conditions.pooled`), and from these follows the word. What runs record besides
+    is that of the first; ``provenance`` tells all seeds, and the time of all.
     """
     first, *others = sorted(records, key=lambda record: record["provenance"]["seed"])
     if not others:

@@ -125,10 +125,10 @@ def row(
 ) -> list[Check]:
     """Run the checks of a defence under direct attack, in the order of their ids.
 
-    A check that fires needs an explanation. Table D runs only where randomness (B2) or a broken gradient (B4, B5, B6)
-    gives reason to, D3 and D4 also where the gradient is approximate: where the defence has stand-ins, as spiking
-    networks do. There C7 has more queries. Where there is randomness, checks that compare two counts do not run. No
-    result depends on which others run.
+    A check that fires needs an explanation. Table D runs only where the defence is random (B2) or its gradient broken
+    (B4, B5, B6). A defence with stand-ins, such as a spiking network, has an approximate gradient: for it D3 and D4 run
+    in any case, and C7 has more queries. On a random defence, checks that compare two counts do not run. No result
+    depends on which others run.
 
     Args:
         defence: What was evaluated.

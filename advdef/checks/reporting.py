@@ -41,8 +41,8 @@ def settings_recorded(outcomes: Sequence[Outcome]) -> Check:
 def cost_counted(outcomes: Sequence[Outcome]) -> Check:
     """E6: every attack that was tried on any image has its time and its forward passes on record.
 
-    Backward passes are not asked for, as some attacks need none; nor is anything of breaks that a search for holes
-    found, whose replay asks nothing. After https://github.com/jeromerony/adversarial-library,
+    Backward passes are not needed, as some attacks make none. Replays of what a search for holes broke are left out, as
+    they ask the defence nothing. After https://github.com/jeromerony/adversarial-library,
     ``utils/attack_utils.py``.
     """
     findings = [finding for outcome in outcomes for finding in outcome.findings if finding.name != FOUND_LATER]

@@ -61,8 +61,8 @@ def admitted(
 def warn_of_gradients(defence: Defense, planned: list[Attempt], findings: list[Finding]) -> None:
     """Warn, once for the whole evaluation, of gradients that were not finite, and of missing ones.
 
-    Where a defence names a stand-in, it is expected that an attacker who does not know it finds no gradient; that none
-    leads through the stand-ins is not.
+    An attacker who does not know a defence's stand-ins may well find no gradient. So where there are stand-ins, only
+    gradients that are missing through them give a warning.
     """
     if broken := [finding for finding in findings if finding.not_finite]:
         worst = max(finding.not_finite for finding in broken)
@@ -81,7 +81,7 @@ def warn_of_gradients(defence: Defense, planned: list[Attempt], findings: list[F
 
 
 def check_known(known: Outcome, here: Outcome) -> None:
-    """Raise ValueError for an earlier outcome from which nothing follows for this evaluation."""
+    """Raise ValueError for an outcome of another defence, on other images, in another norm or at a larger eps."""
     if known.eps > here.eps or known.norm != here.norm or len(known.clean) != len(here.clean):
         seen = f"eps {known.eps:g} in {known.norm} and {len(known.clean)} images"
         raise ValueError(f"known is for {seen}, not for eps {here.eps:g} in {here.norm} and {len(here.clean)} images")

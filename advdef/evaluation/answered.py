@@ -27,8 +27,9 @@ class Answered:
         defences: Their names, in order.
         classes: (1 + S, D, K), int16: the answers; first to the images as they are.
         percent: (1 + S, D, K), uint8: the probabilities of these classes, in percent.
-        seen: By defence that changes images, (1 + its own S, K, C, H, W), uint8: what the network behind it was given,
-            of the images as they are and of those that were made against that defence.
+        seen: For each defence that changes images, what it makes of them before its network sees them: first of the
+            images as they are, then of those made by each of the attackers of this defence. By name, (1 + attackers, K,
+            C, H, W), uint8.
     """
 
     defences: tuple[str, ...]
@@ -37,7 +38,7 @@ class Answered:
     seen: Mapping[str, Tensor] = field(default_factory=dict)
 
     def head(self, count: int) -> Answered:
-        """The same for the first images."""
+        """The answers to the first ``count`` images alone."""
         seen = {name: images[:, :count] for name, images in self.seen.items()}
         return Answered(self.defences, self.classes[..., :count], self.percent[..., :count], seen)
 
@@ -45,8 +46,8 @@ class Answered:
 def answered(defences: Mapping[str, nn.Module], images: Tensor, attacked: Sequence[tuple[str, Tensor]]) -> Answered:
     """Ask each defence about images (K, C, H, W) and about what attackers made of them.
 
-    ``attacked`` are the name of the defence that was attacked and the images (K, C, H, W) then. Random defences are
-    asked once, with draws that do not depend on what was asked before.
+    ``attacked`` has a pair for each attacker: the name of the defence that it attacked, and what it made of the images,
+    (K, C, H, W). Random defences are asked once, with draws that do not depend on what was asked before.
     """
     every = torch.cat([images, *(moved for _, moved in attacked)])
     different, which = torch.unique(every, dim=0, return_inverse=True)  # many attackers leave an image alone

@@ -198,7 +198,7 @@ def _floats(images: Tensor) -> Tensor:
 
 
 def content_checksum(tensors: Mapping[str, Tensor], told: str) -> str:
-    """SHA-256 of the tensors, in their order, with their names and types, and of what is told of them."""
+    """SHA-256 of tensors, with their names, types and order, and of the facts that are stored beside them."""
     content = hashlib.sha256(told.encode())
     for name, tensor in tensors.items():
         content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -12,7 +12,7 @@ __all__ = ["Batches"]
 
 
 class Batches:
-    """Batches of at most so many images, of half as many each time that memory is short; the first time is told.
+    """Batches of at most ``batch_size`` images, halved whenever memory runs out; the first time gives a MemoryWarning.
 
     Results are the same where the function's result for an image does not depend on the other images of its batch.
     """

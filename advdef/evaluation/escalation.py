@@ -74,10 +74,10 @@ def escalate(
 
 
 def nearest_targets(outcome: Outcome, attempts: Sequence[Attempt], count: int) -> list[nn.Module]:
-    """Of the models that were attacked, those through which most of what is left was brought nearest to breaking.
+    """The attacked models, at most ``count``, through which most of the images that are left came nearest to breaking.
 
-    An image speaks for the model of the attempt that gave it the largest margin; ``count`` models at most, first the
-    one for which most images speak.
+    Each of these images has a vote, for the model of the attempt that gave it the largest margin. The model with the
+    most votes comes first.
     """
     targets = list(dict.fromkeys(attempt.target for attempt in attempts))
     margins = {finding.name: finding.margin for finding in outcome.findings}

@@ -174,9 +174,7 @@ class Outcome:
         return replace(first, findings=found, search=_last([o.search for o in parts]), **whole)
 
     def followed_by(self, later: "Outcome") -> "Outcome":
-        """What an evaluation of the same images found that had this outcome for its ``known``, and all that was tried
-        in both.
-        """
+        """The outcome of a later evaluation that had this one as its ``known``, with the findings of both."""
         found = {finding.name: finding for finding in self.findings}
         for finding in later.findings:
             found[finding.name] = _after(found[finding.name], finding) if finding.name in found else finding
@@ -204,7 +202,7 @@ class Outcome:
 
 
 def joined_curves(parts: Sequence[Mapping[Any, Mapping[float, Outcome]]]) -> dict[Any, dict[float, Outcome]]:
-    """Outcomes by attacker and budget on all images, from those on the parts of a shard, in order."""
+    """Outcomes on all images, by attacker and budget, from those on consecutive parts of the images, in order."""
     return {
         threat: {eps: Outcome.joined([part[threat][eps] for part in parts]) for eps in curve}
         for threat, curve in parts[0].items()

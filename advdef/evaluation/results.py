@@ -62,7 +62,7 @@ class Results:
         return iter(self.rows)
 
     def append(self, row: Row) -> None:
-        """Add a row; one that is there already, but for its seconds, is left as it was, as when a cell runs again.
+        """Add a row, unless the same row is there already (its seconds may differ): a cell of a notebook may run twice.
 
         Raises ValueError where a row of the same attack on the same defence is there and says something else.
         """
@@ -130,7 +130,7 @@ class Results:
     def select(self, **where: Any) -> Results:
         """The rows whose columns have these values; a list or tuple stands for any of its values.
 
-        Raises ValueError where there is none, with what exists in the first column that leaves nothing.
+        Raises ValueError where no row is left; the message lists what the column that excluded the last ones has.
         """
         found = self.rows
         for column, wanted in where.items():
@@ -194,7 +194,7 @@ class Results:
 
 
 def pack_hits(hits: Tensor) -> Row:
-    """How many hits (N,) there are, and all of them as the bits of a hexadecimal number, the first the highest.
+    """Hits (N,) for a record: their number, and a hexadecimal number whose bits they are, the first one the highest.
 
     Raises TypeError unless they are booleans in one dimension, and ValueError where there is no image.
 

@@ -100,8 +100,8 @@ def evaluate(
     with the smallest share; of equals, the last. Another ``draws`` passes, which had no part in that choice, give the
     share that is reported; in ``clean`` and ``robust`` an image is right when most of them are. All attempts meet the
     same draws; the draws that an attack sees, those by which attempts are compared, and those of the report are three
-    separate sequences. A defence that has a generator of its own needs a method ``reseed(seed)``, which is called, and
-    is left as that left it.
+    separate sequences. A defence that has a generator of its own needs a method ``reseed(seed)``. It is called, and the
+    generator's earlier state is not restored.
 
     Raises UnsoundAttack when an attack leaves its budget; TypeError for what is no defence, attempt, outcome or
     generator; ValueError for nothing to try, two attempts of one name, a ``known`` that does not belong here, an attack

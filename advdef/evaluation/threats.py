@@ -115,8 +115,8 @@ def adaptive(
 def stand_ins(defence: Defense) -> dict[str, nn.Module]:
     """All that an adaptive attacker puts in place of a defence, by name: its surrogates, without any hard part.
 
-    Of a defence in front of another defence they are its own surrogates in front of each one of the other's. A stand-in
-    that draws random numbers is replaced by the mean over its draws (EOT, https://arxiv.org/abs/1707.07397).
+    Where one defence stands in front of another, each surrogate of the first is combined with each of the second. A
+    stand-in that draws random numbers is replaced by the mean over its draws (EOT, https://arxiv.org/abs/1707.07397).
 
     >>> from advdef.defenses import BitDepth, Jpeg
     >>> from advdef.papers.nip.baselines import NoiseVote

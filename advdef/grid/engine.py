@@ -37,7 +37,7 @@ class Item:
             among them only for the task that names them.
         seconds: What it took, whenever that was.
         error: Why it failed.
-        lives: How many workers may still die while at it; when the last one has, it has failed.
+        lives: How many more workers may die while computing it before it counts as failed.
     """
 
     cell: Cell
@@ -182,8 +182,8 @@ def run(
     Args:
         cells: What to compute.
         executor: Opens what computes: processes of this machine, or a cluster. It is opened again where it broke.
-        threads: Threads of each task. Results may depend on them in the last bits, so pages should use as many.
-        send: Whether workers keep no folder together with this process, so that results have to travel.
+        threads: Threads of each task. Results may depend on their number in the last bits: pages should use the same.
+        send: Whether workers send their results back, as they share no folder with this process.
         report: Called whenever something has changed, and about once a second.
 
     A task that fails is told in the result, and all others that do not stand on it go on. Raises WorkerDiffers for a
@@ -219,9 +219,9 @@ def run_share(
 ) -> Progress:  # fmt: skip
     """Compute one of ``of`` shares of the tasks in this process: for jobs with a common folder and no scheduler.
 
-    It ends when all tasks are in the store, of whichever share. Where a task stands on one of another share it does
-    others first, then waits; when nothing has been finished anywhere for ``patience`` seconds it does also what is not
-    its own, for the job with that share may be dead.
+    It ends when the tasks of all shares are in the store. A task that needs the result of another share waits for it,
+    while others are computed. When no share has finished anything for ``patience`` seconds, this one also computes the
+    tasks of the others, whose jobs may be dead.
 
     Args:
         cells: What to compute.

@@ -145,9 +145,9 @@ class Study:
 
 
 def once(method: Method) -> Method:
-    """A method of a study that is called once for the same arguments, by position; then it gives what it gave.
+    """Decorate a method of a study: it computes once for the same positional arguments, and then returns that result.
 
-    It is called again where a file that its result stands on has gone from the store.
+    It computes again where a file on which its result rests has gone from the store.
     """
 
     @functools.wraps(method)

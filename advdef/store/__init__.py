@@ -157,7 +157,8 @@ def kept(
 
     ``make`` returns tensors by name and plain facts (JSON). ``check`` returns a reason why a result that was found
     cannot be right, or None. A file that is damaged, or fails the check, is named in a StoreWarning, set aside as
-    NAME.damaged and made again; a folder that cannot be written is named before the work, and the result returned.
+    NAME.damaged and made again. Where the folder cannot be written, a StoreWarning says so before the work begins, and
+    the result is returned without being kept.
     """
     path = place(folder, key, label=label)
     _tidy(folder)

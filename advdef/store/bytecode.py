@@ -118,15 +118,15 @@ def module_of(thing: Any) -> str:
 
 
 def said_module(thing: Any) -> str:
-    """The module that something says it is of, or nothing: some compiled classes say something else than a name."""
+    """What ``__module__`` says, or "" where that is no text, as in some compiled classes."""
     said = getattr(thing, "__module__", None)
     return said if isinstance(said, str) else ""
 
 
 def is_library(name: str) -> bool:
-    """Whether a module's version tells its code: the standard library and what is installed; never this package.
+    """Whether a module counts by its version and not by its code: the standard library, and what is installed.
 
-    True for the modules of this package as well that make the book and determine no number.
+    Modules of this package count by their code, but for those that determine no number, such as those of the book.
     """
     if name.split(".")[0] == "advdef":
         return is_of_the_book(name) or _within(name, _KEEPERS)

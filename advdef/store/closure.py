@@ -46,9 +46,10 @@ def resolve(name: str) -> Code | None:
 def code_hash(roots: Iterable[Code]) -> str:
     """Hash of functions and classes and of all code outside libraries that they reach.
 
-    That is what they name of their modules, and import when they run: functions and classes by their code, other
-    values by their content, or by their type where they have none. What this process has hashed before is not hashed
-    again while all that it was made from is in its place; what may change there without being exchanged is.
+    They reach the names of their modules that they use, and what they import when they run. Functions and classes count
+    by their code, other values by their content, or by their type where they have none. Hashes are remembered in this
+    process while the same objects are in the same places; of objects that can change in place, the content is hashed
+    again each time.
     """
     roots = list(roots)
     try:

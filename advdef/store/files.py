@@ -159,8 +159,9 @@ def replacing(path: Path) -> Iterator[Path]:
 def replace_folder(new: Path, folder: Path) -> None:
     """Put the folder ``new`` in the place of ``folder``: the old one is renamed aside and deleted last.
 
-    Whoever looks finds the old one or the new one, whole. Killed between the two renames it leaves none, and the old
-    one as ``.NAME.old``, from where :func:`put_back` fetches it. One process at a time may do this at a place.
+    Whoever looks finds the old one or the new one, whole. If the process is killed between the two renames, neither is
+    there: the old one is ``.NAME.old`` then, and :func:`put_back` restores it. Only one process at a time may do this
+    at a place.
     """
     for file in new.rglob("*"):
         if file.is_file():
@@ -189,7 +190,7 @@ def _aside(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """An OSError that names no file, as that of a full disk does, gets the path that was written."""
+    """Inside the block, an OSError that names no file, such as that of a full disk, gets the path as its file name."""
     try:
         yield
     except OSError as error:

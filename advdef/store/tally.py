@@ -29,7 +29,7 @@ def total() -> tuple[int, float]:
 
 @contextlib.contextmanager
 def making() -> Iterator[None]:
-    """While a result is made, what that reads or keeps is no matter of whoever asked for the result."""
+    """A block that makes a result: files that are read or kept inside do not count as files of whoever asked for it."""
     _depth.append(None)
     try:
         yield

@@ -67,10 +67,10 @@ def found_later(
 ) -> dict[float, Outcome]:
     """The outcomes of a defence by budget, with one attempt more: what was broken later, replayed and judged anew.
 
-    Nothing is taken from a file but images: each must lie within the budget, and what it counts for is asked of the
-    defence here and now, of a random one by ``draws`` fresh passes. So it does not matter who made the file, for which
-    weights, or whether somebody changed it: of several points for one image that counts which the defence gets wrong
-    most. What all attacks before it broke is not replayed: so what this attempt broke is what they had left.
+    Only images are taken from a file. Each must lie within the budget, and the defence is asked about it here and now,
+    a random one in ``draws`` fresh passes. So it does not matter who made the file, for which weights, or whether
+    somebody changed it. Where there are several points for one image, the one that the defence gets wrong most often
+    counts. Images that earlier attacks broke are not replayed: the attempt breaks only what they had left.
 
     Args:
         defence: What is judged.
