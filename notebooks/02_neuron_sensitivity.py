@@ -182,10 +182,8 @@ shown = page.results(part="clean", defence=tuple(METHODS), seed=seed)
 for k in METHODS:
     took = [nets[k, s].seconds for s in SEEDS if (k, s) in nets]
     run.add_cost(k, training_seconds=round(float(np.mean(took)), 1))
-notebook.table(
-    shown.pivot(["defence"], "threat", name="{} accuracy %"),
-    f"{MAIN} with {size:,} parameters, first seed, {len(test):,} images, with 95 % Wilson intervals",
-)
+caption = f"{MAIN} with {size:,} parameters, first seed, {len(test):,} images, with 95 % Wilson intervals"
+notebook.table(shown.pivot(["defence"], "threat", name="{} accuracy %"), caption)
 
 # %% [markdown]
 # ## Does the definition matter?
@@ -484,6 +482,19 @@ notebook.table(
     f"Accuracy of {len(found.clean)} images under each attack made for neurons alone, first seed, beside PGD with the margin loss and the worst "
     "of all, with 95 % Wilson intervals",
 )
+
+# %% [markdown]
+# ```{admonition} What else could be tried, and is not run here
+# :class: note dropdown
+# *Search*: left to the [search for holes](../book/attacks.md), whose table says what was searched.
+#
+# - AutoAttack as published, with FAB (*search*): its other parts, APGD with cross-entropy, targeted APGD and Square, are run on every network.
+# - SPSA (*search*): the networks are differentiable, and Square is run.
+# - Feature routing with all sixteen pairs of weights, and the feature adversary at earlier blocks: four pairs, and the last maps with the features, are run; each more costs as much as a strong attack on every network.
+# - Transfer from TRADES and between weights of the penalty: two of AT, the standard network and SNS, and the same training from another seed, are sources; each more costs the strong attacks on every network.
+# - Curvature, size of the gradient and pictures of the loss surface: they describe masking, for which the checks test.
+# - Another norm, and corruptions: this page judges one threat model.
+# ```
 
 # %% [markdown]
 # ## Does the change migrate?

@@ -108,7 +108,7 @@ def named(eps):
 
 
 def share(hits):
-    return f"{wilson(int(hits.sum()), len(hits))}"
+    return f"{wilson(int(hits.sum()), len(hits))}" if len(hits) else "–"
 
 
 def percent(hits):
@@ -409,6 +409,18 @@ plotting.robustness_curves(
 plt.show()
 
 # %% [markdown]
+# ```{admonition} What else could be tried, and is not run here
+# :class: note dropdown
+# *Search*: left to the [search for holes](../book/attacks.md), whose table says what was searched.
+#
+# - All 22 derivatives of the ensemble (*search*): this page takes a smaller set, as each costs the strong attacks on every defence, through time.
+# - The gradient of a network without spikes, its activations clamped at the number of levels (*search*): *rate* and *straight-through* are its relatives that are run.
+# - Transfer from a classifier without spikes: the ANN purifier, another seed, the bare network and FGSM-AT are sources; one more had to be trained.
+# - C&W: it looks for the smallest change in $L_2$, and a budget in $L_\infty$ is judged.
+# - HIRE-SNN and DLIF as yardsticks: nothing that we could read says that the paper compares itself with them; RAT stands for adversarial training made for spikes.
+# ```
+
+# %% [markdown]
 # Two questions about the attack itself. Do more steps help, and do they reach a plateau? And does a very large budget leave nothing? (What a smaller one broke counts as broken.)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: accuracy at half the main budget against the number of steps of PGD, each an attack of its own; solid lines are attacks on the deployed defence, the dotted one is replayed from the bare classifier. Right: accuracy under PGD on the deployed defence against eps up to eight times the main budget.", "name": "fig-snn-steps"}, "image": {"alt": "Two panels: accuracy against the number of attack steps, and accuracy against large budgets, for the bare classifier, the purifier and adversarial training."}}
@@ -534,7 +546,7 @@ caption = "Parameters, and for one image: multiply-adds and spikes at inference,
 notebook.table(pd.DataFrame(rows), caption)
 
 # %% tags=["hide-input"]
-part = study.paired.train.head(2 * P["timed"])
+part = study.paired.train.head(min(2 * P["timed"], len(study.paired.train)))
 PAIR_SECONDS = {}
 for k in ("FGSM", "PGD-7"):
     made = []

@@ -61,14 +61,13 @@ from advdef import peers, plotting
 from advdef.attacks import apgd, bim, carlini_wagner, deepfool, fgsm, mim, pgd
 from advdef.book import page as notebook
 from advdef.book.glue import record
-from advdef.book.page import show_eps
 from advdef.evaluation import correct
-from advdef.models import CleverhansCNN
-from advdef.peers import figures
+from advdef.peers import figures, tables
 from advdef.peers.agreement import agreement, pairs
 from advdef.peers.budgets import contestants, equal_budgets, local_optimality, strongest
+from advdef.peers.closest import search_closest
+from advdef.peers.subjects import linear_subject, subject_network
 from advdef.training import train_standard, trained
-from torch import nn
 
 plotting.use_style()
 
@@ -108,6 +107,8 @@ page = notebook.Page(
     eps=eps, images=images, seeds=seeds,
 )  # fmt: skip
 P = page.settings
+if any(data.num_classes < 4 for data in page.data.values()):
+    raise ValueError("the targeted DLR loss of pyautoattack needs at least four classes")
 if eps is not None:  # the other norms keep their budgets
     BUDGETS = {kind: budgets | dict(linf=(eps,)) for kind, budgets in BUDGETS.items()}
 page.profiles()
@@ -116,32 +117,17 @@ page.profiles()
 # The network is the Cleverhans CNN of the other pages; in the profile `smoke`, a smaller one. It is trained without any
 # defence: a difference between two attacks shall not be one between their ways around a defence.
 
-
 # %%
-def network(data):
-    if profile != "smoke":
-        return CleverhansCNN(data.shape, data.num_classes)
-    side = (data.shape[1] // 2 - 5) // 2 + 1
-    return nn.Sequential(
-        nn.Conv2d(data.shape[0], 8, 5, stride=2, padding=2),
-        nn.ReLU(),
-        nn.Conv2d(8, 16, 5, stride=2),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(16 * side**2, data.num_classes),
-    )
-
-
 models, batches = {}, {}
 for name, data in page.data.items():
-    epochs = P["epochs"][data.shape[0]]
+    epochs, small = P["epochs"][data.shape[0]], profile == "smoke"
     models[name] = trained(
-        partial(network, data),
+        partial(subject_network, data.shape, data.num_classes, small=small),
         train_standard,
         data,
         seed=seed,
         epochs=epochs,
-        learning_rate=3e-3 if profile == "smoke" else 1e-3,
+        learning_rate=3e-3 if small else 1e-3,
         schedule="cosine",
     ).model
     batches[name] = notebook.sample(data.test, P["images"])
@@ -168,28 +154,15 @@ versions = {f"{c.peer} {c.version}" for row in found.values() for c in row if c.
 rows = []
 for name, comparisons in found.items():
     for c in comparisons:
-        size = show_eps(c.eps) if c.norm == "Linf" else f"{c.eps:g}"
         keep = partial(
             page.runs[name].add_hits, part="agreement", model="cnn", defence="undefended", threat="direct",
             attack=c.attack, norm=c.norm, eps=c.eps, beside=c.peer,
         )  # fmt: skip
         keep(c.ours, library="advdef", seconds=round(c.seconds, 3))
-        row = {"data": name, "attack": c.attack, "eps": f"{size} {c.norm}"}
-        row |= {"peer": c.peer, "ours %": f"{100 * c.ours.double().mean():.1f}"}
-        if c.theirs is None:
-            rows.append(row | {"note": "peer not installed here"})
-            continue
-        kept = round(c.their_seconds, 3)
-        keep(c.theirs, library=c.peer, version=c.version, seconds=kept, note=c.note)
-        row |= {
-            "peer %": f"{100 * c.theirs.double().mean():.1f}",
-            "difference": f"{c.points:+.1f}",
-            "only ours / peer": f"{c.only_ours} / {c.only_theirs}",
-            "time ratio": f"{c.their_seconds / c.seconds:.1f}"
-            if min(c.seconds, c.their_seconds) > 0.2
-            else "–",
-        }
-        rows.append(row | {"note": c.note})
+        if c.theirs is not None:
+            about = dict(library=c.peer, version=c.version, note=c.note)
+            keep(c.theirs, seconds=round(c.their_seconds, 3), **about)
+        rows.append({"data": name} | tables.comparison_row(c))
 notebook.table(
     pd.DataFrame(rows),
     f"Robust accuracy of {P['images']} images under the same attack in two libraries ({page.run_line}); "
@@ -229,7 +202,7 @@ plt.show()
 spent = {}
 for name, data in page.data.items():
     budgets = BUDGETS.get(name) or BUDGETS[data.shape[0]]
-    chosen = batches[name].head(min(P["spending"], P["images"]))
+    chosen = batches[name].head(min(P["spending"], len(batches[name])))
     spent[name] = equal_budgets(
         models[name],
         chosen.float_images(),
@@ -291,21 +264,9 @@ notebook.table(
 
 # %% tags=["hide-input"]
 draws = torch.Generator().manual_seed(seed)
-linear = nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
-points = 0.4 + 0.2 * torch.rand(256, 1, 6, 6, generator=draws)
-with torch.no_grad():
-    weight, bias = linear[1].parameters()
-    weight.copy_(torch.randn(weight.shape, generator=draws))
-    bias.copy_(-0.5 * weight.sum(1))  # so that both classes are near
-    logits = linear(points)
-sides = logits.argmax(1)
+linear, by_norm = linear_subject(draws)
 rows = []
-for norm, dual in [("Linf", 1), ("L2", 2)]:
-    distance = (logits[:, 0] - logits[:, 1]).abs() / (weight[0] - weight[1]).norm(
-        p=dual
-    )
-    inner = (distance > 1e-3) & (distance < 0.6)  # no pixel meets 0 or 1 on the way
-    x, y, d = points[inner], sides[inner], distance[inner].detach()
+for norm, (x, y, d) in by_norm.items():
     for attack in (fgsm, bim, mim, pgd, apgd, partial(apgd, loss="margin")):
         label = getattr(attack, "__name__", "apgd, margin")
         broken = {}
@@ -336,7 +297,6 @@ notebook.table(
 # many of these points are still misclassified when the network is asked again, for all images together.
 
 # %% tags=["hide-input"]
-anything = float("inf")
 SEARCHES = {
     "C&W, foolbox": partial(carlini_wagner, steps=P["optimise"], binary_search_steps=5),
     "C&W, torchattacks, its defaults": peers.torchattacks_carlini_wagner,
@@ -351,32 +311,14 @@ for name, model in models.items():
     images, labels = batches[name].float_images()[:64], batches[name].labels[:64]
     right = correct(model, images, labels)
     images, labels = images[right], labels[right]
-    ends = (images == 0) | (images == 1)
     for label, attack in SEARCHES.items():
         draws = torch.Generator().manual_seed(seed)
-        try:
-            moved = attack(model, images, labels, eps=anything, generator=draws)
-        except ImportError:
-            rows.append(
-                {"data": name, "attack": label, "broken %": "not installed here"}
-            )
-            continue
-        broken = ~correct(model, moved, labels)
-        change = (moved - images)[broken]
-        stirred = (change.abs() > 1e-3)[ends[broken]].float().mean().item()
-        share = broken.float().mean().item()
-        # of the right images; the peer is not part of every installation
-        kind = "info" if "torch" in label else "number"
-        record(f"{name}/wrong/{label}", share, kind=kind, n=len(images))
-        rows.append(
-            {
-                "data": name,
-                "attack": label,
-                "broken %": f"{100 * share:.1f}",
-                "median L2": f"{change.flatten(1).norm(dim=1).median():.2f}",
-                "black and white pixels moved by more than 0.001, %": f"{100 * stirred:.1f}",
-            }
-        )
+        search = search_closest(attack, model, images, labels, generator=draws)
+        rows.append({"data": name, "attack": label} | tables.closest_row(search))
+        if search is not None:
+            # of the right images; the peer is not part of every installation
+            kind = "info" if "torch" in label else "number"
+            record(f"{name}/wrong/{label}", search.share, kind=kind, n=len(images))
 notebook.table(
     pd.DataFrame(rows),
     "Search for the closest adversarial image, of the first images that the network gets right; verified",

@@ -65,7 +65,7 @@ from advdef.book.records import read_records
 from advdef.evaluation import correct, cost, multiply_adds
 from advdef.evaluation.results import WORST_CASE
 from advdef.papers import PAPERS
-from advdef.papers.comparison import KINDS, FiveDefences
+from advdef.papers.comparison import ATTACK_KINDS, FiveDefences
 from advdef.statistics import wilson
 from tqdm import tqdm
 
@@ -235,7 +235,7 @@ table = {}
 for k in tqdm(DEFENCES, desc="kinds", leave=False):
     outcome = study.kinds(k)
     run.add(outcome, defence=k, threat="adaptive", model=P["network"], part="kinds")
-    broken = {kind: torch.zeros_like(outcome.clean) for kind in KINDS}
+    broken = {kind: torch.zeros_like(outcome.clean) for kind in ATTACK_KINDS}
     for finding in outcome.findings:
         broken[finding.name.split(":")[0]] |= finding.broken
     times = torch.stack(list(broken.values())).sum(0)
@@ -263,12 +263,11 @@ for k, defence in DEFENCES.items():
     price = cost(defence, X[:16], rounds=1)
     extra, seconds = study.further(k), study.seconds(k)
     ratio = multiply_adds(defence, X[:16]) / base
+    further = sum(p.numel() for p in extra.parameters()) if extra else 0
     rows.append(
         {
             "defence": k,
-            "further parameters": f"{sum(p.numel() for p in extra.parameters()):,}"
-            if extra
-            else "0",
+            "further parameters": f"{further:,}",
             "training s": f"{seconds:.0f}",
             "multiply-adds, of undefended": f"{ratio:.1f} ×",
             "forward passes": f"{price.forwards:g}",

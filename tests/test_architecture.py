@@ -50,13 +50,10 @@ def imported(path: Path, tree: ast.Module) -> Iterator[tuple[str, str]]:
 
 
 def test_no_two_public_things_have_one_name() -> None:
-    """But for the constants of a page's study, its choices of rows, which all rooms name alike."""
     homes = defaultdict(list)
     for path, tree in MODULES.items():
-        of_a_page = path.name in ("study.py", "networks.py", "variants.py", "comparison.py")
         for name in set(public(tree)) & defined(tree):
-            if not (of_a_page and name.isupper()):
-                homes[name].append(name_of(path))
+            homes[name].append(name_of(path))
     assert {name: found for name, found in homes.items() if len(found) > 1} == {}
 
 

@@ -23,6 +23,7 @@ from advdef.papers.nip.bank import fit_bank, random_bank
 from advdef.papers.nip.defence import NIPSelf
 from advdef.papers.nip.influence import inverse_direction
 from advdef.papers.nip.repair import Repair
+from advdef.papers.nip.variants import V2
 from advdef.plotting import visible_change
 from advdef.statistics import mean_interval, paired_difference, wilson
 from advdef.training import Training
@@ -428,3 +429,24 @@ def test_the_grid_shows_what_is_added(model: nn.Sequential, images: Tensor, atta
     names = [axes.get_ylabel() for axes in figure.axes[::2]]
     assert names == ["clean", "attacked", "attack", "V1", "defended\n(V1)"]
     assert float(visible_change(torch.zeros(1, 1, 2, 2)).mean()) == 0.5
+
+
+def test_rows_without_labels_are_by_attack_beside_those_without_one() -> None:
+    found, every = Results(), right_on(0, 1, 2, 3)
+    for attack, eps in (("none", 0.0), ("PGD-min", 0.0), ("PGD", 0.1), ("PGD", 0.2)):
+        note(found, V2, every, attack, part="label-free", eps=eps)
+    note(found, V2, right_on(), "PGD", part="grid", eps=0.1)
+    rows = measure.label_free_rows(found, 0.1)
+    assert [*rows] == ["PGD-min", "PGD 0.1"]
+    assert [(row["attack"], row["eps"]) for row in rows["PGD-min"]] == [("none", 0.0), ("PGD-min", 0.0)]
+    assert [(row["attack"], row["eps"]) for row in rows["PGD 0.1"]] == [("none", 0.0), ("PGD", 0.1)]
+    assert all(row["correct"] == 4 for case in rows.values() for row in case)
+
+
+def test_hits_by_seed_are_in_the_order_of_the_rows() -> None:
+    found, hits = Results(), {(3, V2): (0,), (3, "none"): (), (1, V2): (1, 2), (1, "none"): (3,)}
+    for (seed, name), right in hits.items():
+        note(found, name, right_on(*right), "PGD", seed=seed)
+    mine, bare = measure.hits_by_seed(found, V2, "none")
+    assert mine.tolist() == [right_on(0).tolist(), right_on(1, 2).tolist()]
+    assert bare.tolist() == [right_on().tolist(), right_on(3).tolist()]

@@ -23,8 +23,8 @@ from torch import Tensor
 from variants import kernel_settings
 
 from advdef.book.cells import study_of
+from advdef.book.execution import execute
 from advdef.book.notebookfile import read_pair
-from advdef.book.run import execute
 from advdef.data import Split, load
 from advdef.data.sources import write_bundle
 from advdef.papers import STUDIES
@@ -146,7 +146,7 @@ assert networks.NETWORKS.keys() > {{"ResNet-18", "small ResNet"}}
 networks.NETWORKS["ResNet-18"] = partial(ResNet, blocks=(1, 1), width=8, stem_stride=2)
 networks.NETWORKS["small ResNet"] = partial(ResNet, blocks=(1, 1), width=4, stem_stride=2)
 networks.BUDGETS["cifar10"] = 1 / 255  # each attack on a rung leaves images to the next one
-networks.TRAINED |= {{"batch_size": 20, "shift": 0}}  # so few images make enough steps to learn every class""",
+networks.CLASSIFIER_TRAINING |= {{"batch_size": 20, "shift": 0}}  # few images, but enough steps to learn each class""",
         images=pale_digits,
     ),
     "snn_purification": Plan(

@@ -192,6 +192,19 @@ def test_what_each_variant_withstands_is_on_the_mean_of_the_attacks() -> None:
     assert torch.equal(measure.share_withstood(found.select(defence="TRN"), attacks), shares["TRN"])
 
 
+def test_other_settings_are_larger_budgets_and_other_classifiers() -> None:
+    found, right = Results(), torch.ones(2, dtype=torch.bool)
+    where = dict(defence="TRN", threat="oblivious", attack="PGD", dataset="digits", model="CNN", seed=0)
+    for eps in (0.0, 0.2, 0.3, 0.4):
+        found.add_hits(right, **where | dict(part="eps", eps=eps))
+    for used in (None, "its own", "that of the other"):
+        found.add_hits(right, **where | dict(part="moved", model="LeNet-5", eps=0.2), map=used)
+    assert [*measure.other_settings(found, 0.2)] == ["PGD with 1.5 times the budget", "PGD with 2 times the budget"]
+    settings = measure.other_settings(found, 0.2, ["LeNet-5"])
+    assert [[row["eps"] for row in rows] for rows in settings.values()] == [[0.0, 0.3], [0.0, 0.4], [0.2, 0.2]]
+    assert settings["TRN in front of LeNet-5"].values("map") == [None, "its own"]
+
+
 def test_a_variant_is_shown_beside_trn() -> None:
     found, attacks = variants_of_trn(), ("FGSM", "PGD")
     row = tables.ablation_row(found, "image only", attacks)

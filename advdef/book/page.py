@@ -112,6 +112,9 @@ class Page:
         for data in self.data.values():
             asked.fits(data)
             _warn_of_size(data)
+            if not len(data.train) and _study(paper) is not None:
+                raise ValueError(f"{data.name} has no training images, and this page trains its networks")
+        self.settings = _of_what_there_is(self.settings, _study(paper), self.data.values())
         names = tuple(self.data)
         self._whole = {name: len(data.train) for name, data in self.data.items()}
         if train is not None:
@@ -281,6 +284,13 @@ def _warn_of_size(data: Dataset) -> None:
 def _study(paper: str) -> type[Study] | None:
     """The class that says what a page computes, where it has one."""
     return study_of(paper) if paper in STUDIES else None
+
+
+def _of_what_there_is(settings: dict[str, Any], study: type[Study] | None, data: Iterable[Dataset]) -> dict[str, Any]:
+    """The settings, with no more attacked images than the smallest data set has."""
+    counts = ("images",) if study is None else (study.met, *study.fewer)
+    there = min(len(one.test) for one in data)
+    return settings | {name: min(settings[name], there) for name in counts if settings.get(name)}
 
 
 def choose(profiles: Mapping[str, Settings], profile: str) -> Settings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -227,7 +228,7 @@ class Run:
             "comparisons": self.comparisons,
             "checks": self.checks,
             "costs": self.costs,
-            "values": self.values,
+            "values": _written(self.values),
             "results": self.results.rows,
         }
         written = json.dumps(content, indent=1, allow_nan=False) + "\n"
@@ -370,6 +371,15 @@ def _put(rows: list[dict[str, Any]], row: dict[str, Any], names: tuple[str, ...]
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"it has {constant}, which is no number in JSON")
+
+
+def _written(value: Any) -> Any:
+    """A value as JSON has it: a number that is not finite (the PSNR of equal images, say) is null."""
+    if isinstance(value, Mapping):
+        return {key: _written(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_written(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _peak_memory_mib() -> int | None:

@@ -16,13 +16,13 @@ from advdef.grid import Task, once, shards
 from advdef.papers import PAPERS
 from advdef.papers.line_up import LineUp
 
-__all__ = ["KINDS", "FiveDefences"]
+__all__ = ["ATTACK_KINDS", "FiveDefences"]
 
 _PROFILES: dict[str, dict[str, Any]] = {
     "smoke": dict(
         datasets=("digits",), network="narrow ResNet", train=(800, 200, 200), epochs=(6, 6, 3),
-        inner=2, per_class=20, size="XS", purifier=(4, 4, 2), derivatives=1, images=12, few=6, steps=3,
-        queries=10, rounds=0, curve=(0.5, 1.0), checks="brief",
+        inner=2, per_class=20, size="XS", purifier=(4, 4, 2), derivatives=1, images=10, few=6, steps=3,
+        queries=10, rounds=0, curve=(1.0,), checks="brief",
     ),
     "laptop": dict(
         datasets=("fashion_mnist",), network="small ResNet", train=(20_000, 10_000, 4_000), epochs=(8, 8, 6),
@@ -41,7 +41,7 @@ _PROFILES: dict[str, dict[str, Any]] = {
     ),
 }  # fmt: skip
 
-KINDS = ("replayed", "direct", "surrogates", "made for it", "Square", "noise")
+ATTACK_KINDS = ("replayed", "direct", "surrogates", "made for it", "Square", "noise")
 """The kinds of attack that are told apart; the name of an attempt begins with its kind."""
 
 _SHARD = 100

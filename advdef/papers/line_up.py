@@ -102,7 +102,11 @@ class LineUp(Study):
         if name == "purifier":
             told = stands | {"epochs": settings["epochs"][2]}
             return fitted_purifier(self.classifier(), self._purified, settings["purifier"], **told)
-        budget: dict[str, Any] = {"epochs": self.settings["epochs"][0], "learning_rate": 2e-3, "schedule": "one_cycle"}
+        least = -(
+            -40 // -(-len(self.images_of_classifiers.train) // 128)
+        )  # epochs: 40 steps, where there are few images
+        budget: dict[str, Any] = {"epochs": max(self.settings["epochs"][0], least), "learning_rate": 2e-3}
+        budget |= {"schedule": "one_cycle"}
         budget |= {"shift": 2, "flip": True} if self.colour else {}
         inner = self.settings["inner"]
         attacked = {"eps": self.eps, "steps": inner, "step_size": 1 / inner + 0.1}

@@ -15,12 +15,12 @@ from advdef.norms import Norm, show_eps
 from advdef.papers.nip import judging, profiles
 from advdef.training import Training, train_at, train_standard, trained
 
-__all__ = ["SMALLEST", "AttackedNetworks", "Target"]
+__all__ = ["PGD_MIN", "AttackedNetworks", "Target"]
 
 Target = tuple[str, float | None]
 """An attack and its eps, None where it looks for the smallest perturbation."""
 
-SMALLEST: Target = ("PGD-min", None)
+PGD_MIN: Target = ("PGD-min", None)
 """PGD that stops on the boundary."""
 
 
@@ -86,7 +86,8 @@ class AttackedNetworks(Study):
     @once
     def training(self, kind: str, seed: int) -> Training:
         """A network, trained on clean images."""
-        epochs, build = self.settings["epochs"].get(self.data.name, 8), partial(self.network, kind)
+        few = max(8, -(-100 // -(-len(self.data.train) // 128)))  # 100 steps of few images
+        epochs, build = self.settings["epochs"].get(self.data.name, few), partial(self.network, kind)
         return trained(build, train_standard, self.data, seed=seed, epochs=epochs, **self.recipe)
 
     @once
@@ -152,7 +153,7 @@ class AttackedNetworks(Study):
     def targets(self, kind: str, seed: int) -> dict[Target, Tensor]:
         """What the tables are about: PGD-min, and with the first seed PGD at each budget."""
         budgets = self.budgets if seed == self.seed else []
-        return {SMALLEST: self.smallest(kind, seed)} | {("PGD", eps): self.pgd(kind, eps) for eps in budgets}
+        return {PGD_MIN: self.smallest(kind, seed)} | {("PGD", eps): self.pgd(kind, eps) for eps in budgets}
 
     def _crafted(
         self, kind: str, suite: Mapping[str, Attack], on: tuple[Tensor, Tensor], seed: int | None = None, *,

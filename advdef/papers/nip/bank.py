@@ -104,7 +104,10 @@ def fit_bank(
     for c in range(predicted.shape[1]):
         rows = torch.nonzero((split.labels == c) & (predicted.argmax(1) == c))[:per_class, 0]
         if len(rows) < max(2, kept):
-            raise ValueError(f"class {c} has {len(rows)} correctly classified images: a bank needs {max(2, kept)}")
+            raise ValueError(
+                f"class {c} has {len(rows)} correctly classified images, and a bank needs {max(2, kept)}: more images "
+                "of it are needed, or a classifier that was trained for longer"
+            )
         images = Split(split.images[rows], split.labels[rows]).float_images()
         traced = trace(model, images, layer=name)
         values = traced.influence(split.labels[rows], score=score).mean(0, keepdim=True)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from advdef.contract import borrowed
-from advdef.evaluation import correct
-from advdef.norms import rms_normalised
+from advdef.evaluation import Results, correct
+from advdef.norms import rms_normalised, show_eps
 from advdef.papers.nip.bank import DirectionBank
 from advdef.papers.nip.defence import NIPSelf
 from advdef.papers.nip.influence import class_directions, front_and_tail, influence, inverse_direction, trace
@@ -30,7 +30,9 @@ __all__ = [
     "direction_facts",
     "front_and_tail_maps",
     "front_and_tail_shifts",
+    "hits_by_seed",
     "influence_facts",
+    "label_free_rows",
     "open_settings",
     "oracle_and_controls",
     "oracle_by_step",
@@ -383,3 +385,17 @@ def influence_facts(model: nn.Module, images: Tensor) -> InfluenceFacts:
         front=front,
         agreement=float(((one & other).sum(1) / front).mean()),
     )
+
+
+def label_free_rows(results: Results, eps: float) -> dict[str, Results]:
+    """The rows of the part "label-free" without an attack and under one: PGD-min, or PGD with ``eps``, by its name."""
+    return {
+        "PGD-min": results.select(part="label-free", attack=("none", "PGD-min")),
+        f"PGD {show_eps(eps)}": results.select(part="label-free", attack=("none", "PGD"), eps=(0.0, eps)),
+    }
+
+
+def hits_by_seed(results: Results, *defences: str) -> tuple[Tensor, ...]:
+    """Of each defence the hits (S, N) on the same N images, of networks of S seeds, in the order of the rows."""
+    seeds = results.values("seed")
+    return tuple(torch.stack([results.hits(defence=k, seed=seed) for seed in seeds]) for k in defences)

@@ -13,7 +13,7 @@ __all__ = ["NIP_PROFILES"]
 NIP_PROFILES: dict[str, dict[str, Any]] = {
     "smoke": dict(
         datasets={"digits": ("LeNet-5",)}, epochs=dict(digits=6), at_epochs=3, seeds=1,
-        images=30, minimal=(6, 8), eleven=6, least=4, boundary=10, levels=50, kept=2,
+        images=20, minimal=(6, 8), eleven=6, least=4, boundary=10, levels=50, kept=2,
         per_class=30, tried=3, steps=10, adaptive_images=12, adaptive_steps=2, rounds=0, queries=10,
         curve=3, tested=6, defences="few", checks="brief", timed=(16, 2), long=(5, 10), cw=(2, 10),
     ),

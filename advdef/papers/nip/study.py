@@ -15,25 +15,25 @@ from advdef.evaluation import Attempt, Cost, Outcome, Threat, direct, evaluate, 
 from advdef.evaluation.outcomes import joined_curves
 from advdef.grid import Task, once, seeded_name, shards
 from advdef.papers.nip import judging, measure, price
-from advdef.papers.nip.attacked import SMALLEST, AttackedNetworks, Target
+from advdef.papers.nip.attacked import PGD_MIN, AttackedNetworks, Target
 from advdef.papers.nip.bank import DirectionBank, fitted, phase_scrambled, random_bank
 from advdef.papers.nip.baselines import NoiseVote
 from advdef.papers.nip.profiles import NIP_PROFILES
 from advdef.papers.nip.repair import Repair, repairs_in_turn
 from advdef.papers.nip.variants import (
     ADDED,
-    CHECKED,
-    CURVED,
+    AT_ALL_BUDGETS,
     DRAWN,
     ELSEWHERE,
     MANY_STEPS,
     NOISES,
     SEEDED,
     STEPLESS,
-    STEPPED,
     TESTED,
     V2,
     WATCHED,
+    WITH_CHECKS,
+    WITH_STEP,
 )
 from advdef.papers.nip.verdicts import BASELINES, LABEL_FREE, NOISE, name_the_best
 
@@ -68,7 +68,7 @@ class InversePerturbation(AttackedNetworks):
 
     def stepped(self, kind: str, name: str, seed: int, step: float) -> Defense:
         """A defence with a step."""
-        return STEPPED[name](self.model(kind, seed), partial(self.bank, kind, seed), step)
+        return WITH_STEP[name](self.model(kind, seed), partial(self.bank, kind, seed), step)
 
     @once
     def affordable(self, kind: str, name: str, seed: int) -> tuple[float, ...]:
@@ -82,7 +82,7 @@ class InversePerturbation(AttackedNetworks):
 
     def step(self, kind: str, name: str, seed: int) -> float:
         """The largest of these, or the smallest of all; 0 for what has none."""
-        return max(self.affordable(kind, name, seed), default=self.steps[0]) if name in STEPPED else 0.0
+        return max(self.affordable(kind, name, seed), default=self.steps[0]) if name in WITH_STEP else 0.0
 
     @once
     def defence(self, kind: str, name: str, seed: int) -> Defense:
@@ -98,7 +98,7 @@ class InversePerturbation(AttackedNetworks):
 
     def names(self, kind: str) -> tuple[str, ...]:
         """All that are tried without regard to them; the widest search once, as it is expensive."""
-        return (*STEPPED, *STEPLESS, "V2 stable step", *(["V3 all steps"] if self.is_first(kind) else []))
+        return (*WITH_STEP, *STEPLESS, "V2 stable step", *(["V3 all steps"] if self.is_first(kind) else []))
 
     @once
     def restored(self, kind: str, attack: str, eps: float | None) -> dict[float, dict[str, Tensor]]:
@@ -127,7 +127,7 @@ class InversePerturbation(AttackedNetworks):
     def at_step(self, kind: str, name: str, step: float) -> dict[Target, Repair]:
         """What a defence makes of PGD-min and of PGD with the main eps at another step; V2 with each eps."""
         (x, y), budgets = self.images(), self.budgets if name == V2 else [self.eps]
-        chosen = {target: self.target(kind, *target) for target in (SMALLEST, *(("PGD", eps) for eps in budgets))}
+        chosen = {target: self.target(kind, *target) for target in (PGD_MIN, *(("PGD", eps) for eps in budgets))}
         defence = self.stepped(kind, name, self.seed, step)
         return repairs_in_turn(defence, {"": (x, chosen, y)}, resume=self.resume)[""]
 
@@ -142,7 +142,7 @@ class InversePerturbation(AttackedNetworks):
     def named(self, kind: str) -> dict[str, str]:
         """The best variant and baselines on training images, by what they are."""
         scores = {name: self.score(kind, name) for name in (*LABEL_FREE, *BASELINES)}
-        fair = [name for name in (*STEPPED, *STEPLESS) if self.affordable(kind, name, self.seed)]
+        fair = [name for name in (*WITH_STEP, *STEPLESS) if self.affordable(kind, name, self.seed)]
         return name_the_best(scores, fair)
 
     @once
@@ -160,7 +160,7 @@ class InversePerturbation(AttackedNetworks):
 
     def judged(self, kind: str) -> tuple[str, ...]:
         """What the three attackers meet, besides what is named on training images."""
-        names: tuple[str, ...] = (*CURVED, "V2 majority")
+        names: tuple[str, ...] = (*AT_ALL_BUDGETS, "V2 majority")
         if self.settings["defences"] == "all":
             names = ("none", *LABEL_FREE, "V1 minus", "V2 stable step", NOISE, "random bank, max-confidence",
                      "anti-adversary", *list(STEPLESS)[1:])  # fmt: skip
@@ -173,7 +173,7 @@ class InversePerturbation(AttackedNetworks):
             return [self.half]
         if seed != self.seed:
             return [eps for eps in grown if eps <= self.half]
-        return grown if name in CURVED else grown[:-1]
+        return grown if name in AT_ALL_BUDGETS else grown[:-1]
 
     def cases(self) -> dict[str, tuple[Any, ...]]:
         """What meets the three attackers, on the first network also with other seeds."""
@@ -267,7 +267,7 @@ class InversePerturbation(AttackedNetworks):
         nets = [Task("training", (kind, s)) for s in self.seeds] if self.is_first(kind) else []
         known = made["on_known_images", "PGD-min"], made["on_known_images", "PGD"]
         steps = [Task("affordable", (kind, name, seed), self._behind(kind, name, seed)) for name in STEPLESS]
-        steps += [task for name in STEPPED for task in self._behind(kind, name, seed)]
+        steps += [task for name in WITH_STEP for task in self._behind(kind, name, seed)]
         chosen = (*LABEL_FREE, *BASELINES)
         scores = [Task("score", (kind, name), (*self._behind(kind, name, seed), *known)) for name in chosen]
         return [*nets, *made.values(), *steps, *scores]
@@ -275,14 +275,14 @@ class InversePerturbation(AttackedNetworks):
     def _rest(self, kind: str) -> list[Task]:
         seed, made, first = self.seed, self._attacks(kind), self.is_first(kind)
         behind = {name: self._behind(kind, name, seed) for name in self.names(kind)}
-        targets = {SMALLEST: made["smallest", seed]} | {("PGD", eps): made["pgd", eps] for eps in self.budgets}
+        targets = {PGD_MIN: made["smallest", seed]} | {("PGD", eps): made["pgd", eps] for eps in self.budgets}
         replayed = [*targets.values(), *(made["fixed", attack] for attack in ADDED)]
         replayed += [task for (call, _), task in made.items() if call in ("eleven", "stopped")]
         at_step = self._bank(kind, seed), *targets.values()
         judged = dict.fromkeys((*self.judged(kind), *self.named(kind).values()))
         tasks = [task for name in judged for task in self._parts(kind, name, seed)]
         tasks += [task for s in self.seeds[1:] if first for task in self._of_another_seed(kind, s)]
-        tasks += [Task("checks", (name,), tuple(self._parts(kind, name, seed))) for name in CHECKED if first]
+        tasks += [Task("checks", (name,), tuple(self._parts(kind, name, seed))) for name in WITH_CHECKS if first]
         tasks += [Task("six_tests", (name,), behind[name]) for name in TESTED if first]
         tasks += [Task("noise", one, behind[one[0]]) for one in product(NOISES, (self.half, self.eps)) if first]
         tasks += [Task("at_step", (kind, *one), at_step) for one in product(DRAWN if first else (V2,), self.steps)]
@@ -312,7 +312,7 @@ class InversePerturbation(AttackedNetworks):
 
     def _behind(self, kind: str, name: str, seed: int) -> tuple[Task, ...]:
         """What a defence stands on."""
-        if name in STEPPED:
+        if name in WITH_STEP:
             return (Task("affordable", (kind, name, seed), (self._bank(kind, seed),)),)
         if name in MANY_STEPS:
             return (self._bank(kind, seed),)

@@ -125,7 +125,7 @@ def success_table(results: Results, *, eleven: Collection[str]) -> pd.DataFrame:
             row[attack] = f"{100 * share.value:.0f}" if share else "–"
         for chosen in (eleven, attacks):
             pooled = mean_success(found.select(attack=("none", *chosen)), defence)
-            row[f"all {len(chosen)}"] = f"{mean_interval(pooled)}"
+            row[f"all {len(chosen)}"] = f"{mean_interval(pooled)}" if (~pooled.isnan()).sum() > 1 else "–"
         rows.append(row)
     return pd.DataFrame(rows)
 

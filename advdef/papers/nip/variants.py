@@ -12,8 +12,8 @@ from advdef.papers.nip.defence import DecisionRule, NIPDictionary, NIPSearch, NI
 from advdef.papers.nip.verdicts import NOISE
 
 __all__ = [
-    "ADDED", "CHECKED", "CURVED", "DRAWN", "ELSEWHERE", "MANY_STEPS", "NOISES", "SEEDED", "STEPLESS", "STEPPED",
-    "TESTED", "V2", "WATCHED", "Banks", "Stepped",
+    "ADDED", "AT_ALL_BUDGETS", "DRAWN", "ELSEWHERE", "MANY_STEPS", "NOISES", "SEEDED", "STEPLESS", "TESTED", "V2",
+    "WATCHED", "WITH_CHECKS", "WITH_STEP", "Banks", "Stepped",
 ]  # fmt: skip
 
 Banks = Callable[[str], DirectionBank]
@@ -27,7 +27,7 @@ def _v2(rule: DecisionRule, bank: str = "classes") -> Stepped:
     return lambda model, banks, step: NIPDictionary(model, banks(bank), steps=(step,), rule=rule)
 
 
-STEPPED: dict[str, Stepped] = {
+WITH_STEP: dict[str, Stepped] = {
     "V1 self": lambda model, banks, step: NIPSelf(model, step=step),
     "V1 minus": lambda model, banks, step: NIPSelf(model, step=-step),
     "V2 pred": _v2("pred"),
@@ -72,7 +72,7 @@ WATCHED = ("none", *DRAWN[:-1])
 ADDED = ("Square", "PGD, margin")
 """The two attacks that are added to the eleven."""
 
-CURVED = ("none", "V1 self", V2, NOISE)
+AT_ALL_BUDGETS = ("none", "V1 self", V2, NOISE)
 """Those that the three attackers meet at the largest budget, too."""
 
 ELSEWHERE = ("none", "V1 self", V2, "V2 max-confidence", "V3 confidence", NOISE)
@@ -87,5 +87,5 @@ NOISES = ("noise", "noise, 10 draws")
 TESTED = ("V1 self", V2)
 """Those that the six tests look at."""
 
-CHECKED = (*TESTED, "V2 majority", "AT")
+WITH_CHECKS = (*TESTED, "V2 majority", "AT")
 """Those with a row of checks."""

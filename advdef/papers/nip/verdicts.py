@@ -221,9 +221,14 @@ def _moved(what: str, changes: Sequence[Tensor], case: str, *, falls: bool = Fal
     mean = torch.stack([change[:fewest] for change in changes]).nanmean(0)
     decide = Condition.below if falls else Condition.above
     return decide(
-        what, mean_interval(mean), margin=_SHIFT, case=case, images=int((~mean.isnan()).sum()),
+        what, _mean(mean), margin=_SHIFT, case=case, images=int((~mean.isnan()).sum()),
         show="{:+} % of the mean activation".format,
     )  # fmt: skip
+
+
+def _mean(values: Tensor) -> Interval:
+    """Their mean, besides NaN; where there are fewer than two, the widest interval, as nothing is told."""
+    return mean_interval(values) if int((~values.isnan()).sum()) > 1 else Interval(0.0, -1.0, 1.0)
 
 
 def _restored(what: str, right: Tensor, **where: Any) -> Condition:
@@ -247,7 +252,7 @@ def _lead(repaired: Results, robust: Results, named: Named) -> list[Condition]:
             lead = mean_success(found, variant[1]) - mean_success(found, rival)
             images, hits = int((~lead.isnan()).sum()), (known.hits(defence="variant"), known.hits(defence=role))
             conditions += [
-                Condition.above(what, mean_interval(lead), case=ignoring, attacker="oblivious", images=images),
+                Condition.above(what, _mean(lead), case=ignoring, attacker="oblivious", images=images),
                 Condition.compare(what, *hits, case=knowing, attacker="adaptive"),
             ]
     return conditions

@@ -64,8 +64,12 @@ class SpikingNetworks(Study):
 
     def __init__(self, data: Dataset, settings: Mapping[str, Any], **options: Any) -> None:
         super().__init__(data, settings, **options)
-        left = len(data.train) - settings["held"]
-        self.eps = settings.get("eps", _EPS.get(data.name, 8 / 255))
+        if any(side % 4 for side in data.shape[1:]):
+            size = " x ".join(map(str, data.shape[1:]))
+            raise ValueError(f"the purifier takes images whose sides are multiples of 4, not {size} pixels")
+        left = len(data.train) - min(settings["held"], len(data.train) // 5)
+        usual = 8 / 255 if data.shape[0] == 3 else 0.1
+        self.eps = settings.get("eps", _EPS.get(data.name, usual))
         self.seeds = [self.seed + i for i in range(settings["seeds"])]
         self.held = Split(data.train.images[left:], data.train.labels[left:]).float_images()
         self.learnt = data.subset(train=min(settings["train"] or left, left))

@@ -28,9 +28,9 @@ _PROFILES: dict[str, dict[str, Any]] = {
         datasets=("digits",), network="small", width=8, T=2, train=700, held=200, epochs=6, batch=32,
         rate=1e-2, inner=2, levels=("LIF", "SE-MLF3"), networks=1, trainings=("FGSM-AT",),
         unet=4, extractor=4, pairs=400, purifier_epochs=4, purifier_batch=32, purifier_rate=1e-2,
-        seeds=1, ablations=("ANN purifier", "no divergence"), images=40, few=10, steps=3,
+        seeds=1, ablations=("ANN purifier", "no divergence"), images=40, few=6, steps=3,
         strong=2, rounds=0, queries=10, curve=(1.0,), counts=(1, 4), checks="brief", timed=64,
-        derivatives=("rate", "membrane"),
+        derivatives=("rate",),
     ),
     "laptop": dict(
         datasets=("fashion_mnist",), network="small", width=16, T=4, train=6_000, held=500, epochs=5, batch=64,

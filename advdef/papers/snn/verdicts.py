@@ -42,7 +42,8 @@ def purifier_cleans(results: Results, *, sharper: Mapping[str, Tensor]) -> list[
     for attack, gain in sharper.items():
         kept = gain[gain.isfinite()].double() / 100  # an interval is printed in percent: of this, it is dB
         more: dict[str, Any] = {"margin": 0.005, "images": len(kept), **_IGNORES}
-        found.append(Condition.above(f"PSNR in dB, {attack}", mean_interval(kept), 0.005, **more))
+        change = mean_interval(kept) if len(kept) > 1 else Interval(0.0, -1.0, 1.0)
+        found.append(Condition.above(f"PSNR in dB, {attack}", change, 0.005, **more))
     return [*found, _given_back_in_all(results)]
 
 
@@ -111,7 +112,7 @@ def detector_helps(results: Results, *, area: Interval, images: int, slipped: Te
     ``area`` is over ``images``. ``slipped`` tells which of the images that the bare classifier has right when clean,
     (N,), are wrong there and not flagged. ``attack`` names PGD, "gate" is the purifier behind the detector.
     """
-    unnoticed = wilson(int(slipped.sum()), len(slipped))
+    unnoticed = wilson(int(slipped.sum()), len(slipped)) if len(slipped) else Interval(0.1, 0.0, 1.0)
     return [
         Condition.above(f"area in %, {attack}", area, 0.9, images=images, show=str, **_IGNORES),
         _gate_gains(results, {"part": "static", "attack": attack}, _IGNORES),

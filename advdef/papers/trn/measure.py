@@ -18,8 +18,8 @@ from advdef.statistics import Interval, over_seeds_and_images, paired_difference
 from advdef.store import kept, key
 
 __all__ = [
-    "MapStudy", "blank_images", "lead_over", "mean_withstood", "newly_wrong", "replay", "restored_quality", "right_of",
-    "right_with_maps", "share_withstood", "shares_withstood", "study_maps",
+    "MapStudy", "blank_images", "lead_over", "mean_withstood", "newly_wrong", "other_settings", "replay",
+    "restored_quality", "right_of", "right_with_maps", "share_withstood", "shares_withstood", "study_maps",
 ]  # fmt: skip
 
 
@@ -101,6 +101,17 @@ def share_withstood(results: Results, attacks: Collection[str]) -> Tensor:
 def shares_withstood(results: Results, attacks: Collection[str]) -> dict[str, Tensor]:
     """What :func:`share_withstood` is of each defence in the rows, by its name."""
     return {name: share_withstood(results.select(defence=name), attacks) for name in results.values("defence")}
+
+
+def other_settings(results: Results, eps: float, others: Collection[str] = ()) -> dict[str, Results]:
+    """The rows of one data set under settings that training did not see, by what is different.
+
+    They are PGD with one and a half and with two times the largest ``eps`` of training, and TRN in front of each of
+    the ``others``, classifiers that it was not trained with.
+    """
+    found = {f"PGD with {k:g} times the budget": results.select(part="eps", eps=(0.0, k * eps)) for k in (1.5, 2.0)}
+    moved = {kind: results.select(part="moved", model=kind, map=(None, "its own")) for kind in others}
+    return found | {f"TRN in front of {kind}": rows for kind, rows in moved.items()}
 
 
 def lead_over(treated: Tensor, control: Tensor) -> Interval:

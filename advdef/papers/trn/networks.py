@@ -17,7 +17,7 @@ from advdef.papers.trn.training import restorer_pairs
 from advdef.papers.trn.variants import TRANSFORMS, restoration, train_variant
 from advdef.training import Recipe, Training, train_at, train_standard, trained
 
-__all__ = ["BUDGETS", "DEFENCES", "NETWORKS", "PURIFIED", "TRAINED", "Networks"]
+__all__ = ["BUDGETS", "CLASSIFIER_TRAINING", "DEFENCES", "NETWORKS", "PURIFIED", "Networks"]
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "small ResNet": models.SmallResNet, "SmallVGG": models.SmallVGG, "LeNet-5": models.LeNet5,
@@ -28,7 +28,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 BUDGETS = {"digits": 0.2, "fashion_mnist": 0.1, "mnist": 0.2}
 """The main eps; of all others it is 8/255."""
 
-TRAINED: dict[str, Any] = dict(learning_rate=2e-3, schedule="one_cycle", shift=2)
+CLASSIFIER_TRAINING: dict[str, Any] = dict(learning_rate=2e-3, schedule="one_cycle", shift=2)
 """How classifiers are trained."""
 
 PURIFIED = (*TRANSFORMS, "HGD-style", "image only", "TRN")
@@ -59,7 +59,7 @@ class Networks(Study):
     def __init__(self, data: Dataset, settings: Mapping[str, Any], **options: Any) -> None:
         super().__init__(data, settings, **options)
         self.name, self.kind = data.name, settings["datasets"].get(data.name, "small ResNet")
-        self.eps = settings.get("eps", BUDGETS.get(self.name, 8 / 255))
+        self.eps = settings.get("eps", BUDGETS.get(self.name, 8 / 255 if data.shape[0] == 3 else 0.1))
         self.seeds = [self.seed + i for i in range(settings["seeds"])]
         self.others = tuple(kind for kind in settings["others"] if self.main and kind != self.kind)
         self.classifiers = ("standard", "Fast-AT", *self.others)
@@ -67,6 +67,7 @@ class Networks(Study):
         self.larger = f"TRN-{settings['larger']}" if self.main and settings["larger"] else None
         self.names = (*self.variants, *([self.larger] if self.larger else []))
         most = len(data.train) if settings["train"] is None else min(settings["train"], len(data.train))
+        most -= (most - round(0.1 * most)) % 128 == 1  # a shuffled map needs a neighbour in the last batch, too
         self.seen = data.subset(train=most)
         budgets = tuple(self.eps * share for share in (0.25, 0.5, 0.75, 1.0))
         self.recipe = Recipe(eps=budgets, attacks=settings["attacks"], copies=settings["copies"])
@@ -86,7 +87,8 @@ class Networks(Study):
         """The "standard" classifier, the one of "Fast-AT", or a standard one of another form."""
         kind = name if name in self.others else self.kind
         build = partial(NETWORKS[kind], self.data.shape, self.data.num_classes)
-        budget = TRAINED | dict(epochs=self.settings["epochs"]) | (dict(flip=True) if self.name == "cifar10" else {})
+        flip = dict(flip=True) if self.name == "cifar10" else {}
+        budget = CLASSIFIER_TRAINING | dict(epochs=self.settings["epochs"]) | flip
         if name == "Fast-AT":
             fast = dict(eps=self.eps, steps=1, step_size=1.25)
             return trained(build, train_at, self.data, seed=self.seed, **budget, **fast)

@@ -31,8 +31,8 @@ __all__ = [
 
 _PROFILES: dict[str, dict[str, Any]] = {
     "smoke": dict(
-        datasets={"digits": "LeNet-5"}, others=("small ResNet",), epochs=8, size="XS",
-        train=300, restorer_epochs=5, attacks=("FGSM", "PGD-5"), copies=1, seeds=1,
+        datasets={"digits": "LeNet-5"}, others=("small ResNet",), epochs=6, size="XS",
+        train=300, restorer_epochs=4, attacks=("FGSM", "PGD-5"), copies=1, seeds=1,
         ablations=("image only", "shuffled map", "oracle map"),
         larger=None, images=40, clean=10_000, steps=5, strong=(5, 1), wide=20, ladder_images=16,
         ladder_steps=2, rounds=0, queries=10, classes=2, curve=1, checks="brief", timed=(32, 2), least=(3, 10),
