@@ -38,7 +38,7 @@ _PROFILES: dict[str, dict[str, Any]] = {
         unet=6, extractor=8, pairs=3_000, purifier_epochs=5, purifier_batch=32, purifier_rate=1e-2,
         seeds=2, ablations=("ANN purifier", "no divergence", "no asymmetry", "no roughness",
                             "no noise map", "signed map", "PGD-7 pairs", "end to end"),
-        images=1_000, few=100, steps=20, strong=50, queries=500, rounds=1, curve=(0.5, 1.0, 2.0),
+        images=1_000, few=100, steps=20, strong=50, queries=500, rounds=1, curve=(1.0, 2.0),
         counts=(1, 2, 5, 10, 20), checks="fast", timed=64, derivatives=tuple(REDUCED),
     ),
     "gpu": dict(
