@@ -80,7 +80,7 @@ plotting.use_style()
 # %%
 PROFILES = {
     "smoke": dict(
-        datasets=("digits",), train=1_297, epochs={1: 8, 3: 8}, images=112, steps=20, rounds=2, optimise=100,
+        datasets=("digits",), train=1_297, epochs={1: 8, 3: 8}, images=56, steps=20, rounds=1, optimise=50,
         spending=16, passes=(20, 40),
     ),
     "laptop": dict(
@@ -108,7 +108,9 @@ page = notebook.Page(
 )  # fmt: skip
 P = page.settings
 if any(data.num_classes < 4 for data in page.data.values()):
-    raise ValueError("the targeted DLR loss of pyautoattack needs at least four classes")
+    raise ValueError(
+        "the targeted DLR loss of pyautoattack needs at least four classes"
+    )
 if eps is not None:  # the other norms keep their budgets
     BUDGETS = {kind: budgets | dict(linf=(eps,)) for kind, budgets in BUDGETS.items()}
 page.profiles()

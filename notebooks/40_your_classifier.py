@@ -125,19 +125,19 @@ plotting.use_style()
 # %%
 PROFILES = {
     "smoke": dict(
-        datasets=("digits",), train=1_297, epochs=6, eps=0.1, images=16, steps=5, queries=20,
+        datasets=("digits",), train=1_297, epochs=6, eps=0.1, images=16, steps=5, queries=20, rounds=1,
         defences="undefended jpeg at", noise=0.1, beside=4,
     ),
     "laptop": dict(
-        datasets=("fashion_mnist",), train=10_000, epochs=6, eps=0.03, images=100, steps=40, queries=500,
+        datasets=("fashion_mnist",), train=10_000, epochs=6, eps=0.03, images=100, steps=40, queries=500, rounds=3,
         defences="undefended jpeg tq at", noise=0.1, beside=50,
     ),
     "gpu": dict(
-        datasets=("gtsrb",), train=None, epochs=15, eps=4 / 255, images=500, steps=50, queries=1_000,
+        datasets=("gtsrb",), train=None, epochs=15, eps=4 / 255, images=500, steps=50, queries=1_000, rounds=3,
         defences="undefended jpeg tq at", noise=0.1, beside=100,
     ),
     "paper": dict(
-        datasets=("cifar10",), train=None, epochs=30, eps=2 / 255, images=1_000, steps=100, queries=5_000,
+        datasets=("cifar10",), train=None, epochs=30, eps=2 / 255, images=1_000, steps=100, queries=5_000, rounds=3,
         defences="undefended jpeg bitdepth median tv cq tq nip trn purifier sns at", noise=0.1, beside=1_000,
     ),
 }  # fmt: skip
@@ -167,7 +167,7 @@ else:
 sources = [made_by(source).to(page.device) for source in (transfer or "").split()]
 judge = partial(
     robustness, network, data, eps=EPS, images=P["images"], steps=P["steps"], queries=P["queries"],
-    transfer=sources, epochs=P["epochs"], seed=seed, resume=page.resume,
+    rounds=P["rounds"], transfer=sources, epochs=P["epochs"], seed=seed, resume=page.resume,
 )  # fmt: skip
 report = judge()
 report

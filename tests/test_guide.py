@@ -135,6 +135,7 @@ def test_its_baseline_can_be_written_and_its_run_recorded(checkout: Repository, 
     ]
 
 
+@pytest.mark.thorough
 def test_the_site_shows_the_page_and_its_verdicts(checkout: Repository) -> None:
     site = checkout.build("smoke") / "site"
     verdicts = (site / "book/verdicts.html").read_text()
