@@ -35,7 +35,7 @@ from advdef.book.gridcommand import (
 from advdef.book.holescommand import holes
 from advdef.book.repository import PROFILES, InputError, check_profile, find
 from advdef.book.terminal import guarded, need, render_site, report_run, say, stop, tolerant, verdict_lines
-from advdef.report.commands import check, diff, judge
+from advdef.report.commands import ChannelsOption, SizeOption, check, diff, judge
 
 if TYPE_CHECKING:
     from advdef.book.execution import Execution
@@ -310,21 +310,25 @@ def data_export(
     name: Annotated[str, typer.Argument()],
     folder: Annotated[Path, typer.Argument(help="Where NAME.npz is written.")],
     root: Root = None,
+    size: SizeOption = None,
+    channels: ChannelsOption = None,
 ) -> None:
-    """Write a data set as one bundle, for a machine without internet."""
+    """Write a data set as one bundle: for a machine without internet, or a folder's pictures resized for a page."""
     with _data_errors():
         from advdef import data
+        from advdef.data.own import read_channels, read_size
 
-        typer.echo(data.export(name, folder, root=root))
+        sides, planes = read_size(size), read_channels(channels)
+        typer.echo(data.export(name, folder, root=root, size=sides, channels=planes))
 
 
 @contextlib.contextmanager
 def _data_errors() -> Iterator[None]:
-    from advdef.data import BundleError, DatasetUnavailable, UnknownDataset
+    from advdef.data import DatasetUnavailable
 
     try:
         yield
-    except (UnknownDataset, BundleError) as error:
+    except ValueError as error:
         raise stop(error, 2) from error
     except DatasetUnavailable as error:
         raise stop(error, 1) from error

@@ -236,10 +236,11 @@ def is_watched() -> bool:
 
 
 def slope(value: Tensor, point: Tensor, needed: Tensor | None = None) -> Tensor:
-    """The gradient of ``value`` at ``point`` as plain autograd gives it: zero where the model cuts the graph.
+    """The gradient of ``value``, one number, with respect to ``point`` (N, C, H, W), by plain autograd.
 
-    Entries that are not finite count as zero. ``needed`` (N,) marks the images that have not reached their goal yet
-    (default: all); for the others the watch does not mind a gradient of zero.
+    It is zero where the model cuts the graph, and in entries that are NaN or infinite. ``needed`` (N,) are booleans:
+    the images that have not reached their goal yet (default: all). Only for these does a :class:`Watch` count whether a
+    gradient that is not zero arrived.
     """
     gradient = None
     if value.requires_grad:
@@ -248,7 +249,11 @@ def slope(value: Tensor, point: Tensor, needed: Tensor | None = None) -> Tensor:
 
 
 def cleaned(gradient: Tensor | None, point: Tensor, needed: Tensor | None = None) -> Tensor:
-    """The gradient with zeros for entries that are not finite, all zeros where it is None; the watch counts both."""
+    """``gradient`` (N, C, H, W) with zeros in place of NaN and infinity; zeros like ``point`` where it is None.
+
+    A :class:`Watch`, if there is one, counts the images that ``needed`` (N,) a gradient (default: all), those among
+    them that got one which is not zero, and of all images those with one that is not finite.
+    """
     watch = _WATCH.get()
     if needed is None:
         needed = torch.ones(len(point), dtype=torch.bool, device=point.device)

@@ -1,25 +1,28 @@
 """The figures that more than one notebook draws, in one style with one colour per defence."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
 from advdef.attacks import Trace
 from advdef.data.titles import data_named
 from advdef.evaluation import Results, Threat
-from advdef.figuretext import figure_in_words
+from advdef.figuretext import figure_in_words, figure_numbers
 from advdef.statistics import Interval
 
 __all__ = [
-    "COLOURS", "WIDTH", "attack_traces", "image_grid", "interval_line", "legend_below", "look", "robustness_curves",
-    "threat_panels", "use_style", "visible_change",
+    "COLOURS", "WIDTH", "attack_traces", "error_lengths", "image_grid", "interval_line", "legend_below", "look",
+    "percent_axis", "robustness_curves", "threat_panels", "use_style", "visible_change",
 ]  # fmt: skip
 
 WIDTH = 6.7
@@ -105,9 +108,9 @@ def use_style() -> None:
     """Set the style of all figures: white ground, as they are read in dark mode too, and no text below 8 points.
 
     A notebook draws them as SVG, whose text stays sharp, and which the same run writes in the same way. Beside it
-    stands the figure in words, for those who do not see it.
+    stands the figure in words, for those who do not see it, and its numbers are in the metadata of the SVG.
     """
-    _as_svg_and_words()
+    _as_svg_with_words_and_numbers()
     plt.rcParams.update(
         {
             "figure.facecolor": "white",
@@ -130,7 +133,7 @@ def use_style() -> None:
     )
 
 
-def _as_svg_and_words() -> None:
+def _as_svg_with_words_and_numbers() -> None:
     from IPython.core.interactiveshell import InteractiveShell
 
     if InteractiveShell.initialized():
@@ -140,6 +143,8 @@ def _as_svg_and_words() -> None:
         formatter = InteractiveShell.instance().display_formatter
         if formatter is not None:
             formatter.formatters["text/plain"].for_type(Figure, _told)
+            svg = formatter.formatters["image/svg+xml"]
+            svg.for_type(Figure, partial(_with_numbers, svg.lookup_by_type(Figure)))
 
 
 def _told(figure: Figure, printer: Any, cycle: bool) -> None:
@@ -150,9 +155,31 @@ def _told(figure: Figure, printer: Any, cycle: bool) -> None:
     printer.text(data_named(figure_in_words(figure)) or repr(figure))
 
 
+def _with_numbers(draw: Callable[[Figure], str | None], figure: Figure) -> Any:
+    """A figure as SVG, with its numbers as metadata, which no program shows; None where nothing is drawn."""
+    drawn, numbers = draw(figure), figure_numbers(figure)
+    return (drawn, {"numbers": numbers}) if drawn and numbers else drawn
+
+
+def percent_axis(axis: Axis, label: str = "") -> None:
+    """Show shares on an axis in percent, as tables have them; ``label`` says of what, "" leaves that to the caller."""
+    axis.set_major_formatter(PercentFormatter(1, symbol=""))
+    if label:
+        axis.set_label_text(f"{label}, %")
+
+
+def error_lengths(intervals: Sequence[Interval]) -> list[list[float]]:
+    """How far intervals reach below and above their values, as matplotlib's ``errorbar`` asks for it.
+
+    >>> error_lengths([Interval(0.5, 0.25, 1.0)])
+    [[0.25], [0.5]]
+    """
+    return [[i.value - i.low for i in intervals], [i.high - i.value for i in intervals]]
+
+
 def interval_line(
     axes: Axes, places: Sequence[float], intervals: Sequence[Interval], *, colour: str, label: str | None = None,
-    style: str = "-", marker: str = ".", width: float = 1.5,
+    style: str | tuple[float, Sequence[float]] = "-", marker: str = ".", width: float = 1.5,
 ) -> None:  # fmt: skip
     """A line through the values at these places, with a pale band for their intervals.
 
@@ -166,9 +193,10 @@ def interval_line(
         marker: matplotlib's marker of each value.
         width: The line's width in points.
     """
-    axes.plot(
-        places, [i.value for i in intervals], style, marker=marker, color=colour, label=label, linewidth=width
+    (line,) = axes.plot(
+        places, [i.value for i in intervals], linestyle=style, marker=marker, color=colour, label=label, linewidth=width
     )  # fmt: skip
+    line.intervals = intervals  # type: ignore[attr-defined]  # for figure_numbers
     axes.fill_between(
         places, [i.low for i in intervals], [i.high for i in intervals], color=colour, alpha=0.12, linewidth=0
     )
@@ -210,7 +238,7 @@ def robustness_curves(results: Results) -> Figure:
                 _line(panel, mine.select(threat=threat), label=threat, colour=COLOURS.get(defence, "#000000"))
             panel.set(title=defence, xlabel="eps", ylim=(-0.03, 1.03), visible=True)
         for row in rows:
-            row[0].set_ylabel(f"{found.rows[0]['dataset']}\nrobust accuracy")
+            percent_axis(row[0].yaxis, f"{found.rows[0]['dataset']}\nrobust accuracy")
         top += depth
     legend_below(figure, axes[0][0])
     return figure
@@ -232,14 +260,13 @@ def threat_panels(results: Results) -> Figure:
             colour, marker = look(defence, number)
             budgets, intervals = _by_budget(results.select(threat=threat, defence=defence))
             shift = 0.008 * budgets[-1] * (number - (len(defences) - 1) / 2)
-            errors = [[i.value - i.low for i in intervals], [i.high - i.value for i in intervals]]
             panel.errorbar(
-                [eps + shift for eps in budgets], [i.value for i in intervals], yerr=errors, label=defence,
-                color=colour, marker=marker, elinewidth=0.8, linewidth=1.4,
+                [eps + shift for eps in budgets], [i.value for i in intervals], yerr=error_lengths(intervals),
+                label=defence, color=colour, marker=marker, elinewidth=0.8, linewidth=1.4,
             )  # fmt: skip
         panel.set(title=threat, xlabel="eps", ylim=(-0.03, 1.03), xticks=sorted(results.values("eps")))
         panel.xaxis.set_major_formatter("{x:.3g}")
-    axes[0][0].set_ylabel("robust accuracy")
+    percent_axis(axes[0][0].yaxis, "robust accuracy")
     legend_below(figure, axes[0][0])
     return figure
 

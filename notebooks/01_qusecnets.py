@@ -233,13 +233,9 @@ for name, study in studies.items():
             page.runs[name].add(outcome, threat=threat, **about)
 
 # %% tags=["hide-input"]
-RANGES = {
-    "mnist": (0.50, 0.96),
-    "cifar10": (0.10, 0.50),
-}  # the abstract's ranges [paper]
 rows = []
 for name, found in measured.items():
-    span, plain = RANGES.get(name), found["undefended"]
+    span, plain = rules.ABSTRACT_GAINS.get(name), found["undefended"]
     gains = measure.gains_over_undefended(found, CLAIMED, suite)
     told = [] if span is None else [tables.abstract_row(span, CLAIMED[:2])]
     told += tables.gain_rows(gains, plain, span)
@@ -285,9 +281,7 @@ for name, s in product(studies, SEEDS):
     ):
         found = studies[name].curve(k, s)
         curves.setdefault(name, {}).setdefault(s, {})[k] = found
-        about = dict(defence=k, model="cleverhans-cnn", seed=s, part="curve")
-        for threat, outcome in [(t, o) for t, c in found.items() for o in c.values()]:
-            page.runs[name].add(outcome, threat=threat, **about)
+        page.runs[name].add_curves(found, defence=k, model="cleverhans-cnn", seed=s)
 worst = page.results(part="curve", attack=WORST_CASE, seed=seed)
 figure = plotting.robustness_curves(worst.select(defence=SHOWN))
 plt.show()

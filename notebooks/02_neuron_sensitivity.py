@@ -83,7 +83,7 @@ from advdef.papers.sensitivity.methods import COMPARED, METHODS
 from advdef.papers.sensitivity.migration import migration
 from advdef.papers.sensitivity.study import Stabilization
 from advdef.selection import layer_score, select
-from advdef.statistics import paired_difference, rank_correlation
+from advdef.statistics import paired_difference, rank_correlation, wilson
 from tqdm import tqdm
 
 plotting.use_style()
@@ -165,13 +165,6 @@ def note(key, value, n=None):
     """Keep a number for the site, for prose and for the regression test."""
     run.values[key] = value
     record(f"{name}/{key}", value, kind="number", n=n)
-
-
-def add_rows(found, **where):
-    for threat, curve in found.items():
-        for eps, outcome in curve.items():
-            part = "worst" if eps == EPS else "curve"
-            run.add(outcome, part=part, threat=threat, **where)
 
 
 test, clean = data.test.sample(2_000), {}
@@ -411,7 +404,7 @@ full = [key for key in study.jobs if key[0] in METHODS]
 for k, s in tqdm(full, desc="worst case", leave=False):
     found = study.curve(k, s)
     worst[k, s] = {threat: curve[EPS] for threat, curve in found.items()}
-    add_rows(found, defence=k, model=MAIN, seed=s)
+    run.add_curves(found, main=[EPS], defence=k, model=MAIN, seed=s)
 attacked = len(found["adaptive"][EPS].robust)
 first_seed = page.results(part=("worst", "curve"), seed=seed)
 
@@ -529,7 +522,7 @@ for (k, s), outcome in single.items():
         hits, part="trade-off", defence=k, model=MAIN, threat="direct",
         attack="PGD and C&W loss", eps=EPS, norm=outcome.norm, seed=s,
     )  # fmt: skip
-    points[k, s] = outcome.clean_interval.value, exact(hits).mean().item()
+    points[k, s] = outcome.clean_interval, wilson(int(hits.sum()), len(hits))
 WEIGHTS = ("weight 0", "SNS 0.1", "weight 0.3", "SNS", "weight 3", "weight 10")
 sweep = [k for k in WEIGHTS if (k, seed) in nets]
 figure = figures.draw_trade_off(points, methods=METHODS, seed=seed, sweep=sweep)
@@ -569,12 +562,13 @@ guesses, levels = {}, {}  # how many classes a network predicts, and its mean ac
 for key in single:
     guesses[key], levels[key] = comparison.activity(nets[key].model, x, TAPS)
 dead = [k for (k, _), n in guesses.items() if n == 1]
-right = {key: points[key][1] for key in single if guesses[key] > 1}
+left = {key: points[key][1] for key in single if guesses[key] > 1}
+right = {key: interval.value for key, interval in left.items()}
 adversarial = [key for key in right if key[0] not in ("standard", "SNS α=1")]
 links = {", ".join(w): scores[w] for w in scores if w[0] != "noise of size eps"}
 RHO = comparison.correlations(links, right, activations=levels, adversarial=adversarial)
 own_links = {label: scores["own examples", label] for label in LABELS}
-figure = figures.draw_links(own_links, right, methods=METHODS, seed=seed)
+figure = figures.draw_links(own_links, left, methods=METHODS, seed=seed)
 plt.show()
 
 # %% tags=["hide-input"]
@@ -593,7 +587,7 @@ for kind, k in product(P["networks"][1:], study.second):
     page.add_network(kind, study.training(k, seed, kind).model)
     found = study.curve(k, seed, kind)
     run.add_clean(found["direct"][EPS].clean, defence=k, model=kind)
-    add_rows(found, defence=k, model=kind)
+    run.add_curves(found, main=[EPS], defence=k, model=kind)
 rows = (row for row in run.results if row["attack"] in ("none", WORST_CASE))
 found = Results(row for row in rows if row["model"] != MAIN)
 frame = found.pivot(["model", "defence"], "threat", name="{} %")

@@ -494,11 +494,7 @@ for case in tqdm(cases, desc="three attackers", leave=False):
     every = (*judged, *case.named.values())
     case.curves = {k: study.curve(kind, k, seed) for k in every}
     for k in judged:
-        for threat, curve in case.curves[k].items():
-            where = dict(defence=k, model=kind, threat=threat)
-            for eps, left in curve.items():
-                part = "worst" if eps in budgets else "curve"
-                case.run.add(left, part=part, **where)
+        case.run.add_curves(case.curves[k], defence=k, model=kind, main=budgets)
         for eps in budgets:
             pair = dict(defence=k), dict(defence="none")
             where = dict(model=kind, part="worst", eps=eps) | ADAPTIVE

@@ -85,11 +85,6 @@ from tqdm import tqdm
 plotting.use_style()
 
 
-def named(case, eps):
-    """A budget in steps of 1/255 on colour images, as a decimal on grey ones."""
-    return notebook.show_eps(eps) if case.data.shape[0] == 3 else f"{eps:.3g}"
-
-
 def percent(interval):
     return f"{100 * interval.value:.1f}"
 
@@ -126,8 +121,7 @@ def keep(case, hits, attacks=None, **about):
 # ## How much is computed
 #
 # The same code runs in four sizes. The numbers on this page come from the profile named in the table's caption. Test images are drawn at random, always the
-# same ones; restorers are trained and chosen on training images alone. In the table, *datasets* names the classifier of each data set, *others* are the further classifiers of TRN-7, *train* the images that restorers see (None: all), *strong* the steps and starts of APGD, *wide* the images for slow
-# attacks, *clean* the images without an attack for TRN-6, *least* the settings of C&W, *classes* the target classes, *curve* the number of budgets in the ladder, and *timed* the batch and the runs of the cost table. Wide tables scroll sideways.
+# same ones; restorers are trained and chosen on training images alone.
 # LeNet-5 takes images with even sides from 28 to 64, and the CleverHans CNN of `laptop` square ones.
 
 # %%
@@ -366,7 +360,7 @@ for case, k in product(cases, DEFENCES):
         row[f"{what} %"] = f"{100 * share:.1f}"
     mean = measure.mean_withstood(measure.share_withstood(found, FIVE))
     rows.append(row | {"mean of five %": f"{mean}"})
-where = ", ".join(f"{named(c, c.eps)} ({c.name})" for c in cases)
+where = ", ".join(f"{page.budget(c.eps, c.name)} ({c.name})" for c in cases)
 caption = f"Accuracy on {P['images']} test images under attacks on the bare classifier at eps {where}; 95 % intervals"
 table(rows, caption)
 
@@ -462,7 +456,7 @@ rows = [{"classifier": "none: this profile has one kind on these data"}]
 if MAIN.others:
     found = page.results(part="moved", seed=seed)
     rows = by_attack(found, ["model", "defence", "map"])
-caption = f"Restorers trained in front of {MAIN.kind}, in front of other classifiers ({MAIN.name}, eps {named(MAIN, MAIN.eps)}, {P['images']} images, first seed, 95 % Wilson intervals)"
+caption = f"Restorers trained in front of {MAIN.kind}, in front of other classifiers ({MAIN.name}, eps {page.budget(MAIN.eps, MAIN.name)}, {P['images']} images, first seed, 95 % Wilson intervals)"
 table(rows, caption)
 
 # %% [markdown]
@@ -486,8 +480,7 @@ for case, k in tqdm([*product(cases, JUDGED)], desc="ladder", leave=False):
         threat = rung_attacker(rung, JUDGED[k])
         run.add(case.rung(k, eps, rung), threat=threat, part=rung, **about)
     curves = case.curve(k)
-    for threat, eps in product(ATTACKERS, case.curve_eps):
-        run.add(curves[threat][eps], threat=threat, part="worst", **about)
+    run.add_curves(curves, part="worst", **about)
     run.add_clean(curves["adaptive"][case.eps].clean, part="worst", **about)
 jobs = [(case, k, eps) for case in cases for eps in case.curve_eps for k in JUDGED]
 
@@ -502,7 +495,7 @@ ALL = {"part": "worst", "threat": "adaptive", "attack": WORST_CASE}
 rows = []
 for case, k, eps in jobs:
     found = met(case, k, eps)
-    row = {"dataset": case.name, "eps": named(case, eps), "defence": k}
+    row = {"dataset": case.name, "eps": page.budget(eps, case.name), "defence": k}
     gain = ahead(case, {"defence": k}, {"defence": "Fast-AT"}, eps=eps, **ALL)
     rows.append(row | tables.ladder_row(found) | {"− Fast-AT": gain})
 caption = f"Accuracy in % on {P['ladder_images']} test images after each rung alone (a dash: the rung makes no sense there), and in the worst case over all of them and the three attackers below, with 95 % Wilson intervals; paired 95 % intervals of the difference to Fast-AT in points"
@@ -530,7 +523,7 @@ plt.show()
 rows = []
 for case, k, eps in jobs:
     found = met(case, k, eps).select(part="worst")
-    row = {"dataset": case.name, "eps": named(case, eps), "defence": k}
+    row = {"dataset": case.name, "eps": page.budget(eps, case.name), "defence": k}
     row |= {f"{t} %": f"{found.interval(threat=t)}" for t in ("clean", *ATTACKERS)}
     gain = ahead(case, {"defence": k}, {"defence": "none"}, eps=eps, **ALL)
     rows.append(row | {"adaptive − undefended": gain})
@@ -560,7 +553,9 @@ plt.show()
 
 # %% tags=["hide-input"]
 found = {(MAIN.name, k): MAIN.checks(k) for k in CHECKED}
-page.checks(found, f"Sanity checks of the evaluation at eps {named(MAIN, MAIN.eps)}")
+page.checks(
+    found, f"Sanity checks of the evaluation at eps {page.budget(MAIN.eps, MAIN.name)}"
+)
 
 # %% [markdown]
 # ## TRN-8: what it costs, and how it grows
@@ -614,7 +609,7 @@ for case in cases:
     found, clean = of(part="oblivious"), of(part="clean")
     worst = of(part="worst", eps=(0.0, case.eps), attack=("none", WORST_CASE))
     five = measure.shares_withstood(found, FIVE)
-    left = {named(case, eps): of(eps=eps, **ALL) for eps in case.curve_eps}
+    left = {page.budget(eps, case.name): of(eps=eps, **ALL) for eps in case.curve_eps}
     ablated, sizes, others = {}, {}, ()
     if case is MAIN:
         ablated, sizes, others = SHARES, LARGER, MAIN.others
@@ -663,7 +658,7 @@ page.rules()
 rows = []
 for case in cases:
     found = page.results(dataset=case.name, eps=case.eps, attack=WORST_CASE)
-    row = {"dataset": case.name, "eps": named(case, case.eps)}
+    row = {"dataset": case.name, "eps": page.budget(case.eps, case.name)}
     rows.append(row | tables.headline_row(found))
 caption = (
     f"Accuracy on the same {P['ladder_images']} test images as the attacker learns more"

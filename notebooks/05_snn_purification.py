@@ -61,7 +61,6 @@ import pandas as pd
 import torch
 from advdef import plotting
 from advdef.book import page as notebook
-from advdef.book.page import show_eps
 from advdef.evaluation import correct, psnr
 from advdef.evaluation.results import WORST_CASE
 from advdef.papers.snn import figures, measure, verdicts
@@ -84,8 +83,7 @@ plotting.use_style()
 # ## How much is computed
 #
 # The same code runs in four sizes. The numbers on this page come from the profile named in the table's caption. Test images are drawn at random, always the same ones; the last *held* training images are in nobody's training and set the detector's
-# threshold. In the table, *T* are the time steps, *train* the images of all trainings (None: all but the held ones), *pairs* those of purifiers, *U-Net* and *extractor* the channels, *images* the test images of attacks on the bare
-# classifier, *few* those of expensive attacks and of attackers who know the defence, *networks* the seeds of LIF and SE-MLF3, *inner* the steps of PGD in adversarial training, *strong* the steps of APGD and of all strong attacks by those who know, *derivatives* those that attackers try for a spike. Wide tables scroll sideways. The purifier takes images whose sides are multiples of 4.
+# threshold. The purifier takes images whose sides are multiples of 4.
 
 # %%
 PROFILES = SpikingPurification.profiles
@@ -102,11 +100,6 @@ page.profiles()
 
 
 # %% tags=["hide-input"]
-def named(eps):
-    """A budget in steps of 1/255 on colour images, as a decimal on grey ones."""
-    return show_eps(eps) if data.shape[0] == 3 else f"{eps:.3g}"
-
-
 def share(hits):
     return f"{wilson(int(hits.sum()), len(hits))}" if len(hits) else "–"
 
@@ -256,7 +249,7 @@ for k in (*FILTERS, "ANN purifier", "purifier"):
             row[f"{attack}: PSNR before"] = f"{untouched.median():.1f}"
         run.values[f"psnr/{k}/{attack}"] = quality.median().item()
     rows.append(row)
-caption = f"Peak signal-to-noise ratio to the clean image, median over {P['images']} test images in dB, after and before; attacks on the bare classifier at eps {named(EPS)}"
+caption = f"Peak signal-to-noise ratio to the clean image, median over {P['images']} test images in dB, after and before; attacks on the bare classifier at eps {page.budget(EPS)}"
 notebook.table(pd.DataFrame(rows), caption)
 
 # %% [markdown]
@@ -309,7 +302,7 @@ both = {"defence": "purifier + FGSM-AT"}
 right = study.clean("purifier + FGSM-AT")
 run.add_clean(right, part="clean", model=NET, **both)
 cost = run.compare(both, {"defence": "FGSM-AT"}, part="clean")
-caption = f"Accuracy on {P['images']} test images ({P['few']} for APGD and Square) under attacks on the classifier alone, at eps {named(EPS)}, with 95 % Wilson intervals (purifier + FGSM-AT minus FGSM-AT on {len(right):,} clean images: {cost:+} points)"
+caption = f"Accuracy on {P['images']} test images ({P['few']} for APGD and Square) under attacks on the classifier alone, at eps {page.budget(EPS)}, with 95 % Wilson intervals (purifier + FGSM-AT minus FGSM-AT on {len(right):,} clean images: {cost:+} points)"
 static = page.results(part="static").pivot(("defence",), "attack", name="{} %")
 notebook.table(static.rename(columns={"none %": "clean %"}), caption)
 
@@ -386,13 +379,10 @@ for k in tqdm(KNOWN, desc="three attackers", leave=False):
     curves = study.curve(k)
     WORST[k] = found = {threat: curve[EPS] for threat, curve in curves.items()}
     run.add_clean(found["direct"].clean, part="worst", defence=k, model=NET)
-    for threat, eps in product(curves, curves["direct"]):
-        part = "worst" if eps == EPS else "curve"
-        outcome = curves[threat][eps]
-        run.add(outcome, part=part, defence=k, threat=threat, model=NET)
+    run.add_curves(curves, main=[EPS], defence=k, model=NET)
     unique = found["adaptive"].unique_breaks().items()
     only.append(", ".join(f"{n}: {c}" for n, c in unique if c) or "none")
-caption = f"Accuracy on {P['few']} test images at eps {named(EPS)} under three attackers, worst case per image, with 95 % Wilson intervals, and paired 95 % intervals of the difference to no defence in points; at the right, how many images fell to what the adaptive attacker has beyond the other two, the short attacks and smaller eps"
+caption = f"Accuracy on {P['few']} test images at eps {page.budget(EPS)} under three attackers, worst case per image, with 95 % Wilson intervals, and paired 95 % intervals of the difference to no defence in points; at the right, how many images fell to what the adaptive attacker has beyond the other two, the short attacks and smaller eps"
 worst = page.results(part="worst", attack=("none", WORST_CASE))
 shown = worst.pivot(("defence",), "threat", name="{} %")
 strongest = dict(part="worst", threat="adaptive", attack=WORST_CASE)
@@ -444,7 +434,7 @@ for share_of_eps, (k, s) in tqdm(
 ):
     eps = share_of_eps * EPS
     each, worst = study.core(k, s, share_of_eps)
-    row = dict(part="core", defence=k, model=NET, seed=s, budget=named(eps))
+    row = dict(part="core", defence=k, model=NET, seed=s, budget=page.budget(eps))
     run.add_clean(each.clean, **row)
     row["threat"] = "adaptive"
     for n in study.derivatives:
@@ -578,7 +568,7 @@ notebook.table(pd.DataFrame(rows), caption)
 
 # %% tags=["hide-input"]
 found = {(name, k): study.checks(k) for k in study.checked}
-page.checks(found, f"Sanity checks of the evaluation at eps {named(EPS)}")
+page.checks(found, f"Sanity checks of the evaluation at eps {page.budget(EPS)}")
 
 # %% [markdown]
 # ## Verdicts
@@ -634,7 +624,7 @@ for k in [k for k in ("ANN purifier", "purifier", "gate", "FGSM-AT") if k in KNO
     row["differentiates it %"] = percent(WORST[k]["direct"].robust)
     row["tries all that this book has %"] = percent(WORST[k]["adaptive"].robust)
     rows.append(row)
-caption = f"Accuracy on the same {P['few']} test images ({name}, eps {named(EPS)}) as the attacker learns more"
+caption = f"Accuracy on the same {P['few']} test images ({name}, eps {page.budget(EPS)}) as the attacker learns more"
 page.headline(pd.DataFrame(rows), caption)
 
 # %% [markdown]

@@ -226,7 +226,8 @@ for line, measured in enumerate(outcomes.values()):
         )
 panel.set_yticks(range(len(outcomes)), outcomes)
 panel.invert_yaxis()
-panel.set(xlabel="robust accuracy", xlim=(-0.03, 1.03))
+plotting.percent_axis(panel.xaxis, "robust accuracy")
+panel.set_xlim(-0.03, 1.03)
 panel.legend(loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
 

@@ -60,7 +60,6 @@ from advdef import plotting
 from advdef.book import page as notebook
 from advdef.book.cards import own_pages
 from advdef.book.glue import record
-from advdef.book.page import show_eps
 from advdef.book.records import read_records
 from advdef.evaluation import correct, cost, multiply_adds
 from advdef.evaluation.results import WORST_CASE
@@ -74,9 +73,8 @@ plotting.use_style()
 # %% [markdown]
 # ## How much is computed
 #
-# The same code runs in four sizes; the numbers on this page come from the profile named in the table's caption. In the table, *train* are the training images of
-# classifiers, restorer and purifier (None: all; in the smaller profiles they are not equally many, as the restorer and the purifier are expensive to train), *epochs* those of each, *derivatives* the stand-ins for that of a spike, *images* the test images under attack,
-# *few* those on which every attack is tried on every image. Wide tables scroll sideways. The purifier takes images whose sides are multiples of 4.
+# The same code runs in four sizes; the numbers on this page come from the profile named in the table's caption. In the smaller
+# profiles classifiers, restorer and purifier do not learn from equally many images, as the restorer and the purifier are expensive to train. The purifier takes images whose sides are multiples of 4.
 
 # %%
 PROFILES = FiveDefences.profiles
@@ -88,13 +86,6 @@ P, run = page.settings, page.run
 ((name, study),) = page.studies(FiveDefences).items()
 EPS, BUDGETS = study.eps, study.budgets
 X, Y = study.images()
-
-
-def named(eps):
-    """A budget in steps of 1/255 on colour images, as a decimal on grey ones."""
-    return show_eps(eps) if study.colour else f"{eps:g}"
-
-
 page.profiles()
 
 # %% [markdown]
@@ -150,7 +141,7 @@ for k in (form for forms in FORMS.values() for form in forms):
         {
             "form": k,
             "clean %": str(wilson(int(trial.clean.sum()), len(trial.clean))),
-            f"PGD and own attacks, eps {named(EPS)} %": str(
+            f"PGD and own attacks, eps {page.budget(EPS)} %": str(
                 wilson(int(trial.robust.sum()), len(trial.robust))
             ),
             "a defender deploys": "this one"
@@ -175,9 +166,7 @@ clean_test = study.data.test.sample(2_000)
 for k, defence in tqdm(DEFENCES.items(), desc="three attackers", leave=False):
     right = correct(defence, clean_test.float_images(), clean_test.labels)
     run.add_clean(right, defence=k, model=P["network"])
-    for threat, curve in study.curve(k).items():
-        for outcome in curve.values():
-            run.add(outcome, defence=k, threat=threat, model=P["network"], part="curve")
+    run.add_curves(study.curve(k), defence=k, model=P["network"])
 
 # %% tags=["hide-input"]
 worst = page.results(part="curve", attack=WORST_CASE)
@@ -192,7 +181,7 @@ if smaller := [eps for eps in BUDGETS if eps != EPS]:
     table = table.merge(beside, on="defence")
 page.headline(
     table,
-    f"All defences at eps {named(EPS)} ({page.run_line}): clean accuracy on {len(clean_test):,} test images, worst cases on {len(Y)}, with 95 % intervals; at the right, the adaptive attacker with smaller budgets",
+    f"All defences at eps {page.budget(EPS)} ({page.run_line}): clean accuracy on {len(clean_test):,} test images, worst cases on {len(Y)}, with 95 % intervals; at the right, the adaptive attacker with smaller budgets",
 )
 
 # %% [markdown]
@@ -205,7 +194,7 @@ rows = []
 for k, eps in product(DEFENCES, BUDGETS):
     where = dict(part="curve", attack=WORST_CASE, eps=eps)
     gap = run.compare(direct_, adaptive_, defence=k, **where)
-    row = {"defence": k, "eps": named(eps), "direct − adaptive": f"{gap:+}"}
+    row = {"defence": k, "eps": page.budget(eps), "direct − adaptive": f"{gap:+}"}
     for other in [n for n in ("undefended", "AT") if n != k]:
         gain = run.compare({"defence": k}, {"defence": other}, **adaptive_, **where)
         row[f"adaptive − {other}"] = f"{gain:+}"
@@ -251,7 +240,7 @@ for k in tqdm(DEFENCES, desc="kinds", leave=False):
     table[k]["of"] = int(outcome.clean.sum())
 notebook.table(
     pd.DataFrame(table).T.rename_axis("defence").reset_index(),
-    f"Images broken by each kind of attack at eps {named(EPS)}, and (in parentheses) by no other kind; the last column counts the images that were right before",
+    f"Images broken by each kind of attack at eps {page.budget(EPS)}, and (in parentheses) by no other kind; the last column counts the images that were right before",
 )
 
 # %% [markdown]
@@ -301,7 +290,7 @@ found = {(name, k): study.checks(k) for k in tqdm(DEFENCES, desc="checks", leave
 # only where the gradient is missing altogether does every machine agree on the row
 page.checks(
     found,
-    f"Sanity checks of the direct evaluation at eps {named(EPS)}",
+    f"Sanity checks of the direct evaluation at eps {page.budget(EPS)}",
     exact=("CQ", "TQ"),
 )
 

@@ -57,7 +57,18 @@
 #     --defence undefended --defence jpeg
 # ```
 #
-# It prints a report of each defence, and writes it to `advdef-reports/`, with the attacked images beside it. Interrupted, the same command goes
+# Where `build` loads no weights, `--weights signs.safetensors` does. A defence of your own is a function, here of a random one, for `--defence my_module:noisy`;
+# a class of yours that draws random numbers says `random = True` ([the guide](../book/add_a_defence.md)):
+#
+# ```python
+# from advdef.papers.nip.baselines import NoiseVote
+#
+#
+# def noisy(network):
+#     return NoiseVote(network, 0.02)
+# ```
+#
+# The command prints a report of each defence, and writes it to `advdef-reports/`, with the attacked images beside it. Interrupted, the same command goes
 # on from what is finished; `--jobs 4` shares the work among processes. With `--transfer my_module:other`, which may be repeated, what
 # fools another network for the same classes is tried on yours, too; the pages of the papers take at least two. Begin with `--quick`, to see that all fits together: few images
 # and steps, unless you say how many. With `--quick --eps 2/255` both defences together took four minutes of one core for a ResNet-18 on 64 × 64 pixels. The command
@@ -68,8 +79,10 @@
 # ```shell
 # papermill notebooks/40_your_classifier.ipynb out.ipynb \
 #     -p model my_module:build -p dataset folder:/path/to/signs \
-#     -p eps 0.03137 -p defences "undefended jpeg at"
+#     -p eps 0.03137 -p defences "undefended jpeg my_module:noisy"
 # ```
+#
+# `defences` are names and functions of yours, with spaces between them. For pictures of several sizes, first `advdef data export folder:signs OUT --size 64`, and then `npz:OUT/folder-signs.npz` as `dataset`.
 
 # %% tags=["remove-cell", "skip-execution"]
 # @title Set-up (Colab only: installs advdef)

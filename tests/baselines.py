@@ -1,9 +1,10 @@
 """Writes the baselines of the notebooks: ``python tests/baselines.py [NOTEBOOK]...``, all by default.
 
-Each notebook is executed in the smoke profile as it is, under two variants of tests/variants.py, where the processor can
-do them, and with another seed. What the runs differ by is what a test allows, by the rules of ``regression.allowing``. A
-run is kept in ``build/baselines/VARIANT/NOTEBOOK.json`` and used again while the code is the same, so that an
-interrupted collection goes on. Folders of other names there are runs of another processor, copied by hand.
+Each notebook is executed in the smoke profile as it is, under some variants of tests/variants.py, where the processor
+can do them, and with another seed. What the runs differ by is what a test allows, by the rules of
+``regression.allowing``. A run is kept in ``build/baselines/VARIANT/NOTEBOOK.json`` and used again while the code is the
+same, so that an interrupted collection goes on. Folders of other names there are runs of another processor, copied by
+hand.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from advdef.store import write_atomically
 
 KEPT = ROOT / "build" / "baselines"
 REFERENCE = "one thread"
-ROUNDING = ("sse", "avx2")
+ROUNDING = ("sse", "avx2", "channels first")
 SEEDS = (1,)
 Values = dict[str, dict[str, Any]]
 

@@ -57,8 +57,8 @@ MUTANTS = (
         "the random defence draws less noise", "broken_on_purpose",
     ),
     Mutant(
-        "smaller eps", "notebooks/20_broken_on_purpose.py", "EPS = 0.3", "EPS = 0.1", "a third of the budget",
-        "broken_on_purpose",
+        "smaller eps", "notebooks/20_broken_on_purpose.py", "USUAL = 0.3 if", "USUAL = 0.1 if",
+        "a third of the budget", "broken_on_purpose",
     ),
     Mutant(
         "fewer steps against peers", "notebooks/21_attack_agreement.py",
@@ -105,13 +105,13 @@ MUTANTS = (
     ),
     Mutant(
         "shorter minimal attack", "advdef/papers/nip/profiles.py",
-        "images=30, minimal=(6, 8),", "images=30, minimal=(2, 2),",
+        "images=20, minimal=(6, 8),", "images=20, minimal=(2, 2),",
         "the smallest change is looked for with 2 halvings of 2 steps", "nip",
     ),
     Mutant(
         "half the restorer", "advdef/papers/trn/study.py",
-        "train=300, restorer_epochs=5,", "train=300, restorer_epochs=2,",
-        "restorers trained for 2 epochs instead of 5", "trn",
+        "train=300, restorer_epochs=4,", "train=300, restorer_epochs=2,",
+        "restorers trained for 2 epochs instead of 4", "trn",
     ),
     Mutant(
         "detached map", "advdef/papers/trn/maps.py",

@@ -171,6 +171,13 @@ ONE_OF_EACH = """() => {
     }
 }"""
 
+STOPS = """() => [...document.querySelectorAll("table.results")].filter(table => table.offsetParent)
+    .map(table => [table.scrollWidth > table.clientWidth + 1, table.tabIndex === 0])"""
+MOVING = """() => [...document.querySelectorAll("*")].flatMap(e => [null, "::before", "::after"].filter(part => {
+    const style = getComputedStyle(e, part);
+    return `${style.transitionDuration},${style.animationDuration}`.split(",").some(time => parseFloat(time) > 0.01);
+}).map(part => `${e.outerHTML.slice(0, 60)} ${part ?? ""}`)).slice(0, 5)"""
+
 OF_COLOURS = {"runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}}
 
 
@@ -452,6 +459,43 @@ def test_dark_mode(visit: Visit) -> None:
         seen[theme] = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert set(seen) == {"light", "dark"}
     assert seen["light"] != seen["dark"]
+
+
+def test_the_menu_of_a_tablet_opens_over_the_text_and_gives_the_focus_back(visit: Visit) -> None:
+    """Between the breakpoints of the two themes, 960 and 992 pixels."""
+    visit.page.set_viewport_size(TABLET)
+    page = visit.open("index.html")
+    toggle, menu = page.locator(".primary-toggle:visible"), page.locator("nav.bd-docs-nav")
+    menu.wait_for(state="hidden")
+    assert page.locator("article").evaluate("article => article.clientWidth") > 800  # 726 beside a menu
+    toggle.press("Enter")
+    menu.wait_for(state="visible")
+    assert page.evaluate("document.querySelector('dialog[open]').contains(document.activeElement)")
+    assert page.evaluate("document.documentElement.scrollWidth") <= TABLET["width"]
+    page.keyboard.press("Escape")
+    menu.wait_for(state="hidden")
+    page.wait_for_function("document.activeElement.matches('.primary-toggle')", timeout=5_000)
+    toggle.click()
+    menu.wait_for(state="visible")
+    page.mouse.click(TABLET["width"] - 50, TABLET["height"] / 2)
+    menu.wait_for(state="hidden")
+    assert page.evaluate("document.documentElement.scrollWidth") <= TABLET["width"]
+
+
+def test_only_tables_that_scroll_are_tab_stops(visit: Visit) -> None:
+    page = visit.open("notebooks/03_nip.html")
+    page.wait_for_load_state("networkidle")
+    seen = set[tuple[bool, bool]]()
+    for window in (PHONE, WIDE):
+        page.set_viewport_size(window)
+        page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        seen |= {(scrolls, stop) for scrolls, stop in page.evaluate(STOPS)}
+    assert seen == {(True, True), (False, False)}
+
+
+def test_nothing_moves_for_readers_who_want_less_motion(visit: Visit) -> None:
+    visit.page.emulate_media(reduced_motion="reduce")
+    assert visit.open("index.html").evaluate(MOVING) == []
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -412,7 +412,7 @@ def test_tradeoffs_and_elastic_steps_have_a_line_per_choice() -> None:
     assert left == [[pytest.approx(2 / 3), 1.0], [1.0, 0.5]]
     assert right == [[0.5, 1.0], [1.0, 0.5]]
     assert figure.axes[0].lines[1].get_ydata() == [1.0, 1.0]  # undefended
-    assert figure.axes[1].get_xlabel() == "accuracy under PGD, eps 0.1"
+    assert figure.axes[1].get_xlabel() == "accuracy under PGD, eps 0.1, %"
     hits, elastic = {"step 0.01": some, "oracle step": every, "stable step": some, "none": right_on()}, Results()
     for network, eps in (("LeNet-5", 0.0), ("LeNet-5", 0.1), ("CNN", 0.0)):
         for name, found in hits.items():

@@ -6,17 +6,22 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from cases import each
+from holed_study import Open
 from PIL import Image
 from torch import nn
 from typer.testing import CliRunner, Result
 
+from advdef.book.page import Page
 from advdef.cli import app
-from advdef.data import Dataset
+from advdef.data import Dataset, load
 from advdef.evaluation.attacked import AttackedImages
+from advdef.evaluation.packed import read_packed
+from advdef.papers import STUDIES
 
 QUICK = ("--eps", "0.1", "--images", "6", "--steps", "1", "--queries", "0", "--rounds", "0")
 MODULE = """
@@ -219,5 +224,75 @@ def test_a_file_that_is_none_is_one_line(here: Path) -> None:
     for file, message in ((damaged, "no safetensors file"), (here / "none.json", "No such file")):
         done = advdef("check", str(file))
         assert done.exit_code in (1, 2)
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def own_file(file: Path, digits: Dataset, *, first: int = 0) -> str:
+    """The name of a data set of one's own: digits, of which the test images begin with ``first``."""
+    train, test = slice(0, 400), slice(first, first + 40)
+    np.savez(
+        file, train_images=digits.train.images[train, 0].numpy(), train_labels=digits.train.labels[train].numpy(),
+        test_images=digits.test.images[test, 0].numpy(), test_labels=digits.test.labels[test].numpy(),
+    )  # fmt: skip
+    return f"npz:{file}"
+
+
+def test_a_record_on_data_of_ones_own_is_checked_with_them(
+    here: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ADVDEF_ROOT", raising=False)
+    monkeypatch.setenv("ADVDEF_RESULTS", str(here / "results"))
+    monkeypatch.setitem(STUDIES, "good", "holed_study:Open")
+    mine, other = own_file(here / "mine.npz", digits), own_file(here / "other.npz", digits, first=40)
+    page = Page("good", Open.profiles, "smoke", dataset=mine)
+    (study,) = page.studies(Open).values()
+    for outcome in study.curve("rounded")["adaptive"].values():
+        page.run.add(outcome, part="worst", defence="rounded", threat="adaptive", model="linear")
+    page.finish()
+    file = here / "results" / "good" / "npz-mine-smoke-seed0.safetensors"
+    broken = sum(int(one.broken.sum()) for one in read_packed(file).sets)
+    assert broken
+
+    for options, columns in ((("--data", mine), 3), (("--data", mine, "--networks"), 4), ((), 2)):
+        done = advdef("check", str(file), *options)
+        assert done.exit_code == 0, done.output
+        assert re.search(rf"rounded{f' +{broken}' * columns}\n", done.stdout)
+        assert ("originals are not compared: npz-mine are data of your own" in done.stdout) == (not options)
+    for options, message in (
+        (("--data", other), f"is of other images than {other}: checksum {load(mine).checksum}, not"),
+        (("--data", other, "--networks"), f"is of other images than {other}"),
+        (("--data", "digits"), "is of other images than digits"),
+        (("--data", "npz:none.npz"), "none.npz: no such file"),
+        (("--networks",), "npz-mine are data of your own: name them, --data npz:FILE"),
+        (("--data", mine, "--size", "8"), "a record says what its data and its networks are"),
+    ):
+        done = advdef("check", str(file), *options)
+        assert done.exit_code == 2, done.output
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_folder_is_exported_in_one_size_for_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for label in ("one", "two"):
+        (folder := tmp_path / "mixed" / "test" / label).mkdir(parents=True)
+        for side in (20, 30):
+            Image.new("L", (side, side), side).save(folder / f"{side}.png")
+    refused = advdef("data", "export", "folder:mixed", "out")
+    assert refused.exit_code == 2
+    assert "for a page, advdef data export folder:mixed OUT --size 64, and then npz:OUT/..." in refused.stderr
+    for options, shape in ((("--size", "24"), (1, 24, 24)), (("--size", "8x12", "--channels", "3"), (3, 8, 12))):
+        done = advdef("data", "export", "folder:mixed", "out", *options)
+        assert done.stdout == f"{Path('out', 'folder-mixed.npz')}\n", done.output
+        found = load("npz:out/folder-mixed.npz")
+        assert (found.shape, len(found.train), len(found.test)) == (shape, 0, 4)
+    for name, options, message in (
+        ("folder:mixed", ("--size", "big"), "size 'big' is none; write 64, or 48x64"),
+        ("folder:mixed", ("--size", "8", "--channels", "2"), "channels must be 1 or 3, not 2"),
+        ("digits", ("--size", "8"), "size and channels are for folder:PATH"),
+    ):
+        done = advdef("data", "export", name, "out", *options)
+        assert done.exit_code == 2
         assert message in done.stderr
         assert done.stderr.count("\n") == 1

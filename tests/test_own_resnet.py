@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 from typer.testing import CliRunner
@@ -56,6 +57,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "signs.py").write_text(MODULE)
     monkeypatch.delitem(sys.modules, "signs", raising=False)
+    safetensors.torch.save_file(made_by("signs:network").state_dict(), "signs.safetensors")
     pictures = torch.randint(0, 256, (14, 24, 24, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     with torch.no_grad():
         classes = made_by("signs:build")(pictures.permute(0, 3, 1, 2) / 255).argmax(1)
@@ -66,15 +68,18 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.thorough
-def test_each_gets_its_report(place: Path) -> None:
-    quick = ("--data", "folder:signs", "--eps", "2/255", "--quick", "--images", "7", "--steps", "1", "--queries", "0")
-    reports = []
-    for model, defence in (("signs:build", "signs:noisy"), ("signs:packed", "undefended")):
-        asked = ("judge", model, *quick, "--rounds", "0", "--defence", defence, "--out", f"out-{model[6:]}")
-        done = CliRunner().invoke(app, asked)
-        assert done.exit_code == 0, done.output
-        reports.append(done.stdout)
-    assert "NoiseVote" in reports[0]
-    for report in reports:
-        assert "Robust accuracy" in report
+@pytest.mark.parametrize(
+    ("model", "options", "title"),
+    [
+        pytest.param(("signs:packed",), ("--images", "2"), "undefended on", id="an object with logits"),
+        pytest.param(
+            ("signs:build", "--weights", "signs.safetensors"), ("--images", "7", "--defence", "signs:noisy"),
+            "NoiseVote on", id="noise", marks=pytest.mark.thorough,
+        ),
+    ],
+)  # fmt: skip
+def test_each_gets_its_report(place: Path, model: tuple[str, ...], options: tuple[str, ...], title: str) -> None:
+    few = ("--eps", "2/255", "--quick", "--steps", "1", "--queries", "0", "--rounds", "0")
+    done = CliRunner().invoke(app, ("judge", *model, "--data", "folder:signs", *few, *options))
+    assert done.exit_code == 0, done.output
+    assert f"{title} folder-signs, Linf 2/255\n  Robust accuracy" in done.stdout

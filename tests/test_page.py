@@ -14,6 +14,7 @@ import torch
 from IPython.display import HTML
 
 from advdef.book import page as notebook
+from advdef.book.cells import study_of
 from advdef.book.page import (
     Page,
     check_table,
@@ -30,7 +31,8 @@ from advdef.book.page import (
 from advdef.book.records import Run, read_record, results_folder
 from advdef.checks import Check
 from advdef.claims import Claim, Condition, decide
-from advdef.data import Dataset, Split
+from advdef.data import Dataset, Split, load
+from advdef.papers import STUDIES
 from advdef.statistics import Interval
 from advdef.store import tally
 
@@ -178,6 +180,35 @@ def test_a_page_holds_its_settings_data_and_runs(recorded: dict[str, Any]) -> No
     ]:
         with pytest.raises(ValueError, match=said):
             wrong()
+
+
+@pytest.mark.parametrize("paper", STUDIES)
+def test_every_setting_of_a_study_has_a_meaning(paper: str) -> None:
+    study: Any = study_of(paper)
+    assert set(study.meanings) == {name for settings in study.profiles.values() for name in settings}
+
+
+def test_settings_stand_beside_what_they_mean(recorded: dict[str, Any]) -> None:
+    told = Page("trn", {"smoke": PROFILES["smoke"] | {"own": 3}}, "smoke").profiles()._repr_html_()
+    assert re.search(r"<th>images</th>\s*<td>test images under attacks on the bare classifier</td>\s*<td>4</td>", told)
+    assert re.search(r"<th>own</th>\s*<td></td>\s*<td>3</td>", told)
+    assert "<th>meaning</th>" not in Page("my_defence", PROFILES, "smoke").profiles()._repr_html_()
+
+
+@pytest.mark.parametrize(("channels", "shown"), [(1, ["0.0314", "0.2", "0.0333"]), (3, ["8/255", "0.2", "0.0333333"])])
+def test_a_page_writes_budgets_in_steps_of_bytes_for_colour_images_alone(
+    channels: int, shown: list[str], tmp_path: Path, recorded: dict[str, Any]
+) -> None:
+    pictures, labels = np.zeros((8, 8, 8, channels), np.uint8), np.arange(8, dtype=np.uint8) % 2
+    file = tmp_path / "own.npz"
+    np.savez(file, train_images=pictures, train_labels=labels, test_images=pictures, test_labels=labels)
+    page = Page("my_defence", PROFILES, "smoke", dataset=f"npz:{file}")
+    assert [page.budget(eps) for eps in (8 / 255, 0.2, 0.1 / 3)] == shown
+    page.runs["digits"] = Run("my_defence", "smoke", load("digits"), seed=0)
+    assert page.budget(8 / 255, "digits") == "0.0314"
+    assert page.budget(8 / 255, next(iter(page.data))) == shown[0]
+    with pytest.raises(ValueError, match="too many values"):
+        page.budget(0.1)
 
 
 def test_a_page_decides_its_claims_and_names_those_about_other_data(recorded: dict[str, Any]) -> None:

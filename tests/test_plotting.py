@@ -44,6 +44,8 @@ def test_each_defence_gets_a_panel_with_a_line_per_threat_model_and_its_values()
     assert [axes.get_title() for axes in panels] == [*defences, "CQ"]
     assert [len(axes.lines) for axes in panels] == [2] * 5 + [1]
     assert panels[0].lines[0].get_xydata().tolist() == [[0.1, 0.8], [0.2, 0.3]]
+    assert all(axes.yaxis.get_major_formatter()(0.4, 0) == "40" for axes in panels)
+    assert panels[0].get_ylabel().endswith("robust accuracy, %")
     assert panels[0].get_ylabel().startswith("digits")
     assert all(axes.get_xlabel() for axes in panels)
 
@@ -56,6 +58,8 @@ def test_each_attacker_gets_a_panel_with_a_line_per_defence() -> None:
     assert [axes.get_title() for axes in figure.axes] == list(ATTACKERS)
     assert [len(axes.containers) for axes in figure.axes] == [3] * 3
     assert figure.axes[0].containers[0].lines[0].get_ydata().tolist() == [0.8, 0.3]
+    assert figure.axes[2].yaxis.get_major_formatter()(0.4, 0) == "40"
+    assert figure.axes[0].get_ylabel() == "robust accuracy, %"
     with pytest.raises(ValueError, match="no defence to draw"):
         threat_panels(Results())
 

@@ -27,8 +27,8 @@ from advdef.book.repository import InputError
 from advdef.checks.result import Check
 from advdef.claims import Claim, Condition, decide
 from advdef.data import Dataset
-from advdef.evaluation import ATTACKERS
-from advdef.evaluation.results import WORST_CASE
+from advdef.evaluation import ATTACKERS, Finding, Outcome
+from advdef.evaluation.results import WORST_CASE, Results
 from advdef.papers import PAPERS
 from advdef.statistics import Interval
 from advdef.store import tally
@@ -119,6 +119,27 @@ def test_what_is_written_is_what_is_read(run: Run, digits: Dataset, tmp_path: Pa
     assert run.save() == path
     assert read_record(path)["values"] == {}
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def left(eps: float, *robust: int) -> Outcome:
+    """What one attack leaves of four images that are right without it."""
+    clean, whole = torch.ones(4, dtype=torch.bool), torch.tensor(robust).bool()
+    return Outcome(eps, clean, whole, torch.zeros(4, 1, 1, 1), (Finding("PGD", clean, ~whole, 0.5, 3, 1, "pgd()"),))
+
+
+def test_curves_become_the_rows_of_their_outcomes_in_order(run: Run, digits: Dataset) -> None:
+    curves = {threat: {0.1: left(0.1, 1, 1, 0, 1), 0.2: left(0.2, 1, 0, 0, 0)} for threat in ATTACKERS}
+    run.add_curves(curves, main=[0.2], defence="TQ", model="m", levels=4)
+    run.add_curves(curves, part="seeds", defence="TQ", model="m", seed=1)
+    wanted, about = Results(), {"defence": "TQ", "model": "m", "dataset": digits.name}
+    for threat in ATTACKERS:
+        for eps, part in ((0.1, "curve"), (0.2, "worst")):
+            wanted.add(curves[threat][eps], part=part, threat=threat, seed=7, levels=4, **about)
+    for threat in ATTACKERS:
+        for eps in (0.1, 0.2):
+            wanted.add(curves[threat][eps], part="seeds", threat=threat, seed=1, **about)
+    assert run.results.rows == wanted.rows
+    assert len(wanted) == 24
 
 
 def test_what_no_reader_would_take_is_not_written(run: Run) -> None:

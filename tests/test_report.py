@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -25,6 +26,7 @@ from advdef.papers import PAPERS
 from advdef.papers.nip.baselines import NoiseVote
 from advdef.plotting import COLOURS
 from advdef.report.defences import DEFENCE_NAMES, TRAINED, DefenceName, defended
+from advdef.report.deployed import deployed
 from advdef.report.report import Report, ReportError, plot_reports
 
 EPS = 0.1
@@ -267,6 +269,42 @@ def test_a_defence_is_judged_as_it_is(network: nn.Sequential, digits: Dataset, r
     assert torch.equal(report.hits(), reports["bitdepth"].hits())
     with pytest.raises(ValueError, match="a defence already"):
         quick(BitDepth(network), digits, defence="tv")
+
+
+OWN = """
+from advdef.papers.nip.baselines import NoiseVote
+
+def noisy(network):
+    return NoiseVote(network, 0.1)
+
+def bare(network):
+    return network
+
+def nothing():
+    return None
+"""
+
+
+def test_a_defence_of_ones_own_is_given_as_a_function_or_by_its_name(
+    network: nn.Sequential, digits: Dataset, reports: dict[str, Report], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_defence", raising=False)
+    (tmp_path / "own_defence.py").write_text(OWN)
+    report = quick(network, digits, defence="own_defence:noisy")
+    assert report.facts["defence"] == "NoiseVote"
+    assert torch.equal(report.hits(), reports["noise"].hits())
+    case = deployed(network, digits, eps=EPS, defence="own_defence:noisy", name="own_defence:noisy")  # as page 40
+    assert (case.name, type(case.defence)) == ("own_defence:noisy", NoiseVote)
+    for name, message in (
+        ("own_defence:none", "own_defence has no function 'none'; it has noisy, bare, nothing"),
+        ("own_defence:bare", "must make a Defense"),
+        ("own_defence:nothing", "own_defence:nothing failed: TypeError"),
+        ("nobody:noisy", "nobody cannot be imported"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message) as caught:
+            quick(network, digits, defence=name)
+        assert "\n" not in str(caught.value)
 
 
 # Defences by name

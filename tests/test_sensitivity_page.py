@@ -46,7 +46,7 @@ from advdef.papers.sensitivity.readings import (
     reordered,
 )
 from advdef.papers.sensitivity.study import Stabilization
-from advdef.statistics import Interval, spearman
+from advdef.statistics import Interval, mean_share, spearman, wilson
 from advdef.training import train_standard
 
 EPS = 0.15
@@ -390,6 +390,11 @@ def test_lines_show_what_was_measured() -> None:
     figure = figures.draw_substitution(dict.fromkeys(("standard", "AT", "standard, late", "AT, late"), right), SHARES)
     assert [panel.get_title() for panel in figure.axes][2] == "standard, late"
     assert figure.axes[3].lines[2].get_ydata() == pytest.approx([0.2, 0.2])
+    assert [len(panel.collections) for panel in figure.axes] == [6] * 4
+    ends = figure.axes[3].collections[2].get_paths()[0].vertices[:, 1]
+    over_images = mean_share(torch.full((5,), 0.2))
+    assert (ends.min(), ends.max()) == pytest.approx((over_images.low, over_images.high))
+    assert figure.axes[2].get_ylabel() == "restored accuracy, %"
 
     kinds = {"clean": 0.9, "replayed": 0.5, "attacked anew": 0.3}
     measured = {kind: torch.full((2, 3, 5), share) for kind, share in kinds.items()}
@@ -398,18 +403,25 @@ def test_lines_show_what_was_measured() -> None:
     assert [len(panel.lines) for panel in figure.axes] == [6, 6, 10]
     assert figure.axes[1].lines[-1].get_ydata() == [0.8, 0.8]
     assert figure.axes[2].lines[1].get_ydata() == pytest.approx([0.5, 0.5])
+    assert [len(panel.collections) for panel in figure.axes] == [5, 5, 10]
+    assert [panel.yaxis.get_major_formatter()(0.5, 0) for panel in figure.axes] == ["50"] * 3
 
 
 def test_points_are_networks() -> None:
-    points = {("AT", 0): (0.8, 0.4), ("AT", 1): (0.7, 0.5), ("SNS", 0): (0.6, 0.6), ("weight 3", 0): (0.5, 0.7)}
+    counts = {("AT", 0): (8, 4), ("AT", 1): (7, 5), ("SNS", 0): (6, 6), ("weight 3", 0): (5, 7)}
+    points = {key: (wilson(clean, 10), wilson(robust, 10)) for key, (clean, robust) in counts.items()}
     (panel,) = figures.draw_trade_off(points, methods=("AT", "SNS"), seed=0, sweep=("SNS", "weight 3")).axes
     assert [text.get_text() for text in panel.texts] == ["weight 3"]
     assert [text.get_text() for text in panel.get_legend().get_texts()] == ["AT", "SNS"]
     assert panel.lines[-1].get_xydata().tolist() == [[0.6, 0.6], [0.5, 0.7]]
+    across, up = panel.containers[0][2]
+    assert across.get_segments()[0].ravel() == pytest.approx([wilson(8, 10).low, 0.4, wilson(8, 10).high, 0.4])
+    assert up.get_segments()[0].ravel() == pytest.approx([0.8, wilson(4, 10).low, 0.8, wilson(4, 10).high])
 
-    levels = {"D1": {key: clean for key, (clean, _) in points.items()}, "D4": dict.fromkeys(points, 1.0)}
+    levels = {"D1": {key: clean.value for key, (clean, _) in points.items()}, "D4": dict.fromkeys(points, 1.0)}
     robust = {key: right for key, (_, right) in points.items() if key != ("AT", 1)}
     left, other = figures.draw_links(levels, robust, methods=("AT", "SNS"), seed=0).axes
     assert sorted(line.get_xydata().tolist()[0] for line in left.lines) == [[0.5, 0.7], [0.6, 0.6], [0.8, 0.4]]
+    assert left.containers[0][2][0].get_segments()[0][:, 1] == pytest.approx([wilson(4, 10).low, wilson(4, 10).high])
     assert [text.get_text() for text in other.get_legend().get_texts()] == ["AT", "SNS"]
     assert math.isclose(other.lines[0].get_xdata()[0], 1.0)

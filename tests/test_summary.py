@@ -219,6 +219,47 @@ def test_a_figure_leads_to_its_numbers_where_they_are_rows_of_the_record() -> No
     assert '<figure class="curves">' in sources[place + 1]
 
 
+def test_a_figure_leads_to_the_numbers_that_its_run_kept_where_no_record_has_them() -> None:
+    kept = {"panel": "MNIST", "name": "TRN", "x": ["R0", "all"], "y": [90.0, None]}
+
+    def made() -> nbformat.NotebookNode:
+        cell = drawn("fig-thresholds")
+        cell.outputs[0].metadata["image/svg+xml"] = {"numbers": [kept]}
+        return new_notebook(cells=[*page().cells[:1], cell, drawn("fig-trn-gallery")])
+
+    files = figure_data(made(), "trn", [record()])
+    assert sorted(files) == ["_static/figures/trn-figure-1.csv", "_static/figures/trn-figure-1.json"]
+    assert files["_static/figures/trn-figure-1.csv"] == "panel,name,x,y\nMNIST,TRN,R0,90.0\nMNIST,TRN,all,\n"
+    assert json.loads(files["_static/figures/trn-figure-1.json"])["rows"][1] == kept | {"x": "all", "y": None}
+    links = [cell.source for cell in furnished(made(), "trn", [record()]).cells if 'class="take"' in cell.source]
+    assert len(links) == 1
+
+
+def test_the_bars_of_the_ladder_are_rows_at_the_main_budget() -> None:
+    rungs = [
+        row("TRN", "adaptive", correct, eps) | {"part": part}
+        for eps, more in ((0.05, 5), (0.1, 0))
+        for part, correct in (("R0", 80 + more), ("R7", 20 + more))
+    ]
+    told = record()
+    told["results"] = Results([*told["results"], *rungs, rungs[-1] | {"attack": "APGD", "correct": 30}])
+    notebook = new_notebook(cells=[drawn("fig-trn-ladder")])
+    lines = csv.DictReader(figure_data(notebook, "trn", [told])["_static/figures/trn-figure-1.csv"].splitlines())
+    assert [(line["part"], line["correct"]) for line in lines] == [("R0", "80"), ("R7", "20"), ("worst", "10")]
+
+
+@pytest.mark.parametrize(
+    ("paper", "figure", "part"),
+    [("qusecnets", "fig-levels", "levels"), ("attack_agreement", "fig-agreement", "agreement")],
+)
+def test_figures_that_are_one_part_of_a_record(paper: str, figure: str, part: str) -> None:
+    mine = [found for found in COMMITTED if found["paper"] == paper]
+    files = figure_data(new_notebook(cells=[drawn(figure)]), paper, mine)
+    rows = json.loads(files[f"_static/figures/{paper}-figure-1.json"])["rows"]
+    assert {row["part"] for row in rows} == {part}
+    assert len(rows) == sum(row["part"] == part for found in mine for row in found["results"])
+
+
 @pytest.mark.parametrize("kind", ["image/png", "image/svg+xml"])
 def test_the_first_page_shows_images_of_an_executed_notebook(tmp_path: Path, kind: str) -> None:
     gallery(tmp_path)

@@ -58,6 +58,8 @@ def test_every_claim_has_its_rule_in_words_and_its_section_on_the_page() -> None
 
 @GAINS
 def test_a_gain_lies_above_the_lower_end_of_the_abstract(rule: Rule, dataset: str, least: float) -> None:
+    assert verdicts.ABSTRACT_GAINS[dataset][0] == least
+
     def word(**by_case: float) -> str:
         return judged(rule, gains(**by_case), dataset=dataset).word
 

@@ -46,10 +46,10 @@ def traced(
 ) -> Trace:
     """Run an attack, and note what ``model`` says at every point at which the attack asks it, for each image.
 
-    An attack that always asks about the whole batch runs once. One that asks about parts of it (because it stops early
-    or starts again, say) runs for each image alone, with the same random numbers: what becomes of an image does not
-    depend on its batch, and then it is clear whose point is seen. Without a gradient the loss of a deployed defence is
-    a flat line where its surrogate's rises.
+    An attack that always asks about the whole batch runs once. One that asks about parts of it, as it stops early or
+    starts again, runs anew for each image alone, so that it is clear whose point is seen; with the same random numbers
+    the image ends where it would in a batch. The loss of a deployed defence without a gradient is a flat line, where
+    that of its surrogate rises.
 
     Args:
         attack: What is run: a partial of an attack. It must ask ``model`` itself, not only a network inside it.

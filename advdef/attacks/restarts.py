@@ -156,8 +156,8 @@ def keep_best(
 ) -> None:
     """Write the points (M, C, H, W) into ``best`` at ``rows`` where their score (M,) is higher than ``best_score``.
 
-    With ``stop_early`` the first point that reaches the goal stays: it depends on the device how long the image remains
-    in the batch (:func:`advdef.devices.asks_now`).
+    With ``stop_early`` the first point that reaches the goal stays, whatever follows: how long such an image remains in
+    the batch depends on the device (:func:`advdef.devices.asks_now`), and the result must not.
     """
     earlier = best_score[rows]
     better = score > earlier

@@ -133,8 +133,8 @@ def single_pixel(
     """The best of many single-pixel changes, all channels to 0 or all to 1 (https://arxiv.org/abs/1612.06299).
 
     ``eps`` counts pixels (L0, infinity allowed): one pixel is changed where it is at least 1, else none. ``pixels``
-    places are drawn for each image; an image with no more than that has all of them tried, and nothing is drawn. Needs
-    no gradient. The contract is otherwise that of :mod:`advdef.attacks.gradient`.
+    places are drawn for each image; where an image has no more, all are tried and nothing is drawn. Needs no gradient.
+    The contract is otherwise that of :mod:`advdef.attacks.gradient`.
     """
     images, labels, budget = validate(images, labels, eps, norm="L0", unbounded=True)
     if pixels < 1:

@@ -177,9 +177,9 @@ def at_most(
 
 
 def stopping(suite: Suite) -> Suite:
-    """The same attacks, which now leave an image alone once the attacked model misclassifies it.
+    """The same attacks with ``stop_early``: they leave an image alone once the attacked model misclassifies it.
 
-    For success that is judged on the attacked model itself, where a larger margin gains nothing.
+    Use it where success is judged on the attacked model itself, so that a larger margin gains nothing.
     """
     return {
         name: partial(attack, stop_early=True) if attack.func in _STOPPABLE else attack

@@ -19,7 +19,11 @@ _NAMED = ("paper", "dataset", "part", "model", "defence")
 
 
 def read_earlier(file: Path) -> list[dict[str, Any]]:
-    """What runs of before left, a worst case each: what it is about, "correct" of "n" images, and the "commit"."""
+    """The worst cases that runs recorded before the adaptive search went on by need; none where there is no such file.
+
+    Each has "paper", "dataset", "part", "model", "defence" and "eps", "correct", the images that were left of "n", and
+    the "commit" of its code.
+    """
     return list(json.loads(file.read_text("utf-8"))) if file.is_file() else []
 
 

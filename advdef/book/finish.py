@@ -1,4 +1,8 @@
-"""What rendered pages get that Sphinx does not give: tables for readers, data to take along, a face for other sites."""
+"""What rendered pages get that Sphinx does not give: tables for readers, data to take along, a face for other sites.
+
+Description, canonical address, sitemap and 404 page are made here, not by sphinxext-opengraph, sphinx-sitemap and
+sphinx-notfound-page, as every page is finished from the records after Sphinx anyway: one place does all of it.
+"""
 
 from __future__ import annotations
 

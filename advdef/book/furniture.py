@@ -43,7 +43,19 @@ def _part(record: Record, *parts: str, **where: tuple[Any, ...]) -> list[Row]:
     return [row for row in record["results"] if all(row.get(name) in values for name, values in wanted.items())]
 
 
+def _ladder(record: Record) -> list[Row]:
+    """What each rung left of TRN at the main budget, and all of them with the three attackers; once they had an A."""
+    rungs = [f"{letter}{number}" for letter in "RA" for number in range(10)]
+    rows = _part(record, *rungs, attack=(WORST_CASE,), defence=("TRN",))
+    rows += _part(record, "worst", attack=(WORST_CASE,), defence=("TRN",), threat=("adaptive",))
+    main = max((row["eps"] for row in rows), default=0.0)
+    return [row for row in rows if row["eps"] == main]
+
+
 _ROWS: Mapping[str, Callable[[Record], list[Row]]] = dict.fromkeys(_CURVES, curve_rows) | {
+    "fig-levels": lambda record: _part(record, "levels"),
+    "fig-agreement": lambda record: _part(record, "agreement"),
+    "fig-trn-ladder": _ladder,
     "fig-tradeoff": lambda record: _part(record, "trade-off"),
     "fig-nip-tradeoff": lambda record: _part(record, "sweep"),
     "fig-nip-elastic": lambda record: _part(record, "elastic"),
@@ -53,7 +65,7 @@ _ROWS: Mapping[str, Callable[[Record], list[Row]]] = dict.fromkeys(_CURVES, curv
     "fig-apparent": lambda record: _part(record, "worst", attack=(WORST_CASE,), threat=("direct", "adaptive")),
     "fig-your-classifier": lambda record: _part(record, "judged", attack=("none", WORST_CASE)),
 }
-"""The rows of a record that a figure shows, by its name; others show images, or what is no row of results."""
+"""The rows of a record that a figure shows, by its name; others show images, or numbers that they have with them."""
 _MEASURED = ("n", "correct", "accuracy", "low", "high")
 
 
@@ -76,7 +88,7 @@ def furnished(
         _describe(cell, paper, records)
     for file, place in reversed(_figures(notebook, paper).items()):
         figure = _figure(notebook.cells[place])
-        beside = [_data_links(file) if _rows(figure, records) else ""]
+        beside = [_data_links(file) if _shown(notebook.cells[place], records) else ""]
         beside += [readable_curves(record) for record in records if figure in _CURVES]
         notebook.cells[place + 1 : place + 1] = [new_markdown_cell(text) for text in beside if text]
     first = next((i for i, cell in enumerate(notebook.cells) if cell.cell_type == "markdown"), None)
@@ -95,12 +107,13 @@ def furnished(
 def figure_data(notebook: NotebookNode, paper: str, records: Sequence[Record]) -> dict[str, str]:
     """What figures of a notebook show, as CSV and JSON files by their names in the folder of prose pages.
 
-    It has those figures whose numbers are rows of the page's records.
+    It has the rows of the page's records that a figure shows or, where there are none, the numbers that the run kept
+    with the picture; figures of images have neither.
     """
     mine, files = [record for record in records if record["paper"] == paper], dict[str, str]()
     for name, place in _figures(notebook, paper).items():
         cell = notebook.cells[place]
-        if rows := _rows(_figure(cell), mine):
+        if rows := _shown(cell, mine):
             written = io.StringIO()
             table = csv.DictWriter(written, list(dict.fromkeys(c for row in rows for c in row)), lineterminator="\n")
             table.writeheader()
@@ -127,6 +140,17 @@ def _rows(figure: str, records: Iterable[Record]) -> list[Row]:
     """What a figure shows of the records of its page: of what, and how many images were right."""
     found = [row for record in records for row in _ROWS.get(figure, lambda _: [])(record)]
     return [{k: v for k, v in row.items() if v is not None and (k in _MEASURED or k not in MEASURES)} for row in found]
+
+
+def _shown(cell: NotebookNode, records: Iterable[Record]) -> list[Row]:
+    """The numbers of the figure that a cell draws: rows of the records, else those in the metadata of its picture."""
+    if rows := _rows(_figure(cell), records):
+        return rows
+    kept = (o.get("metadata", {}).get("image/svg+xml", {}).get("numbers", []) for o in cell.get("outputs", []))
+    return [
+        {k: v[i] if isinstance(v, list) else v for k, v in series.items()}
+        for found in kept for series in found for i in range(len(series["x"]))
+    ]  # fmt: skip
 
 
 def _describe(cell: NotebookNode, paper: str, records: Sequence[Record]) -> None:

@@ -179,13 +179,23 @@ class Page:
         """Random draws that depend on the page's seed and on nothing before them; offsets keep uses apart."""
         return torch.Generator().manual_seed(1_000 * self.seed + offset)
 
+    def budget(self, eps: float, dataset: str | None = None) -> str:
+        """A budget as text: by :func:`~advdef.norms.show_eps` on colour images, a decimal of three digits on grey ones.
+
+        ``dataset`` is needed on a page that has several.
+        """
+        data = (self.run if dataset is None else self.runs[dataset]).data
+        return show_eps(eps) if data.shape[0] == 3 else f"{eps:.3g}"
+
     def results(self, **where: Any) -> Results:
         """The rows of all data sets, or those that :meth:`Results.select` leaves."""
         return Results(row for run in self.runs.values() for row in run.results).select(**where)
 
     def profiles(self) -> HTML:
-        """The table of the profiles' settings, folded."""
+        """The table of the profiles' settings, folded; with what they mean, where the page's study says so."""
         frame, caption = pd.DataFrame(self._profiles).map(_setting), f"The profiles; this page: {self.run_line}"
+        if (study := _study(self.paper)) is not None:
+            frame.insert(0, "meaning", [study.meanings.get(name, "") for name in frame.index])
         title = f"The settings of this run: profile {self.profile}"
         return HTML(f"<details><summary>{title}</summary>{table(frame, caption, index=True).data}</details>")
 

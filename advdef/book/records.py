@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -135,6 +135,26 @@ class Run:
             outcome, part=part, dataset=self.data.name, model=model, defence=defence, threat=threat,
             seed=self.seed if seed is None else seed, **more,
         )  # fmt: skip
+
+    def add_curves(
+        self, curves: Mapping[Threat, Mapping[float, Outcome]], *, defence: str, model: str, part: str = "curve",
+        main: Collection[float] = (), seed: int | None = None, **more: Any,
+    ) -> None:  # fmt: skip
+        """The rows of :meth:`add` for each attacker at each budget, one attacker after the other.
+
+        Args:
+            curves: What each attacker left at each budget, as :func:`~advdef.evaluation.three_curves` returns it.
+            defence: The defence's name.
+            model: The network's name.
+            part: The table or figure of the page that the rows are for.
+            main: Budgets whose rows are for the part "worst" instead.
+            seed: The seed of the training. Default: the run's.
+            **more: Further columns of plain values that tell these rows from others.
+        """
+        for threat, curve in curves.items():
+            for eps, outcome in curve.items():
+                where = "worst" if eps in main else part
+                self.add(outcome, part=where, defence=defence, threat=threat, model=model, seed=seed, **more)
 
     def add_clean(
         self, hits: torch.Tensor, *, defence: str, model: str, part: str = "clean", seed: int | None = None, **more: Any

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from advdef.book.repository import InputError
 from advdef.claims import Claim, Condition, all_claims, decide, pooled
-from advdef.evaluation.results import MEASURES, WORST_CASE, Results, Row
-from advdef.statistics import Interval, over_seeds_and_images
+from advdef.evaluation.results import MEASURES, Results, Row
 
 if TYPE_CHECKING:
     from advdef.book.records import Record
 
-__all__ = ["over_runs", "together"]
+__all__ = ["together"]
 
 
 def together(records: Sequence[Record]) -> Record:
@@ -42,33 +39,6 @@ def together(records: Sequence[Record]) -> Record:
         facts["cached"] = {k: sum(told["cached"][k] for told in every) for k in first["provenance"]["cached"]}
     verdicts = [_verdict(verdict, runs) for verdict in first["verdicts"]]
     return dict(first) | {"results": Results(rows.values()), "provenance": facts, "verdicts": verdicts}
-
-
-def over_runs(record: Record) -> list[dict[str, Any]]:
-    """For each worst case that several networks met: mean accuracy, the networks' range, and the interval over both.
-
-    Only rows that kept their hits count, on as many images as the most of them have.
-    """
-    found: dict[tuple[Any, ...], list[Row]] = {}
-    for row in record["results"]:
-        if row["attack"] == WORST_CASE and row.get("hits"):
-            told = ("part", "defence", "model", "threat", "eps")
-            found.setdefault(tuple(row[name] for name in told), []).append(row)
-    table = []
-    for (part, defence, model, threat, eps), rows in found.items():
-        rows = [row for row in rows if row["n"] == rows[0]["n"]]
-        if len({row["seed"] for row in rows}) < 2:
-            continue
-        hits = torch.stack([Results([row]).hits() for row in rows])
-        shares = hits.double().mean(1)
-        interval: Interval = over_seeds_and_images(hits, torch.zeros_like(hits))
-        table.append(
-            {
-                "part": part, "defence": defence, "model": model, "threat": threat, "eps": eps, "networks": len(rows),
-                "images": rows[0]["n"], "interval": interval, "least": float(shares.min()), "most": float(shares.max()),
-            }
-        )  # fmt: skip
-    return table
 
 
 def _verdict(verdict: dict[str, Any], runs: Sequence[Record]) -> dict[str, Any]:

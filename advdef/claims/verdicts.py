@@ -99,15 +99,17 @@ class Verdict:
 
 
 def decide(claim: Claim, dataset: str, conditions: Sequence[Condition]) -> Verdict:
-    """The verdict that conditions give.
+    """The verdict that conditions give together.
 
-    In each case of the claim: contradicted where a condition is, supported where all hold, else undecided. As any one
-    condition contradicts a claim, and each might by chance, those that contradict it have to do so in Hochberg's
-    step-up test (Biometrika 75, 1988) at 2.5 %: of m, one alone by an interval at the level of 5 % / m, all of them by
-    their own. Of several cases: mixed where the claim is contradicted in some and supported in others, in one at least
-    by intervals at the level of 5 % divided by their number; else contradicted where it is so in any, supported where
-    it is so in all. A claim of robustness that no attacker who knows the defence has tested is undecided. Not testable
-    here when the claim is about other data sets, or when nothing was measured.
+    - One condition: supported where it holds, contradicted where it is contradicted, else undecided.
+    - Several: supported where all hold; contradicted where any is contradicted beyond chance; else undecided. Beyond
+      chance is what Hochberg's step-up test at 2.5 % keeps (Biometrika 75, 1988): of m conditions a single contradicted
+      one needs an interval at the level of 5 % / m, and if all are contradicted, their own intervals do.
+    - Several cases: each is decided by its own conditions and by those without a case. The claim is mixed where some
+      cases are contradicted and others supported, one of the latter even with intervals at the level of 5 % / the
+      number of cases. Else it is contradicted where any case is, supported where all are, and undecided otherwise.
+    - A claim of robustness: undecided in place of supported where no attacker who knows the defence was tried.
+    - Not testable here: the claim is about other data sets, or nothing was measured.
     """
     conditions = tuple(conditions)
     if not conditions or not claim.about(dataset):

@@ -323,17 +323,26 @@ def dataset_name(name: str) -> str:
     return f"{kind}:{place}"
 
 
-def export(name: str, folder: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None) -> Path:
+def export(
+    name: str,
+    folder: str | os.PathLike[str],
+    *,
+    root: str | os.PathLike[str] | None = None,
+    size: Size | None = None,
+    channels: Channels | None = None,
+) -> Path:
     """Write the data set as a compressed bundle `<folder>/<name>.npz`, loading it as `load` does; returns the path.
 
-    One's own is read again as `npz:FILE`.
+    One's own is read again as `npz:FILE`; the pictures of a folder are written with their `size` and `channels`.
 
     The bundle appears complete or not at all. Raises what `load` raises.
     """
-    dataset = load(name, root=root)
+    dataset = load(name, root=root, size=size, channels=channels)
     target = Path(folder).expanduser() / f"{dataset.name}.npz"
     arrays: dict[str, np.ndarray] = {"class_names": np.array(dataset.class_names)} if _own(name) else {}
     for part, split in (("train", dataset.train), ("test", dataset.test)):
+        if not len(split):  # one's own may have no training images
+            continue
         images = split.images.numpy()
         arrays[f"{part}_images"] = images[:, 0] if dataset.shape[0] == 1 else images.transpose(0, 2, 3, 1)
         arrays[f"{part}_labels"] = split.labels.numpy()

@@ -18,7 +18,7 @@ from PIL import Image
 from advdef.data.sources import Arrays, BundleError, read_bundle
 from advdef.data.torchvision_wheel import torchvision
 
-__all__ = ["OWN", "Channels", "Size", "read_folder", "read_own_bundle"]
+__all__ = ["OWN", "Channels", "Size", "read_channels", "read_folder", "read_own_bundle", "read_size"]
 
 OWN = ("folder", "npz")
 """What may stand before the colon in the name of a data set that is the user's own: ``folder:PATH``, ``npz:FILE``."""
@@ -116,6 +116,31 @@ def read_own_bundle(path: Path) -> tuple[Arrays, tuple[str, ...]]:
     return arrays, names
 
 
+def read_size(text: str | None) -> Size | None:
+    """What a command says of a size, "64" or "48x64" (height x width); raises ValueError for another text.
+
+    >>> read_size("64"), read_size("48x64"), read_size(None)
+    (64, (48, 64), None)
+    """
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() for part in parts):
+        raise ValueError(f"size {text!r} is none; write 64, or 48x64 for height x width")
+    return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
+
+
+def read_channels(number: int | None) -> Channels | None:
+    """What a command says of channels; raises ValueError unless that is 1, 3 or nothing."""
+    if number == 1:
+        return 1
+    if number == 3:
+        return 3
+    if number is not None:
+        raise ValueError(f"channels must be 1 or 3, not {number}")
+    return None
+
+
 def _check_size(size: Size | None) -> None:
     sides = size if isinstance(size, tuple) else (size,) * 2
     if size is not None and not (len(sides) == 2 and all(type(side) is int and side > 0 for side in sides)):
@@ -179,7 +204,8 @@ def _pictures(files: Sequence[Path], size: Size | None, channels: Channels | Non
             f"{'x'.join(map(str, found[i].shape[:2]))} ({files[i].relative_to(path)})" for i in (0, first)
         )
         raise BundleError(
-            f"{path}: pictures of {len(shapes)} sizes, such as {seen}; resize them: size=64 or --size 64, say"
+            f"{path}: pictures of {len(shapes)} sizes, such as {seen}; resize them: size=64 or --size 64, say; "
+            f"for a page, advdef data export folder:{path} OUT --size 64, and then npz:OUT/..."
         )
     if any(array.ndim == 3 for array in found):
         found = [array if array.ndim == 3 else np.repeat(array[..., None], 3, 2) for array in found]

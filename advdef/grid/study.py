@@ -65,6 +65,8 @@ class Study:
     """
 
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    meanings: ClassVar[Mapping[str, str]] = {}
+    """What each setting of the profiles means, in a few words."""
     met: ClassVar[str] = "images"
     """The setting that says how many images the three attackers meet."""
     fewer: ClassVar[tuple[str, ...]] = ()

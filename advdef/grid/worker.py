@@ -31,19 +31,21 @@ class WorkerDiffers(RuntimeError):
 
 @dataclass(frozen=True)
 class Order:
-    """One task as it travels, and all that a worker has to agree on; it holds names, numbers and bytes alone.
+    """A task as it is sent to a worker, and the code and versions that the worker must have.
+
+    All of it is plain data: names, numbers and bytes.
 
     Attributes:
         cell: The study that the task is of.
         call: The study's method.
         arguments: Its arguments, plain values.
-        label: The name that its mark in the store has.
-        key: What that mark is kept under.
-        threads: With how many threads it is computed.
-        code: A hash of the package's code, which must be the worker's as well.
-        versions: Versions of packages, and torch's settings, which must be the worker's as well.
-        files: Results that the task stands on, by name, for a worker that has not got them.
-        send: Whether the worker sends back what it made, as it keeps no folder together with whoever gave the order.
+        label: The name of the store's entry that says that the task is done.
+        key: The key of that entry.
+        threads: How many threads compute it.
+        code: The hash of the package's code; the worker's must be the same.
+        versions: Versions of packages, and torch's settings; the worker's must be the same.
+        files: The results that the task needs, by file name, for a worker whose store lacks them.
+        send: Whether the worker returns the files that it made, for a sender that does not share its folder.
     """
 
     cell: Cell
@@ -77,10 +79,10 @@ def order(
         cell: The study that the task is of.
         call: The study's method.
         arguments: Its arguments, plain values.
-        key: What its mark in the store is kept under.
-        threads: With how many threads it is computed.
-        files: Results that the task stands on, by name, for a worker that has not got them.
-        send: Whether the worker sends back what it made.
+        key: The key of the store's entry that says that the task is done.
+        threads: How many threads compute it.
+        files: The results that the task needs, by file name, for a worker whose store lacks them.
+        send: Whether the worker returns the files that it made.
     """
     versions = {name: text for name, text in environment().items() if name not in _OWN}
     label = f"{cell.label} {call}"

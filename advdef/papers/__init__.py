@@ -18,14 +18,14 @@ class Paper:
 
     Attributes:
         id: Its name in claims, records and on the command line.
-        room: Its folder here.
+        room: Its folder in ``advdef/papers``.
         title: Its name in prose.
-        arxiv: Its number there.
+        arxiv: Its number on arXiv.
         notebook: Its page, without a suffix.
         defence: The name of its defence on the page that compares all defences; of several forms, the first choice.
         own: The name of its defence on its own page.
-        undefended: There, the row without a defence that it is measured against.
-        adversarial: There, the row of adversarial training.
+        undefended: The name of the undefended network on its own page.
+        adversarial: The name of adversarial training on its own page.
         forms: The names of all forms that the paper proposes, on both pages, where there are several.
     """
 

@@ -40,6 +40,24 @@ _PROFILES: dict[str, dict[str, Any]] = {
         queries=1_000, rounds=4, curve=(0.25, 0.5, 1.0), checks="all",
     ),
 }  # fmt: skip
+_MEANINGS = {
+    "datasets": "data sets",
+    "network": "architecture of all classifiers",
+    "train": "training images of classifiers, restorer, purifier; None: all",
+    "epochs": "of each",
+    "inner": "steps of the attack in adversarial training",
+    "per_class": "training images of a class from which NIP learns",
+    "size": "of the restorer",
+    "purifier": "its channels, those of its extractor, time steps",
+    "derivatives": "how many attackers try for a spike",
+    "images": "test images under attack",
+    "few": "test images on which every attack is tried",
+    "steps": "of strong attacks",
+    "rounds": "how often the adaptive attacker may go on with twice the effort",
+    "queries": "of Square, for each image",
+    "curve": "budgets, as shares of the main one",
+    "checks": "sanity checks: all of them, or the fast ones (in brief)",
+}
 
 ATTACK_KINDS = ("replayed", "direct", "surrogates", "made for it", "Square", "noise")
 """The kinds of attack that are told apart; the name of an attempt begins with its kind."""
@@ -55,6 +73,7 @@ class FiveDefences(LineUp):
     """
 
     profiles = _PROFILES
+    meanings = _MEANINGS
     fewer = ("few",)
     several = ()
     farthest = 1.5

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from advdef.data import Dataset, dataset_name, load
+from advdef.data.own import read_channels, read_size
 from advdef.data.torchvision_wheel import torchvision
 from advdef.defenses import Defense
 from advdef.models import Wrapped, wrap
@@ -55,16 +56,8 @@ class Brought:
 
     def dataset(self) -> Dataset:
         """The data set; raises ValueError and DatasetUnavailable, in one line."""
-        sides: int | tuple[int, int] | None = None
-        if self.size is not None:
-            parts = self.size.lower().split("x")
-            if len(parts) > 2 or not all(part.isdecimal() for part in parts):
-                raise ValueError(f"size {self.size!r} is none; write 64, or 48x64 for height x width")
-            sides = int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
-        if self.channels not in (None, 1, 3):
-            raise ValueError(f"channels must be 1 or 3, not {self.channels}")
-        told: dict[str, Any] = {"size": sides, "channels": self.channels, "device": self.device}
-        return load(dataset_name(self.data), **told)
+        size, channels = read_size(self.size), read_channels(self.channels)
+        return load(dataset_name(self.data), size=size, channels=channels, device=self.device)
 
     def network(self) -> nn.Module:
         """The network with its weights, normalised and on its device; raises ValueError, in one line."""

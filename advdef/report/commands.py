@@ -20,7 +20,7 @@ from advdef.book.terminal import guarded, say
 if TYPE_CHECKING:
     from advdef.norms import BallNorm
 
-__all__ = ["check", "diff", "judge"]
+__all__ = ["ChannelsOption", "SizeOption", "check", "diff", "judge"]
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="module:function, which builds the network.")]
 Data = Annotated[str, typer.Option(help="folder:PATH, npz:FILE, or one of advdef's data sets.")]
@@ -31,13 +31,14 @@ Std = Annotated[str | None, typer.Option(help="Of the normalisation, e.g. 0.229,
 Output = Annotated[
     str | None, typer.Option(help="Where the logits are in what the network returns: a name or a place.")
 ]
-Side = Annotated[str | None, typer.Option(help="Resize the pictures of a folder: 64, or 48x64 (height x width).")]
-Channels = Annotated[int | None, typer.Option(help="Read the pictures of a folder with 1 or 3 channels.")]
+SizeOption = Annotated[str | None, typer.Option(help="Resize the pictures of a folder: 64, or 48x64 (height x width).")]
+ChannelsOption = Annotated[int | None, typer.Option(help="Read the pictures of a folder with 1 or 3 channels.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N or mps.")]
 
 
 _QUICK = {"images": 20, "steps": 5, "queries": 10, "rounds": 1}
 """What ``--quick`` takes in the place of defaults: a ResNet-18 on 64 x 64 pixels then needs two minutes a defence."""
+_SAYS = "a record says what its data and its networks are"
 
 
 def _told(settings: Mapping[str, int]) -> str:
@@ -84,8 +85,8 @@ def judge(
     mean: Mean = None,
     std: Std = None,
     output: Output = None,
-    size: Side = None,
-    channels: Channels = None,
+    size: SizeOption = None,
+    channels: ChannelsOption = None,
 ) -> None:
     """Attack a network of yours on your images, alone and behind defences, and write a report of each.
 
@@ -126,10 +127,10 @@ def judge(
             spread_out([cell], jobs=jobs or 1, scheduler=scheduler, tls=tls, threads=1)
             torch.set_num_threads(1)  # as those that computed it
         reports = []
-        for number, (name, maker) in enumerate(makers.items(), start=1):
+        for number, name in enumerate(makers, start=1):
             say(f"[{number}/{len(makers)}] {name} on {loaded.name} ...")
             report = robustness(
-                network, loaded, eps=budget, norm=ball, defence=maker, images=images, resume=cache_folder("judged"),
+                network, loaded, eps=budget, norm=ball, defence=name, images=images, resume=cache_folder("judged"),
                 transfer=sources, progress=True, **vars(effort),
             )  # fmt: skip
             file = report.save(out / f"{loaded.name}-{re.sub(r'[^A-Za-z0-9_.]+', '-', name)}.json")
@@ -148,7 +149,9 @@ def judge(
 def check(
     file: Annotated[Path, typer.Argument(help="The .safetensors file of a report or a record, or one of these.")],
     model: Annotated[str | None, typer.Option(help="module:function, which builds the network.")] = None,
-    data: Annotated[str | None, typer.Option(help="The data set that the images are from.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="The data set that the images are from; of a record, only one of your own.")
+    ] = None,
     defence: Annotated[
         str | None, typer.Option(help="The defence by name, or module:function; default: the one that the file names.")
     ] = None,
@@ -160,29 +163,29 @@ def check(
     mean: Mean = None,
     std: Std = None,
     output: Output = None,
-    size: Side = None,
-    channels: Channels = None,
+    size: SizeOption = None,
+    channels: ChannelsOption = None,
     networks: Annotated[
         bool, typer.Option("--networks", help="Of a record: ask its networks; those that are not here are trained.")
     ] = False,
 ) -> None:
     """Judge attacked images again, without the run that made them: budget, range, originals, labels, the network.
 
-    Of a report without --data and --model, budget and range alone; a record names its data and its networks. Exit code
-    1 where something is not as it was said to be.
+    Of a report without --data and --model, budget and range alone; a record names its data and its networks, and needs
+    --data where the data are of your own. Exit code 1 where something is not as it was said to be.
     """
     file = file.with_suffix(".safetensors") if file.suffix == ".json" else file
     with _one_line():
         from advdef.data import Split
         from advdef.evaluation.attacked import read_attacked, rejudge
         from advdef.evaluation.packed import is_packed
-        from advdef.report.bring import Brought, named_function
+        from advdef.report.bring import Brought
         from advdef.report.deployed import deployed
 
         if is_packed(file):
-            if any(value is not None for value in (model, data, weights, mean, std, output, size, channels)):
-                raise InputError("a record says what its data and its networks are: --networks and --device alone go")
-            _check_record(file, networks, device)
+            if any(value is not None for value in (model, weights, mean, std, output, size, channels)):
+                raise InputError(f"{_SAYS}: only --networks, --device and, for data of your own, --data go")
+            _check_record(file, networks, device, data)
             return
         if networks:
             raise InputError("--networks is for the images of a record; name the network of a report with --model")
@@ -196,10 +199,9 @@ def check(
         if model is not None:
             network = brought.network()
             levels = (255 * kept.originals).round().byte()
-            own = ":" in defence
             case = deployed(
                 network, known or Split(levels, kept.labels), eps=kept.eps, norm=kept.norm,  # type: ignore[arg-type]
-                defence=named_function(defence) if own else defence, epochs=epochs, seed=seed,
+                defence=defence, epochs=epochs, seed=seed,
             )  # fmt: skip
         found = rejudge(kept, defence=None if case is None else case.defence, data=known)
     of = "" if found.images == kept.of else f", a sample of {kept.of}"
@@ -230,7 +232,7 @@ def _defence_of(facts: Mapping[str, Any], asked: str | None) -> str:
     return asked or said
 
 
-def _check_record(file: Path, networks: bool, device: str) -> None:
+def _check_record(file: Path, networks: bool, device: str, data: str | None) -> None:
     """Judge the attacked images of a record again, and print what came of it by defence."""
     from collections import Counter
 
@@ -238,16 +240,27 @@ def _check_record(file: Path, networks: bool, device: str) -> None:
 
     from advdef.book.recordimages import agreeing, study_behind
     from advdef.book.records import read_record
-    from advdef.data import DatasetUnavailable, load
+    from advdef.data import DATASETS, DatasetUnavailable, dataset_name, load
     from advdef.evaluation.attacked import rejudge
     from advdef.evaluation.packed import read_packed
 
     kept = read_packed(file)
-    facts, known, study = kept.facts, None, study_behind(kept.facts, device) if networks else None
+    facts, known, study = kept.facts, None, None
+    of = facts["dataset"]
+    if of in DATASETS and data is not None:
+        raise InputError(f"{_SAYS}: it is on {of}; --data is for data of your own")
     try:
-        known = load(facts["dataset"], download=False)
+        if of not in DATASETS and data is None:
+            raise DatasetUnavailable(f"{of} are data of your own: name them, --data npz:FILE or --data folder:PATH")
+        known = load(data or of, download=False)
     except DatasetUnavailable as missing:
+        if networks:
+            raise
         say(f"note: originals are not compared: {missing}")
+    if data is not None and known is not None and known.checksum != facts["checksum"]:
+        raise InputError(f"{file} is of other images than {data}: checksum {facts['checksum']}, not {known.checksum}")
+    if networks:
+        study = study_behind({**facts, "dataset": dataset_name(data or of)}, device)
     found: dict[str, Counter[str]] = {}
     holds = True
     for one in kept.sets:

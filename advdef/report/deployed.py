@@ -17,6 +17,7 @@ from advdef.evaluation import bare
 from advdef.models import Wrapped, wrap
 from advdef.models.wrapped import check_mode
 from advdef.norms import BallNorm
+from advdef.report.bring import made_by
 from advdef.report.defences import TRAINED, defended
 from advdef.store import identity
 
@@ -63,8 +64,9 @@ def deployed(
         data: A data set, its test images alone (a ``Split``), or a name as :func:`advdef.data.load` takes it.
         eps: The budget that trainings are for, a size in ``norm``.
         norm: "Linf" or "L2".
-        defence: A name of :mod:`advdef.report.defences`, or a function that puts one's own in front of the model.
-        name: What the report calls the defence. Default: its name.
+        defence: A name of :mod:`advdef.report.defences`, or a function that puts one's own in front of the model, given
+            itself or as ``module:function``; modules of the working folder count.
+        name: What the report calls the defence. Default: its name, of one's own that of its class.
         epochs: Of each training that the defence needs.
         seed: Of each training.
         transfer: Other networks for the same classes and image size, from which attacks are transferred.
@@ -91,11 +93,11 @@ def deployed(
     sources = _sources(transfer, ready, whole.test, classes, device)
     if isinstance(ready, Defense):
         built, called = ready, type(model).__name__
-    elif isinstance(defence, str):
+    elif isinstance(defence, str) and ":" not in defence:
         built = defended(defence, ready, whole, eps=eps, norm=norm, epochs=epochs, seed=seed)
         called = defence
     else:
-        made = defence(ready)
+        made = made_by(defence, ready) if isinstance(defence, str) else defence(ready)
         if not isinstance(made, Defense):
             raise TypeError(f"defence must make a Defense (advdef.defenses), not {type(made).__name__}")
         built, called = made, type(made).__name__

@@ -46,8 +46,9 @@ def robustness(
         data: A data set, its test images alone (a ``Split``), or a name as :func:`advdef.data.load` takes it.
         eps: The budget, a size in ``norm``: 8 / 255, say.
         norm: "Linf" or "L2".
-        defence: A name of :mod:`advdef.report.defences`, or a function that puts one's own in front of the model.
-        name: What the report calls the defence. Default: its name.
+        defence: A name of :mod:`advdef.report.defences`, or a function that puts one's own in front of the model, given
+            itself or as ``module:function``; modules of the working folder count.
+        name: What the report calls the defence. Default: its name, of one's own that of its class.
         images: How many test images are attacked, drawn at random but always the same.
         steps: Steps of each strong attack, before they grow by need. Below ten the checks are brief as well.
         restarts: Random starts of each strong attack, likewise.

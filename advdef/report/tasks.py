@@ -18,7 +18,7 @@ from advdef.evaluation.outcomes import joined_curves
 from advdef.grid import Cell, DataDiffer, Study, Task, once
 from advdef.norms import BallNorm
 from advdef.report.attacking import JudgingEffort, check_attack, image_parts, meet_attackers_on
-from advdef.report.bring import Brought, named_function
+from advdef.report.bring import Brought
 from advdef.report.defences import TRAINED
 from advdef.report.deployed import Deployed, deployed
 from advdef.store import cache_folder
@@ -49,9 +49,8 @@ class JudgedDefences(Study):
     @once
     def judged(self, name: str) -> Deployed:
         """A defence in front of it, trained where it needs to be."""
-        maker: Any = named_function(name) if ":" in name else name
         return deployed(
-            self.network(), self.data, eps=self.eps, norm=self.norm, defence=maker, epochs=self.effort.epochs,
+            self.network(), self.data, eps=self.eps, norm=self.norm, defence=name, epochs=self.effort.epochs,
             seed=self.seed, transfer=self.sources(),
         )  # fmt: skip
 

@@ -140,7 +140,11 @@ def cache_folder(kind: str) -> Path:
 
 
 def place(folder: Path, key: Key, *, label: str = "") -> Path:
-    """The file of a key."""
+    """The path in ``folder`` of the result with this key.
+
+    Its name is the first 80 characters of ``label``, with "-" for what is unusual in file names, and 20 digits of the
+    key's hash.
+    """
     label = re.sub(r"[^\w.-]+", "-", label, flags=re.ASCII)[:80]
     return folder / f"{label}{'-' if label else ''}{key.digest[:20]}.safetensors"
 

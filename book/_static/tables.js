@@ -1,5 +1,6 @@
 // Tables of results: sorted by a click on a header, and long ones folded. Without this script all rows are shown.
 // Pictures that are wider than a phone: where there is more of them is marked, as a style sheet does it for tables.
+// The menu: closed again, it gives the focus back to its button where a key had pressed that.
 (() => {
   const number = (cell) => {
     const text = cell.textContent.trim().replace("−", "-").replace(/,(?=\d{3})/g, "");
@@ -79,7 +80,12 @@
     watch.observe(figure);
   });
 
+  // one theme takes the focus off the button before the other notes where to return it
+  const toggle = document.querySelector(".primary-toggle");
+  toggle?.addEventListener("click", (event) => { if (event.detail === 0) toggle.focus(); });
+
   document.querySelectorAll("table.results").forEach((table) => { sortable(table); foldable(table); });
   reachable();
   addEventListener("resize", reachable);
+  document.addEventListener("toggle", reachable, true);  // what was folded has had no size before
 })();

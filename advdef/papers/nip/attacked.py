@@ -31,17 +31,17 @@ class AttackedNetworks(Study):
 
     Attributes:
         kinds: The names of the networks.
-        seeds: Those with which the first network is trained.
-        eps: The main budget.
-        half: Half of it.
-        huge: One that must leave nothing.
-        budgets: A quarter of the main one to twice that.
-        scale: How many times as large as elsewhere the steps are.
-        steps: Sizes of what a defence adds (RMS, in pixels).
-        released: Those of the released scripts.
+        seeds: The seeds with which the first network is trained.
+        eps: The main budget, in Linf.
+        half: Half the main budget.
+        huge: A budget at which nothing may be left.
+        budgets: A quarter, half, one and two times the main budget.
+        scale: The factor of all steps: 4 on grey images, 1 on colour images.
+        steps: The sizes that are tried of what a defence adds (RMS, in pixel units).
+        released: The same of the released scripts.
         fixed_suite: Attacks that use all of a budget.
-        eleven_suite: The eleven that the authors' group lists.
-        stops: By label, attacks that stop early or late, with their eps and its norm.
+        eleven_suite: The eleven attacks that the authors' group lists.
+        stops: Attacks that stop early or late, by label, each with its eps and norm.
     """
 
     def __init__(self, data: Dataset, settings: Mapping[str, Any], **options: Any) -> None:
@@ -98,11 +98,11 @@ class AttackedNetworks(Study):
         return trained(build, train_at, self.data, seed=self.seed, epochs=epochs, **inner, **self.recipe)
 
     def model(self, kind: str, seed: int) -> nn.Module:
-        """What was trained on clean images."""
+        """The network that was trained on clean images."""
         return self.training(kind, seed).model
 
     def images(self, setting: str = "images") -> tuple[Tensor, Tensor]:
-        """As many test images as a setting says, and their labels; fewer are the first ones of more."""
+        """The first test images, as many as ``setting`` says of a fixed random order, and their labels."""
         chosen = self.data.test.sample(self.settings[setting])
         return chosen.float_images(), chosen.labels
 
@@ -113,17 +113,17 @@ class AttackedNetworks(Study):
 
     @once
     def fixed(self, kind: str, attack: str) -> Tensor:
-        """What an attack makes that uses all of the main eps."""
+        """What an attack of ``fixed_suite`` makes of the test images with the main eps."""
         return self._crafted(kind, {attack: self.fixed_suite[attack]}, self.images(), eps=self.eps, offset=1)
 
     @once
     def pgd(self, kind: str, eps: float) -> Tensor:
-        """What PGD makes with another eps."""
+        """What PGD makes of the test images with this eps."""
         return self._crafted(kind, {"PGD": self.fixed_suite["PGD"]}, self.images(), eps=eps, offset=2)
 
     @once
     def smallest(self, kind: str, seed: int) -> Tensor:
-        """What PGD makes with the smallest eps that fools the network."""
+        """What PGD makes of each test image with the smallest eps that fools the network."""
         return self._crafted(kind, {"PGD-min": self.pgd_min}, self.images(), seed, eps=1.0, offset=0)
 
     @once

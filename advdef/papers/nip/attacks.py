@@ -206,12 +206,11 @@ def two_conditions(
     stop_early: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Raise the lead of a wrong class both on x and on clip(x + offset(x, class), 0, 1): the smaller of the two is
-    ascended.
+    """Make a wrong class win both before and after the defence adds what it has for that class.
 
-    Where both are classified as that class, the look-up is wrong, and what it adds does not help. The most likely wrong
-    classes of the clean image are tried in turn, those after the first for what ``model`` still gets right; any wrong
-    class counts as success.
+    Ascended is the smaller of two leads of the class: on x, and on clip(x + offset(x, class), 0, 1). Where both are
+    positive, the look-up is wrong, and what it adds does not help. The most likely wrong classes of the clean image are
+    tried in turn, those after the first for what ``model`` still gets right; any wrong class counts as success.
 
     Args:
         model: The defence; it only judges.

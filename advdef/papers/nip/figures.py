@@ -8,14 +8,14 @@ from torch import Tensor
 
 from advdef.evaluation import Results
 from advdef.papers.nip.repair import success
-from advdef.plotting import COLOURS, WIDTH, image_grid, interval_line, legend_below, visible_change
+from advdef.plotting import COLOURS, WIDTH, image_grid, interval_line, legend_below, percent_axis, visible_change
 from advdef.statistics import Interval, mean_interval, wilson
 
 __all__ = ["elastic_steps", "shifts_by_attack", "tradeoffs", "what_is_added", "what_the_oracle_restores"]
 
 
 def shifts_by_attack(shifts: Mapping[str, Mapping[str, Tensor]]) -> Figure:
-    """Mean change of front and tail with 95 % intervals, a line per attack, beside each its two controls.
+    """Mean change of front and tail under each attack, beside its two controls, with 95 % intervals.
 
     ``shifts`` has what :func:`advdef.papers.nip.measure.front_and_tail_shifts` finds, by attack.
     """
@@ -59,7 +59,7 @@ def what_the_oracle_restores(restored: Mapping[str, Mapping[float, Mapping[str, 
             style = ":" if plus_only else "-"
             interval_line(panel, sorted(by_step), shares, style=style, marker="o", colour=colour, label=control)
         panel.set(xscale="log", xlabel="step (RMS, in pixels)", title=attack, ylim=(-0.03, 1.03))
-    axes[0].set_ylabel("clean prediction restored")
+    percent_axis(axes[0].yaxis, "clean prediction restored")
     legend_below(figure, axes[0], columns=3)
     return figure
 
@@ -87,8 +87,9 @@ def tradeoffs(results: Results, *, eps: str) -> Figure:
                 panel.vlines(across.value, up.low, up.high, **bars)
     for panel in (left, right):
         panel.axhline(results.interval(defence="none", threat="clean").value, color="0.3", lw=0.8)
-    left.set(xlabel="defence success rate on PGD-min", ylabel="benign accuracy")
-    right.set(xlabel=f"accuracy under PGD, eps {eps}")
+    percent_axis(left.xaxis, "defence success rate on PGD-min")
+    percent_axis(left.yaxis, "benign accuracy")
+    percent_axis(right.xaxis, f"accuracy under PGD, eps {eps}")
     legend_below(figure, right)
     return figure
 
@@ -111,7 +112,7 @@ def elastic_steps(results: Results) -> Figure:
             width = 1 if name.startswith("step") else 2
             interval_line(panel, budgets, shares, colour=colour, label=name, width=width)
         panel.set(title=f"{dataset}, {model}", xlabel="eps", ylim=(-0.03, 1.03))
-    axes[0][0].set_ylabel("accuracy under PGD")
+    percent_axis(axes[0][0].yaxis, "accuracy under PGD")
     legend_below(figure, axes[0][0], columns=5)
     return figure
 

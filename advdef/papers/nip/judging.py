@@ -47,7 +47,7 @@ def six_tests(
     seed: int,
     resume: Path | None = None,
 ) -> dict[str, tuple[bool, str]]:
-    """What must hold if the attacks on a defence work: name -> whether it does, and the numbers.
+    """Six tests that working attacks on a defence pass, by name: whether they do, and the numbers.
 
     Args:
         defence: With a surrogate "straight-through".

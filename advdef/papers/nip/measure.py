@@ -1,4 +1,4 @@
-"""What attacks move, and what the released protocol restores and its controls do."""
+"""Measurements on NIP: how far attacks move features, and what the released protocol and its controls restore."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -82,13 +82,19 @@ def front_and_tail_shifts(
     match_seed: int,
     noise_seed: int | None,
 ) -> dict[str, Tensor]:
-    """How far attacked images move front and tail, 5 % of the features each, by influence on the labels.
+    """How far an attack moves front and tail: the 5 % of the features with the largest and the smallest influence.
 
-    Returns mean changes (N,) in units of the mean activation. "middle", "front" and "tail" are those of the features;
-    "front, matched" of other features, of the middle (:func:`advdef.papers.nip.shift.matched`); "front, noise" of the
-    same features under noise as long as the perturbation; the tail has both. All but the first have their mean size as
-    "..., size". "front, activation of matched" is the activation of the matched features, as a share of the set's.
-    Noise is also left out where none in [0, 1] is as long as a perturbation.
+    The influence is that on the labels. Returns numbers (N,) by name; changes are in units of the mean activation.
+
+    - "middle": the mean change of the features that belong to neither.
+    - "front": the mean change of the front.
+    - "front, matched": a control, the mean change of as many features of the middle that are about as active
+      (:func:`advdef.papers.nip.shift.matched`).
+    - "front, noise": the other control, the mean change of the front under noise as long as the perturbation; left out
+      without a ``noise_seed``, and where a perturbation is longer than any noise in [0, 1].
+    - "front, size", "front, matched, size" and "front, noise, size": means of absolute changes.
+    - "front, activation of matched": how active the matched features are, as a share of the front's activation.
+    - The same six for "tail".
 
     Args:
         model: The classifier.
@@ -134,7 +140,7 @@ def shifts_of_fooled(
     match_seed: int,
     noise_seed: int,
 ) -> dict[str, dict[str, Tensor]]:
-    """:func:`front_and_tail_shifts` by attack and part, (n,) each: NaN for the images that the attack did not fool.
+    """What :func:`front_and_tail_shifts` returns, by attack; (n,) each, NaN for the images that did not fool the model.
 
     Attacks that fooled fewer than ``least`` images are left out. AUNA, which is noise itself, has no noise beside it.
 
@@ -257,18 +263,18 @@ def oracle_by_step(
 
 
 def bank_cosines(model: nn.Module, images: Tensor, bank: DirectionBank, *others: DirectionBank) -> list[Tensor]:
-    """Cosine of what images (N, C, H, W) themselves ask for, for each of K classes, with what banks offer: (K, N) each.
+    """For each bank, the cosine (K, N) of each class's direction in it with the image's own direction for that class.
 
-    The weights of the features are those of the first bank.
+    ``images`` are (N, C, H, W). Their own directions have the weights of the first bank.
     """
     own = class_directions(model, images, bank.weights).flatten(2)
     return [torch.cosine_similarity(own, b.directions.flatten(1)[:, None], dim=2) for b in (bank, *others)]
 
 
 def open_settings(taps: Sequence[str], *, front: int) -> dict[str, dict[str, Any]]:
-    """What the definitions leave open, as settings of :func:`advdef.papers.nip.influence.inverse_direction`, by name.
+    """Settings of :func:`advdef.papers.nip.influence.inverse_direction` that the definitions leave open, by name.
 
-    ``taps`` are the layers that the network declares, ``front`` a number of features of which a front may consist.
+    ``taps`` are the layers that the network declares, ``front`` is one more size of front and tail that is tried.
     """
     return {
         "default": {},
@@ -296,8 +302,8 @@ def under_settings(
 ) -> tuple[float, dict[str, float]]:
     """What other settings of :func:`advdef.papers.nip.influence.inverse_direction` change.
 
-    First the mean cosine of the directions of a sample to those of the default settings. Then the percentages of images
-    that are right: attacked, with V0 and with V1, and as they are, with V1.
+    Returns the mean cosine of a sample's directions with those of the default settings, and percentages of images that
+    are right: under each attack with V0 and with V1, and without an attack with V1.
 
     Args:
         model: The classifier.
@@ -322,7 +328,10 @@ def under_settings(
 
 
 def direction_facts(directions: Tensor) -> dict[str, float]:
-    """Medians over directions (N, C, H, W): of root mean square and largest pixels, and of neighbours' cosines."""
+    """Medians over directions (N, C, H, W) of their root mean square, largest pixels, and likeness to the next one.
+
+    The likeness is the absolute value of the cosine.
+    """
     pixels = directions.abs().flatten(1)
     cosines = torch.cosine_similarity(directions.flatten(1)[:-1], directions.flatten(1)[1:])
     medians = {
@@ -364,7 +373,7 @@ class InfluenceFacts:
 
 
 def influence_facts(model: nn.Module, images: Tensor) -> InfluenceFacts:
-    """What influence is like at images (N, C, H, W), at the last layer that the model declares."""
+    """Statistics of influence over images (N, C, H, W), at the last of the model's ``taps``."""
     traced = trace(model, images)
     predicted = traced.logits.argmax(1)
     by_logit, by_probability = traced.influence(predicted), traced.influence(predicted, score="probability")
@@ -388,7 +397,7 @@ def influence_facts(model: nn.Module, images: Tensor) -> InfluenceFacts:
 
 
 def label_free_rows(results: Results, eps: float) -> dict[str, Results]:
-    """The rows of the part "label-free" without an attack and under one: PGD-min, or PGD with ``eps``, by its name."""
+    """Rows of the part "label-free" by attack, PGD-min and PGD with ``eps``, each with those without an attack."""
     return {
         "PGD-min": results.select(part="label-free", attack=("none", "PGD-min")),
         f"PGD {show_eps(eps)}": results.select(part="label-free", attack=("none", "PGD"), eps=(0.0, eps)),
@@ -396,6 +405,6 @@ def label_free_rows(results: Results, eps: float) -> dict[str, Results]:
 
 
 def hits_by_seed(results: Results, *defences: str) -> tuple[Tensor, ...]:
-    """Of each defence the hits (S, N) on the same N images, of networks of S seeds, in the order of the rows."""
+    """For each defence, the hits (S, N) of its networks of S seeds on the same N images, in the order of the rows."""
     seeds = results.values("seed")
     return tuple(torch.stack([results.hits(defence=k, seed=seed) for seed in seeds]) for k in defences)

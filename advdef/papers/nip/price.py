@@ -20,7 +20,7 @@ __all__ = ["affordable", "costs", "right_on"]
 def right_on(
     defences: Sequence[nn.Module], images: Sequence[Tensor], labels: Tensor, *, resume: Path | None = None
 ) -> Tensor:
-    """Which of N images each of D defences has right, in each of S versions of them: (D, S, N) booleans.
+    """Which of N images, in S versions, each of D defences classifies right: (D, S, N) booleans.
 
     Args:
         defences: What is asked.
@@ -44,7 +44,7 @@ def right_on(
 def affordable(
     classifier: nn.Module, defences: Mapping[float, nn.Module], benign: Split, *, resume: Path | None = None
 ) -> tuple[float, ...]:
-    """Which defences, by their steps, cost the classifier at most one point of accuracy on benign images.
+    """The steps, keys of ``defences``, at which accuracy on benign images is at most one point below the classifier's.
 
     ``resume`` is a folder that keeps what was found.
     """
@@ -56,9 +56,9 @@ def affordable(
 def costs(
     defences: Mapping[str, Defense], images: Tensor, *, rounds: int, resume: Path | None = None
 ) -> dict[str, Cost]:
-    """What each defence costs for images (N, C, H, W), as :func:`advdef.evaluation.cost` measures it, one by one.
+    """What each defence costs on images (N, C, H, W), by :func:`advdef.evaluation.cost`, measured one after the other.
 
-    ``resume`` is a folder that keeps what was found; times are then those of the process that measured.
+    ``resume`` is a folder that keeps what was found, the times of the first measurement included.
     """
     for defence in defences.values():
         reseed(defence, 0)

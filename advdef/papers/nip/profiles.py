@@ -8,7 +8,7 @@ from torch import nn
 
 from advdef.models import VGG19, AlexNet, LeNet5, ResNet, SmallVGG
 
-__all__ = ["NIP_PROFILES"]
+__all__ = ["NIP_MEANINGS", "NIP_PROFILES"]
 
 NIP_PROFILES: dict[str, dict[str, Any]] = {
     "smoke": dict(
@@ -45,6 +45,35 @@ NIP_PROFILES: dict[str, dict[str, Any]] = {
     ),
 }  # fmt: skip
 """How much is computed, by profile."""
+
+NIP_MEANINGS = {
+    "datasets": "networks, by data set",
+    "epochs": "of training",
+    "at_epochs": "epochs of adversarial training",
+    "seeds": "trainings of what is compared",
+    "images": "test images under single attacks; training images by which steps are chosen",
+    "minimal": "halvings and steps of PGD-min",
+    "eleven": "test images under the eleven attacks",
+    "least": "images that an attack must fool for a row on features",
+    "boundary": "steps of the Boundary attack",
+    "levels": "budgets that FGSM and noise try upwards",
+    "per_class": "training images of a class in a bank",
+    "kept": "their directions that the bank keeps",
+    "tried": "noises among which the oracle finds the best",
+    "steps": "of PGD and its relatives",
+    "adaptive_images": "test images under the three attackers",
+    "adaptive_steps": "steps of their strong attacks",
+    "rounds": "how often the adaptive attacker may go on with twice the effort",
+    "queries": "of Square, for each image",
+    "curve": "number of budgets of the three attackers",
+    "tested": "images of the six tests of the attacks",
+    "defences": "which ones meet the three attackers",
+    "checks": "sanity checks: all of them, or the fast ones (in brief)",
+    "timed": "batch and runs of the cost table",
+    "long": "few and many steps of PGD in the six tests",
+    "cw": "halvings and steps of C&W",
+}
+"""What the settings are."""
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "SmallVGG": SmallVGG, "LeNet-5": LeNet5, "VGG-19": VGG19, "AlexNet": AlexNet,

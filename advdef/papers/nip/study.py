@@ -18,7 +18,7 @@ from advdef.papers.nip import judging, measure, price
 from advdef.papers.nip.attacked import PGD_MIN, AttackedNetworks, Target
 from advdef.papers.nip.bank import DirectionBank, fitted, phase_scrambled, random_bank
 from advdef.papers.nip.baselines import NoiseVote
-from advdef.papers.nip.profiles import NIP_PROFILES
+from advdef.papers.nip.profiles import NIP_MEANINGS, NIP_PROFILES
 from advdef.papers.nip.repair import Repair, repairs_in_turn
 from advdef.papers.nip.variants import (
     ADDED,
@@ -48,6 +48,7 @@ class InversePerturbation(AttackedNetworks):
     """Defences in front of networks, and what is left of them, on one data set."""
 
     profiles = NIP_PROFILES
+    meanings = NIP_MEANINGS
     met = "adaptive_images"
     fewer = ("images", "eleven", "tested")
     farthest = 2.0
@@ -60,19 +61,19 @@ class InversePerturbation(AttackedNetworks):
 
     @once
     def bank(self, kind: str, seed: int, which: str) -> DirectionBank:
-        """That bank, "classes", or one of its controls, "random" and "scrambled"."""
+        """A network's bank of directions, "classes", or one of its controls, "random" and "scrambled"."""
         bank, _ = self.fitted_bank(kind, seed)
         if which == "random":
             return random_bank(bank, generator=self.draws(4))
         return phase_scrambled(bank, generator=self.draws(5)) if which == "scrambled" else bank
 
     def stepped(self, kind: str, name: str, seed: int, step: float) -> Defense:
-        """A defence with a step."""
+        """A defence that adds something of this size (RMS, in pixel units)."""
         return WITH_STEP[name](self.model(kind, seed), partial(self.bank, kind, seed), step)
 
     @once
     def affordable(self, kind: str, name: str, seed: int) -> tuple[float, ...]:
-        """The steps at which a defence costs at most a point of benign accuracy; 0 stands for one without a step."""
+        """The steps at which a defence costs at most a point on benign training images; 0: it has no step."""
         benign = self.data.train.sample(self.settings["images"])
         if name in STEPLESS:
             tried = {0.0: STEPLESS[name](self.model(kind, seed))}
@@ -81,12 +82,12 @@ class InversePerturbation(AttackedNetworks):
         return price.affordable(self.model(kind, seed), tried, benign, resume=self.resume)
 
     def step(self, kind: str, name: str, seed: int) -> float:
-        """The largest of these, or the smallest of all; 0 for what has none."""
+        """The largest affordable step of a defence, the smallest of all where none is; 0 for one without steps."""
         return max(self.affordable(kind, name, seed), default=self.steps[0]) if name in WITH_STEP else 0.0
 
     @once
     def defence(self, kind: str, name: str, seed: int) -> Defense:
-        """A defence, at its step if it has one."""
+        """A defence, with the :meth:`step` that it gets if it has one."""
         model = self.model(kind, seed)
         if name == "AT":
             return Undefended(self.adversarial_training().model, twin=model)
@@ -97,12 +98,12 @@ class InversePerturbation(AttackedNetworks):
         return self.stepped(kind, name, seed, self.step(kind, name, seed))
 
     def names(self, kind: str) -> tuple[str, ...]:
-        """All that are tried without regard to them; the widest search once, as it is expensive."""
+        """The defences that meet attacks which ignore them; the expensive "V3 all steps" only on the first network."""
         return (*WITH_STEP, *STEPLESS, "V2 stable step", *(["V3 all steps"] if self.is_first(kind) else []))
 
     @once
     def restored(self, kind: str, attack: str, eps: float | None) -> dict[float, dict[str, Tensor]]:
-        """What the released protocol and its controls restore of an attack's images, by step."""
+        """What the released protocol and its controls restore of an attack's images that fool the network, by step."""
         (images, labels), attacked = self.images(), self.target(kind, attack, eps)
         steps, noises = sorted({*self.released, *self.steps}), self.settings["tried"]
         return measure.oracle_by_step(
@@ -125,7 +126,7 @@ class InversePerturbation(AttackedNetworks):
 
     @once
     def at_step(self, kind: str, name: str, step: float) -> dict[Target, Repair]:
-        """What a defence makes of PGD-min and of PGD with the main eps at another step; V2 with each eps."""
+        """What a defence with this step makes of PGD-min and of PGD with the main eps; for V2, with each eps."""
         (x, y), budgets = self.images(), self.budgets if name == V2 else [self.eps]
         chosen = {target: self.target(kind, *target) for target in (PGD_MIN, *(("PGD", eps) for eps in budgets))}
         defence = self.stepped(kind, name, self.seed, step)
@@ -140,7 +141,7 @@ class InversePerturbation(AttackedNetworks):
         return exact(right).mean().item()
 
     def named(self, kind: str) -> dict[str, str]:
-        """The best variant and baselines on training images, by what they are."""
+        """The names of the variant and of the baselines with the best :meth:`score`, by what they are named for."""
         scores = {name: self.score(kind, name) for name in (*LABEL_FREE, *BASELINES)}
         fair = [name for name in (*WITH_STEP, *STEPLESS) if self.affordable(kind, name, self.seed)]
         return name_the_best(scores, fair)
@@ -159,7 +160,7 @@ class InversePerturbation(AttackedNetworks):
         return price.costs(defences, self.images()[0][:batch], rounds=rounds, resume=self.resume)
 
     def judged(self, kind: str) -> tuple[str, ...]:
-        """What the three attackers meet, besides what is named on training images."""
+        """The defences that meet the three attackers, besides those of :meth:`named`."""
         names: tuple[str, ...] = (*AT_ALL_BUDGETS, "V2 majority")
         if self.settings["defences"] == "all":
             names = ("none", *LABEL_FREE, "V1 minus", "V2 stable step", NOISE, "random bank, max-confidence",
@@ -167,7 +168,7 @@ class InversePerturbation(AttackedNetworks):
         return (*names, "AT") if self.is_first(kind) else tuple(name for name in names if name in ELSEWHERE)
 
     def sizes(self, kind: str, name: str, seed: int) -> list[float]:
-        """The budgets at which they meet it; the largest is for the figure alone."""
+        """The budgets at which the three attackers meet a defence; the largest is for the figure alone."""
         grown = self.budgets[-self.settings["curve"] :]
         if not self.is_first(kind):
             return [self.half]
@@ -176,7 +177,7 @@ class InversePerturbation(AttackedNetworks):
         return grown if name in AT_ALL_BUDGETS else grown[:-1]
 
     def cases(self) -> dict[str, tuple[Any, ...]]:
-        """What meets the three attackers, on the first network also with other seeds."""
+        """What meets the three attackers, as (network, defence, seed); on the first network also with other seeds."""
         first = [(kind, name, self.seed) for kind in self.kinds for name in self.judged(kind)]
         rest = [(self.kinds[0], name, s) for s in self.seeds[1:] if self.main for name in ("none", V2)]
         return {
@@ -185,7 +186,7 @@ class InversePerturbation(AttackedNetworks):
         }
 
     def attacked_images(self) -> tuple[Tensor, Tensor]:
-        """The test images that they meet them on, and their labels."""
+        """The test images of the three attackers, and their labels."""
         return self.images("adaptive_images")
 
     def relatives_of(self, *which: Any) -> dict[str, nn.Module]:
@@ -217,7 +218,7 @@ class InversePerturbation(AttackedNetworks):
 
     @once
     def noise(self, name: str, eps: float) -> dict[Threat, Outcome]:
-        """What is left of noise by one who ignores it, and by one who attacks its average, too."""
+        """What PGD on the bare network leaves of a noise defence, and what is left if PGD on its mean is tried, too."""
         kind, (images, labels) = self.kinds[0], self.images("adaptive_images")
         defence, attack = self.defence(kind, name, self.seed), partial(pgd, steps=self.settings["adaptive_steps"])
         step = self.step(kind, name, self.seed)

@@ -28,7 +28,7 @@ Row = dict[str, str]
 
 
 def percent(found: Tensor | Interval | None) -> str:
-    """In percent, without its interval: the share of hits (N,), or another share; a dash where there is none.
+    """The share of hits (N,), or the value of an interval, in percent with one decimal; a dash for None.
 
     >>> import torch
     >>> percent(torch.tensor([True, False, False, False])), percent(Interval(0.5, 0.4, 0.6)), percent(None)
@@ -78,10 +78,11 @@ def oracle_row(found: Mapping[str, Tensor]) -> Row:
 def without_row(
     smallest: Mapping[str, Tensor], alone: Interval | None, fixed: Mapping[str, Tensor], *, eps: str
 ) -> Row:
-    """What V0 restores of PGD-min, and what is left of that without its direction, its answer, both, and at fixed eps.
+    """What V0 restores of PGD-min; what is left with another direction, without the answer, and under a fixed eps.
 
-    ``smallest`` and ``fixed`` (empty: PGD with that ``eps`` fools nobody) are what
-    :func:`advdef.papers.nip.measure.oracle_and_controls` finds, ``alone`` is the success of V1 with V0's settings.
+    ``smallest`` and ``fixed`` are what :func:`advdef.papers.nip.measure.oracle_and_controls` finds under PGD-min and
+    under PGD with the written ``eps``; the latter is empty where that fools nobody. ``alone`` is the success of V1 with
+    V0's settings.
     """
     shares = {
         "V0, as released": smallest["V0 oracle"],
@@ -94,9 +95,9 @@ def without_row(
 
 
 def repair_row(found: Mapping[tuple[str, float | None], Repair], budgets: tuple[float, float, float]) -> Row:
-    """What a defence makes of benign images, of PGD-min, and of PGD at half the main eps, that eps and twice that.
+    """What a defence makes of benign images, of PGD-min, and of PGD at three ``budgets``: half, main and twice.
 
-    ``found`` is by attack and eps, None for "PGD-min".
+    ``found`` is by (attack, eps), where eps is None for "PGD-min".
     """
     smallest, half = found["PGD-min", None], found["PGD", budgets[0]]
     row = {

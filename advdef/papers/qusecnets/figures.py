@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from advdef.papers.qusecnets.quantizer import Quantizer
-from advdef.plotting import COLOURS, WIDTH, interval_line, legend_below
+from advdef.plotting import COLOURS, WIDTH, interval_line, legend_below, percent_axis
 from advdef.statistics import Interval
 
 __all__ = ["accuracy_by_levels", "flippable_pixels", "layer_and_slope", "threshold_paths"]
@@ -55,7 +55,8 @@ def accuracy_by_levels(
             interval_line(panel, levels, found, marker="o", colour=COLOURS[layer], label=layer)
             panel.plot(levels, soft[name][layer], ".:", color=COLOURS[layer])
         panel.axhline(undefended[name], color="black", ls="--", lw=1, label="undefended")
-        panel.set(title=name, xlabel="levels N", ylabel="clean accuracy", xscale="log")
+        panel.set(title=name, xlabel="levels N", xscale="log")
+        percent_axis(panel.yaxis, "clean accuracy")
         panel.set_xticks(levels, list(map(str, levels)))
         panel.minorticks_off()
     axes[0][0].legend()

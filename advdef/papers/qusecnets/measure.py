@@ -35,10 +35,10 @@ def hard_and_soft(models: Iterable[Quantized], images: Tensor, labels: Tensor) -
 def gains_over_undefended(
     found: Mapping[str, Mapping[Threat, Outcome]], defences: Collection[str], attacks: Collection[str]
 ) -> dict[tuple[Threat, str, str], Interval]:
-    """By attacker, attack and defence, how many more images are right than without a defence, under the same attack.
+    """By (attacker, attack, defence), the gain of accuracy over the undefended network under the same attack.
 
-    ``found`` is by defence and attacker, the "undefended" network among them; every attack met every image. The
-    attackers are those who do not know the defence.
+    ``found`` is by defence, "undefended" among them, and attacker; every attack met every image. The attackers are
+    those who do not know the defence, oblivious and direct.
     """
     without = found["undefended"]
     return {
@@ -50,7 +50,7 @@ def gains_over_undefended(
 
 
 def mean_over_eps(curves: Iterable[Curve]) -> Tensor:
-    """The share of the eps of a curve at which each image is robust, (S, N), of one curve for each of S seeds."""
+    """For each of S curves, one per seed: the share of its eps at which each image is robust, (S, N)."""
     return torch.stack([torch.stack([exact(left.robust) for left in curve.values()]).mean(0) for curve in curves])
 
 
@@ -64,8 +64,9 @@ def pairs_of_gains(
 ) -> Gains:
     """Hits of each defence and of the undefended network, on the same images, for the rules that ask for gains.
 
-    Those under attackers who do not know the defence are by single attacks, as in :func:`gains_over_undefended`;
-    those under the one who knows it are of the worst case at ``eps`` of the curves, by defence and attacker.
+    Under the oblivious and the direct attacker there is a pair for each single attack, from ``found``, as in
+    :func:`gains_over_undefended`; under the adaptive one there is one for the worst case at ``eps``, from ``curves``.
+    Both are by defence and attacker.
     """
     single: Gains = {
         (k, threat, attack): (found[k][threat].survivors(attack), found["undefended"][threat].survivors(attack))

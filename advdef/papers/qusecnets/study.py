@@ -52,6 +52,26 @@ _PROFILES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 # what depends on the kind of image stands under its channels, 1 or 3
 
+_MEANINGS = {
+    "datasets": "data sets",
+    "width": "channels of the first convolution",
+    "train": "training images; None: all",
+    "epochs": "of training, by the channels of an image",
+    "batch": "images in a batch",
+    "seeds": "trainings of what is compared",
+    "robust_epochs": "epochs of adversarial training",
+    "robust_steps": "steps of the attack in it",
+    "levels": "numbers of levels in the sweep",
+    "level_seeds": "trainings in the sweep",
+    "images": "test images under the attacks of Cleverhans",
+    "adaptive_images": "test images under the three attackers",
+    "steps": "of strong attacks",
+    "rounds": "how often the adaptive attacker may go on with twice the effort",
+    "queries": "of Square, for each image",
+    "curve": "budgets of the three attackers, by the channels of an image",
+    "checks": "sanity checks: all of them, or the fast ones (in brief)",
+}
+
 LEVELS = {1: 2, 3: 4}  # the released configuration has N = 2 on MNIST
 _EPS = {1: 0.3, 3: 8 / 255}  # the main budget: Cleverhans' default on grey images, the usual one on colour images
 
@@ -75,6 +95,7 @@ class Quantization(Study):
     """Networks with and without a quantiser, on one data set."""
 
     profiles = _PROFILES
+    meanings = _MEANINGS
     met = "adaptive_images"
     fewer = ("images",)
     fewest = 2
@@ -98,7 +119,7 @@ class Quantization(Study):
         return CleverhansCNN(self.data.shape, self.data.num_classes, width=self.settings["width"])
 
     def names(self, seed: int) -> tuple[str, ...]:
-        """The networks that are trained with this seed: all with the first, those that are compared with others."""
+        """The networks that are trained with this seed: with the first all, with others those that are compared."""
         return ("undefended", *_LAYERS, "AT", "AT + CQ") if seed == self.seed else ("undefended", "CQ", "TQ")
 
     @once

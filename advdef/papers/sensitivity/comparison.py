@@ -43,10 +43,10 @@ def gain_over(results: Results, method: str, other: str) -> Gain:
 
 
 def relative_change(levels: Mapping[Network, float], method: str, other: str) -> Interval:
-    """By which share a positive number of networks is larger under one training than under another, seed by seed.
+    """By what share a positive number is larger for networks of one training than of another, seed by seed.
 
-    -0.5 is half. The interval is Student's, of the logarithm of the ratio over the seeds that both have. Raises
-    ValueError for fewer than two.
+    -0.5 means half as large. The interval is Student's, of the logarithm of the ratio over the seeds that both have.
+    Raises ValueError for fewer than two.
 
     >>> relative_change({("AT", 0): 1.0, ("AT", 1): 1.0, ("standard", 0): 4.0, ("standard", 1): 4.0}, "AT", "standard")
     Interval(value=-0.75, low=-0.75, high=-0.75)

@@ -55,10 +55,13 @@ def restored_accuracy(
 ) -> dict[str, Tensor]:
     """How often each attacked image is right when some neurons of one layer get their clean activations back.
 
-    Returns the accuracy by control (:data:`CONTROLS`), (shares, layers, N) in [0, 1]. Besides the most and the least
-    sensitive share of a layer's neurons there are four kinds of random ones: as many ("random"), as many of like
-    activation ("equally active"), and as many as carry the same change of the pairs: as a sum of absolute values, L1
-    ("equal change"), or of squares ("equal energy").
+    Returns accuracies (shares, layers, N) in [0, 1] by what gets them back (:data:`CONTROLS`):
+
+    - "most sensitive" and "least sensitive": a share of the layer;
+    - "random": as many, drawn at random;
+    - "equally active": as many that are about as active;
+    - "equal change" and "equal energy": random ones that together change as much from image to partner as the most
+      sensitive do, as a sum of absolute differences (L1) or of squares.
 
     Args:
         model: The network.
@@ -148,11 +151,17 @@ def occluded_accuracy(
 ) -> dict[tuple[Mode, str], dict[str, Tensor]]:
     """How often each image is right when a share of one layer's neurons is set to zero, or to their mean.
 
-    Returns the accuracy by mode and chosen neurons (:data:`OCCLUDED`), and then by kind, (shares, layers, N) in [0, 1].
-    Occluded are the most or the least sensitive share, or random neurons: as many, or as many as lose as much
-    activation on ``reference``: as a sum of absolute differences ("equal change") or of squares ("equal energy"). The
-    kind is "clean"; with an ``attack`` there is also, for neurons at zero, the accuracy on the examples of the intact
-    network ("replayed") and on those of the occluded one ("attacked anew").
+    Returns accuracies (shares, layers, N) in [0, 1], by (mode, neurons) and then by kind of images.
+
+    The mode is "zero" or "mean". The neurons (:data:`OCCLUDED`) are
+
+    - "most sensitive" and "least sensitive": a share of the layer;
+    - "random": as many, drawn at random;
+    - "equal change" and "equal energy": random ones that together lose as much activation on ``reference`` as the most
+      sensitive do, as a sum of absolute differences or of squares.
+
+    The images are "clean"; with an ``attack``, and for the mode "zero", also "replayed", adversarial examples of the
+    intact network, and "attacked anew", those of the occluded one.
 
     Args:
         model: The network.

@@ -1,6 +1,7 @@
 """The figures of the page; each function takes what was measured and gives a figure."""
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,10 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from advdef.devices import exact
 from advdef.papers.sensitivity.comparison import Network
 from advdef.papers.sensitivity.experiments import OCCLUDED, Mode
-from advdef.plotting import COLOURS, WIDTH, legend_below
+from advdef.plotting import COLOURS, WIDTH, error_lengths, interval_line, legend_below, percent_axis
 from advdef.selection import layer_score
+from advdef.statistics import Interval, mean_share
 
 __all__ = [
     "draw_links", "draw_occlusion", "draw_overlap", "draw_profiles", "draw_readings", "draw_substitution",
@@ -89,19 +92,27 @@ def draw_profiles(sensitivities: Mapping[str, Mapping[str, Mapping[str, Tensor]]
 def draw_substitution(restored: Mapping[str, Mapping[str, Tensor]], shares: Sequence[float]) -> Figure:
     """Restored accuracy against the share of substituted neurons, for each control; a panel per network and attack.
 
-    ``restored[network][control]`` is (shares, layers, N), and there are four networks.
+    ``restored[network][control]`` is (shares, layers, N), and there are four networks. Bands are 95 % intervals over
+    images, of their means over layers.
     """
     figure, axes = plt.subplots(2, 2, figsize=(WIDTH, 5.6), sharex=True, sharey=True)
     for panel, (k, table) in zip(axes.flat, restored.items(), strict=True):
         for (control, right), (style, tone) in zip(table.items(), _CONTROLS, strict=True):
-            panel.plot(shares, right.mean((1, 2)).tolist(), style, color=tone, label=control)
+            interval_line(
+                panel, shares, _over_layers(right), marker=style[0], style=style[1:], colour=tone, label=control
+            )
         panel.set(title=k)
     for panel in axes[1]:
         panel.set_xlabel("share of the layer's neurons")
     for row in axes:
-        row[0].set_ylabel("restored accuracy")
+        percent_axis(row[0].yaxis, "restored accuracy")
     legend_below(figure, axes[0][0], columns=3)
     return figure
+
+
+def _over_layers(right: Tensor) -> list[Interval]:
+    """For each share of (shares, layers, N): the mean over layers of what is right, with its interval over images."""
+    return [mean_share(exact(share).mean(0)) for share in right]
 
 
 def draw_occlusion(
@@ -109,7 +120,7 @@ def draw_occlusion(
     shares: Sequence[float],
     intact: Mapping[str, float],
 ) -> Figure:
-    """Accuracy against the share of neurons that are set to zero.
+    """Accuracy against the share of neurons that are set to zero, with the intervals of :func:`draw_substitution`.
 
     ``lost[network]`` is what :func:`~advdef.papers.sensitivity.experiments.occluded_accuracy` gives, ``intact`` has the
     clean accuracy of the whole networks.
@@ -122,11 +133,13 @@ def draw_occlusion(
     ]  # fmt: skip
     for which, tone in tones.items():
         for panel, k, what, style in lines:
-            line, label = lost[k]["zero", which][what].mean((1, 2)).tolist(), which if style == "o-" else None
-            panel.plot(shares, line, style, color=tone, label=label)
+            line, label = _over_layers(lost[k]["zero", which][what]), which if style == "o-" else None
+            interval_line(panel, shares, line, marker=style[0], style=style[1:], colour=tone, label=label)
     for panel, title in zip(axes, ("standard, clean", "AT, clean", "AT, under attack"), strict=True):
         panel.set(title=title, xlabel="share occluded")
-    axes[0].set_ylabel("accuracy")
+    for panel in axes:
+        percent_axis(panel.yaxis)
+    axes[0].set_ylabel("accuracy, %")
     for panel, k in ((axes[0], "standard"), (axes[1], "AT")):
         panel.axhline(intact[k], color="black", lw=0.8, ls="--")
     legend_below(figure, axes[0], columns=5)
@@ -134,34 +147,39 @@ def draw_occlusion(
 
 
 def draw_trade_off(
-    points: Mapping[Network, tuple[float, float]], *, methods: Collection[str], seed: int, sweep: Sequence[str]
+    points: Mapping[Network, tuple[Interval, Interval]], *, methods: Collection[str], seed: int, sweep: Sequence[str]
 ) -> Figure:
     """Robust against clean accuracy, one point (clean, robust) per network; a line joins ``sweep``, of the first seed.
+
+    Bars are the intervals.
 
     ``methods`` have colours and stand in the legend, other trainings are named beside their point.
     """
     figure, panel = plt.subplots(figsize=(6.5, 4))
-    for (k, s), (x, y) in points.items():
+    for (k, s), (clean, robust) in points.items():
+        x, y = clean.value, robust.value
+        errors: dict[str, Any] = {"xerr": error_lengths([clean]), "yerr": error_lengths([robust]), "elinewidth": 0.6}
         if k in methods:
-            panel.plot(x, y, "o", color=COLOURS[k], label=k if s == seed else None)
+            panel.errorbar(x, y, fmt="o", color=COLOURS[k], label=k if s == seed else None, **errors)
         else:
-            panel.plot(x, y, ".", color=_OTHER)
+            panel.errorbar(x, y, fmt=".", color=_OTHER, **errors)
             panel.annotate(k, (x, y), fontsize=8, xytext=(3, 3), textcoords="offset points")
-    line = [points[k, seed] for k in sweep]
+    line = [[interval.value for interval in points[k, seed]] for k in sweep]
     panel.plot(*zip(*line, strict=True), "-", color=COLOURS["SNS"], lw=1)
-    panel.set(xlabel="clean accuracy", ylabel="robust accuracy (PGD)")
+    percent_axis(panel.xaxis, "clean accuracy")
+    percent_axis(panel.yaxis, "robust accuracy (PGD)")
     panel.legend(ncol=2)
     return figure
 
 
 def draw_links(
     sensitivities: Mapping[str, Mapping[Network, float]],
-    robust: Mapping[Network, float],
+    robust: Mapping[Network, Interval],
     *,
     methods: Collection[str],
     seed: int,
 ) -> Figure:
-    """Robust accuracy against mean sensitivity, one point per network; a panel per definition.
+    """Robust accuracy with its interval against mean sensitivity, one point per network; a panel per definition.
 
     The legend names ``methods``, by their network of the first seed.
     """
@@ -169,8 +187,11 @@ def draw_links(
     for panel, (label, values) in zip(axes, sensitivities.items(), strict=True):
         for (k, s), accuracy in robust.items():
             named = k if s == seed and k in methods else None
-            panel.plot(values[k, s], accuracy, "o", color=COLOURS.get(k, _OTHER), label=named)
+            panel.errorbar(
+                values[k, s], accuracy.value, yerr=error_lengths([accuracy]), fmt="o", elinewidth=0.6,
+                color=COLOURS.get(k, _OTHER), label=named,
+            )  # fmt: skip
         panel.set_xlabel(f"mean sensitivity, {label}")
-    axes[0].set_ylabel("robust accuracy")
+    percent_axis(axes[0].yaxis, "robust accuracy")
     axes[-1].legend()
     return figure

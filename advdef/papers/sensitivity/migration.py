@@ -19,12 +19,12 @@ class Migration:
 
     Attributes:
         selections: How often neurons were chosen.
-        turnover: Common share (Jaccard) of one selection and the next, averaged; None where there was one.
+        turnover: Common share (Jaccard) of one selection and the next, averaged; None where there was only one.
         ever: Share of neurons that were ever held.
-        then: Share of the sensitivity, as measured in training, that the neurons held last had when they were chosen.
-        now: Share that they have in the finished network, of the sensitivity "absolute" (D1).
-        now_standardized: Share that they have there of the sensitivity "standardized" (D4).
-        kept: Common share (Jaccard) of them and the most sensitive tenth there.
+        then: Share of all sensitivity that the neurons of the last selection had when they were chosen.
+        now: Share that the same neurons have in the finished network, by the definition "absolute" (D1).
+        now_standardized: The same by the definition "standardized" (D4).
+        kept: Common share (Jaccard) of the same neurons and the most sensitive tenth of the finished network.
     """
 
     selections: int

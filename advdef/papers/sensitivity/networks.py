@@ -42,10 +42,10 @@ class MeasuredNetworks(Study):
         jobs: The networks of that architecture, by training and seed.
         outsider: One more, which only gives adversarial examples.
         plain: The trainings whose networks, of the first seed, are intervened on.
-        overlaps: What their neurons are chosen under, to see whether they stay the same.
-        ends: When the attack ends whose examples are mended: after all steps, or once the decision has turned.
-        shares: The shares of a layer's neurons that are mended.
-        shares_lost: Those that are occluded.
+        overlaps: Under what attacks the sensitive neurons of ``plain`` are compared, to see whether they are the same.
+        ends: When the attack stops whose examples are restored: after all steps, or once the decision has turned.
+        shares: The shares of a layer's neurons that get their clean activations back.
+        shares_lost: The shares of a layer's neurons that are occluded.
     """
 
     plain = ("standard", "AT")
@@ -94,7 +94,7 @@ class MeasuredNetworks(Study):
         return trained(partial(self.network, architecture), function, self.data, seed=seed, **self.budget, **own)
 
     def images(self, setting: str = "adaptive_images") -> tuple[Tensor, Tensor]:
-        """The test images that something is done to, and their labels; those of "pairs" are measured on."""
+        """As many test images as ``setting`` says, and their labels; neurons are measured on those of "pairs"."""
         chosen = self.data.test.sample(self.settings[setting])
         return chosen.float_images(), chosen.labels
 
@@ -143,12 +143,12 @@ class MeasuredNetworks(Study):
         )  # fmt: skip
 
     def ranking(self, name: str, seed: int, architecture: str | None = None) -> dict[str, Tensor]:
-        """D1 of a network's neurons (C,) by layer, on training images: by this they are chosen."""
+        """D1 of a network's neurons on training images, (C,) by layer, by which neurons are chosen."""
         return self.meter(name, seed, TRAINING_IMAGES, architecture).compute()
 
     @once
     def restored(self, name: str, end: str) -> dict[str, Tensor]:
-        """Restored accuracy when neurons of a network, first seed, are mended: by control, (shares, layers, N)."""
+        """What :func:`~advdef.papers.sensitivity.experiments.restored_accuracy` returns, with the first seed."""
         sigma, before = self.ranking(name, self.seed), list(product(self.ends, self.plain)).index((end, name))
         turned = self.pairs(name, end, "successful").of(slice(self.settings["substituted"]))
         return restored_accuracy(
@@ -158,7 +158,10 @@ class MeasuredNetworks(Study):
 
     @once
     def occluded(self, name: str) -> dict[tuple[Mode, str], dict[str, Tensor]]:
-        """Accuracy when neurons of a network, first seed, are set to zero or to their mean; AT is attacked as well."""
+        """What :func:`~advdef.papers.sensitivity.experiments.occluded_accuracy` returns, with the first seed.
+
+        Only "AT" is attacked.
+        """
         x, y = (part[: self.settings["occluded"]] for part in self.images("pairs"))
         sigma = self.ranking(name, self.seed)
         attack = partial(_attacked, images=x, labels=y, eps=self.eps, seed=self.seed)

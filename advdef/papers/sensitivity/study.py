@@ -54,6 +54,34 @@ _PROFILES: dict[str, dict[str, Any]] = {
         checks="all",
     ),
 }  # fmt: skip
+_MEANINGS = {
+    "datasets": "data sets",
+    "networks": "architectures: the main one, and those for comparison",
+    "train": "training images; None: all",
+    "epochs": "of training",
+    "batch": "images in a batch",
+    "train_steps": "steps of the attack in training",
+    "train_step_size": "its step, in eps",
+    "ramp": "epochs over which SNS grows to its weight",
+    "probe": "training images on which SNS chooses neurons",
+    "probe_steps": "steps of the attack on them",
+    "seeds": "trainings of what is compared",
+    "ablations": "variants of SNS with one setting changed",
+    "pairs": "images on which sensitivity is measured",
+    "measuring": "steps of PGD on them",
+    "substituted": "attacked images whose neurons are substituted",
+    "draws": "sets of random neurons that are averaged",
+    "occluded": "images on which neurons are occluded",
+    "images": "test images under single attacks",
+    "adaptive_images": "test images under the three attackers",
+    "steps": "of strong attacks",
+    "long": "steps and starts of the long PGD",
+    "rounds": "how often the adaptive attacker may go on with twice the effort",
+    "queries": "of Square, for each image",
+    "alone": "test images under each attack made for neurons",
+    "curve": "number of budgets of the three attackers",
+    "checks": "sanity checks: all of them, or the fast ones (in brief)",
+}
 
 _SHARD = 250
 
@@ -64,10 +92,11 @@ class Stabilization(MeasuredNetworks):
     Attributes:
         met_alone: The trainings whose networks, of the first seed, meet each attack made for neurons alone.
         checked: Those whose networks have a row of checks.
-        second: Those that networks of further architectures have.
+        second: The trainings of networks of further architectures.
     """
 
     profiles = _PROFILES
+    meanings = _MEANINGS
     met = "adaptive_images"
     fewer = ("images", "alone")
     fewest = 2
@@ -136,7 +165,7 @@ class Stabilization(MeasuredNetworks):
         return {seeded_name(", ".join((k, *kind)), s, self.seed): (k, s, *kind) for k, s, *kind in jobs}
 
     def attacked_images(self) -> tuple[Tensor, Tensor]:
-        """The test images that they meet them on, and their labels."""
+        """The test images of the three attackers, and their labels."""
         return self.images()
 
     def relatives_of(self, *which: Any) -> dict[str, nn.Module]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from advdef.evaluation import Results
 from advdef.papers.snn.measure import Detection
-from advdef.plotting import COLOURS, WIDTH, interval_line, legend_below
+from advdef.plotting import COLOURS, WIDTH, interval_line, legend_below, percent_axis
 
 __all__ = ["detection_curves", "firing_by_layer", "more_steps_and_larger_budgets", "purifier_losses"]
 
@@ -71,7 +71,8 @@ def more_steps_and_larger_budgets(steps: Results, budgets: Results) -> Figure:
             line = [met.interval(defence=defence, steps=count) for count in counts]
             style, label = (":", f"{defence}, oblivious") if threat == "oblivious" else ("-", defence)
             interval_line(left, counts, line, style=style, marker="o", colour=COLOURS[defence], label=label)
-    left.set(xscale="log", xlabel="steps", ylabel="accuracy", ylim=(-0.03, 1.03))
+    left.set(xscale="log", xlabel="steps", ylim=(-0.03, 1.03))
+    percent_axis(left.yaxis, "accuracy")
     left.set_xticks(counts, [str(count) for count in counts])
     left.minorticks_off()
     legend_below(figure, left)

@@ -51,15 +51,19 @@ _LEARNED = ("ANN purifier", "purifier", "PGD-7 pairs", "end to end")
 
 
 class SpikingNetworks(Study):
-    """What is attacked. The classifier "bare" is SE-MLF3; "none" is the defence that it is alone.
+    """Spiking classifiers and the purifiers in front of them, on one data set.
+
+    The classifier "bare" is SE-MLF3; as a defence by itself it is called "none".
 
     Attributes:
-        eps: The main budget.
+        eps: The main budget, in Linf.
         seeds: The seeds of the purifiers.
-        held: Training images (N, C, H, W) that are in nobody's training.
-        learnt: The data that classifiers learn from, and ``paired`` those that purifiers learn from.
-        derivatives: Those that attackers try for a spike, by name.
-        untrained_classifier: Builds one, and ``untrained_purifier`` builds one.
+        held: Training images (N, C, H, W) on which nothing is trained.
+        learnt: The data that classifiers learn from.
+        paired: The data that purifiers learn from.
+        derivatives: The derivatives of a spike that attackers try, by name.
+        untrained_classifier: Builds a classifier.
+        untrained_purifier: Builds a purifier.
     """
 
     def __init__(self, data: Dataset, settings: Mapping[str, Any], **options: Any) -> None:
@@ -89,7 +93,7 @@ class SpikingNetworks(Study):
 
     @property
     def compared(self) -> list[tuple[str, int]]:
-        """Those of them that are compared as they are, without adversarial training."""
+        """Those of :attr:`classifiers` that are compared with each other, trained on clean images."""
         further = range(self.seed + 1, self.seed + self.settings["networks"])
         return [(k, self.seed) for k in self.settings["levels"]] + list(product(("LIF", "SE-MLF3"), further))
 

@@ -60,6 +60,40 @@ _PROFILES: dict[str, dict[str, Any]] = {
         counts=(1, 2, 5, 10, 20, 50, 100), checks="fast", timed=64, derivatives=tuple(REDUCED),
     ),
 }  # fmt: skip
+_MEANINGS = {
+    "datasets": "data sets",
+    "network": "architecture of the classifier",
+    "width": "its channels in the first stage",
+    "T": "time steps",
+    "train": "images of all trainings; None: all but the held ones",
+    "held": "last training images, in nobody's training",
+    "epochs": "of classifiers",
+    "batch": "images in a batch of theirs",
+    "rate": "learning rate of classifiers",
+    "inner": "steps of PGD in adversarial training",
+    "levels": "neurons that are compared",
+    "networks": "trainings of LIF and SE-MLF3",
+    "trainings": "adversarial trainings",
+    "unet": "channels of the purifier's U-Net",
+    "extractor": "channels of its extractor",
+    "pairs": "images that purifiers learn from; None: all",
+    "purifier_epochs": "of purifiers",
+    "purifier_batch": "images in a batch of theirs",
+    "purifier_rate": "learning rate of purifiers",
+    "seeds": "purifiers of what is compared",
+    "ablations": "variants of the purifier",
+    "images": "test images under attacks on the bare classifier",
+    "few": "test images under expensive attacks and the three attackers",
+    "steps": "of the main PGD",
+    "strong": "steps of APGD and of strong attacks by those who know the defence",
+    "rounds": "how often the adaptive attacker may go on with twice the effort",
+    "queries": "of Square, for each image",
+    "curve": "budgets of the three attackers besides the main one, as shares of it",
+    "counts": "steps of PGD that are compared",
+    "checks": "sanity checks: all of them, or the fast ones (in brief)",
+    "timed": "images of the cost table",
+    "derivatives": "those that attackers try for a spike",
+}
 
 CURVED = ("none", "purifier", "ANN purifier", "FGSM-AT")
 """The defences that meet several budgets."""
@@ -85,6 +119,7 @@ class SpikingPurification(SpikingNetworks):
     """
 
     profiles = _PROFILES
+    meanings = _MEANINGS
     met = "few"
     fewer = ("images",)
     several = ("seeds", "networks")
@@ -133,19 +168,19 @@ class SpikingPurification(SpikingNetworks):
 
     @once
     def clean(self, name: str) -> Tensor:
-        """Which of many clean images a classifier of the first seed, or the stacked defence, has right."""
+        """Which of the ``tested`` images a classifier of the first seed, or the stacked defence, has right."""
         model = self.defence(name) if name == STACKED else self.network(name, self.seed)
         return hits(model, {"clean": self.tested.float_images()}, self.tested.labels, resume=self.resume)["clean"]
 
     @once
     def static(self, name: str) -> dict[str, Tensor]:
-        """Which images a defence has right, by attack on the classifier in it alone."""
+        """Which images a defence has right, by the attack that was run on its classifier alone."""
         base = "FGSM-AT" if name == STACKED else name if name in self.settings["trainings"] else "bare"
         return hits(self.defence(name), self.replayed(base), self.labels, resume=self.resume)
 
     @once
     def ablation(self, variant: str, seed: int) -> dict[str, Tensor]:
-        """The same of a variant of the purifier in front of the bare classifier, by fewer attacks."""
+        """As :meth:`static`, of a variant of the purifier in front of the bare classifier, under fewer attacks."""
         made = {k: v for k, v in self.replayed("bare").items() if k in ("clean", "FGSM", self.pgd)}
         return hits(self.purified(variant, seed), made, self.labels, resume=self.resume)
 
@@ -192,7 +227,7 @@ class SpikingPurification(SpikingNetworks):
         return {name: (name,) for name in self.known}
 
     def attacked_images(self) -> tuple[Tensor, Tensor]:
-        """The few images that they meet it on, and their labels."""
+        """The test images of the three attackers, the first few, and their labels."""
         few = self.settings["few"]
         return self.images[:few], self.labels[:few]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from advdef.evaluation import Results
 from advdef.papers.trn.ladder import RUNGS
 from advdef.papers.trn.maps import GradientMap, OracleMap, SobelMap
-from advdef.plotting import COLOURS, WIDTH, image_grid, interval_line, legend_below, visible_change
+from advdef.plotting import COLOURS, WIDTH, image_grid, interval_line, legend_below, percent_axis, visible_change
 from advdef.statistics import Interval
 
 __all__ = [
@@ -47,7 +47,7 @@ def restored_pictures(images: Tensor, adversarial: Tensor, restored: Tensor) -> 
 
 
 def class_turns(names: Sequence[str], labels: Tensor, *logits: Tensor) -> list[list[str]]:
-    """For each image the name of its label (N,) and, one after the other, of what each of the logits (N, K) say."""
+    """For each image, class names: of its label (N,), then of the largest of each ``logits`` (N, K) in turn."""
     turns = torch.stack([labels, *(values.argmax(1) for values in logits)], 1)
     return [[names[number] for number in turn] for turn in turns.tolist()]
 
@@ -106,7 +106,7 @@ def accuracy_by_eps(results: Results, *, trained: Sequence[float]) -> Figure:
         panel.axvline(end, color="0.4", ls="--", lw=0.8)
         title = f"{rows.rows[0]['dataset']}, {rows.rows[0]['model']}"
         panel.set(title=title, xlabel="eps", ylim=(-0.03, 1.03))
-    axes[0][0].set_ylabel("accuracy")
+    percent_axis(axes[0][0].yaxis, "accuracy")
     legend_below(figure, axes[0][0], columns=5)
     return figure
 
@@ -128,7 +128,8 @@ def accuracy_by_rung(results: Mapping[str, Results]) -> Figure:
         panel.bar_label(bars, [f"{100 * value:.0f}" for value in values], padding=2)
         panel.vlines(at, [i.low for i in heights.values()], [i.high for i in heights.values()], color="0.3", lw=0.8)
     panel.set_xticks(range(len(RUNGS) + 1), [*RUNGS, "all"])
-    panel.set(ylabel="accuracy", ylim=(0, 1.05))
+    panel.set(ylim=(0, 1.05))
+    percent_axis(panel.yaxis, "accuracy")
     panel.legend()
     return figure
 
@@ -142,7 +143,8 @@ def accuracy_by_steps(results: Results) -> Figure:
     for rung, name, tone, style in zip(RUNGS, names, tones, styles, strict=False):
         left = [results.interval(rung=rung, steps=n) for n in counts]
         interval_line(panel, counts, left, style=style, marker="o", colour=tone, label=f"{rung} {name}")
-    panel.set(xscale="log", xlabel="steps", ylabel="accuracy", ylim=(-0.03, 1.03))
+    panel.set(xscale="log", xlabel="steps", ylim=(-0.03, 1.03))
+    percent_axis(panel.yaxis, "accuracy")
     panel.set_xticks(counts, [str(steps) for steps in counts])
     panel.minorticks_off()
     panel.legend()

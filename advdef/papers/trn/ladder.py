@@ -99,9 +99,9 @@ def ladder(
 
 
 def rung_attacker(rung: str, rungs: Collection[str]) -> Threat:
-    """Who makes the attacks of a rung, one of those that a defence has.
+    """Which of the three attackers a rung belongs to; ``rungs`` are all that a defence has.
 
-    R0 ignores the defence; the direct attacker's rung is plain autograd on it, R3, or R2 where there is no map.
+    R0 ignores the defence and is oblivious. R3, plain autograd, is direct; without R3, as there is no map, R2 is.
     """
     if rung == "R0":
         return "oblivious"

@@ -24,12 +24,12 @@ __all__ = [
 
 
 def newly_wrong(classifier: nn.Module, images: Tensor, labels: Tensor, adversarial: Tensor) -> Tensor:
-    """(N,) booleans: images (N, C, H, W) that are right, and wrong once attacked."""
+    """Which images (N, C, H, W) are right as they are and wrong in their adversarial version: (N,) booleans."""
     return correct(classifier, images, labels) & ~correct(classifier, adversarial, labels)
 
 
 def right_of(defence: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = 500) -> Tensor:
-    """(N,) booleans: images (N, C, H, W) that a defence gives their label (N,); an oracle is told it."""
+    """Which images (N, C, H, W) a defence classifies as their label (N,), which an oracle is told: (N,) booleans."""
     if not isinstance(defence, OracleRestoration):
         return correct(defence, images, labels, batch_size=batch_size)
     return _right(lambda x, y: defence(x, labels=y), images, labels, batch_size)
@@ -38,9 +38,9 @@ def right_of(defence: nn.Module, images: Tensor, labels: Tensor, *, batch_size: 
 def replay(
     defence: nn.Module, attacked: Mapping[str, Tensor], labels: Tensor, *, resume: Path | None = None
 ) -> dict[str, Tensor]:
-    """Hits (n,) of a defence, or of an oracle, by attack, on images (n, C, H, W) made of the first n labelled ones.
+    """By attack, which attacked images (n, C, H, W) a defence, or an oracle, has right: (n,) booleans.
 
-    ``resume`` is a folder that keeps them.
+    They are made of the first n images, of N whose ``labels`` are given. ``resume`` is a folder that keeps the result.
     """
     asked = dict(by=replay, defence=defence, images=dict(attacked), labels=labels)
     found = _remembered(
@@ -58,9 +58,9 @@ def right_with_maps(
     batch_size: int = 250,
     resume: Path | None = None,
 ) -> Tensor:
-    """(N,) booleans: images that are right when ``maps`` of them take the place of the defence's own.
+    """Which images (N, C, H, W) a defence has right with ``maps`` of them in place of its own: (N,) booleans.
 
-    ``resume`` is a folder that keeps them.
+    ``resume`` is a folder that keeps the result.
     """
 
     def logits(images: Tensor, labels: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ def _right(logits: Callable[[Tensor, Tensor], Tensor], images: Tensor, labels: T
 
 
 def share_withstood(results: Results, attacks: Collection[str]) -> Tensor:
-    """Of several attacks the share that each image withstands, (S, N) for S seeds, from the rows of one defence.
+    """The share of several attacks that each image withstands, (S, N) for S seeds, from the rows of one defence.
 
     >>> found, where = Results(), dict(part="ablation", dataset="digits", model="CNN", defence="TRN", seed=0, eps=0.1)
     >>> for attack, right in {"FGSM": [True, True], "PGD": [True, False]}.items():
@@ -99,15 +99,15 @@ def share_withstood(results: Results, attacks: Collection[str]) -> Tensor:
 
 
 def shares_withstood(results: Results, attacks: Collection[str]) -> dict[str, Tensor]:
-    """What :func:`share_withstood` is of each defence in the rows, by its name."""
+    """:func:`share_withstood` of each defence in the rows, by its name."""
     return {name: share_withstood(results.select(defence=name), attacks) for name in results.values("defence")}
 
 
 def other_settings(results: Results, eps: float, others: Collection[str] = ()) -> dict[str, Results]:
-    """The rows of one data set under settings that training did not see, by what is different.
+    """The rows of one data set under settings that training did not see, by the name of the setting.
 
-    They are PGD with one and a half and with two times the largest ``eps`` of training, and TRN in front of each of
-    the ``others``, classifiers that it was not trained with.
+    The settings are PGD with 1.5 and with 2 times ``eps``, the largest of training, and TRN in front of each of the
+    ``others``, classifiers that it was not trained with.
     """
     found = {f"PGD with {k:g} times the budget": results.select(part="eps", eps=(0.0, k * eps)) for k in (1.5, 2.0)}
     moved = {kind: results.select(part="moved", model=kind, map=(None, "its own")) for kind in others}
@@ -115,9 +115,9 @@ def other_settings(results: Results, eps: float, others: Collection[str] = ()) -
 
 
 def lead_over(treated: Tensor, control: Tensor) -> Interval:
-    """Mean of ``treated - control``, both (S, N) for S seeds and the same images, for other seeds and other images.
+    """Mean of ``treated - control``, both (S, N) for S seeds and the same N images.
 
-    Of a single seed the interval is for other images alone.
+    The interval is for other seeds and other images; with a single seed, for other images alone.
 
     >>> f"{lead_over(torch.ones(2, 9), torch.tensor([[1.0, 0.0, 0.5], [0.5, 0.5, 0.5]]).repeat(1, 3)):+}"
     '+50.0 [+26.2, +73.8]'

@@ -44,12 +44,12 @@ class Networks(Study):
     """Classifiers, and restorers in front of them, on one data set.
 
     Attributes:
-        name: That of the data set.
-        kind: The form of its classifier.
-        eps: The main budget.
-        seeds: Those of the restorers.
-        others: The forms of the further classifiers.
-        classifiers: All classifiers by name; a further one is named after its form.
+        name: The name of the data set.
+        kind: The architecture of its classifier.
+        eps: The main budget, in Linf.
+        seeds: The seeds of the restorers.
+        others: The architectures of the further classifiers.
+        classifiers: The names of all classifiers; a further one has that of its architecture.
         variants: The restorers that are compared.
         larger: The name of TRN with a larger network, if there is one.
         names: All restorers.
@@ -74,7 +74,7 @@ class Networks(Study):
 
     @once
     def images(self, setting: str = "images") -> tuple[Tensor, Tensor]:
-        """As many test images as a setting says, and their labels; fewer are the first of more."""
+        """The first test images, as many as ``setting`` says of a fixed random order, and their labels."""
         chosen = self.data.test.sample(self.settings[setting])
         return chosen.float_images(), chosen.labels
 
@@ -116,7 +116,7 @@ class Networks(Study):
 
     @once
     def defence(self, name: str, seed: int) -> Any:
-        """A defence; or the variant with the oracle's map, which is none."""
+        """What is attacked under this name: a defence, or the control that is told the label by its map."""
         bare = self.bare()
         if name == "none":
             return Undefended(bare)

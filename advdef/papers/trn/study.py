@@ -62,7 +62,33 @@ _PROFILES: dict[str, dict[str, Any]] = {
         ladder_steps=100, queries=1_000, rounds=4, classes=9, curve=3, checks="all", timed=(256, 20), least=(6, 500),
     ),
 }  # fmt: skip
-# "datasets" names the classifier of each data set
+_MEANINGS = {
+    "datasets": "classifiers, by data set",
+    "others": "further classifiers, for TRN-7",
+    "epochs": "of classifiers",
+    "size": "of the restorers",
+    "train": "images that restorers see; None: all",
+    "restorer_epochs": "of restorers",
+    "attacks": "those whose images restorers learn from",
+    "copies": "attacked copies of a training image",
+    "seeds": "restorers of what is compared",
+    "ablations": "variants of the restorer",
+    "larger": "size of a larger TRN",
+    "images": "test images under attacks on the bare classifier",
+    "clean": "test images without an attack, for TRN-6",
+    "steps": "of PGD on the bare classifier",
+    "strong": "steps and starts of APGD",
+    "wide": "test images under slow attacks",
+    "ladder_images": "test images under the ladder and the three attackers",
+    "ladder_steps": "steps of their attacks",
+    "rounds": "how often the adaptive attacker may go on with twice the effort",
+    "queries": "of Square, for each image",
+    "classes": "wrong classes that R5 aims at",
+    "curve": "number of budgets in the ladder",
+    "checks": "sanity checks: all of them, or the fast ones (in brief)",
+    "timed": "batch and runs of the cost table",
+    "least": "halvings and steps of C&W",
+}
 
 FIVE = ("FGSM", "FFGSM", "BIM", "MIM", "PGD")
 """The five attacks of the paper and of an article about it."""
@@ -108,6 +134,7 @@ class Restorers(Networks):
     """
 
     profiles = _PROFILES
+    meanings = _MEANINGS
     met = "ladder_images"
     fewer = ("images", "wide")
     farthest = 2.0
