@@ -89,7 +89,7 @@ def _series(axes: Axes, names: dict[tuple[str, ...], str]) -> Iterator[dict[str,
         where = _texts(along, len(bars)) or _numbers(centres, along)
         yield {"name": _said(bars) or "bars", at: where, of: _numbers(sizes, size)}
     for values in _matrices(axes):
-        columns = _texts(axes.xaxis, values.shape[1]) or list(range(1, values.shape[1] + 1))
+        columns: list[Any] = [*_texts(axes.xaxis, values.shape[1])] or [*range(1, values.shape[1] + 1)]
         named = _texts(axes.yaxis, len(values)) or _texts(axes.xaxis, len(values))
         rows = named or list(map(str, range(1, len(values) + 1)))
         for row, cells in zip(rows, values, strict=True):

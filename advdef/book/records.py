@@ -394,12 +394,12 @@ def _refuse(constant: str) -> None:
 
 
 def _written(value: Any) -> Any:
-    """A value as JSON has it: a number that is not finite (the PSNR of equal images, say) is null."""
+    """A value as JSON has it: an infinite number (the PSNR of equal images, say) is null."""
     if isinstance(value, Mapping):
         return {key: _written(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_written(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return None if isinstance(value, float) and math.isinf(value) else value
 
 
 def _peak_memory_mib() -> int | None:
