@@ -52,11 +52,12 @@ def keep_freed_memory() -> bool:
 
 
 def processor() -> str:
-    """The name of the processor, as far as the system tells it: two of one architecture may round differently."""
+    """The name of the processor, as far as the system tells it, and its vector instructions, which decide rounding."""
     known = Path("/proc/cpuinfo")
     lines = known.read_text("utf-8").splitlines() if known.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def asks_now(step: int, device: torch.device) -> bool:

@@ -120,7 +120,7 @@ def test_a_class_with_too_few_images_is_refused() -> None:
     few = torch.nonzero((model(data.images / 255).argmax(1) == data.labels) & (data.labels == 1))[2:, 0]
     keep = torch.ones(len(data)).index_fill_(0, few, 0.0).bool()
     part = Split(data.images[keep], data.labels[keep])
-    with pytest.raises(ValueError, match="class 1 has 2 correctly classified images: a bank needs 3"):
+    with pytest.raises(ValueError, match="class 1 has 2 correctly classified images, and a bank needs 3"):
         fit_bank(model, part, layer="2", share=0.2, kept=3)
     assert fit_bank(model, part, layer="2", share=0.2, kept=2).samples.shape[1] == 2
 
