@@ -56,10 +56,12 @@
   };
 
   // only what scrolls is a stop of the tab key
-  const reachable = () => document.querySelectorAll("table.results").forEach((table) => {
+  const reachable = (table) => {
     if (table.scrollWidth > table.clientWidth + 1) table.tabIndex = 0;
     else table.removeAttribute("tabindex");
-  });
+  };
+  const tables = document.querySelectorAll("table.results");
+  const sized = new ResizeObserver(() => requestAnimationFrame(() => tables.forEach(reachable)));
 
   // how much of a picture is out of sight at either side, up to the width of the shadow there
   const mark = (figure) => {
@@ -84,8 +86,9 @@
   const toggle = document.querySelector(".primary-toggle");
   toggle?.addEventListener("click", (event) => { if (event.detail === 0) toggle.focus(); });
 
-  document.querySelectorAll("table.results").forEach((table) => { sortable(table); foldable(table); });
-  reachable();
-  addEventListener("resize", reachable);
-  document.addEventListener("toggle", reachable, true);  // what was folded has had no size before
+  tables.forEach((table) => {
+    sortable(table);
+    foldable(table);
+    sized.observe(table);
+  });
 })();
