@@ -160,6 +160,11 @@ class TestCommitted:
         for card in made.values():
             assert f"adaptive {in_percent(card['ours']['adaptive']['accuracy'])} %" in text
 
+    def test_each_form_of_a_paper_on_the_first_page_leads_to_its_page(self) -> None:
+        table = generated(COMMITTED, PAGES)["_generated/headline.md"]
+        for form in ("CQ", "TQ"):
+            assert f'<a href="../notebooks/01_qusecnets.html">QuSecNets ({form})</a>' in table
+
     def test_the_example_on_the_page_of_records_runs(self, capsys: pytest.CaptureFixture[str]) -> None:
         text = (ROOT / "book" / "records.md").read_text(encoding="utf-8")
         exec(text.partition("```python\n")[2].partition("```")[0], {})

@@ -55,7 +55,7 @@ def headline(records: Sequence[Record], cards: Mapping[str, Mapping[str, Any]]) 
         return _NONE
     comparison = comparison_of(records)
     rows, eps = _rows(comparison)
-    pages = {paper.defence: paper.notebook for paper in PAPERS}
+    pages = {form: paper.notebook for paper in PAPERS for form in paper.forms or (paper.defence,)}
     lines = []
     for name, found in rows.items():
         clean = comparison["results"].one(part="clean", defence=name)
