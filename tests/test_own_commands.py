@@ -118,6 +118,7 @@ def test_where_nothing_was_broken_there_is_nothing_to_judge(tmp_path: Path) -> N
     assert (done.exit_code, done.stdout.splitlines()[1:]) == (0, ["  nothing was broken, so there is nothing to judge"])
 
 
+@pytest.mark.thorough
 def test_processes_find_what_one_process_finds(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = ("--eps", "0.1", "--images", "104", "--steps", "1", "--queries", "0", "--epochs", "1", "--rounds", "0")
     asked = ("judge", *WEIGHTS[:3], "--data", "digits", *few, "--defence", "at", "--defence", "bitdepth")
