@@ -80,7 +80,7 @@ plotting.use_style()
 # %%
 PROFILES = {
     "smoke": dict(
-        datasets=("digits",), train=1_297, epochs={1: 8, 3: 8}, images=56, steps=20, rounds=1, optimise=50,
+        datasets=("digits",), train=1_297, epochs={1: 8, 3: 8}, images=112, steps=20, rounds=1, optimise=50,
         spending=16, passes=(20, 40),
     ),
     "laptop": dict(

@@ -62,7 +62,7 @@ MUTANTS = (
     ),
     Mutant(
         "fewer steps against peers", "notebooks/21_attack_agreement.py",
-        "images=56, steps=20,", "images=56, steps=3,", "attacks of 3 steps instead of 20", "attack_agreement",
+        "images=112, steps=20,", "images=112, steps=3,", "attacks of 3 steps instead of 20", "attack_agreement",
     ),
     Mutant(
         "other direction of a step", "advdef/attacks/gradient.py",
