@@ -102,9 +102,8 @@ class LineUp(Study):
         if name == "purifier":
             told = stands | {"epochs": settings["epochs"][2]}
             return fitted_purifier(self.classifier(), self._purified, settings["purifier"], **told)
-        least = -(
-            -40 // -(-len(self.images_of_classifiers.train) // 128)
-        )  # epochs: 40 steps, where there are few images
+        batches = -(-len(self.images_of_classifiers.train) // 128)
+        least = -(-40 // batches)  # epochs for 40 steps, where there are few images
         budget: dict[str, Any] = {"epochs": max(self.settings["epochs"][0], least), "learning_rate": 2e-3}
         budget |= {"schedule": "one_cycle"}
         budget |= {"shift": 2, "flip": True} if self.colour else {}
