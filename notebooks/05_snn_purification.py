@@ -142,7 +142,7 @@ pd.Series(at_once.flatten().int().tolist()).value_counts().sort_index().to_dict(
 # ## The classifiers
 #
 # A residual network whose blocks add spikes after the neurons; the image is shown as the same current at each step, the first convolution turns it into spikes, batch normalisation runs over time as well as over the batch, and the logits are a mean over
-# time. **LIF** has one level, **MLF2** and **MLF3** two and three. **SE-MLF3** also weighs the channels, by a gate that sees their means; where the gate sits is our choice (on the current of a block's second neurons, so that what leaves a block is still spikes). SE-MLF3 is the classifier of this page,
+# time. **LIF** has one level, **MLF3** three (and **MLF2**, where the profile has it, two). **SE-MLF3** also weighs the channels, by a gate that sees their means; where the gate sits is our choice (on the current of a block's second neurons, so that what leaves a block is still spikes). SE-MLF3 is the classifier of this page,
 # called *bare* below.
 #
 # The yardsticks are the same network under adversarial training: **FGSM-AT** with one step from a random start, **PGD-AT** with several (where the profile has it), and **RAT**, FGSM-AT with weights that are drawn towards orthonormal rows after each step {cite}`ding2022snnrat`.
@@ -622,7 +622,7 @@ for k in [k for k in ("ANN purifier", "purifier", "gate", "FGSM-AT") if k in KNO
     if "identity" in SHORT[k]:
         row["takes it for the identity %"] = percent(SHORT[k]["identity"].robust)
     row["differentiates it %"] = percent(WORST[k]["direct"].robust)
-    row["tries all that this book has %"] = percent(WORST[k]["adaptive"].robust)
+    row["adapts to it %"] = percent(WORST[k]["adaptive"].robust)
     rows.append(row)
 caption = f"Accuracy on the same {P['few']} test images ({name}, eps {page.budget(EPS)}) as the attacker learns more"
 page.headline(pd.DataFrame(rows), caption)

@@ -34,7 +34,7 @@ _PROFILES: dict[str, dict[str, Any]] = {
     ),
     "laptop": dict(
         datasets=("fashion_mnist",), network="small", width=16, T=4, train=6_000, held=500, epochs=5, batch=64,
-        rate=1e-2, inner=3, levels=("LIF", "MLF2", "MLF3", "SE-MLF3"), networks=3, trainings=("FGSM-AT", "RAT"),
+        rate=1e-2, inner=3, levels=("LIF", "MLF3", "SE-MLF3"), networks=3, trainings=("FGSM-AT", "RAT"),
         unet=6, extractor=8, pairs=3_000, purifier_epochs=5, purifier_batch=32, purifier_rate=1e-2,
         seeds=2, ablations=("ANN purifier", "no divergence", "no asymmetry", "no roughness",
                             "no noise map", "signed map", "PGD-7 pairs", "end to end"),
