@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,12 +26,14 @@ from advdef.evaluation.holes import (
     hunt,
     read_breaks,
     replay_breaks,
+    search,
 )
 from advdef.evaluation.holes.climbs import RULES, Points, climb, places
 from advdef.evaluation.holes.gradients import Smoothed, guides
 from advdef.evaluation.holes.patches import PATTERNS, patches
 from advdef.evaluation.holes.starts import Sources, begin
 from advdef.evaluation.holes.summary import Searched, add_search, read_searches
+from advdef.evaluation.holes.ways import Way, all_ways
 
 pytestmark = pytest.mark.filterwarnings("ignore::advdef.contract.NoGradientWarning")  # that is how holes are dug
 
@@ -117,8 +120,19 @@ def test_a_hole_behind_a_missing_gradient_is_found_without_one() -> None:
     assert float((found.attacked - images).abs().max()) <= EPS + 1e-6
 
 
-def test_a_hole_that_no_gradient_points_to_is_found_from_a_neighbour() -> None:
-    """Two near images share a pit, and the second one's attacker happened to meet it."""
+def test_a_hole_that_no_gradient_points_to_is_found_from_a_neighbour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two near images share a pit, and the second one's attacker happened to meet it.
+
+    The search tries a few ways that begin at the neighbour, and as many that begin at the image and find nothing; the
+    order in which it tries all of them is drawn.
+    """
+    kept = {"the image": 3, "a neighbour": 3}
+
+    def few_ways(*args: Any, **given: Any) -> list[Way]:
+        every = [way for way in all_ways(*args, **given) if way.price == 1]
+        return [way for start, n in kept.items() for way in [way for way in every if way.start == start][:n]]
+
+    monkeypatch.setattr(search, "all_ways", few_ways)
     first = torch.full((1, 1, 4, 4), 0.5)
     pit = first + 0.08 * torch.where(torch.rand(first.shape, generator=draws(3)) < 0.5, -1, 1)
     images, labels = torch.cat([first, first + 0.03]), torch.tensor([0, 0])
@@ -126,9 +140,11 @@ def test_a_hole_that_no_gradient_points_to_is_found_from_a_neighbour() -> None:
     blind = left_by(defence, images, labels, steps=20)
     assert bool(blind.robust.all())
     lucky = replace(blind, robust=torch.tensor([True, False]), adversarial=torch.cat([first, pit]))
-    found = hunt(Judged("pit", defence, images, labels, {EPS: lucky}), eps=EPS, rounds=1, passes=250)
+    found = hunt(Judged("pit", defence, images, labels, {EPS: lucky}), eps=EPS, **SHORT)
     assert found.broken.tolist() == [True, False]
     assert "from a neighbour" in found.by[0]
+    kept["a neighbour"] = 0
+    assert not bool(hunt(Judged("pit", defence, images, labels, {EPS: lucky}), eps=EPS, **SHORT).broken.any())
 
 
 def test_on_a_linear_model_it_finds_what_can_be_broken_and_nothing_else() -> None:
