@@ -192,6 +192,9 @@ def images(
     profile: ProfileOption = "laptop",
     dataset: Annotated[str | None, typer.Option(help="Of the runs on this data set.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the runs with this seed.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="The data of your own that they are on: npz:FILE or folder:PATH.")
+    ] = None,
 ) -> None:
     """Write the attacked images of finished runs once more, beside their records, from what the store has kept."""
     repository, chosen = find(), check_profile(profile)
@@ -204,7 +207,7 @@ def images(
     for paper, run in runs:
         records = sorted((run.results / paper).glob("*.json"))
         for file in records:
-            typer.echo(save_images_of_record(file, limit=PAGE_LIMIT // len(records)))
+            typer.echo(save_images_of_record(file, own=data, limit=PAGE_LIMIT // len(records)))
 
 
 @app.command()

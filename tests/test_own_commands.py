@@ -17,6 +17,8 @@ from torch import nn
 from typer.testing import CliRunner, Result
 
 from advdef.book.page import Page
+from advdef.book.recordimages import save_images_of_record
+from advdef.book.repository import InputError
 from advdef.cli import app
 from advdef.data import Dataset, load
 from advdef.evaluation.attacked import AttackedImages
@@ -260,6 +262,16 @@ def test_a_record_on_data_of_ones_own_is_checked_with_them(
         assert done.exit_code == 0, done.output
         assert re.search(rf"rounded{f' +{broken}' * columns}\n", done.stdout)
         assert ("originals are not compared: npz-mine are data of your own" in done.stdout) == (not options)
+    record, first = file.with_suffix(".json"), read_packed(file)
+    file.unlink()
+    again = read_packed(save_images_of_record(record, own=mine))
+    assert again.facts == first.facts
+    assert all(torch.equal(a.attacked, b.attacked) for a, b in zip(again.sets, first.sets, strict=True))
+    missing = (None, "npz-mine are data of your own"), (other, "is of other images"), ("npz:no", "no such file")
+    for own, said in missing:
+        with pytest.raises(InputError, match=said):
+            save_images_of_record(record, own=own)
+
     for options, message in (
         (("--data", other), f"is of other images than {other}: checksum {load(mine).checksum}, not"),
         (("--data", other, "--networks"), f"is of other images than {other}"),

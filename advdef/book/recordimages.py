@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from advdef.book.cells import PageRun, study_of
 from advdef.book.records import COMPARISON, holes_folder, images_file, read_record
 from advdef.book.repository import InputError, check_profile
-from advdef.data import Dataset
+from advdef.data import DATASETS, Dataset, DatasetUnavailable, dataset_name, load
 from advdef.evaluation.answered import Answered, answered
 from advdef.evaluation.attacked import AttackedImages, still_wrong
 from advdef.evaluation.packed import AttackedSet, PackedImages, attacked_sets, pack
@@ -23,7 +23,10 @@ from advdef.grid.worker import ATTEMPTS
 from advdef.papers import STUDIES
 from advdef.store import cache_folder
 
-__all__ = ["PAGE_LIMIT", "agreeing", "save_images", "save_images_of_record", "save_images_of_study", "study_behind"]
+__all__ = [
+    "PAGE_LIMIT", "agreeing", "data_address", "save_images", "save_images_of_record", "save_images_of_study",
+    "study_behind",
+]  # fmt: skip
 
 _PARTS = ("curve", "judged", "worst")  # of a page's rows, those about all that its three attackers found
 _ASKED = 12  # images of the comparison that all defences are asked about
@@ -46,11 +49,12 @@ def save_images_of_study(study: Study, record: Path, facts: Mapping[str, Any], *
     return save_images(record, study.data, images, labels, sets, defence, facts, limit=limit)
 
 
-def save_images_of_record(record: Path, *, limit: int = PAGE_LIMIT) -> Path:
+def save_images_of_record(record: Path, *, own: str | None = None, limit: int = PAGE_LIMIT) -> Path:
     """Write the images beside a record that has none, from the evaluations in the store; returns the file.
 
     It computes with as many threads as the run had, as what is kept depends on it. What is not in the store is
-    computed. Raises `InputError` as :func:`study_behind` and :func:`read_record` do.
+    computed. ``own`` is as in :func:`data_address`. Raises `InputError` as :func:`study_behind` and :func:`read_record`
+    do, and for data that cannot be had.
     """
     told = read_record(record)
     origin = told["provenance"]
@@ -59,7 +63,11 @@ def save_images_of_record(record: Path, *, limit: int = PAGE_LIMIT) -> Path:
     threads = torch.get_num_threads()
     torch.set_num_threads(origin.get("threads") or threads)
     try:
-        study = study_behind(facts | {"dataset": told["dataset"]}, origin.get("device") or "cpu")
+        try:
+            address = data_address(told["dataset"], origin["data_checksum"], own)
+        except (DatasetUnavailable, ValueError) as missing:
+            raise InputError(str(missing)) from missing
+        study = study_behind(facts | {"dataset": address}, origin.get("device") or "cpu")
         study.holes = holes_folder(told["paper"])
         return save_images_of_study(study, record, facts, limit=limit)
     finally:
@@ -121,6 +129,27 @@ def agreeing(kept: PackedImages, rows: Results) -> tuple[int, int]:
                 compared += 1
                 same += bool(torch.equal(hits[: len(kept)], one.robust))
     return compared, same
+
+
+def data_address(dataset: str, checksum: str, own: str | None) -> str:
+    """What :func:`~advdef.data.load` takes to give the data set of a record again.
+
+    Args:
+        dataset: Its name in the record, which for data of one's own does not say where they are.
+        checksum: Its checksum in the record.
+        own: Where data of one's own are, ``npz:FILE`` or ``folder:PATH``; None for a data set with a name.
+
+    Raises `InputError` where ``own`` is not asked for or has other images, and DatasetUnavailable where it is missing.
+    """
+    if dataset in DATASETS:
+        if own is not None:
+            raise InputError(f"the record is on {dataset}, which has a name; --data is for data of your own")
+        return dataset
+    if own is None:
+        raise DatasetUnavailable(f"{dataset} are data of your own: name them, --data npz:FILE or --data folder:PATH")
+    if (found := load(own, download=False).checksum) != checksum:
+        raise InputError(f"the record is of other images than {own}: checksum {checksum}, not {found}")
+    return dataset_name(own)
 
 
 def study_behind(facts: Mapping[str, Any], device: str) -> Study:

@@ -238,29 +238,22 @@ def _check_record(file: Path, networks: bool, device: str, data: str | None) -> 
 
     from tabulate import tabulate
 
-    from advdef.book.recordimages import agreeing, study_behind
+    from advdef.book.recordimages import agreeing, data_address, study_behind
     from advdef.book.records import read_record
-    from advdef.data import DATASETS, DatasetUnavailable, dataset_name, load
+    from advdef.data import DatasetUnavailable, load
     from advdef.evaluation.attacked import rejudge
     from advdef.evaluation.packed import read_packed
 
     kept = read_packed(file)
     facts, known, study = kept.facts, None, None
-    of = facts["dataset"]
-    if of in DATASETS and data is not None:
-        raise InputError(f"{_SAYS}: it is on {of}; --data is for data of your own")
     try:
-        if of not in DATASETS and data is None:
-            raise DatasetUnavailable(f"{of} are data of your own: name them, --data npz:FILE or --data folder:PATH")
-        known = load(data or of, download=False)
+        address = data_address(facts["dataset"], facts["checksum"], data)
+        known = load(address, download=False)
+        study = study_behind({**facts, "dataset": address}, device) if networks else None
     except DatasetUnavailable as missing:
         if networks:
             raise
         say(f"note: originals are not compared: {missing}")
-    if data is not None and known is not None and known.checksum != facts["checksum"]:
-        raise InputError(f"{file} is of other images than {data}: checksum {facts['checksum']}, not {known.checksum}")
-    if networks:
-        study = study_behind({**facts, "dataset": dataset_name(data or of)}, device)
     found: dict[str, Counter[str]] = {}
     holds = True
     for one in kept.sets:
