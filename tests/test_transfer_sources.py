@@ -211,12 +211,13 @@ def advdef_judge(*arguments: str) -> Result:
 def test_the_command_transfers_and_says_when_it_does_not(here: Path) -> None:
     (here / "third_network.py").write_text("from networks import small_network\nbuild = lambda: small_network().eval()")
     without, given = (), ("--transfer", "two_networks:other", "--transfer", "third_network:build")
-    for options, count in ((without, 0), (given, 2)):
+    for options, count in ((without, 0), (given[:2], 1), (given, 2)):
         done = advdef_judge(*options)
         assert done.exit_code == 0, done.output
         report = json.loads((here / "out" / "digits-undefended.json").read_text())
         assert len(report["transfer"]) == count
         assert done.stdout.count(f"Not said: {LIMIT}.") == (count == 0)
+        assert done.stdout.count("transferred from a second network would break: one was given") == (count == 1)
 
 
 def test_what_a_source_is_belongs_to_what_processes_are_asked(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,6 +175,8 @@ def _limits(case: Deployed, images: int, norm: str) -> list[str]:
     ]
     if not case.transfer:
         said.append("what attacks transferred from other networks would break: no transfer source was given")
+    elif len(case.transfer) == 1:
+        said.append("what attacks transferred from a second network would break: one was given, pages here have two")
     if isinstance(case.defence, Undefended) or not is_random(case.defence):
         return said
     return [
