@@ -168,11 +168,17 @@ def _by_membrane(current: Tensor, gradient: Tensor, static: _Static) -> Tensor:
 
     def slopes(u: list[Tensor], threshold: float) -> list[Tensor]:
         found = []
+        mean = squares = u[0].new_zeros(())  # of the steps so far; squares are of the distances to the mean, summed
         for t, last in enumerate(u):
-            spread = torch.stack(u[: t + 1]).transpose(0, 1).flatten(1).std(1, correction=0).clamp_min(1e-6)
-            spread = spread.reshape(-1, *[1] * (last.dim() - 1))
-            far = (last - threshold - spread / 2) / spread
-            found.append(torch.exp(-0.5 * far.square()) / (spread * (2 * torch.pi) ** 0.5))
+            members = last.flatten(1)
+            of_step = members.mean(1, keepdim=True)
+            apart = of_step - mean
+            squares = squares + (members - of_step).square().sum(1, keepdim=True)
+            squares = squares + apart.square() * members.shape[1] * t / (t + 1)
+            mean = mean + apart / (t + 1)
+            spread = (squares / ((t + 1) * members.shape[1])).sqrt().clamp_min(1e-6)
+            far = (members - threshold - spread / 2) / spread
+            found.append((torch.exp(-0.5 * far.square()) / (spread * (2 * torch.pi) ** 0.5)).reshape(last.shape))
         return found
 
     return _through_time(current, gradient, static, slopes)
