@@ -208,8 +208,8 @@ notebook.table(pd.DataFrame(rows), caption)
 # %% [markdown]
 # ## What the definitions leave open
 #
-# The released code fixes one layer and one score; its two scripts disagree about the tail. Does it matter? The middle column of the
-# table is what can be read from the two directions that the authors' repository ships.
+# The released code fixes one layer and one score; its two scripts disagree about the tail. Does it matter? The column *shipped*
+# is what can be read from the two directions that the authors' repository ships.
 
 # %% tags=["hide-input"]
 some = MAIN.x[MAIN.right][:100]
@@ -712,7 +712,7 @@ for case in cases:
     alone = repair(own, case.x, case.targets[PGD_MIN], case.y).dsr
     row = tables.without_row(told, alone, past, eps=show_eps(case.eps))
     rows.append(case.about | {"step": f"{step:g}"} | row)
-caption = "Restored of the images that the attack fooled (PGD-min but for the last column), at the smallest step of the released scripts (on grey images four times that: our choice)"
+caption = "Restored of the images that the attack fooled (PGD-min, but for the columns of a fixed eps), at the smallest step of the released scripts (on grey images four times that: our choice)"
 page.headline(pd.DataFrame(rows), caption)
 
 # %% [markdown]

@@ -470,7 +470,7 @@ caption = f"The rungs of the ladder; here with {P['ladder_steps']} steps, {resta
 table([{"rung": k, "attack": v} for k, v in RUNGS.items()], caption)
 
 # %% [markdown]
-# A preprocessor that can be differentiated needs none of the tricks that hidden gradients call for: *R2* is one line of automatic differentiation. The rungs around it are there to see what an evaluation would report that stops early (*R0*, *R1*), and whether
+# A preprocessor that can be differentiated needs none of the tricks that hidden gradients call for: *R2* (in runs of November 2026 the rungs are called A0 to A9) is one line of automatic differentiation. The rungs around it are there to see what an evaluation would report that stops early (*R0*, *R1*), and whether
 # anything is left that R2 does not find. The restoration is deterministic, so no average over draws is needed. For R4, ReLU becomes softplus with β = 10 in a copy of the classifier, at a temperature where its mean largest probability is 0.9.
 
 # %% tags=["hide-input"]

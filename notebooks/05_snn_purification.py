@@ -470,7 +470,7 @@ notebook.table(pd.DataFrame(rows), caption)
 # ## The detector
 #
 # Version 2 of the paper has a detector **[paper]**, with an $L_\infty$ criterion by one digest **[secondary source]**; of which quantity is not known. Ours is the largest difference between the classifier's probabilities for $x$ and for $P(x)$: an image is attacked if purification changes the answer much. The threshold is the 95th percentile on clean images that were in nobody's training. Where the detector is quiet, the *gate* lets the image
-# through as it is. A detector is also an invitation: *unnoticed* fools the bare classifier and keeps the distance just within the threshold. Most clean images lie lower still, so that its area under the curve can be large though not one image is flagged: what counts is the last column of the table, over the images that the bare classifier has right when they are clean.
+# through as it is. A detector is also an invitation: *unnoticed* fools the bare classifier and keeps the distance just within the threshold. Most clean images lie lower still, so that its area under the curve can be large though not one image is flagged: what counts is the share that is wrong and not refused, over the images that the bare classifier has right when they are clean.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Receiver operating characteristic of the detector: the share of attacked images found against the share of clean images flagged, for attacks on the bare classifier and for one that knows the detector. The dotted line is chance, the dashed one the threshold of the gate on clean training images held back.", "name": "fig-snn-roc"}, "image": {"alt": "Curves of true against false positive rate for FGSM and PGD on the bare classifier and for the attack that wants to go unnoticed."}}
 SEEN = {k: MADE[k][few] for k in ("clean", "FGSM", PGD)}
@@ -499,7 +499,7 @@ for k, images in SEEN.items():
             "if flagged images are refused: wrong and not refused %": share(SLIPPED[k]),
         }
     )  # fmt: skip
-caption = f"The detector at threshold {GATE.threshold:.3f} on {P['few']} test images, with 95 % intervals (Newcombe's of the area, else Wilson's); in the last column, of the {len(SLIPPED['clean'])} that are right when clean"
+caption = f"The detector at threshold {GATE.threshold:.3f} on {P['few']} test images, with 95 % intervals (Newcombe's of the area, else Wilson's); *wrong and not refused* is of the {len(SLIPPED['clean'])} that are right when clean"
 notebook.table(pd.DataFrame(rows), caption)
 
 # %% [markdown]

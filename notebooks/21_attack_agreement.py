@@ -290,7 +290,7 @@ notebook.table(
 # Two attacks of torchattacks are left out of the table above, and two rows stay in it for what they show. The table below is of this run.
 #
 # **Carlini & Wagner** {cite}`carlini2017towards` replace a pixel by the hyperbolic tangent of a free variable. For a pixel of exactly 0 or
-# 1 that variable is infinite and its gradient zero, so torchattacks never moves such a pixel, as the last column shows; most of an image of digits is of that
+# 1 that variable is infinite and its gradient zero, so torchattacks never moves such a pixel, as the table shows; most of an image of digits is of that
 # kind. The row *C&W, foolbox* is our adapter: it widens the range of pixels by 0.02 on both sides, so that black and white ones can move. It also searches for the weight of the
 # loss, which torchattacks keeps fixed.
 #

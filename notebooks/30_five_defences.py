@@ -186,7 +186,7 @@ page.headline(
 
 # %% [markdown]
 # From *oblivious* to *adaptive* an attacker learns more and more about the defence. Where *direct* lies above *oblivious* or far above *adaptive*, the gradient of the defence leads nowhere, and an evaluation that stops there flatters it. The question that decides
-# whether a defence is worth its cost is the last column of the next table: is it better than training on attacked images?
+# whether a defence is worth its cost is in the column *adaptive − AT* of the next table: is it better than training on attacked images?
 
 # %% tags=["hide-input"]
 direct_, adaptive_ = {"threat": "direct"}, {"threat": "adaptive"}
@@ -240,7 +240,7 @@ for k in tqdm(DEFENCES, desc="kinds", leave=False):
     table[k]["of"] = int(outcome.clean.sum())
 notebook.table(
     pd.DataFrame(table).T.rename_axis("defence").reset_index(),
-    f"Images broken by each kind of attack at eps {page.budget(EPS)}, and (in parentheses) by no other kind; the last column counts the images that were right before",
+    f"Images broken by each kind of attack at eps {page.budget(EPS)}, and (in parentheses) by no other kind; *of* counts the images that were right before",
 )
 
 # %% [markdown]

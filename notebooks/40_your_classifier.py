@@ -220,7 +220,7 @@ page.add_attacked(
 )  # fmt: skip
 page.headline(
     compare(list(reports.values())),
-    f"One network behind defences, at eps {show_eps(EPS)} ({page.run_line}), {report.facts['data']['images']} images, with 95 % intervals; the last column is a difference in points over the same images",
+    f"One network behind defences, at eps {show_eps(EPS)} ({page.run_line}), {report.facts['data']['images']} images, with 95 % intervals; *adaptive − undefended* is a difference in points over the same images",
 )
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "What is left of one network behind each defence, without an attack and under three attackers, with 95 % intervals. Where the square lies far to the right of the diamond, the gradient of the defence misled the attacker.", "name": "fig-your-classifier"}, "image": {"alt": "Dot chart with a line for each defence. Each line has a mark for the accuracy without an attack, and one for each of three attackers; no mark lies left of that of the adaptive attacker."}}

@@ -13,7 +13,7 @@ import jsonschema
 import pandas as pd
 import pytest
 
-from advdef.book.cards import REFERENCES, cards, comparison_of, own_pages, reference_cards
+from advdef.book.cards import REFERENCES, cards, comparison_of, form_cards, own_pages, reference_cards
 from advdef.book.decisions import Chapter
 from advdef.book.markup import in_percent, share
 from advdef.book.page import table
@@ -154,7 +154,11 @@ class TestCommitted:
     def test_the_first_page_says_what_the_comparison_found(self) -> None:
         text = generated(COMMITTED, PAGES)["_generated/finding.md"]
         made = cards(COMMITTED)
-        better = [c["defence"] for c in made.values() if c["flags"]["better_than_adversarial_training"]]
+        forms = form_cards(COMMITTED)
+        assert [*forms] == ["CQ", "TQ", "SNS", "NIP", "TRN", "purifier"]
+        better = [name for name, c in forms.items() if c["flags"]["better_than_adversarial_training"]]
+        budgets = len(made["nip"]["curve"])
+        assert f"of {6 * budgets} comparisons (five defences in six forms, three budgets) the interval cannot" in text
         assert ("None of the five defences was seen to beat" in text) == (not better)
         assert text.count('<path class="adaptive"') == len(comparison_of(COMMITTED)["results"].values("defence"))
         for card in made.values():
@@ -230,7 +234,7 @@ def test_flags_are_the_budgets_at_which_an_interval_lies_above_zero(tmp_path: Pa
     made = generated(read_records(tmp_path), [])
     assert "0.05, 0.1" in made["_generated/cards.md"]
     assert "never" in made["_generated/cards.md"]
-    every = "TQ, SNS, NIP, TRN and purifier"
+    every = "CQ, TQ, SNS, NIP, TRN and purifier"
     first, second = re.findall(r"^- (.*)", made["_generated/conclusion.md"], re.MULTILINE)
     assert first.startswith(
         f"At eps 0.05, **{every}** are better than no defence, and **none** is better than adversarial"

@@ -60,7 +60,8 @@ def _section(file: str, card: _Card) -> str:
     )
     left = (
         f"Keeps <strong>{adaptive}</strong> of {ours['adaptive']['n']} images right against an attacker who knows it, "
-        f"{oblivious} against one who does not, and {clean} without an attack. By budget, against the first: {kept}."
+        f"{oblivious} against one who does not; without an attack {clean} of {ours['clean']['n']:,}. By budget, "
+        f"against the first: {kept}."
     )
     facts = [left]
     if flags["direct_misleads"]:

@@ -16,7 +16,10 @@ from advdef.evaluation.results import Row
 from advdef.evaluation.threats import ATTACKERS
 from advdef.papers import PAPERS, Paper
 
-__all__ = ["REFERENCES", "card_schema", "cards", "comparison_of", "difference_at", "own_pages", "reference_cards"]
+__all__ = [
+    "REFERENCES", "card_schema", "cards", "comparison_of", "difference_at", "form_cards", "own_pages",
+    "reference_cards",
+]  # fmt: skip
 
 REFERENCES = ("undefended", "AT")
 """What the defences are compared with."""
@@ -60,6 +63,15 @@ def cards(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
         return {}
     deployed = comparison_of(records)["values"].get("deployed", {})  # of a paper with several forms
     return _made({paper.id: (deployed.get(paper.id, paper.defence), paper) for paper in PAPERS}, records)
+
+
+def form_cards(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
+    """The cards of all that papers propose, by name: of a paper with several forms, of each that was compared."""
+    if not any(record["paper"] == COMPARISON for record in records):
+        return {}
+    compared = comparison_of(records)["results"].values("defence")
+    forms = {form: paper for paper in PAPERS for form in paper.forms or (paper.defence,)}
+    return _made({form: (form, paper) for form, paper in forms.items() if form in compared}, records)
 
 
 def reference_cards(records: Sequence[Record]) -> dict[str, dict[str, Any]]:

@@ -89,7 +89,7 @@ def _rule(claim: Claim, rules: Mapping[str, str]) -> str:
 def _counted(verdicts: Sequence[Mapping[str, Any]]) -> str:
     """How many verdicts have which word, and how many of them chance may have got wrong."""
     counts = Counter(verdict["verdict"] for verdict in verdicts)
-    told = ", ".join(f"{badge(word)} {counts[word]}" for word in _WORDS if counts[word])
+    told = ", ".join(f'<span class="pair">{badge(word)} {counts[word]}</span>' for word in _WORDS if counts[word])
     wrong = expected_wrong([verdict["verdict"] for verdict in verdicts if not verdict.get("old_rules")])
     old = sum(bool(verdict.get("old_rules")) for verdict in verdicts)
     why = f" {old} of the undecided (°) are of runs that did not measure what today's rules ask for." if old else ""

@@ -1,4 +1,4 @@
-"""An extension of Sphinx: the search index holds prose and no code, and the reference leads to the source."""
+"""An extension of Sphinx: no code in the search index, and a reference that leads to the source."""
 
 from __future__ import annotations
 
@@ -56,9 +56,35 @@ def _configure(app: Sphinx, config: Config) -> None:
     config.linkcode_resolve = _Source(config.html_theme_options.get("repository_url", ""))
 
 
+_SHORT = 20  # characters of code that stand on one line, however narrow the page
+
+
+def _whole(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """Mark short code, so that an option does not break after its hyphens."""
+    for code in doctree.findall(nodes.literal):
+        if len(code.astext()) <= _SHORT:
+            code["classes"].append("short")
+
+
+_COLON = "\ue000"  # for private use: no docstring has it
+
+
+def _without_type(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Hide a colon in the first line on a constant, before which napoleon would see a type."""
+    if what in ("data", "attribute") and lines:
+        lines[0] = lines[0].replace(":", _COLON)
+
+
+def _with_colon(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = [line.replace(_COLON, ":") for line in lines]
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
     sphinx.search.WordCollector = _Prose  # type: ignore[misc]
     app.setup_extension("sphinx.ext.linkcode")
     app.connect("config-inited", _configure)
+    app.connect("doctree-resolved", _whole)
+    app.connect("autodoc-process-docstring", _without_type, priority=100)  # napoleon has 500
+    app.connect("autodoc-process-docstring", _with_colon, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -6,7 +6,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from advdef.book.cards import comparison_of, difference_at
+from advdef.book.cards import comparison_of, difference_at, form_cards
 from advdef.book.dumbbells import ByThreat, dumbbells
 from advdef.book.markup import as_text, in_percent, raw, rows_of, share, unrounded
 from advdef.book.records import COMPARISON, Record, scale, three_attacker_rows
@@ -46,7 +46,7 @@ def finding(records: Sequence[Record], cards: Mapping[str, Mapping[str, Any]]) -
         f"intervals. A pixel may change by {eps:.3g} of its range; one trained network each (seed {seed})."
     )
     picture = dumbbells([("", compared(records))], about)
-    return f"{_sentence(cards, comparison, images)}\n\n{raw(picture)}"
+    return f"{_sentence(cards, form_cards(records), comparison, images)}\n\n{raw(picture)}"
 
 
 def headline(records: Sequence[Record], cards: Mapping[str, Mapping[str, Any]]) -> str:
@@ -93,9 +93,11 @@ def _rows(comparison: Record) -> tuple[Mapping[str, ByThreat], float]:
     return rows, eps
 
 
-def _sentence(cards: Mapping[str, Mapping[str, Any]], comparison: Record, images: int) -> str:
-    better = [card["defence"] for card in cards.values() if card["flags"]["better_than_adversarial_training"]]
-    pairs = [(card["defence"], point["eps"]) for card in cards.values() for point in card["curve"]]
+def _sentence(
+    cards: Mapping[str, Mapping[str, Any]], forms: Mapping[str, Mapping[str, Any]], comparison: Record, images: int
+) -> str:
+    better = [name for name, card in forms.items() if card["flags"]["better_than_adversarial_training"]]
+    pairs = [(name, point["eps"]) for name, card in forms.items() for point in card["curve"]]
     adaptive = {"threat": "adaptive"}
     leads = [
         difference_at(comparison, eps, {"defence": d} | adaptive, {"defence": "AT"} | adaptive) for d, eps in pairs
@@ -108,7 +110,8 @@ def _sentence(cards: Mapping[str, Mapping[str, Any]], comparison: Record, images
     some = f"{' and '.join(better)} beat{'s' if len(better) == 1 else ''} adversarial training at some budget."
     which = f": {', '.join(unknown)}" if len(unknown) <= _NAMED else ""
     budgets = len({eps for _, eps in pairs})
-    of = f"{len(leads)} comparisons ({count} defences, {_COUNTS.get(budgets, budgets)} budgets)"
+    more = f" in {_COUNTS.get(len(forms), len(forms))} forms" if len(forms) > len(cards) else ""
+    of = f"{len(leads)} comparisons ({count} defences{more}, {_COUNTS.get(budgets, budgets)} budgets)"
     rest = f" In {len(unknown)} of {of} the interval cannot tell{which}." if unknown else ""
 
     def lost(card: Mapping[str, Any]) -> float:

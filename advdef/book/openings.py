@@ -24,12 +24,13 @@ def _broken(record: Record) -> list[str]:
     planted = [found for defence, found in rows if defence != "honest"]
     if not planted:
         return []
-    apparent, true = (in_percent(max(unrounded(found[t]).value for found in planted)) for t in ("direct", "adaptive"))
+    apparent, true = (max(unrounded(found[t]).value for found in planted) for t in ("direct", "adaptive"))
+    left = "less than **1\u00a0%**" if 0 < true < 0.01 else f"at most **{in_percent(true)}\u00a0%**"
     images = planted[0]["direct"]["n"]
     said = (
-        f"Behind a planted fault, a network without any defence seems to keep up to **{apparent}\u00a0%** of "
-        f"{images} images right under an ordinary attack. An attacker who knows the fault leaves at most "
-        f"**{true}\u00a0%**. The checks on this page are there to tell the two apart."
+        f"Behind a planted fault, a network without any defence seems to keep up to "
+        f"**{in_percent(apparent)}\u00a0%** of {images} images right under an ordinary attack. An attacker who knows "
+        f"the fault leaves {left}. The checks on this page are there to tell the two apart."
     )
     about = f"Images still right: {data_name(record['dataset'])}, one network, alone (honest) and behind faults."
     return [said, raw(dumbbells([("", rows)], about))]
@@ -43,8 +44,8 @@ def _agreement(record: Record) -> list[str]:
         return []
     return [
         f"In **{len(found) - weaker - stronger} of {len(found)}** comparisons with the same attack of another library, "
-        f"no difference was seen: the 95\u00a0% interval of the paired difference contains zero. In {stronger} ours "
-        f"left fewer images right, in {weaker} more.",
+        "no difference was seen: the 95\u00a0% interval of the paired difference contains zero. It says that ours left "
+        f"fewer images right in {stronger or 'none'}, and more in {weaker or 'none'}.",
         _strips(record, found),
     ]
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advdef.book.cardpage import FLAGS, card_page
-from advdef.book.cards import card_schema, cards, reference_cards
+from advdef.book.cards import card_schema, cards, form_cards, reference_cards
 from advdef.book.decisions import Chapter, matrix, rules_page, verdicts_page
 from advdef.book.earlier import earlier_table
 from advdef.book.finding import finding, headline, limits
@@ -52,7 +52,7 @@ def generated(
         "_generated/headline.md": headline(records, made),
         "_generated/holes.md": _holes(searches, links),
         "_generated/limits.md": limits(records),
-        "_generated/conclusion.md": _conclusion(made),
+        "_generated/conclusion.md": _conclusion(form_cards(records)),
         "_generated/papers.md": papers_in_short(records),
         "_generated/schema.md": _schema("The fields of a result card", card_schema()),
         "_generated/speed.md": speed_page(speed or {}),

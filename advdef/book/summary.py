@@ -150,7 +150,7 @@ def _counted(records: Sequence[Record], page: str = "") -> str:
     """How many verdicts have which word, with a link to them."""
     every = [verdict for record in records for verdict in record["verdicts"]]
     counts = Counter(verdict["verdict"] for verdict in every)
-    told = " ".join(f"{badge(word)} {counts[word]}" for word in _WORDS if counts[word])
+    told = " ".join(f'<span class="pair">{badge(word)} {counts[word]}</span>' for word in _WORDS if counts[word])
     old = sum(bool(verdict.get("old_rules")) for verdict in every)
     why = f" ({old} undecided, as the run did not measure what today's rules ask for)" if old else ""
     return raw(f'<p class="counts"><a href="{page}#verdicts">Verdicts</a>: {told}{why}</p>\n') if told else ""

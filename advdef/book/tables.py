@@ -41,7 +41,7 @@ _COUNTS = ("images", "parameters", "features", "fooled", "seeds", "passes", "cho
 """What the header of a column is that says how much was done, and not what came out."""
 _ASIDE = ("The three profiles", "How each claim is decided", "Provenance of this run")
 """How the caption of a table begins that few readers look for: it is folded."""
-_FOLDED = 12  # rows that are shown of a long table
+_FOLDED = 12  # rows that are shown of a long table, which has more than three others
 _WORDY = 30  # characters; a column of longer cells is one of words
 _WIDE = 7  # columns; in a table with more, the deciding one stands before the others
 
@@ -156,7 +156,7 @@ def _part(table: _Table, number: str, *, first: bool) -> str:
         cells += [cell("td", "cell", column, _value(row[column])) for column in order[1:]]
         body.append(f'<tr role="row">{"".join(cells)}</tr>\n')
     caption = table.caption if first else table.caption.partition(". ")[0]
-    fold = f' data-shown="{_FOLDED}"' if len(table.rows) > _FOLDED else ""
+    fold = f' data-shown="{_FOLDED}"' if len(table.rows) > _FOLDED + 3 else ""
     flows = "matrix" not in table.kind and (len(order) > 2 or deciding in numeric)
     kind = f"{table.kind} flow" if flows else table.kind
     named = f'<span class="table-number">Table {number}</span> {caption}'
