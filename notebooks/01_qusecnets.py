@@ -496,7 +496,7 @@ for name, study in studies.items():
 page.verdicts(conditions)
 
 # %% [markdown]
-# Each verdict follows from a rule. *Supported* means that every condition holds, *contradicted* that one cannot hold,
+# Each verdict follows from a rule. *Supported* means that every condition holds, *contradicted* that one cannot hold (by intervals that allow for the number of conditions),
 # *mixed* that some cases are supported and others contradicted, and *undecided* that the intervals cannot tell.
 
 # %% tags=["hide-input"]

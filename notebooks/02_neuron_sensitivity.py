@@ -600,7 +600,7 @@ notebook.table(frame, caption) if found else notebook.HTML(none)
 #
 # Does the direct evaluation deserve trust? Each check has its criterion in [the protocol](../book/protocol.md). SNS is deterministic and
 # differentiable, so most should pass; where a loss pairs clean and adversarial examples without training on the latter (SNS α=1), short attacks may be
-# misled, and the checks of table C are there to show it.
+# misled, and the checks of group C are there to show it.
 
 # %% tags=["hide-input"]
 found = {(name, k): study.checks(k) for k in study.checked}
@@ -625,7 +625,7 @@ conditions = {
 page.verdicts({name: conditions})
 
 # %% [markdown]
-# Each verdict follows from a rule. *Supported* means that every condition holds, *contradicted* that one cannot hold,
+# Each verdict follows from a rule. *Supported* means that every condition holds, *contradicted* that one cannot hold (by intervals that allow for the number of conditions),
 # *mixed* that some cases are supported and others contradicted, and *undecided* that the intervals cannot tell.
 
 # %% tags=["hide-input"]

@@ -685,7 +685,7 @@ for name in page.data:
 page.verdicts(conditions, volatile=decided)
 
 # %% [markdown]
-# Each verdict follows from a rule. *Supported* means that every condition holds, *contradicted* that one cannot hold, *mixed* that some cases are supported and others contradicted, and
+# Each verdict follows from a rule. *Supported* means that every condition holds, *contradicted* that one cannot hold (by intervals that allow for the number of conditions), *mixed* that some cases are supported and others contradicted, and
 # *undecided* that the intervals cannot tell. In NIP-3, NIP-5 and NIP-6 the variant and the baselines are those named on training images; NIP-9 has each variant as a case.
 #
 # *V1 minus*, which decides nothing, may have a high success rate, and it is worth knowing what it does: it moves every image a little away from its own prediction, whatever that is. An image that an attack left on the boundary

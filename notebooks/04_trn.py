@@ -630,7 +630,7 @@ for case in cases:
 page.verdicts(conditions, volatile=[f"TRN-{i}" for i in range(2, 10)])
 
 # %% [markdown]
-# Each verdict follows from a rule. *Supported* means that every condition holds, *contradicted* that one cannot hold, *mixed* that some cases are supported and others contradicted, and *undecided* that the intervals cannot tell.
+# Each verdict follows from a rule. *Supported* means that every condition holds, *contradicted* that one cannot hold (by intervals that allow for the number of conditions), *mixed* that some cases are supported and others contradicted, and *undecided* that the intervals cannot tell.
 # TRN-2 and TRN-4 are decided on the first data set, where every variant was trained; so are the comparison with the oracle in TRN-3, the other classifiers of TRN-7 and the larger network of TRN-8. Where a rule speaks of an attacker who knows the defence,
 # it has the first seed of all networks; elsewhere all seeds of the restorers in front of one classifier.
 

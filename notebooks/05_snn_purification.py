@@ -591,7 +591,7 @@ volatile = [f"SNN-{i}" for i in range(1, 7)]  # by rounding
 page.verdicts({name: conditions}, volatile=volatile)
 
 # %% [markdown]
-# Each verdict follows from a rule. *Supported* means that every condition holds, *contradicted* that one cannot hold, *mixed* that some cases are supported and others contradicted, and *undecided* that the intervals cannot tell.
+# Each verdict follows from a rule. *Supported* means that every condition holds, *contradicted* that one cannot hold (by intervals that allow for the number of conditions), *mixed* that some cases are supported and others contradicted, and *undecided* that the intervals cannot tell.
 
 # %% tags=["hide-input"]
 page.rules()

@@ -253,8 +253,8 @@ plt.show()
 # %% [markdown]
 # ## The row of checks
 #
-# One call gives the row of a defence. It receives the outcomes above and attacks a little on its own account. Tables A to C
-# look at the attack, the defence and the search; table D runs only where B has found randomness or a broken gradient; E asks
+# One call gives the row of a defence. It receives the outcomes above and attacks a little on its own account. Groups A to C
+# look at the attack, the defence and the search; group D runs only where B has found randomness or a broken gradient; E asks
 # what a reader was told.
 
 # %%

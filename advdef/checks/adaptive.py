@@ -1,4 +1,4 @@
-"""Table D: what an adaptive evaluation must show once table B has found randomness or a broken gradient."""
+"""Group D: what an adaptive evaluation must show once group B has found randomness or a broken gradient."""
 
 from collections.abc import Sequence
 from functools import partial

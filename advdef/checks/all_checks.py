@@ -125,7 +125,7 @@ def row(
 ) -> list[Check]:
     """Run the checks of a defence under direct attack, in the order of their ids.
 
-    A check that fires needs an explanation. Table D runs only where the defence is random (B2) or its gradient broken
+    A check that fires needs an explanation. Group D runs only where the defence is random (B2) or its gradient broken
     (B4, B5, B6). A defence with stand-ins, such as a spiking network, has an approximate gradient: for it D3 and D4 run
     in any case, and C7 has more queries. On a random defence, checks that compare two counts do not run. No result
     depends on which others run.
@@ -223,7 +223,7 @@ def row(
         if reasons and all(result(reason).status != "fire" for reason in reasons):
             return not_run(id, f"no reason to: {', '.join(reasons)} did not fire")
         if id in _NOT_AFTER_RANDOMNESS and result("B2").status == "fire":
-            return not_run(id, "the defence draws random numbers (B2): see table D")
+            return not_run(id, "the defence draws random numbers (B2): see group D")
         own = seed + list(TITLES).index(id)
         reseed(defence, own)
         with seeded(own, images.device), watched():  # a check that finds no gradient says so itself

@@ -1,4 +1,4 @@
-"""Table B: is the defence of the kind that attacks assume?"""
+"""Group B: is the defence of the kind that attacks assume?"""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Table E: what a reader must be told about an evaluation."""
+"""Group E: what a reader must be told about an evaluation."""
 
 from collections.abc import Mapping, Sequence
 

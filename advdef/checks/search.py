@@ -1,4 +1,4 @@
-"""Table C: does the evaluation behave like a white-box attack that has converged?"""
+"""Group C: does the evaluation behave like a white-box attack that has converged?"""
 
 from collections.abc import Sequence
 from functools import partial

@@ -1,4 +1,4 @@
-"""Table A: is the attack itself sound? Without that, no other number means anything."""
+"""Group A: is the attack itself sound? Without that, no other number means anything."""
 
 from collections.abc import Mapping
 

@@ -3,7 +3,7 @@
 NIP (https://arxiv.org/abs/2112.13060) adds such a perturbation to an image before it is classified. The definitions
 here are those of the code that its authors released in 2021
 (https://github.com/Allen-piexl/NIP-Neuron-level-Inverse-Perturbation). They are for one layer, whose output, (N, C) or
-(N, C, H, W), is flattened to D features a(x):
+(N, C, H, W), is flattened to D features a(x)::
 
     influence    I_j(x) = a_j(x) * d z_c / d a_j (x), z_c the logit (the code: probability) of a class c
     weights      w_j = +1 for the front, the features of largest influence; -1 for the tail, the smallest; else 0
