@@ -159,7 +159,7 @@ class TestCommitted:
         better = [name for name, c in forms.items() if c["flags"]["better_than_adversarial_training"]]
         budgets = len(made["nip"]["curve"])
         assert f"of {6 * budgets} comparisons (five defences in six forms, three budgets) the interval cannot" in text
-        assert ("None of the five defences was seen to beat" in text) == (not better)
+        assert ("On Fashion-MNIST, none of the five defences was seen to beat" in text) == (not better)
         assert text.count('<path class="adaptive"') == len(comparison_of(COMMITTED)["results"].values("defence"))
         for card in made.values():
             assert f"adaptive {in_percent(card['ours']['adaptive']['accuracy'])} %" in text

@@ -111,6 +111,13 @@ def test_every_paper_of_the_committed_records_has_both(paper: str) -> None:
     assert conclusion(paper, COMMITTED).startswith("## Conclusion")
 
 
+def test_the_budget_that_is_told_is_the_one_that_the_claims_are_about() -> None:
+    (mnist,) = [one for one in COMMITTED if (one["paper"], one["dataset"]) == ("qusecnets", "mnist")]
+    assert {row["eps"] for row in mnist["results"] if row["part"] == "claims"} == {0.3}
+    assert max(row["eps"] for row in mnist["results"] if row["part"] == "curve") == 0.4
+    assert "**MNIST**, eps 0.3: of" in in_short("qusecnets", COMMITTED)
+
+
 @pytest.mark.parametrize("paper", ["broken_on_purpose", "attack_agreement", "your_classifier"])
 def test_the_other_pages_say_what_they_found_too(paper: str) -> None:
     said = in_short(paper, COMMITTED)

@@ -163,10 +163,12 @@ def _three(record: Record, paper: Paper) -> _Shown | None:
         return None
     model = own[0][0]
     budgets = sorted(eps for found, eps in own if found == model)
+    claimed = {row["eps"] for row in record["results"] if row["part"] == "claims"}
+    eps = max((eps for eps in budgets if eps in claimed), default=budgets[-1])  # the budget of the claims, if any
     names = {paper.undefended: "no defence", paper.adversarial: "adversarial training", paper.own: _own(paper)}
-    rows = {told: worst[k, model, budgets[-1]] for k, told in names.items() if (k, model, budgets[-1]) in worst}
+    rows = {told: worst[k, model, eps] for k, told in names.items() if (k, model, eps) in worst}
     smallest = unrounded(worst[paper.own, model, budgets[0]]["adaptive"]).value
-    return _Shown(data_name(record["dataset"]), budgets[-1], rows, (budgets[0], smallest) if budgets[1:] else None)
+    return _Shown(data_name(record["dataset"]), eps, rows, (budgets[0], smallest) if budgets[0] < eps else None)
 
 
 def _own(paper: Paper) -> str:
