@@ -106,10 +106,11 @@ def _matrix(chapter: Chapter, records: Sequence[Record], page: str) -> str:
         cells = [f'<a href="{page}#{id.lower()}">{id}</a> {html.escape(claim.sentence)}']
         for record in records:
             found = next((v for v in record["verdicts"] if v["claim"] == claim.id), None)
-            word: VerdictWord = found["verdict"] if found else "not testable here"
-            mark = '<small title="recorded under earlier rules">°</small>' if found and found.get("old_rules") else ""
-            link = f'<a href="{_section(claim, chapter)}">{badge(word)}</a>{mark}'
-            cells.append(link if word != "not testable here" else '<span title="not testable here">–</span>')
+            if found is None or found["verdict"] == "not testable here":  # the first is on other data, and not counted
+                cells.append('<span title="not testable here">–</span>' if found else "")
+                continue
+            mark = '<small title="recorded under earlier rules">°</small>' if found.get("old_rules") else ""
+            cells.append(f'<a href="{_section(claim, chapter)}">{badge(found["verdict"])}</a>{mark}')
         lines.append(cells)
     return rows_of(chapter.title.partition(":")[0], head, lines, kind="results matrix")
 
@@ -142,7 +143,7 @@ def claim_card(claim: Claim, decided: Iterable[tuple[Mapping[str, Any], str, Sca
     """
     id = html.escape(claim.id)
     rule = how_decided(claim.paper).get(claim.id, "") if claim.paper in _PAGES else claim.decided_by
-    decisions = "".join(_decision(*found) for found in decided)
+    decisions = "".join(_decision(claim, *found) for found in decided)
     return (
         f'<section class="claim" id="{id.lower()}">{_sentence(claim)}<ul>{decisions}</ul>'
         f"<details><summary>How {id} is decided</summary><p>{html.escape(rule)}</p></details>{more}</section>\n"
@@ -162,12 +163,14 @@ def _label(chapter: Chapter) -> str:
     return chapter.paper.replace("_", "-")
 
 
-def _decision(verdict: Mapping[str, Any], dataset: str, size: Scale) -> str:
+def _decision(claim: Claim, verdict: Mapping[str, Any], dataset: str, size: Scale) -> str:
     """A word with its chips, the sentence that gives it, and all conditions folded away."""
     name = html.escape(data_name(dataset))
-    counts = {unit: verdict[unit] for unit in ("images", "seeds") if verdict[unit]}
-    chips = [_ATTACKERS.get(verdict["attacker"], ""), f"{size} scale"]
-    chips += [f"{count:,} {unit if count > 1 else unit[:-1]}" for unit, count in counts.items()]
+    chips = [f"{size} scale"]
+    if verdict["verdict"] != "not testable here":
+        counts = {unit: verdict[unit] for unit in ("images", "seeds") if verdict[unit]}
+        chips.insert(0, _ATTACKERS.get(verdict["attacker"], ""))
+        chips += [f"{count:,} {unit if count > 1 else unit[:-1]}" for unit, count in counts.items()]
     if verdict.get("old_rules"):
         chips.append("recorded under the old rules")
     told = "".join(f'<span class="chip">{html.escape(chip)}</span> ' for chip in chips if chip)
@@ -179,4 +182,5 @@ def _decision(verdict: Mapping[str, Any], dataset: str, size: Scale) -> str:
         where = f"{html.escape(verdict['claim'])}, {name}"
         listed = "".join(f"<li>{html.escape(data_named(line))}</li>" for line in lines)
         listed = f"<details><summary>{len(conditions)} conditions ({where})</summary><ul>{listed}</ul></details>"
-    return f"<li>{head}<br>{html.escape(data_named(verdict['evidence']))}{listed}</li>"
+    why = claim.decided_by if claim.decided_by.startswith("Not decided here") else verdict["evidence"]
+    return f"<li>{head}<br>{html.escape(data_named(why))}{listed}</li>"

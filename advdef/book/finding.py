@@ -106,7 +106,7 @@ def _sentence(
         f"{d} at {eps:.3g}" for (d, eps), lead in zip(pairs, leads, strict=True) if lead["low"] <= 0 <= lead["high"]
     ]
     count = _COUNTS.get(len(cards), str(len(cards)))
-    on = f"On {data_name(comparison['dataset'])}, "
+    on = f"On {as_text(data_name(comparison['dataset']))}, "
     none = f"{on}none of the {count} defences was seen to beat adversarial training."
     some = f"{on}{' and '.join(better)} beat{'s' if len(better) == 1 else ''} adversarial training at some budget."
     which = f": {', '.join(unknown)}" if len(unknown) <= _NAMED else ""
