@@ -304,7 +304,8 @@ def borrowed(model: nn.Module, *, quiet: bool = False, exact: bool = True) -> It
         if token is not None:
             _WATCH.reset(token)
         for module, mode in modes:
-            module.training = mode
+            if module.training != mode:  # setting what is there costs as much as a small layer
+                module.training = mode
     if outermost and not quiet:
         warn_of(watch.reached, watch.not_finite)
 

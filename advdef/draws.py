@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advdef.devices import forked
+from advdef.devices import forked, seed_generators
 
 __all__ = ["fresh_seed", "image_keys", "normal", "seeded", "uniform"]
 
@@ -77,7 +77,7 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     with forked(device):
         random.seed(seed)
         np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
+        seed_generators(seed, device)
         try:
             yield
         finally:

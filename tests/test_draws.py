@@ -85,3 +85,12 @@ def test_under_a_seed_all_generators_are_fixed_and_come_back() -> None:
     assert random.getstate() == states[0]
     assert np.random.get_state()[1].tolist() == states[1]  # type: ignore[union-attr,index]
     assert torch.equal(torch.get_rng_state(), states[2])
+
+
+def test_seeding_gives_torchs_own_numbers_and_leaves_nothing_behind() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    waiting = len(torch.cuda._queued_calls)
+    with under_seed(5):
+        assert torch.equal(torch.rand(3), expected)
+    assert len(torch.cuda._queued_calls) == waiting  # each would hold the call stack until CUDA is used

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from advdef.data import Dataset
-from advdef.devices import forked
+from advdef.devices import forked, seed_generators
 from advdef.store import Entry, StoreWarning, cache_folder, identity, kept, key, place, write_atomically
 from advdef.training.loop import LAYOUT, TrainingDiverged, precision
 
@@ -54,7 +54,7 @@ def trained(
     split, folder = data.train, cache_folder("weights")
     device = split.images.device
     with forked(device):
-        torch.manual_seed(seed)
+        seed_generators(seed, device)
         # the layout that training leaves, so that a cached model computes the same floats as a trained one
         model = build().to(device).to(memory_format=LAYOUT)  # type: ignore[call-overload]
         given = {**(train.keywords if isinstance(train, partial) else {}), **settings}
