@@ -163,3 +163,19 @@ def test_text_stays_text() -> None:
     assert "<script" not in page
     assert "&lt;b&gt;" in page
     assert "<script>x</script>" in files["04_trn-table-1.csv"]
+
+
+def test_a_long_reason_is_folded_and_a_short_one_is_not() -> None:
+    fires, long = "<strong>FIRES</strong><br><small>{}</small>", "left: " + 12 * "rate 88 %, "
+    made = table(pd.DataFrame({"check": ["D4", "B6"], "TRN": ["LONG", "SHORT"]}), "Checks", index=False).data
+    made = made.replace("LONG", fires.format(long)).replace("SHORT", fires.format("83 tensors"))
+    page, files = presented(made, prefix="04-", folder="../_static/tables/", stem="04_trn")
+    assert f'<strong>FIRES</strong><details class="why"><summary>why</summary><small>{long}</small></details>' in page
+    assert fires.format("83 tensors") in page
+    assert long.strip() in files["04_trn-table-1.csv"]
+
+
+def test_the_profiles_and_what_else_few_read_is_folded() -> None:
+    frame = pd.DataFrame({"smoke": [1], "laptop": [2]}, index=["images"])
+    for caption, folded in (("The profiles; this page: laptop", True), ("Profiles of two waves", False)):
+        assert shown(frame, caption, index=True)[0].startswith("<p>before</p><details>") == folded

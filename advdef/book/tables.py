@@ -20,6 +20,7 @@ _TABLE = re.compile(r"<table\b[^>]*\bresults\b[^>]*>.*?</table>", re.DOTALL)
 _ROW = re.compile(r"<tr\b[^>]*>(.*?)</tr>", re.DOTALL)
 _CELL = re.compile(r"<t([hd])\b[^>]*>(.*?)</t\1>", re.DOTALL)
 _INTERVAL = re.compile(r"([-+−]?[\d.]+)\s*(\[[^\]]*\])$")
+_REASON = re.compile(r"(<strong>\w+</strong>)<br\s*/?><small>([^<]{60,})</small>")  # a word, and a long one why
 _NUMBER = re.compile(r"[-+−±<>≥≤]?\s?\d|–$")
 _DATA = ("data", "dataset")
 _CONSTANT = ("network", "eps")
@@ -39,7 +40,7 @@ _OTHERS = (
 )  # fmt: skip
 _COUNTS = ("images", "parameters", "features", "fooled", "seeds", "passes", "choices", "epoch taken")
 """What the header of a column is that says how much was done, and not what came out."""
-_ASIDE = ("The three profiles", "How each claim is decided", "Provenance of this run")
+_ASIDE = ("The profiles", "The three profiles", "How each claim is decided", "Provenance of this run")
 """How the caption of a table begins that few readers look for: it is folded."""
 _FOLDED = 12  # rows that are shown of a long table, which has more than three others
 _WORDY = 30  # characters; a column of longer cells is one of words
@@ -216,9 +217,14 @@ def _wordy(table: _Table, column: int) -> bool:
 
 
 def _value(content: str) -> str:
-    """A cell with its interval in small print, which a style sheet puts under the number; Python's lists as lists."""
+    """A cell with its interval in small print, which a style sheet puts under the number; Python's lists as lists.
+
+    A long reason under a word is folded: it would make a row as high as the screen whose other cells are empty.
+    """
     if content[:1] in "([{" and (told := _listed(html.unescape(content))):
         return data_named(html.escape(told, quote=False))
+    if reason := _REASON.fullmatch(content.strip()):
+        return f'{reason[1]}<details class="why"><summary>why</summary><small>{reason[2]}</small></details>'
     found = _INTERVAL.fullmatch(content.strip())
     return f'{found[1]} <small class="ci">{found[2]}</small>' if found else data_named(content)
 
