@@ -143,7 +143,8 @@ def data_address(dataset: str, checksum: str, own: str | None) -> str:
     """
     if dataset in DATASETS:
         if own is not None:
-            raise InputError(f"the record is on {dataset}, which has a name; --data is for data of your own")
+            says = f"a record says what its data and its networks are: it is on {dataset}"
+            raise InputError(f"{says}; --data is for data of your own")
         return dataset
     if own is None:
         raise DatasetUnavailable(f"{dataset} are data of your own: name them, --data npz:FILE or --data folder:PATH")
