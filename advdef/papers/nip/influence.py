@@ -5,9 +5,12 @@ here are those of the code that its authors released in 2021
 (https://github.com/Allen-piexl/NIP-Neuron-level-Inverse-Perturbation). They are for one layer, whose output, (N, C) or
 (N, C, H, W), is flattened to D features a(x)::
 
-    influence    I_j(x) = a_j(x) * d z_c / d a_j (x), z_c the logit (the code: probability) of a class c
-    weights      w_j = +1 for the front, the features of largest influence; -1 for the tail, the smallest; else 0
-    direction    r(x) = g / (RMS(g) + 1e-5), g = gradient of the sum over j of w_j * a_j at x
+    influence    I_j(x) = a_j(x) * d z_c / d a_j(x)
+    weights      w_j = +1 in the front, -1 in the tail, else 0
+    direction    r(x) = g / (RMS(g) + 1e-5), g the gradient of sum_j w_j a_j at x
+
+z_c is the logit (in the code: the probability) of a class c. The front are the features of largest influence, the tail
+those of the smallest.
 
 A direction has root mean square 1 over the pixels of the image. Where a network is piecewise linear (ReLU,
 max-pooling), so is a(x): for fixed weights r does not change inside a piece.
