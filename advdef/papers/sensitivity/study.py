@@ -23,7 +23,7 @@ __all__ = ["Stabilization"]
 _PROFILES: dict[str, dict[str, Any]] = {
     "smoke": dict(
         datasets=("digits",), networks=("SmallResNet-8",), train=450, epochs=4, batch=32,
-        train_steps=1, train_step_size=1.0, ramp=1, probe=100, probe_steps=1, seeds=1,
+        train_steps=1, train_step_size=1.0, ramp=1, probe=100, probe_steps=1, seeds=2,
         ablations=("weight 0",),
         pairs=60, measuring=4, substituted=20, draws=1, occluded=10, images=20,
         adaptive_images=8, steps=2, rounds=0, long=(5, 1), queries=10, alone=8, curve=1,
