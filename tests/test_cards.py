@@ -164,6 +164,11 @@ class TestCommitted:
         for card in made.values():
             assert f"adaptive {in_percent(card['ours']['adaptive']['accuracy'])} %" in text
 
+    def test_the_first_page_says_how_many_verdicts_are_undecided(self) -> None:
+        text = generated(COMMITTED, PAGES)["_generated/limits.md"]
+        words = [verdict["verdict"] for record in COMMITTED for verdict in record["verdicts"]]
+        assert f"of {len(words)} verdicts {words.count('undecided')} are undecided" in text
+
     def test_each_form_of_a_paper_on_the_first_page_leads_to_its_page(self) -> None:
         table = generated(COMMITTED, PAGES)["_generated/headline.md"]
         for form in ("CQ", "TQ"):

@@ -11,6 +11,7 @@ from advdef.book.dumbbells import ByThreat, dumbbells
 from advdef.book.markup import as_text, in_percent, raw, rows_of, share, unrounded
 from advdef.book.records import COMPARISON, Record, scale, three_attacker_rows
 from advdef.data.titles import data_name
+from advdef.evaluation.threats import ATTACKERS
 from advdef.papers import PAPERS
 
 __all__ = ["ROW_NAMES", "compared", "finding", "headline", "limits"]
@@ -78,10 +79,15 @@ def limits(records: Sequence[Record]) -> str:
     attacked = [found["adaptive"]["n"] for record in records for found in three_attacker_rows(record).values()]
     images = next(iter(rows.values()))["adaptive"]["n"]
     kinds = sorted({scale(record) for record in records}, key=("toy", "small", "paper").index)
+    verdicts = [verdict for record in records for verdict in record["verdicts"]]
+    undecided = [verdict for verdict in verdicts if verdict["verdict"] == "undecided"]
+    old = sum(bool(verdict.get("old_rules")) for verdict in undecided)
+    why = f", {old} of them as the run did not measure what today's rules ask for" if old else ""
     return (
-        f"The comparison above attacked {images:,} images{network}; the pages of the papers attacked {min(attacked):,} "
-        f"to {max(attacked):,}. In the words of [the verdicts](verdicts.md), the runs are of *{'* and *'.join(kinds)}* "
-        "scale. [](status.md) lists them.\n"
+        f"The comparison above attacked {images:,} images{network}; this book's pages on the papers attacked "
+        f"{min(attacked):,} to {max(attacked):,} with all three attackers. In the words of "
+        f"[the verdicts](verdicts.md), the runs are of *{'* and *'.join(kinds)}* scale, and of {len(verdicts)} verdicts "
+        f"{len(undecided)} are undecided{why}. [](status.md) lists the runs.\n"
     )
 
 
@@ -119,8 +125,9 @@ def _sentence(
         return float(card["ours"]["oblivious"]["accuracy"] - card["ours"]["adaptive"]["accuracy"])
 
     worst = max(cards.values(), key=lost)
-    before, after = (in_percent(unrounded(worst["ours"][threat]).value) for threat in ("oblivious", "adaptive"))
+    before, direct, after = (in_percent(unrounded(worst["ours"][threat]).value) for threat in ATTACKERS)
+    then = "already against one who follows its gradient" if direct == after else "once the attacker does"
     return (
         f"**{some if better else none}**{rest} {as_text(worst['defence'])} keeps {before}\u00a0% of {images} "
-        f"images right against an attacker who does not know of it, and {after}\u00a0% once the attacker does."
+        f"images right against an attacker who does not know of it, and {after}\u00a0% {then}."
     )
