@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -267,6 +268,11 @@ def test_a_record_on_data_of_ones_own_is_checked_with_them(
     again = read_packed(save_images_of_record(record, own=mine))
     assert again.facts == first.facts
     assert all(torch.equal(a.attacked, b.attacked) for a, b in zip(again.sets, first.sets, strict=True))
+    for downloaded in (file, record):  # the site has them under other names
+        shutil.copy(downloaded, here / f"good-npz-mine-smoke{downloaded.suffix}")
+    done = advdef("check", str(here / "good-npz-mine-smoke.safetensors"))
+    assert done.exit_code == 0, done.output
+    assert re.search(r"hits of single images: ([1-9]\d*); these images say the same: \1\n", done.stdout)
     missing = (None, "npz-mine are data of your own"), (other, "is of other images"), ("npz:no", "no such file")
     for own, said in missing:
         with pytest.raises(InputError, match=said):

@@ -86,8 +86,8 @@ def limits(records: Sequence[Record]) -> str:
     return (
         f"The comparison above attacked {images:,} images{network}; this book's pages on the papers attacked "
         f"{min(attacked):,} to {max(attacked):,} with all three attackers. In the words of "
-        f"[the verdicts](verdicts.md), the runs are of *{'* and *'.join(kinds)}* scale, and of {len(verdicts)} verdicts "
-        f"{len(undecided)} are undecided{why}. [](status.md) lists the runs.\n"
+        f"[the verdicts](verdicts.md), the runs are of *{'* and *'.join(kinds)}* scale, and of {len(verdicts)} "
+        f"verdicts {len(undecided)} are undecided{why}. [](status.md) lists the runs.\n"
     )
 
 

@@ -292,8 +292,8 @@ def _largest(records: Sequence[Record]) -> list[Record]:
     return [record for record in records if record["profile"] == profile]
 
 
-def read_record(file: Path) -> Record:
-    """The content of ``<paper>/<dataset>-<profile>-seed<k>.json``.
+def read_record(file: Path, *, anywhere: bool = False) -> Record:
+    """The content of ``<paper>/<dataset>-<profile>-seed<k>.json``; with ``anywhere``, of a copy under any name.
 
     Its results are :class:`~advdef.evaluation.results.Results`, and "images" is the file of the attacked images beside
     it (:mod:`advdef.book.recordimages`), or None. Raises `InputError`, in one line, for a file that is no
@@ -304,7 +304,7 @@ def read_record(file: Path) -> Record:
         results = check_content(record)
         run = f"{record['dataset']}-{record['profile']}-seed{record['provenance']['seed']}"
         name = f"{record['paper']}/{run}.json"
-        if f"{file.parent.name}/{file.name}" != name:
+        if not anywhere and f"{file.parent.name}/{file.name}" != name:
             raise ValueError(f"it says that it is {name}")
     except ValueError as error:  # not UTF-8 and not JSON are such, too
         raise InputError(f"{file} is not a record file: {error}; restore it, or run its notebook again") from error

@@ -268,7 +268,7 @@ def _check_record(file: Path, networks: bool, device: str, data: str | None) -> 
     typer.echo(f"{file}: {facts['page']} on {facts['dataset']}, {len(kept)} test images{sample}; images by defence:")
     typer.echo(tabulate([{"defence": name} | dict(row) for name, row in found.items()], headers="keys"))
     if (record := file.with_suffix(".json")).is_file():
-        compared, same = agreeing(kept, read_record(record)["results"])
+        compared, same = agreeing(kept, read_record(record, anywhere=True)["results"])
         typer.echo(
             f"  worst cases of the record with hits of single images: {compared}; these images say the same: {same}"
         )
