@@ -106,7 +106,7 @@ def _matrix(chapter: Chapter, records: Sequence[Record], page: str) -> str:
         cells = [f'<a href="{page}#{id.lower()}">{id}</a> {html.escape(claim.sentence)}']
         for record in records:
             found = next((v for v in record["verdicts"] if v["claim"] == claim.id), None)
-            if found is None or found["verdict"] == "not testable here":  # the first is on other data, and not counted
+            if found is None or found["verdict"] == "not testable here":
                 cells.append('<span title="not testable here">–</span>' if found else "")
                 continue
             mark = '<small title="recorded under earlier rules">°</small>' if found.get("old_rules") else ""
