@@ -54,12 +54,14 @@ seeds = None  # over how many seeds the page compares; None: as the profile says
 # %% tags=["hide-input"]
 import time
 import warnings
+from functools import partial
 from itertools import product
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from advdef import plotting
+from advdef.attacks import pgd, traced
 from advdef.book import page as notebook
 from advdef.evaluation import correct, psnr
 from advdef.evaluation.results import WORST_CASE
@@ -73,6 +75,8 @@ from advdef.papers.snn.study import (
     STEPPED,
     SpikingPurification,
 )
+from advdef.papers.snn.surrogates import ADAPTIVE, Surrogate
+from advdef.papers.snn.through import Through
 from advdef.statistics import over_seeds, wilson
 from advdef.training.pairs import make_attacked_pairs
 from tqdm import tqdm
@@ -465,6 +469,18 @@ for n in study.derivatives:
 run.values["zero gradients"] = HEALTH
 caption = f"Share of exactly zero input gradients on {P['few']} clean test images"
 notebook.table(pd.DataFrame(rows), caption)
+
+# %% [markdown]
+# A gradient that is there may still lead astray. So here is PGD on the margin of FGSM-AT, pass by pass, through the derivative of training and through two others, with the same decisions. Where the margin falls further through another one, that of training hides a way.
+
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Loss, margin and size of the perturbation at each pass of PGD on the margin of FGSM-AT, through the derivative of training and through others: medians over the images, and the middle half of them. The grey lines are the boundary and the budget.", "name": "fig-snn-traces"}, "image": {"alt": "Three panels against the pass of the attack: loss, margin and size of the perturbation, one line per derivative of a spike."}}
+robust = study.defence("FGSM-AT")
+shown = {"as trained": robust, "through rate": Through(robust, Surrogate("rate"))}
+shown["through adaptive"] = Through(robust, ADAPTIVE)
+way = partial(pgd, steps=P["steps"], loss="margin", random_start=False)
+traces = {k: traced(way, m, X[few], Y[few], eps=EPS) for k, m in shown.items()}
+plotting.attack_traces(traces, eps=EPS)
+plt.show()
 
 # %% [markdown]
 # ## The detector

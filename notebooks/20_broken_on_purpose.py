@@ -84,10 +84,10 @@ plotting.use_style()
 
 # %%
 PROFILES = {
-    "smoke": dict(datasets=("digits",), train=1_297, epochs=5, images=20, steps=10, restarts=1, draws=5),
-    "laptop": dict(datasets=("mnist",), train=15_000, epochs=3, images=200, steps=40, restarts=1, draws=20),
-    "gpu": dict(datasets=("mnist",), train=None, epochs=6, images=1_000, steps=40, restarts=2, draws=20),
-    "paper": dict(datasets=("mnist",), train=None, epochs=10, images=1_000, steps=100, restarts=5, draws=20),
+    "smoke": dict(datasets=("digits",), width=16, train=1_297, epochs=5, images=80, steps=10, restarts=1, draws=5),
+    "laptop": dict(datasets=("mnist",), width=64, train=15_000, epochs=3, images=200, steps=40, restarts=1, draws=20),
+    "gpu": dict(datasets=("mnist",), width=64, train=None, epochs=6, images=1_000, steps=40, restarts=2, draws=20),
+    "paper": dict(datasets=("mnist",), width=64, train=None, epochs=10, images=1_000, steps=100, restarts=5, draws=20),
 }  # fmt: skip
 EFFORT = {
     "smoke": checks.BRIEF,
@@ -129,7 +129,7 @@ page.profiles()
 
 # %%
 network = trained(
-    partial(CleverhansCNN, data.shape, data.num_classes),
+    partial(CleverhansCNN, data.shape, data.num_classes, width=P["width"]),
     train_standard,
     data,
     seed=seed,
