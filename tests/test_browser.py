@@ -323,6 +323,12 @@ def test_the_reference_leads_to_the_source(site: Path) -> None:
         assert any(line.lstrip().startswith(("def ", "class ", "@")) for line in lines), (name, first)
 
 
+def test_a_colon_in_the_words_on_a_constant_makes_no_type(site: Path) -> None:
+    page = (site / "book" / "api" / "data.html").read_text(encoding="utf-8")
+    _, _, constant = page.partition('id="advdef.data.own.OWN')
+    assert "before the colon in the name of a data set that is the user’s own:" in constant[:2_000]
+
+
 def test_all_links_within_the_site_lead_somewhere(site: Path) -> None:
     links = check_links(site)
     assert links.internal > 1000
@@ -498,9 +504,19 @@ def test_nothing_moves_for_readers_who_want_less_motion(visit: Visit) -> None:
     assert visit.open("index.html").evaluate(MOVING) == []
 
 
+def test_an_option_does_not_break_after_its_hyphens(visit: Visit) -> None:
+    visit.page.set_viewport_size(PHONE)
+    heights = visit.open("book/rerun.html").evaluate(
+        """[...document.querySelectorAll("article :not(pre) > code")].filter(c => /^--?[a-z]+-[a-z-]+$/.test(c.innerText))
+            .map(code => code.getClientRects().length)"""
+    )
+    assert set(heights) == {1}
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_verdicts_can_be_read(visit: Visit, theme: str) -> None:
-    page = visit.open("book/verdicts.html")
+@pytest.mark.parametrize("name", ["book/verdicts", "notebooks/04_trn"])
+def test_verdicts_can_be_read(visit: Visit, name: str, theme: str) -> None:
+    page = visit.open(f"{name}.html")
     page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
     colours = page.locator(".verdict").evaluate_all(
         "badges => badges.map(b => { const s = getComputedStyle(b); return [s.color, s.backgroundColor] })"
