@@ -58,9 +58,7 @@ import pandas as pd
 import torch
 from advdef import plotting
 from advdef.book import page as notebook
-from advdef.book.cards import own_pages
 from advdef.book.glue import record
-from advdef.book.records import read_records
 from advdef.evaluation import correct, cost, multiply_adds
 from advdef.evaluation.results import WORST_CASE
 from advdef.papers import PAPERS
@@ -295,17 +293,7 @@ page.checks(
 )
 
 # %% [markdown]
-# ## The same defences on their own pages
-#
-# From the records that the repository keeps of the papers' pages, each with its own data, network and budgets (for NIP the variant *V2 mean-logit*). Rows of different pages are **not** comparable with each other; the second and third number are the undefended and the adversarially trained network of the same page, and – means that it has none there.
-
-# %% tags=["hide-input"]
-records = read_records()
-shown = notebook.table(
-    pd.DataFrame(own_pages(records)),
-    "Worst cases on the pages of the papers: defence / undefended / adversarial training, in %",
-) if records else "The records are part of a checkout of the repository; this machine has none."  # fmt: skip
-shown
+# What the pages of the papers found for the same defences, each with its own data, network and budgets, stands side by side [among the result cards](../book/cards.md).
 
 # %% [markdown]
 # ## Provenance

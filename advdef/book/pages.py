@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advdef.book.cardpage import FLAGS, card_page
-from advdef.book.cards import card_schema, cards, form_cards, reference_cards
+from advdef.book.cards import card_schema, cards, form_cards, own_pages, reference_cards
 from advdef.book.decisions import Chapter, matrix, rules_page, verdicts_page
 from advdef.book.earlier import earlier_table
 from advdef.book.finding import finding, headline, limits
@@ -33,7 +33,7 @@ def generated(
     >>> sorted(generated([], []))
     ['_generated/cards.md', '_generated/claims.md', '_generated/conclusion.md', '_generated/earlier.md',
      '_generated/finding.md', '_generated/headline.md', '_generated/holes.md', '_generated/limits.md',
-     '_generated/matrix.md', '_generated/papers.md', '_generated/record.md', '_generated/rules.md',
+     '_generated/matrix.md', '_generated/own_pages.md', '_generated/papers.md', '_generated/record.md', '_generated/rules.md',
      '_generated/schema.md', '_generated/speed.md', '_generated/status.md', '_generated/verdicts.md']
     """
     made, beside = cards(records), reference_cards(records)
@@ -53,6 +53,7 @@ def generated(
         "_generated/holes.md": _holes(searches, links),
         "_generated/limits.md": limits(records),
         "_generated/conclusion.md": _conclusion(form_cards(records)),
+        "_generated/own_pages.md": _own_pages(records),
         "_generated/papers.md": papers_in_short(records),
         "_generated/schema.md": _schema("The fields of a result card", card_schema()),
         "_generated/speed.md": speed_page(speed or {}),
@@ -71,6 +72,14 @@ def _holes(searches: Sequence[Searched], links: Mapping[str, str]) -> str:
         body.append([links.get(search.page, html.escape(search.page)), *map(html.escape, told)])
     head = ["page", *map(html.escape, searches[0].as_row()), "tried"]
     return rows_of("What searches for holes found, and in what they looked in vain", head, body)
+
+
+def _own_pages(records: Sequence[Record]) -> str:
+    """The worst cases that the pages of the papers found, a line for each defence, network and budget."""
+    if not (rows := own_pages(records)):
+        return "No page of a paper has been recorded yet.\n"
+    caption = "Worst cases on the pages of the papers: defence / undefended / adversarial training, in %"
+    return rows_of(caption, list(rows[0]), [[html.escape(cell) for cell in row.values()] for row in rows])
 
 
 def _status(records: Sequence[Record], pages: Sequence[Chapter]) -> str:

@@ -42,11 +42,11 @@ _PROFILES: dict[str, dict[str, Any]] = {
         counts=(1, 2, 5, 10, 20), checks="fast", timed=64, derivatives=tuple(REDUCED),
     ),
     "gpu": dict(
-        datasets=("fashion_mnist",), network="DS-ResNet-20", width=16, T=4, train=15_000, held=500, epochs=6, batch=128,
-        rate=1e-2, inner=3, levels=("LIF", "MLF3", "SE-MLF3"), networks=2, trainings=("FGSM-AT", "RAT"),
+        datasets=("fashion_mnist",), network="DS-ResNet-20", width=16, T=4, train=15_000, held=500, epochs=6, batch=256,
+        rate=1e-2, inner=3, levels=("LIF", "SE-MLF3"), networks=2, trainings=("FGSM-AT", "RAT"),
         unet=8, extractor=8, pairs=6_000, purifier_epochs=5, purifier_batch=128, purifier_rate=1e-2,
         seeds=2, ablations=("ANN purifier", "no divergence", "no noise map", "end to end"),
-        images=500, few=100, steps=20, strong=20, queries=500, rounds=2, curve=(0.5, 1.0),
+        images=500, few=100, steps=20, strong=12, queries=500, rounds=1, curve=(0.5, 1.0),
         counts=(1, 5, 20), checks="fast", timed=64, derivatives=("rate", "membrane"),
     ),
     "paper": dict(
