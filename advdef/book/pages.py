@@ -33,8 +33,9 @@ def generated(
     >>> sorted(generated([], []))
     ['_generated/cards.md', '_generated/claims.md', '_generated/conclusion.md', '_generated/earlier.md',
      '_generated/finding.md', '_generated/headline.md', '_generated/holes.md', '_generated/limits.md',
-     '_generated/matrix.md', '_generated/own_pages.md', '_generated/papers.md', '_generated/record.md', '_generated/rules.md',
-     '_generated/schema.md', '_generated/speed.md', '_generated/status.md', '_generated/verdicts.md']
+     '_generated/matrix.md', '_generated/own_pages.md', '_generated/papers.md', '_generated/record.md',
+     '_generated/rules.md', '_generated/schema.md', '_generated/speed.md', '_generated/status.md',
+     '_generated/verdicts.md']
     """
     made, beside = cards(records), reference_cards(records)
     links = {
