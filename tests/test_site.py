@@ -103,7 +103,8 @@ def test_the_source_tree(repository: Repository, tmp_path: Path) -> None:
         f"book/_generated/{name}.md"
         for name in (
             "cards", "claims", "conclusion", "control", "earlier", "explorer", "finding", "headline", "holes", "limits",
-            "matrix", "own_pages", "papers", "pictures", "record", "rules", "schema", "slider", "speed", "status", "verdicts",
+            "matrix", "own_pages", "papers", "pictures", "record", "rules", "schema", "slider", "speed", "status",
+            "verdicts",
         )
     }  # fmt: skip
     book = {f"book/{page}.md" for page in ("intro", "verdicts", "records")}
