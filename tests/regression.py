@@ -110,6 +110,24 @@ def allowing(
     return found
 
 
+def widened(baseline: Mapping[str, Recorded], run: Mapping[str, Recorded]) -> dict[str, Recorded]:
+    """A baseline that also allows what one more run gave, which differs from it by rounding alone.
+
+    Nothing is allowed less than before. Raises ValueError as :func:`allowing` does.
+    """
+    reference = {n: {k: v for k, v in value.items() if k not in _ALLOWANCES} for n, value in baseline.items()}
+    found = allowing(reference, rounding=[run])
+    for name, value in found.items():
+        old = baseline[name]
+        value |= {k: max(value[k], old[k]) for k in ("flips", "tolerance") if k in value}
+        if seen := {*value.get("seen", ()), *old.get("seen", ())}:
+            value["seen"] = sorted(seen)
+    return found
+
+
+_ALLOWANCES = ("flips", "tolerance", "seen")
+
+
 def read_baseline(path: Path) -> dict[str, Recorded]:
     """The values of a committed baseline; raises FileNotFoundError with the command that writes one."""
     if not path.is_file():

@@ -18,6 +18,7 @@ from regression import (
     recorded_rows,
     recorded_values,
     report,
+    widened,
     write_baseline,
 )
 
@@ -174,6 +175,26 @@ def test_a_text_that_rounding_changes_may_be_any_that_was_seen() -> None:
 def test_runs_that_record_other_values_allow_nothing() -> None:
     with pytest.raises(ValueError, match="do not record the same: a, b"):
         allowing({"a": hits("10")}, rounding=[{"a": hits("100"), "b": number(1.0)}])
+
+
+def test_one_more_run_allows_more_and_never_less() -> None:
+    bits = "1" * 100
+    baseline = {
+        "a": hits(bits, flips=9),
+        "b": number(1.0, tolerance=0.5),
+        "c": number(1.0, tolerance=0.1),
+        "d": text("x", seen=["x", "y"]),
+    }
+    run = {"a": hits(bits), "b": number(1.1), "c": number(1.2), "d": text("z")}
+    found = widened(baseline, run)
+    assert found["a"] == baseline["a"]
+    assert found["b"] == baseline["b"]
+    assert found["c"]["tolerance"] == pytest.approx(0.6)
+    assert found["d"]["seen"] == ["x", "y", "z"]
+    assert compare(found, run) == []
+    assert widened(found, run) == found
+    with pytest.raises(ValueError, match="do not record the same: e"):
+        widened(baseline, run | {"e": text("x")})
 
 
 def test_a_baseline_round_trip(tmp_path: Path) -> None:
