@@ -471,7 +471,7 @@ caption = f"Share of exactly zero input gradients on {P['few']} clean test image
 notebook.table(pd.DataFrame(rows), caption)
 
 # %% [markdown]
-# A gradient that is there may still lead astray. So here is PGD on the margin of FGSM-AT, pass by pass, through the derivative of training and through two others, with the same decisions. Where the margin falls further through another one, that of training hides a way.
+# A gradient that is there may still lead astray. So here is PGD on the margin of FGSM-AT, pass by pass, through the derivative of training and through two others, with the same decisions. Where the margin rises further through another one, that of training hides a way.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Loss, margin and size of the perturbation at each pass of PGD on the margin of FGSM-AT, through the derivative of training and through others: medians over the images, and the middle half of them. The grey lines are the boundary and the budget.", "name": "fig-snn-traces"}, "image": {"alt": "Three panels against the pass of the attack: loss, margin and size of the perturbation, one line per derivative of a spike."}}
 robust = study.defence("FGSM-AT")

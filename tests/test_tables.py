@@ -175,6 +175,16 @@ def test_a_long_reason_is_folded_and_a_short_one_is_not() -> None:
     assert long.strip() in files["04_trn-table-1.csv"]
 
 
+def test_a_long_tally_is_folded_under_its_sum() -> None:
+    tally = "SA-PGD, adaptive: 1, PGD-50 CE, 5 starts through rate: 12, Square-500: 3, noise: 1"
+    frame = pd.DataFrame({"defence": ["RAT", "none"], "broken by the rest": [tally, "noise: 1, FGSM: 2"]})
+    page, files = shown(frame, "Worst cases")
+    folded = f'<details class="why"><summary>17 in 4 kinds</summary><small>{tally}</small></details>'
+    assert folded in page
+    assert page.count("<details") == 1
+    assert tally in files["04_trn-table-1.csv"]
+
+
 def test_the_profiles_and_what_else_few_read_is_folded() -> None:
     frame = pd.DataFrame({"smoke": [1], "laptop": [2]}, index=["images"])
     for caption, folded in (("The profiles; this page: laptop", True), ("Profiles of two waves", False)):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from advdef.book.markup import in_percent, unrounded
+from advdef.book.markup import budget, in_percent, unrounded
 from advdef.book.records import COMPARISON, Record, three_attacker_rows
 from advdef.book.repository import PROFILES, InputError
 from advdef.claims import claims
@@ -37,7 +37,7 @@ def own_pages(records: Iterable[Record]) -> list[dict[str, str]]:
             if defence not in (paper.own, *paper.forms):
                 continue
             page = f"{paper.title}, {defence}" if paper.forms else paper.title
-            row = {"page": page, "data": record["dataset"], "network": model, "eps": f"{eps:.3g}"}
+            row = {"page": page, "data": record["dataset"], "network": model, "eps": budget(eps)}
             for threat in ATTACKERS:
                 beside = (worst.get((d, model, eps)) for d in (defence, paper.undefended, paper.adversarial))
                 shown = ("–" if found is None else in_percent(unrounded(found[threat]).value) for found in beside)

@@ -21,6 +21,7 @@ _ROW = re.compile(r"<tr\b[^>]*>(.*?)</tr>", re.DOTALL)
 _CELL = re.compile(r"<t([hd])\b[^>]*>(.*?)</t\1>", re.DOTALL)
 _INTERVAL = re.compile(r"([-+−]?[\d.]+)\s*(\[[^\]]*\])$")
 _REASON = re.compile(r"(<strong>\w+</strong>)<br\s*/?><small>([^<]{36,})</small>")  # a word, and a long one why
+_TALLY = re.compile(r"(?:[^:<]+: \d+(?:, |$)){4,}")  # name: count, name: count, and so on
 _NUMBER = re.compile(r"[-+−±<>≥≤]?\s?\d|–$")
 _DATA = ("data", "dataset")
 _CONSTANT = ("network", "eps")
@@ -219,12 +220,17 @@ def _wordy(table: _Table, column: int) -> bool:
 def _value(content: str) -> str:
     """A cell with its interval in small print, which a style sheet puts under the number; Python's lists as lists.
 
-    A long reason under a word is folded: it would make a row as high as the screen whose other cells are empty.
+    A long reason under a word is folded, and so is a long tally: it would make a row as high as the screen whose other
+    cells are empty.
     """
     if content[:1] in "([{" and (told := _listed(html.unescape(content))):
         return data_named(html.escape(told, quote=False))
     if reason := _REASON.fullmatch(content.strip()):
         return f'{reason[1]}<details class="why"><summary>why</summary><small>{reason[2]}</small></details>'
+    if _TALLY.fullmatch(content.strip()):
+        counts = [int(count) for count in re.findall(r": (\d+)(?=, |$)", content.strip())]
+        kinds = f"{sum(counts)} in {len(counts)} kinds"
+        return f'<details class="why"><summary>{kinds}</summary><small>{content.strip()}</small></details>'
     found = _INTERVAL.fullmatch(content.strip())
     return f'{found[1]} <small class="ci">{found[2]}</small>' if found else data_named(content)
 
