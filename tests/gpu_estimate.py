@@ -7,9 +7,11 @@
   step of an inner attack two. Where a scheme shows clean and attacked images, that is twice as much.
 - **Attacks**: the passes that the committed record of the profile laptop counted, as many times as this profile has
   more images, steps, budgets, seeds and data sets; each costs the multiply-adds of this profile's network.
+  Passes through derivatives of a spike that this profile lacks are left out.
 - **Time**: both at the assumed rates below. An H100 can do 33 trillion multiply-adds a second in float32 and 490 in
   bfloat16; small networks reach a part of that. A spiking layer waits for the launch of its kernels, 2 ms in each step
-  (tests/benchmarks/bench_spiking.py), and that comes on top. None of it was measured with these pages.
+  (tests/benchmarks/bench_spiking.py), and that comes on top; a step of an attack is a pass forwards and one back. None
+  of it was measured with these pages.
 
 Left out are restorers, purifiers and filters within attacks, checks, and what the CPU does.
 """

@@ -110,6 +110,9 @@ def allowing(
     return found
 
 
+_ALLOWANCES = ("flips", "tolerance", "seen")
+
+
 def widened(baseline: Mapping[str, Recorded], run: Mapping[str, Recorded]) -> dict[str, Recorded]:
     """A baseline that also allows what one more run gave, which differs from it by rounding alone.
 
@@ -123,9 +126,6 @@ def widened(baseline: Mapping[str, Recorded], run: Mapping[str, Recorded]) -> di
         if seen := {*value.get("seen", ()), *old.get("seen", ())}:
             value["seen"] = sorted(seen)
     return found
-
-
-_ALLOWANCES = ("flips", "tolerance", "seen")
 
 
 def read_baseline(path: Path) -> dict[str, Recorded]:
